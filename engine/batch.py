@@ -1,0 +1,51 @@
+"""What travels from the data to the model: one micro-batch with its counts.
+
+The counts are host integers, known when the batch is put together, so nothing on the device has to be read for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Key = tuple[int, int]  # (epoch, row): all randomness of the data is a function of (seed, key)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of B rows.
+
+    ``inputs`` is passed to the model as keyword arguments (usually ``[B, T]`` tensors); ``targets`` is what the task's
+    loss compares with: labels are not passed to the model, so no loss is computed out of sight. ``num_items`` is what
+    the loss is a sum over: examples for classification, target tokens for language models. ``num_tokens`` counts real
+    tokens, ``executed_tokens`` those the model works on (with padding), ``sum_squares`` is the sum over the rows of
+    length squared: what attention costs.
+    """
+
+    inputs: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    num_items: int
+    num_examples: int
+    num_tokens: int
+    executed_tokens: int
+    sum_squares: int
+    keys: list[Key] = field(default_factory=list)
+
+    def to(self, device: torch.device) -> Batch:
+        """On ``device``; asynchronous from pinned memory."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """In page-locked memory; DataLoader calls this when it pins."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return dataclasses.replace(
+            self,
+            inputs={name: function(tensor) for name, tensor in self.inputs.items()},
+            targets={name: function(tensor) for name, tensor in self.targets.items()},
+        )

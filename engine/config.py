@@ -1,0 +1,277 @@
+"""What a run is told: the engine's settings, and the parser that turns dataclasses into flags.
+
+Every setting is a field of a dataclass: its name is the flag, its type the check, its metadata the help. Precedence:
+default < the task's defaults < ``--config FILE`` < command line. This module must not import torch: ``--help`` has to
+answer at once. Next: plan.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import sys
+import tomllib
+from argparse import ArgumentParser, HelpFormatter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from engine.errors import UsageError
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with its help text."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The engine's settings. Defaults are those of the well-known tutorials; see docs/from-trainer.md.
+
+    Raises UsageError with the rule and the value found.
+    """
+
+    task: str | None = setting(None, "what to learn: a task's name, or FILE.py:CLASS")
+    batch_size: int = setting(16, "examples per micro-batch, over all devices")
+    eval_batch_size: int = setting(32, "examples per evaluation batch; changes speed only, never a result")
+    accumulation_steps: int = setting(1, "micro-batches per optimizer step")
+    epochs: int = setting(3, "passes over the training data")
+    max_steps: int | None = setting(None, "optimizer steps in all; overrides --epochs")
+    learning_rate: float = setting(2e-5, "peak learning rate of AdamW")
+    weight_decay: float = setting(0.01, "AdamW's decoupled decay; never applied to biases and norms")
+    warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0 to its peak")
+    schedule: Literal["linear", "cosine", "constant"] = setting("linear", "what the learning rate does after warm-up")
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this 2-norm; inf turns clipping off")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "autocast; auto: bf16 (or fp16) on CUDA, fp32 elsewhere"
+    )
+    batching: Literal["auto", "bucketed", "padded", "max_length"] = setting(
+        "auto",
+        "padded: each batch to its longest row; bucketed: rows of like length meet (changes which examples share a "
+        "step); max_length: every batch to --max-length, as the tutorials do; auto: padded",
+    )
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    workers: int = setting(0, "processes that load data")
+    seed: int = setting(42, "of the new head, the order of the examples and dropout")
+    deterministic: bool = setting(False, "only deterministic kernels; slower on a GPU")
+    log_steps: int = setting(10, "steps between two log lines")
+    eval_steps: int = setting(0, "steps between two evaluations; 0: at the end of each epoch")
+    save_steps: int = setting(0, "steps between two checkpoints; 0: at the end of each epoch")
+    keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best one")
+    best_metric: str | None = setting(None, "what makes a model the best; default: the task's own choice")
+    patience: int | None = setting(None, "stop after this many evaluations without a better one; default: never")
+    output_dir: str | None = setting(None, "the finished model, its checkpoints and logs; default: runs/TASK")
+    resume: bool = setting(False, "continue from the newest checkpoint in the output directory, or start")
+    overwrite: bool = setting(False, "remove an earlier run from the output directory first")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "eval_batch_size", "accumulation_steps", "epochs", "log_steps"):
+            require(self, name, getattr(self, name) >= 1, "must be at least 1")
+        for name in ("workers", "eval_steps", "save_steps"):
+            require(self, name, getattr(self, name) >= 0, "must not be negative")
+        for name in ("max_steps", "patience"):
+            require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
+        require(self, "keep_checkpoints", self.keep_checkpoints >= 1, "must be at least 1")
+        require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a positive finite number")
+        require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "must be a finite number of at least 0")
+        require(self, "warmup_ratio", 0 <= self.warmup_ratio < 1, "must be at least 0 and less than 1")
+        require(self, "max_grad_norm", self.max_grad_norm > 0, "must be positive (inf turns clipping off)")
+        require(self, "seed", 0 <= self.seed < 2**32, "must be at least 0 and less than 2**32")
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite contradict each other: give one of them")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Settings of ``predict``."""
+
+    model: str = setting("", "directory of a finished run, or any model directory or Hub name")
+    input: str | None = setting(None, "CSV, TSV, JSONL, Parquet or text file to predict")
+    output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
+    text_column: str | None = setting(None, "column of the text (default: as in training)")
+    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)")
+    delimiter: str | None = setting(None, "of CSV files")
+    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
+    task: str | None = setting(None, "the task of a model without run.json (default: classification)")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "model", bool(self.model), "must name a model directory")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of ``evaluate``."""
+
+    model: str = setting("", "directory of a finished run, or any model directory or Hub name")
+    file: str | None = setting(None, "labelled file to evaluate on (default: the run's own evaluation data)")
+    output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
+    max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all (default: as in training)")
+    text_column: str | None = setting(None, "column of the text (default: as in training)")
+    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)")
+    label_column: str | None = setting(None, "column of the label (default: as in training)")
+    delimiter: str | None = setting(None, "of CSV files")
+    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
+    task: str | None = setting(None, "the task of a model without run.json (default: classification)")
+    eval_batch_size: int = setting(32, "examples per batch; changes speed only")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "as in training")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    workers: int = setting(0, "processes that load data")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "model", bool(self.model), "must name a model directory")
+        require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
+        require(self, "workers", self.workers >= 0, "must not be negative")
+
+
+def require(config: Any, name: str, condition: bool, rule: str) -> None:
+    """Raise UsageError ``--flag rule, found value`` unless ``condition`` holds."""
+    if not condition:
+        raise UsageError(f"--{name.replace('_', '-')} {rule}, found {getattr(config, name)!r}")
+
+
+# Settings that leave the finished weights as they are: a run may be resumed, and a finished one recognised, with others.
+MEANINGLESS = frozenset({
+    "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "output_dir", "resume", "overwrite",
+    "debug", "device",
+})  # fmt: skip
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """``name: old -> new`` for every setting that differs and means something; [] if the two runs are the same."""
+    names = [name for name in dict.fromkeys([*old, *new]) if name not in MEANINGLESS]
+    return [f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
+
+
+# ----------------------------------------------------------------------------------------------- the command line
+
+
+def parse(
+    argv: Sequence[str], program: str, kinds: Sequence[type], defaults: Mapping[str, Any], rest: str | None = None
+) -> list[Any]:
+    """Fill one instance of each dataclass in ``kinds`` from ``--config FILE`` and flags.
+
+    Returns them in order, and last the list of bare arguments if ``rest`` names them. Raises UsageError for an unknown
+    flag (with the nearest known one), a flag given twice, a value of the wrong type, or a config file that cannot be read.
+    """
+    parser = make_parser(program, kinds)
+    parser.add_argument("--config", metavar="FILE", help="settings as TOML or JSON; flags win over the file")
+    if rest:
+        parser.add_argument(rest, nargs="*", help="given after the flags, or before them")
+    refuse_duplicates(argv)
+    known = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    parser.set_defaults(**{name: value for name, value in defaults.items() if name in known})
+    config, _ = parser.parse_known_args(argv)
+    if config.config is not None:
+        argv = [*flags_of_file(Path(config.config), known), *argv]
+    namespace, unknown = parser.parse_known_args(argv)
+    for flag in unknown:
+        near = difflib.get_close_matches(flag.split("=")[0], [f"--{name.replace('_', '-')}" for name in known], n=1)
+        raise UsageError(f"unknown argument {flag!r}" + (f" (did you mean {near[0]}?)" if near else "; see --help"))
+    filled = [kind(**{f.name: getattr(namespace, f.name) for f in dataclasses.fields(kind)}) for kind in kinds]
+    return [*filled, getattr(namespace, rest)] if rest else filled
+
+
+def flag_value(argv: Sequence[str], name: str) -> str | None:
+    """One setting, read ahead of all others: from the command line, else from the --config file."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(f"--{name}")
+    parser.add_argument("--config")
+    try:
+        found, _ = parser.parse_known_args(argv)
+    except (argparse.ArgumentError, SystemExit) as error:
+        raise UsageError(str(error).removeprefix("argument ")) from error
+    if getattr(found, name) is None and found.config is not None:
+        found.__dict__.update({key: value for key, value in settings_in(Path(found.config)).items() if key == name})
+    value: str | None = getattr(found, name)
+    return value
+
+
+def make_parser(program: str, kinds: Sequence[type]) -> ArgumentParser:
+    """transformers' own parser, with our form of errors and one spelling of each flag in the help."""
+    from transformers.hf_argparser import HfArgumentParser
+
+    class Parser(HfArgumentParser):  # type: ignore[misc,no-any-unimported]
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(message.removeprefix("argument "))
+
+    parser: ArgumentParser = Parser(kinds, prog=program, allow_abbrev=False, formatter_class=Help)
+    for action in parser._actions:  # the parser registers --max_steps beside --max-steps: both work, one is shown
+        action.option_strings = [flag for flag in action.option_strings if "_" not in flag]
+    return parser
+
+
+class Help(HelpFormatter):
+    """Help with the default behind each line, except where there is none to show."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+    def _get_help_string(self, action: Any) -> str:
+        text = (action.help or "").replace("%", "%%")
+        return text if action.default in (None, False, "==SUPPRESS==") else f"{text} (default: {action.default})"
+
+
+def refuse_duplicates(argv: Iterable[str]) -> None:
+    """A flag given twice is a mistake: argparse would silently take the last."""
+    seen = set()
+    for argument in argv:
+        if argument == "--":
+            return
+        flag = argument.split("=")[0].replace("_", "-")
+        if argument.startswith("--") and flag in seen:
+            raise UsageError(f"{flag} is given twice: leave one of them out")
+        seen.add(flag)
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """What a TOML or JSON file holds. Raises UsageError with line and column."""
+    kind = "JSON" if path.suffix == ".json" else "TOML"
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} cannot be read: {error}") from error
+    except ValueError as error:  # both decoders name line and column
+        raise UsageError(f"--config {path} is not valid {kind}: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"--config {path} must hold settings by name, found {type(values).__name__}")
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def flags_of_file(path: Path, known: Sequence[str]) -> list[str]:
+    """The settings of a file as command-line arguments, so that they pass the same checks."""
+    values = settings_in(path)
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(f"--config {path}: unknown setting {name!r}" + (f" (did you mean {near[0]}?)" if near else ""))
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
+
+
+def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Mapping[str, tuple[str, str, str]]) -> None:
+    """What ``run.py`` prints without a task: with --help all general flags, else the way on. Raises UsageError."""
+    listing = "\n".join(f"  {name:<16} {text}" for name, (_, _, text) in tasks.items())
+    if "--help" not in argv and "-h" not in argv:
+        raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} (python run.py --help)")
+    print(
+        "usage: python run.py --task TASK [flags]           fine-tune, evaluate, save\n"
+        "       python run.py predict --model DIR TEXT ...  use a finished model\n"
+        "       python run.py evaluate --model DIR          measure a finished model\n"
+        "       python run.py COMMAND --help\n\n"
+        f"tasks (each has flags of its own: python run.py --task TASK --help):\n{listing}\n"
+        "  FILE.py:CLASS    a task of your own\n"
+    )
+    print(make_parser("run.py", kinds).format_help().partition("\n\n")[2], end="")
+
+
+def note(message: str) -> None:
+    """One visible line on stderr about a decision made for the user."""
+    print(message, file=sys.stderr, flush=True)

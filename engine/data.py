@@ -1,0 +1,113 @@
+"""Explicit DataLoaders: one for the whole training run, one for each evaluation.
+
+The training loader reads what the plan says, from the step on that a resumed run has reached: nothing is read to be
+skipped, and no worker is started again at an epoch's end. Both have a generator of their own: making an iterator draws
+from the global one otherwise and shifts every dropout mask (torch/utils/data/dataloader.py, _BaseDataLoaderIter).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from engine.batch import Batch, Key
+from engine.clock import Clock
+from engine.collate import Layout
+from engine.config import TrainConfig
+from engine.plan import Plan, Position, eval_batches
+from engine.task import Examples, Row, Task
+
+
+class Rows(Dataset[tuple[Key, Row]]):
+    """Rows by key, prepared with a random stream that is a function of (seed, epoch, row) and nothing else."""
+
+    def __init__(self, examples: Examples, task: Task[Any], seed: int):
+        self.examples, self.task, self.seed = examples, task, seed
+
+    def __getitem__(self, key: Key) -> tuple[Key, Row]:
+        epoch, row = key
+        digest = hashlib.blake2b(f"{self.seed} {epoch} {row}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+        return key, self.task.prepare(self.examples[row], generator)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collate:
+    """The loader's collate function: the task puts rows together, the keys go along."""
+
+    task: Task[Any]
+    layout: Layout
+
+    def __call__(self, keyed: Sequence[tuple[Key, Row]]) -> Batch:
+        batch = self.task.collate([row for _, row in keyed], self.layout)
+        return dataclasses.replace(batch, keys=[key for key, _ in keyed])
+
+
+def make_loader(
+    task: Task[Any], examples: Examples, keys: Any, layout: Layout, config: TrainConfig, device: torch.device
+) -> DataLoader[Batch]:
+    """A DataLoader over lists of keys; pinned memory where batches go to a CUDA device."""
+    if config.workers:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # texts are tokenised by now; forking after threads warns
+    return DataLoader(
+        Rows(examples, task, config.seed),  # type: ignore[arg-type]
+        batch_sampler=keys,
+        collate_fn=Collate(task, layout),
+        num_workers=config.workers,
+        worker_init_fn=ignore_interrupt,
+        generator=torch.Generator().manual_seed(config.seed),
+        pin_memory=device.type == "cuda",
+    )
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Ctrl-C is for the main process: it finishes the step; a worker that dies of it would break the step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class MicroBatches:
+    """The plan's micro-batches from a step on, as a DataLoader's batch_sampler."""
+
+    def __init__(self, plan: Plan, start: int):
+        self.plan, self.start = plan, start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.plan.micro_batches(self.start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Training data: the plan, and the loader that follows it."""
+
+    plan: Plan
+    task: Task[Any]
+    examples: Examples
+    layout: Layout
+    config: TrainConfig
+    device: torch.device
+    clock: Clock
+
+    def steps(self, start: int = 0) -> Iterator[tuple[Position, list[Batch]]]:
+        """The micro-batches of every step after ``start`` done ones, grouped by the plan."""
+        keys = MicroBatches(self.plan, start)
+        loader = iter(make_loader(self.task, self.examples, keys, self.layout, self.config, self.device))
+        for at in self.plan.positions(start):
+            with self.clock.phase("data"):
+                micro_batches = list(islice(loader, at.num_micro_batches))
+            yield at, micro_batches
+
+
+def eval_loader(
+    task: Task[Any], examples: Examples, layout: Layout, config: TrainConfig, device: torch.device
+) -> DataLoader[Batch]:
+    """Every example once, longest first."""
+    keys = eval_batches(examples.lengths, config.eval_batch_size)
+    return make_loader(task, examples, keys, layout, config, device)

@@ -1,0 +1,41 @@
+"""What goes wrong for users: one line that says what, where and how to mend it, and an exit code.
+
+``run.py`` prints such an error as ``error: ...`` on stderr and exits with its code; everything else is a defect of
+ours and shows its traceback. All are ``ValueError``, so Python callers need no import from here.
+"""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Base of the errors below. The message states the rule, the value found and the remedy."""
+
+    exit_code = 2
+
+
+class UsageError(UserError):
+    """A flag, a config file, or an output directory that cannot be used as asked (exit code 2)."""
+
+
+class DataError(UserError):
+    """A file or a data set that does not hold what the task needs (exit code 3)."""
+
+    exit_code = 3
+
+
+class ModelError(UserError):
+    """A model or checkpoint that is missing, damaged or of the wrong kind (exit code 4)."""
+
+    exit_code = 4
+
+
+class DivergedError(UserError):
+    """The loss or a gradient is not finite; the last good checkpoint stands (exit code 5)."""
+
+    exit_code = 5
+
+
+class ResourceError(UserError):
+    """Out of memory, disk or permission (exit code 6)."""
+
+    exit_code = 6

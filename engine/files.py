@@ -1,0 +1,156 @@
+"""Reading CSV, JSONL, Parquet and text files without losing anything: every text arrives as it stands in the file.
+
+Table readers that guess types turn the text "NA" into nothing and "007" into 7; here a CSV cell is a string, always.
+A file that is broken is refused with the number of the row, never repaired. Only the columns asked for are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.errors import DataError
+
+Rows = dict[str, list[Any]]  # columns of equal length
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
+
+
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, *, delimiter: str | None = None, encoding: str | None = None
+) -> Rows:
+    """The given columns of a file (all of them if None), by its suffix; a .txt file has one column, ``text``.
+
+    Raises DataError: missing file, broken row (with its number), missing column (with those there), wrong encoding
+    (with the byte offset), no rows.
+    """
+    check_readable(path)
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".csv", ".tsv"):
+            rows = read_csv(path, columns, delimiter or ("\t" if suffix == ".tsv" else ","), encoding)
+        elif suffix == ".jsonl":
+            rows = read_jsonl(path, columns, encoding)
+        elif suffix == ".parquet":
+            rows = read_parquet(path, columns)
+        elif suffix == ".txt":
+            rows = {"text": [line.removesuffix("\n").removesuffix("\r") for line in open_text(path, encoding)]}
+            choose(path, list(rows), columns)
+        else:
+            raise DataError(f"{path}: cannot read files of kind {suffix or '(none)'!r}; known kinds: {' '.join(SUFFIXES)}")
+    except UnicodeDecodeError as error:
+        raise DataError(encoding_message(path, encoding, error)) from error
+    if not next(iter(rows.values()), []):
+        raise DataError(f"{path} has no rows")
+    return rows
+
+
+def check_readable(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"{path} is a directory: give a file ({' '.join(SUFFIXES)})")
+    try:
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def open_text(path: Path, encoding: str | None) -> Iterator[str]:
+    """Lines with their ends as they are; a byte-order mark is not part of the text."""
+    try:
+        with open(path, encoding=encoding or "utf-8-sig", newline="") as stream:
+            yield from stream
+    except LookupError as error:
+        raise DataError(f"--encoding {encoding}: unknown encoding (latin-1, utf-16, cp1252 ...)") from error
+
+
+def encoding_message(path: Path, encoding: str | None, error: UnicodeDecodeError) -> str:
+    """Name the offset in the file: the decoder knows only the offset in its buffer."""
+    offset = error.start
+    try:
+        path.read_bytes().decode(encoding or "utf-8-sig")
+    except UnicodeDecodeError as whole:
+        offset = whole.start
+    return f"{path} is not {encoding or 'UTF-8'} (byte {offset}): name its encoding, for instance --encoding latin-1"
+
+
+def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding: str | None) -> Rows:
+    """Strict CSV: quoted newlines and delimiters are text, a ragged row or an open quote is an error."""
+    if len(delimiter.replace("\\t", "\t")) != 1:
+        raise DataError(f"--delimiter must be one character, found {delimiter!r}")
+    csv.field_size_limit(2**31 - 1)
+    lines = open_text(path, encoding)
+    reader = csv.reader(lines, delimiter=delimiter.replace("\\t", "\t"), strict=True)
+    number = 0
+    try:
+        header = next(reader, None)
+        if header is None:
+            raise DataError(f"{path} is empty")
+        repeated = [name for name in header if header.count(name) > 1]
+        if repeated:
+            raise DataError(f"{path}: column {repeated[0]!r} stands {header.count(repeated[0])} times in the header")
+        kept = [(name, header.index(name)) for name in choose(path, header, columns, delimiter)]
+        rows: Rows = {name: [] for name, _ in kept}
+        for number, cells in enumerate(reader, start=1):
+            if not cells:
+                continue  # an empty line
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path} row {number} (line {reader.line_num}) has {len(cells)} cells, the header has {len(header)}"
+                )
+            for name, index in kept:
+                rows[name].append(cells[index])
+    except csv.Error as error:
+        cause = "a quote is not closed" if "unexpected end" in str(error) else str(error)
+        raise DataError(f"{path} row {number + 1} (line {reader.line_num}): {cause}") from error
+    return rows
+
+
+def read_jsonl(path: Path, columns: Sequence[str] | None, encoding: str | None) -> Rows:
+    """One JSON object a line; each must have every column asked for."""
+    rows: Rows = {}
+    for number, line in enumerate(open_text(path, encoding), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path} line {number} is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise DataError(f"{path} line {number} must be an object {{...}}, found {type(value).__name__}")
+        if not rows:
+            rows = {name: [] for name in choose(path, list(value), columns)}
+        for name, column in rows.items():
+            if name not in value:
+                raise DataError(f"{path} line {number} has no {name!r} (it has: {', '.join(value)})")
+            column.append(value[name])
+    return rows
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None) -> Rows:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        names = pyarrow.parquet.read_schema(path).names
+        table = pyarrow.parquet.read_table(path, columns=choose(path, names, columns))
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+    rows: Rows = table.to_pydict()
+    return rows
+
+
+def choose(path: Path, found: Sequence[str], wanted: Sequence[str] | None, delimiter: str | None = None) -> list[str]:
+    """The wanted columns, all of which must be there."""
+    for name in wanted or ():
+        if name not in found:
+            hint = ""
+            if len(found) == 1 and any(mark in found[0] for mark in ",;\t|") and delimiter is not None:
+                mark = next(mark for mark in ",;\t|" if mark in found[0])
+                hint = f"; if the cells are separated by {mark!r}, say --delimiter {mark!r}"
+            raise DataError(f"{path} has no column {name!r} (it has: {', '.join(map(repr, found))}){hint}")
+    return list(wanted if wanted is not None else found)

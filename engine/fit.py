@@ -1,0 +1,283 @@
+"""A whole fine-tuning run: claim the directory, build, resume, train, take the best, save, sum up.
+
+From the command line this is ``python run.py --task ...``; from Python it is ``fit(task, config)``: see docs/from-python.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from engine.build import Setup, build
+from engine.checkpoint import load_model, load_state, newest, read, steps_in, sync_directory
+from engine.config import TrainConfig, differences, note
+from engine.data import eval_loader
+from engine.errors import DataError, ResourceError, UsageError
+from engine.evaluate import evaluate
+from engine.loop import train
+from engine.parallel import describe_device
+from engine.record import Run, split_figures
+from engine.task import Examples, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to. ``metrics``: those of the model that was kept; ``model``: in eval mode, on its device."""
+
+    directory: Path
+    metrics: dict[str, Any]
+    model: nn.Module | None
+    skipped: bool = False
+
+
+def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None) -> Result:
+    """Fine-tune, and leave a model directory that ``from_pretrained`` takes. ``model``: one's own, else the task's.
+
+    A finished run with the same settings and data is not repeated: ``Result.skipped`` is then true and ``model`` None.
+    Raises UsageError (directory taken, settings that do not fit), DataError, ModelError, DivergedError, ResourceError.
+    """
+    directory = Path(config.output_dir or f"runs/{config.task or type(task).__name__.lower()}")
+    settings = settings_of(task, config)
+    claim(directory, config, settings)
+    examples = task.examples()
+    document = run_document(settings, task, examples)
+    if is_finished(directory):
+        compare(directory, "data", read_run(directory)["data"]["fingerprints"], document["data"]["fingerprints"])
+        print(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
+        return Result(directory, read_run(directory)["metrics"], None, skipped=True)
+    check_evaluation(task, config, examples)
+
+    setup = build(task, examples["train"], config, model)
+    document |= {"device": describe_device(setup.world.device), "precision": setup.precision}
+    announce(task, setup, examples, config, document)
+    run = make_run(directory, task, config, setup, examples)
+    resume(run, setup, config, document)
+    write_run(directory, {**document, "status": "running"})
+    began = time.perf_counter()
+    try:
+        train(setup.state, task, setup.data, config, setup.world, run)
+    finally:
+        run.close()
+    metrics = summarise(run, setup, time.perf_counter() - began)
+    if run.best is not None and run.best["step"] != setup.state.step:
+        load_model(setup.state.model, read(directory / "checkpoints" / f"step-{run.best['step']:08d}"))
+        print(f"best model: that of step {run.best['step']} ({run.best['metric']} {run.best['value']:.4f})")
+    finish(directory, task, setup.state.model, {**document, "metrics": metrics, "status": "finished"})
+    print(f"saved to {directory}")
+    return Result(directory, metrics, setup.state.model.eval())
+
+
+# ------------------------------------------------------------------------------------------------- the run's settings
+
+
+def settings_of(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
+    """Everything that was asked for, flat, as JSON keeps it."""
+    parts = [dataclasses.asdict(part) for part in (config, task.source.config, task.options)]
+    flat = {key: value for part in parts for key, value in part.items()}
+    return json.loads(json.dumps(flat, default=str))  # type: ignore[no-any-return]
+
+
+def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> dict[str, Any]:
+    """run.json as far as it is known before the model is built."""
+    return {
+        "settings": settings,
+        "data": {
+            "source": task.source.resolved.get("data"),
+            "num_examples": {split: len(part) for split, part in examples.items()},
+            "fingerprints": {split: part.fingerprint() for split, part in examples.items()},
+        },
+        "model": task.source.resolved.get("model"),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")},
+    }
+
+
+def check_evaluation(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples]) -> None:
+    """Raises UsageError when an evaluation is asked for that cannot be; DataError without training rows."""
+    if len(examples["train"]) == 0:
+        raise DataError("there is no row to train on")
+    if "eval" in examples:
+        known = ["loss", *task.metrics("eval").names]
+        if (metric := config.best_metric or task.best_metric) not in known:
+            raise UsageError(f"--best-metric {metric} is not computed; there are: {', '.join(known)}")
+        return
+    for flag in ("eval_steps", "best_metric", "patience"):
+        if getattr(config, flag):
+            raise UsageError(
+                f"--{flag.replace('_', '-')} asks for an evaluation, and there is no evaluation data: "
+                "give --eval-file, or hold some out with --eval-fraction 0.1"
+            )
+    note("there is no evaluation data: the last model is kept (--eval-fraction 0.1 would hold some out)")
+
+
+# ----------------------------------------------------------------------------------------------------- the directory
+
+
+def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> None:
+    """May this run write here? Raises UsageError with the way out; ``--overwrite`` empties what a run has left."""
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"--output-dir {directory} is a file")
+    model = Path(settings["model"])
+    if model.is_dir() and (directory.resolve() == model.resolve() or directory.resolve() in model.resolve().parents):
+        raise UsageError(f"--model {model} lies inside --output-dir {directory}, which will be written: choose another")
+    if config.overwrite:
+        remove_run(directory)
+    if is_finished(directory):
+        compare(directory, "settings", read_run(directory)["settings"], settings)
+    elif steps_in(directory / "checkpoints"):
+        if not config.resume:
+            raise UsageError(f"{directory} holds an unfinished run: --resume continues it, --overwrite starts again")
+        if (directory / "run.json").exists():
+            compare(directory, "settings", read_run(directory)["settings"], settings)
+    elif directory.is_dir() and any(directory.iterdir()) and not (directory / "run.json").exists():
+        raise UsageError(f"--output-dir {directory} is not empty and holds no run: choose another")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"--output-dir {directory} cannot be made: {error.strerror}") from error
+    if not os.access(directory, os.W_OK):
+        raise ResourceError(f"--output-dir {directory} is not writable")
+
+
+def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raises UsageError with the difference between the run there and this one."""
+    if changed := differences(old, new):
+        raise UsageError(
+            f"{directory} holds a run with other {what} ({'; '.join(changed)}): choose another --output-dir, or --overwrite"
+        )
+
+
+def remove_run(directory: Path) -> None:
+    """run.json goes first: without it there is no finished run."""
+    (directory / "run.json").unlink(missing_ok=True)
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    (directory / "metrics.jsonl").unlink(missing_ok=True)
+
+
+def is_finished(directory: Path) -> bool:
+    return (directory / "run.json").exists() and read_run(directory).get("status") == "finished"
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """run.json. Raises UsageError if it cannot be read."""
+    try:
+        document: dict[str, Any] = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+        return document
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{directory / 'run.json'} cannot be read ({error}): choose another --output-dir") from error
+
+
+def write_run(directory: Path, document: dict[str, Any]) -> None:
+    """Atomically."""
+    temporary = directory / ".run.json.tmp"
+    temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with open(temporary, "rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, directory / "run.json")
+    sync_directory(directory)
+
+
+def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[str, Any]) -> None:
+    """Model and processor file by file, each complete when it gets its name; run.json last: it says that all is there."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".tmp-model-", dir=directory) as folder:
+            task.save(model, Path(folder))
+            for path in sorted(Path(folder).iterdir()):
+                with open(path, "rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(path, directory / path.name)
+        write_run(directory, document)
+    except OSError as error:
+        raise ResourceError(f"the model could not be saved in {directory}: {error.strerror}; the checkpoints stand") from error
+
+
+# ------------------------------------------------------------------------------------------------------ before, after
+
+
+def make_run(directory: Path, task: Task[Any], config: TrainConfig, setup: Setup, examples: Mapping[str, Examples]) -> Run:
+    """The book-keeping, with the evaluation it is to call."""
+    metric = config.best_metric or task.best_metric
+    state, held_out = setup.state, examples.get("eval")
+
+    def measure() -> dict[str, float]:
+        assert held_out is not None
+        loader = eval_loader(task, held_out, setup.layout, config, setup.world.device)
+        return evaluate(state.model, task, loader, state.autocast, setup.world, total=len(loader))
+
+    return Run(
+        directory, config, state, setup.data.plan.num_steps,
+        evaluate=measure if held_out is not None else None,
+        best_metric=metric, lower_is_better=metric in task.lower_is_better,
+    )  # fmt: skip
+
+
+def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]) -> None:
+    """Continue from the newest whole checkpoint if that is asked for and there is one. Raises UsageError, ModelError."""
+    files = newest(run.directory / "checkpoints") if config.resume else None
+    if files is None:
+        run.start()
+        if config.resume:
+            print("resume: there is no checkpoint, starting at step 0")
+        return
+    before = read_run(run.directory)["data"]["fingerprints"]
+    compare(run.directory, "data", before, document["data"]["fingerprints"])
+    run.restore(load_state(setup.state, files))
+    print(f"resume: exact, from step {setup.state.step} of {run.num_steps}")
+
+
+def announce(
+    task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: dict[str, Any]
+) -> None:
+    """Device, data, model and plan, before the first step."""
+    plan = setup.data.plan
+    parameters = list(setup.state.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    lengths = examples["train"].lengths
+    sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
+    print(f"device     {document['device']}, {setup.precision}")
+    print(
+        f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
+    )
+    print(f"model      {document['model'] or type(setup.state.model).__name__}: {trained / 1e6:.1f} M parameters to train")
+    print(
+        f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_per_epoch:g} epochs of {plan.steps_per_epoch}; "
+        f"{config.batch_size} examples x {config.accumulation_steps} accumulated per step; "
+        f"{config.schedule} schedule from {config.learning_rate:g}, {config.warmup_ratio:.0%} warm-up; "
+        f"batching {setup.layout.kind if config.batching == 'auto' else config.batching}",
+        flush=True,
+    )
+
+
+def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
+    """The figures of the end, printed as the tutorials' logs do; returned for run.json."""
+    train_seconds = max(run.train_seconds, 1e-9)
+    metrics: dict[str, Any] = {
+        "train_loss": run.total.loss,
+        "train_runtime": train_seconds,
+        "train_samples_per_second": run.total.num_examples / train_seconds,
+        "train_steps_per_second": run.total.num_steps / train_seconds,
+        "wall_seconds": seconds,
+        "num_steps": setup.state.step,
+    }
+    kept = run.best["evaluation"] if run.best else run.last_evaluation
+    if kept is not None:
+        figures, rates = split_figures(kept)
+        metrics |= {f"eval_{name}": value for name, value in figures.items()}
+        metrics["eval_runtime"] = rates["runtime_seconds"]
+        metrics["eval_samples_per_second"] = rates["examples_per_second"]
+        metrics["eval_steps_per_second"] = rates["steps_per_second"]
+    width = max(len(name) for name in metrics)
+    for name, value in metrics.items():
+        print(f"  {name:<{width}} = {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} = {value}")
+    return metrics

@@ -1,0 +1,171 @@
+"""Using a finished model: predict texts or a file, evaluate on its own or other data.
+
+A run's directory says in run.json which task and options made it, so neither has to be given again. Any other model
+directory or Hub name is taken as well; its task is then --task, or classification.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+
+from engine.collate import Layout
+from engine.config import EvaluateConfig, PredictConfig, TrainConfig
+from engine.data import eval_loader
+from engine.errors import DataError, ResourceError, UsageError
+from engine.evaluate import evaluate
+from engine.files import Rows, read_table
+from engine.fit import is_finished, read_run
+from engine.parallel import World, choose_device
+from engine.precision import choose_precision, make_autocast
+from engine.record import split_figures
+from engine.sources import Source, SourceConfig
+from engine.task import Task
+
+Find = Callable[[str], type[Task[Any]]]
+
+
+def open_model(
+    name: str,
+    find: Find,
+    *,
+    device: str = "auto",
+    task: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    tables: Mapping[str, Dataset] | None = None,
+) -> tuple[Task[Any], nn.Module]:
+    """The task and its model in eval mode on ``device``. ``find`` gives a task class by name.
+
+    ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data to use in place of its data.
+    Raises UsageError, ModelError.
+    """
+    directory = Path(name).expanduser()
+    if (directory / "run.json").exists() and not is_finished(directory):
+        raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
+    settings: dict[str, Any] = read_run(directory)["settings"] if (directory / "run.json").exists() else {}
+    settings |= {key: value for key, value in (changes or {}).items() if value is not None}
+    kind = find(task or settings.get("task") or "classification")
+    source = SourceConfig(**select(settings, SourceConfig) | {"model": name, "revision": None})
+    built: Task[Any] = kind(kind.Options(**select(settings, kind.Options)), Source(source, tables))
+    model = built.load_model(name).to(choose_device(device)).eval()
+    built.adopt(model)
+    return built, model
+
+
+def select(settings: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """The settings that are fields of a dataclass."""
+    return {field.name: settings[field.name] for field in dataclasses.fields(kind) if field.name in settings}
+
+
+def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
+    """The command: texts given as arguments, or a file. Prints, or writes ``--output``."""
+    if bool(texts) == bool(config.input):
+        raise UsageError("give either texts to predict, or --input FILE")
+    if config.output and Path(config.output).suffix.lower() not in (".csv", ".jsonl"):
+        raise UsageError(f"--output must end in .csv or .jsonl, found {config.output!r}")
+    rows: Rows = {"text": list(texts)}
+    if config.input:
+        rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
+    columns = {"text_column": config.text_column, "text_pair_column": config.text_pair_column}
+    task, model = open_model(config.model, find, device=config.device, task=config.task, changes=columns)
+    inputs = task.inputs_of(rows) if config.input else list(texts)
+    predictions = list(task.predict(model, inputs))
+    if config.output:
+        write_predictions(Path(config.output), rows, predictions)
+        print(f"{len(predictions)} predictions written to {config.output}")
+    else:
+        for text, prediction in zip(inputs, predictions, strict=True):
+            print(f"{task.describe(prediction)}\t{one_line(text)}")
+
+
+def try_examples(task: Task[Any], directory: Path, find: Find, device: str) -> None:
+    """What a tutorial does last: load what was saved, and predict a few inputs."""
+    if not task.try_it:
+        return
+    saved, model = open_model(str(directory), find, device=device)
+    for text, prediction in zip(task.try_it, saved.predict(model, task.try_it), strict=True):
+        print(f"{saved.describe(prediction)}\t{one_line(text)}")
+
+
+def one_line(value: Any, width: int = 100) -> str:
+    """A text for the terminal: no line breaks, no control characters, cut."""
+    text = " | ".join(value) if isinstance(value, tuple) else str(value)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str, Any]]) -> None:
+    """The input's columns as they were, and the prediction's beside them (a CSV gets one column per probability)."""
+    names = list(rows)
+
+    def fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in prediction.items():
+            if isinstance(value, Mapping) and path.suffix.lower() == ".csv":
+                flat |= {f"probability_{name}": p for name, p in value.items()}
+            elif isinstance(value, list) and path.suffix.lower() == ".csv":
+                flat["predicted_" + key] = "|".join(map(str, value))
+            else:
+                flat["predicted_" + key if key in ("label", "value") else key] = value
+        return flat
+
+    def lines() -> Iterable[dict[str, Any]]:
+        for i, prediction in enumerate(predictions):
+            yield {name: rows[name][i] for name in names} | fields(prediction)
+
+    try:
+        with open(path, "w", encoding="utf-8", newline="") as stream:
+            if path.suffix.lower() == ".jsonl":
+                stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines())
+            else:
+                writer = csv.DictWriter(stream, [*dict.fromkeys([*names, *fields(predictions[0])])])
+                writer.writeheader()
+                writer.writerows(lines())
+    except OSError as error:
+        raise ResourceError(f"--output {path} cannot be written: {error.strerror}") from error
+
+
+def evaluate_model(config: EvaluateConfig, find: Find) -> dict[str, Any]:
+    """The command: loss and metrics of a finished model, printed and returned."""
+    changes = {
+        name: getattr(config, name)
+        for name in ("text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding")
+    }
+    tables = None
+    if config.file:
+        rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
+        tables = {"eval": Dataset.from_dict(rows)}
+        changes["max_eval_examples"] = config.max_eval_examples or 0
+    task, model = open_model(config.model, find, device=config.device, task=config.task, changes=changes, tables=tables)
+    examples = task.examples().get("eval")
+    if examples is None:
+        raise DataError(f"the run {config.model} has no evaluation data: give --file")
+    device = next(model.parameters()).device
+    engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
+    loader = eval_loader(task, examples, Layout(), engine, device)
+    autocast = make_autocast(choose_precision(config.precision, device), device)
+    result = evaluate(model, task, loader, autocast, World(device), total=len(loader))
+    figures, rates = split_figures(result)
+    metrics: dict[str, Any] = {f"eval_{name}": value for name, value in (figures | rates).items()}
+    for name, value in metrics.items():
+        print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
+    if config.output:
+        Path(config.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def quiet_libraries() -> None:
+    """No bars and reports of the libraries between our own lines; their errors still come as exceptions."""
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()

@@ -1,0 +1,45 @@
+"""Mixed precision: which dtype, autocast around the forward pass, and the GradScaler that fp16 needs.
+
+fp32 is the identity of both, so the loop has no branch. Weights and optimizer state stay float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Literal
+
+import torch
+
+from engine.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """``auto``: bf16 on a CUDA device that computes in it, else fp16 on CUDA, else fp32. Raises UsageError."""
+    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "auto":
+        return "fp32" if device.type != "cuda" else "bf16" if has_bf16 else "fp16"
+    if name == "bf16" and not has_bf16:
+        raise UsageError(f"--precision bf16: {torch.cuda.get_device_name(device)} does not compute in it; use fp16")
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("--precision fp16 is not for CPUs, which compute in it slowly if at all; use bf16 or fp32")
+    assert name in DTYPES
+    return name  # type: ignore[return-value]
+
+
+def make_autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
+    """A fresh autocast context for each forward pass; the backward pass follows its dtypes by itself."""
+    enabled = precision != "fp32"
+    return partial(torch.autocast, device.type, dtype=DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
+
+
+def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """Scales the loss in fp16 so that small gradients do not vanish; switched off it is the identity.
+
+    With fused AdamW it never reads from the device: an overflow skips the update inside the kernel.
+    """
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

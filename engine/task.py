@@ -1,0 +1,112 @@
+"""What a task has to say; everything else is the engine's.
+
+The loss is a SUM over items (examples, target tokens). The engine divides once by the items of the whole optimizer
+step, so accumulation, several devices and cutting a batch in pieces all give the same gradient. A target of -100 is not
+an item, in every task.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.batch import Batch
+from engine.collate import Layout
+from engine.files import Rows
+from engine.parallel import World
+from engine.sources import Source
+
+O = TypeVar("O")  # noqa: E741 - the task's own options, a frozen dataclass
+Row = dict[str, Any]
+
+
+class Examples(Protocol):
+    """A map-style data set of rows with their token counts."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int, /) -> Row: ...
+    @property
+    def lengths(self) -> np.ndarray: ...
+    def fingerprint(self) -> str: ...
+
+
+class Metrics(Protocol):
+    """Figures that are updated batch by batch and merge over devices; no logits are kept."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def update(self, model: nn.Module, outputs: Any, batch: Batch) -> None: ...
+    def compute(self) -> dict[str, float]: ...
+    def sync(self, world: World) -> None: ...
+
+
+class Task(ABC, Generic[O]):
+    """One kind of fine-tuning. A subclass is a short file in tasks/, or in a file of the user's own."""
+
+    Options: ClassVar[type]  # frozen dataclass; its fields are flags
+    defaults: ClassVar[Mapping[str, Any]] = {}  # other defaults of the engine's and source's settings
+    best_metric: ClassVar[str] = "loss"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "rmse", "perplexity"})
+    try_it: ClassVar[Sequence[str]] = ()  # inputs that are predicted when training has ended
+
+    def __init__(self, options: O, source: Source):
+        self.options = options
+        self.source = source
+
+    @abstractmethod
+    def examples(self) -> dict[str, Examples]:
+        """``{"train": ..., "eval": ...}``; "eval" may be missing. Raises DataError, before any model is loaded."""
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """The model in float32 on the CPU; called after the seed is set. Raises ModelError."""
+
+    def adopt(self, model: nn.Module) -> None:
+        """Take from a finished model what ``examples()`` finds out when training (the labels' names, say)."""
+
+    def prepare(self, row: Row, generator: torch.Generator) -> Row:
+        """Masking, augmentation: ``generator`` is a function of (seed, epoch, row), so resuming repeats it exactly."""
+        return row
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
+        """Put rows together; a pure function."""
+
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
+        """The model's outputs. May only call ``model(...)``."""
+        return model(**batch.inputs)
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """() float32: the SUM over the batch's ``num_items`` items, from the logits."""
+
+    @abstractmethod
+    def metrics(self, split: str) -> Metrics:
+        """Fresh figures for one evaluation."""
+
+    @abstractmethod
+    def load_model(self, path: str) -> nn.Module:
+        """A finished model for inference. Raises ModelError."""
+
+    def inputs_of(self, rows: Rows) -> list[Any]:
+        """What ``predict`` takes, from the columns of a file. Raises DataError."""
+        return next(iter(rows.values()))
+
+    @abstractmethod
+    def predict(self, model: nn.Module, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """One dictionary for each raw input, in order. ``model`` is in eval mode on its device."""
+
+    def describe(self, prediction: Mapping[str, Any]) -> str:
+        """A prediction as one line for the terminal."""
+        return str(dict(prediction))
+
+    @abstractmethod
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """Write model and processor so that ``from_pretrained(directory)`` takes them."""

@@ -1,0 +1,180 @@
+"""Tokenised text: one flat array of token ids for all rows, made once and kept in a cache.
+
+Tokenising 25,000 reviews takes seconds, a million takes minutes: so the result is stored under a fingerprint of the
+texts, the tokenizer and the length, and memory-mapped when it is used again. Delete the folder to clear it; it is
+``$PLAINLOOP_CACHE``, else ``$XDG_CACHE_HOME/plainloop``, else ``~/.cache/plainloop``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from engine.config import note
+from engine.errors import DataError
+
+CACHE_FORMAT = 1
+CHUNK_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The token ids of N rows: ``ids`` [sum of lengths] int32, ``offsets`` [N + 1] int64, ``types`` like ids or None.
+
+    ``num_truncated`` rows had more tokens than fit.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    types: np.ndarray | None
+    num_truncated: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row: [N]."""
+        return np.diff(self.offsets)
+
+
+class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Rows ``{"input_ids": [T], "token_type_ids": [T] (if the tokenizer has them), <column>: value}``."""
+
+    def __init__(self, tokens: Tokens, columns: dict[str, np.ndarray]):
+        assert all(len(column) == len(tokens.offsets) - 1 for column in columns.values()), "a value for each row"
+        self.tokens = tokens
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.tokens.offsets) - 1
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        start, stop = self.tokens.offsets[row], self.tokens.offsets[row + 1]
+        item: dict[str, Any] = {"input_ids": self.tokens.ids[start:stop]}
+        if self.tokens.types is not None:
+            item["token_type_ids"] = self.tokens.types[start:stop]
+        return item | {name: column[row] for name, column in self.columns.items()}
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row: [N]."""
+        return self.tokens.lengths
+
+    def fingerprint(self) -> str:
+        """Hash of everything a row can hold: two data sets with the same one train the same."""
+        digest = hashlib.sha256()
+        types = self.tokens.types if self.tokens.types is not None else np.empty(0, np.int8)
+        for name, array in {
+            "ids": self.tokens.ids,
+            "offsets": self.tokens.offsets,
+            "types": types,
+            **self.columns,
+        }.items():
+            digest.update(f"{name} {array.dtype} {array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where tokenised data is kept between runs."""
+    given = os.environ.get("PLAINLOOP_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(given) if given else Path(base or Path.home() / ".cache") / "plainloop"
+
+
+def tokenize(
+    texts: Sequence[str], tokenizer: Any, max_length: int, pairs: Sequence[str] | None = None, *, name: str = "texts"
+) -> Tokens:
+    """Token ids of each text (and its pair), special tokens included, cut to ``max_length``; from the cache if there.
+
+    Raises DataError for a row without any token.
+    """
+    folder = cache_folder() / "tokens" / tokens_fingerprint(texts, pairs, tokenizer, max_length)
+    if not (folder / "meta.json").exists():
+        tokens = tokenize_now(texts, pairs, tokenizer, max_length, name)
+        try:
+            store(tokens, folder)
+        except OSError as error:
+            note(f"tokens: not cached, {folder} cannot be written ({error.strerror})")
+            return tokens
+    return load(folder)
+
+
+def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int) -> str:
+    """Changes with any text, the order, the tokenizer's own serialised form, its limit, and this module's format."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {max_length} {type(tokenizer).__name__} {pairs is not None};".encode())
+    digest.update(vocabulary.encode())
+    for column in (texts, pairs or ()):
+        for text in column:
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little"))
+            digest.update(encoded)
+    return digest.hexdigest()[:32]
+
+
+def tokenize_now(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:
+    """The work itself, in chunks, with a bar for long ones."""
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    lengths: list[int] = []
+    num_truncated = 0
+    starts = range(0, len(texts), CHUNK_ROWS)
+    for start in tqdm(starts, desc=f"tokenizing {name}", unit="k rows", disable=None if len(starts) > 10 else True):
+        chunk = slice(start, start + CHUNK_ROWS)
+        encoded = tokenizer(
+            list(texts[chunk]),
+            list(pairs[chunk]) if pairs is not None else None,
+            truncation=True,
+            max_length=max_length,
+        )
+        for row, row_ids in enumerate(encoded["input_ids"]):
+            if not row_ids:
+                raise DataError(f"row {start + row + 1} of {name} has no token (its text is empty): remove or fill it")
+            lengths.append(len(row_ids))
+            ids.append(np.asarray(row_ids, dtype=np.int32))
+        for row_types in encoded.get("token_type_ids", ()):
+            types.append(np.asarray(row_types, dtype=np.int8))
+        num_truncated += sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
+    return Tokens(
+        ids=np.concatenate(ids),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        types=np.concatenate(types) if types else None,
+        num_truncated=num_truncated,
+    )
+
+
+def store(tokens: Tokens, folder: Path) -> None:
+    """Write to a folder beside the target, then rename: a half-written entry is never seen."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        np.save(temporary / "ids.npy", tokens.ids)
+        np.save(temporary / "offsets.npy", tokens.offsets)
+        if tokens.types is not None:
+            np.save(temporary / "types.npy", tokens.types)
+        (temporary / "meta.json").write_text(json.dumps({"num_truncated": tokens.num_truncated}))
+        if not folder.exists():
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(folder: Path) -> Tokens:
+    """Memory-mapped: pages are read when a row is."""
+    return Tokens(
+        ids=np.load(folder / "ids.npy", mmap_mode="r"),
+        offsets=np.load(folder / "offsets.npy"),
+        types=np.load(folder / "types.npy", mmap_mode="r") if (folder / "types.npy").exists() else None,
+        num_truncated=json.loads((folder / "meta.json").read_text())["num_truncated"],
+    )

@@ -1,0 +1,66 @@
+"""Fine-tune a model, or use one: python run.py --task yelp. What happens stands in engine/; start with engine/loop.py."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from engine.config import EvaluateConfig, PredictConfig, TrainConfig, flag_value, parse, show_help
+from engine.errors import UsageError, UserError
+from engine.sources import SourceConfig
+from tasks import TASKS, find
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code. Errors that users can mend are one line."""
+    try:
+        command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
+        commands = {"train": train, "evaluate": evaluate, "predict": predict}
+        if command not in commands:
+            raise UsageError(f"unknown command {command!r}; there are: {', '.join(commands)}")
+        commands[command](rest)
+    except UserError as error:
+        if "--debug" in argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; the last checkpoint stands (--resume continues from it)", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(argv: Sequence[str]) -> None:
+    name = flag_value(argv, "task")
+    if name is None:
+        return show_help(argv, [TrainConfig, SourceConfig], TASKS)
+    kind = find(name)
+    config, source, options = parse(argv, f"run.py --task {name}", [TrainConfig, SourceConfig, kind.Options], kind.defaults)
+    from engine.fit import fit
+    from engine.inference import quiet_libraries, try_examples
+    from engine.sources import Source
+
+    quiet_libraries()
+    task = kind(options, Source(source))
+    result = fit(task, config)
+    try_examples(task, result.directory, find, config.device)
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    [config] = parse(argv, "run.py evaluate", [EvaluateConfig], {})
+    from engine import inference
+
+    inference.quiet_libraries()
+    inference.evaluate_model(config, find)
+
+
+def predict(argv: Sequence[str]) -> None:
+    config, texts = parse(argv, "run.py predict", [PredictConfig], {}, rest="texts")
+    from engine import inference
+
+    inference.quiet_libraries()
+    inference.predict(config, texts, find)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

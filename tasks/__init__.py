@@ -1,0 +1,53 @@
+"""The tasks, by name. A task of one's own: ``--task my_task.py:MyTask``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UsageError
+
+# name: (module, class, one line for --help); listed here so that --help need not import them
+TASKS = {
+    "yelp": ("tasks.yelp", "Yelp", "is a restaurant review positive or negative? (--stars: one to five)"),
+    "imdb": ("tasks.imdb", "Imdb", "is a film review positive or negative?"),
+    "classification": ("tasks.classification", "Classification", "one's own CSV, JSONL, Parquet or Hub data: classes, "
+                       "several labels, or a number"),
+}  # fmt: skip
+
+
+def find(name: str) -> type[Any]:
+    """The task class called ``name``, or ``FILE.py:CLASS``. Raises UsageError with the names there are."""
+    if name in TASKS:
+        module, attribute, _ = TASKS[name]
+        found: type[Any] = getattr(importlib.import_module(module), attribute)
+        return found
+    path, colon, attribute = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return from_file(Path(path), attribute)
+    near = difflib.get_close_matches(name, TASKS, n=1)
+    raise UsageError(
+        f"unknown task {name!r}"
+        + (f" (did you mean {near[0]}?)" if near else "")
+        + f"; there are: {', '.join(TASKS)}, and your own as FILE.py:CLASS"
+    )
+
+
+def from_file(path: Path, attribute: str) -> type[Any]:
+    """A task class of a file outside the project."""
+    from engine.task import Task
+
+    if not path.is_file():
+        raise UsageError(f"--task {path}:{attribute}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, attribute, None)
+    if not (inspect.isclass(found) and issubclass(found, Task)):
+        raise UsageError(f"--task {path}:{attribute}: {path} defines no subclass of engine.task.Task of that name")
+    return found

@@ -1,0 +1,317 @@
+"""Classify texts: two or more classes, several labels at once, or a number (regression).
+
+    {"text": "Great tacos, slow service.", "label": "positive"}                    --problem single_label (default)
+    {"text": "You idiot, I will find you", "label": ["insult", "threat"]}          --problem multi_label
+    {"text": "A soft, dry Riesling", "label": 4.5}                                 --problem regression
+    {"premise": "...", "hypothesis": "...", "label": "neutral"}   --text-column premise --text-pair-column hypothesis
+
+The loss is cross-entropy, binary cross-entropy or the squared error, as the transformers heads compute it, but as a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from engine.batch import Batch
+from engine.collate import Layout, pad
+from engine.config import note, require, setting
+from engine.errors import DataError, ModelError, UsageError
+from engine.files import Rows
+from engine.sources import HubData, Source
+from engine.task import Examples, Row, Task
+from engine.tokens import TokenDataset, tokenize
+from tasks.labels import Labels, read_labels
+from tasks.metrics import ClassificationMetrics
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class ClassificationOptions:
+    """What a classification task is told."""
+
+    max_length: int | None = setting(None, "tokens per text (default: 512, or less if the model takes less)")
+    text_column: str = setting("text", "column of the text")
+    text_pair_column: str | None = setting(None, "column of a second text, for sentence pairs")
+    label_column: str = setting("label", "column of the label")
+    problem: Literal["single_label", "multi_label", "regression"] = setting("single_label", "what a label is")
+    label_names: str | None = setting(None, "comma-separated names, in order (default: those in the training data)")
+    label_separator: str = setting("|", "between the labels in a CSV cell, with --problem multi_label")
+    label_smoothing: float = setting(0.0, "share of the target given to all classes alike")
+    class_weights: str | None = setting(
+        None, "'balanced', or one number per class, comma-separated: the weight of its examples in the loss"
+    )
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
+        require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "must be at least 0 and less than 1")
+        if self.problem != "single_label" and (self.label_smoothing or self.class_weights):
+            raise UsageError("--label-smoothing and --class-weights need --problem single_label")
+
+
+class Classification(Task[ClassificationOptions]):
+    """Texts with labels; the data are the user's own."""
+
+    Options = ClassificationOptions
+    hub_data: HubData | None = None
+    hub_model: str = "distilbert-base-uncased"
+    default_names: tuple[str, ...] | None = None  # of the classes, where the data have none of their own
+
+    def __init__(self, options: ClassificationOptions, source: Source):
+        super().__init__(options, source)
+        self.labels: Labels | None = None
+        self._tokenizer: Any = None
+        self._config: Any = None
+
+    # ---------------------------------------------------------------------------------------------------------- data
+
+    def tables(self) -> dict[str, Dataset]:
+        """The raw rows of each split; subclasses filter here."""
+        o = self.options
+        columns = [name for name in (o.text_column, o.text_pair_column, o.label_column) if name]
+        return self.source.tables(columns, self.hub_data, self.sample if self.hub_data else None)
+
+    def sample(self) -> tuple[dict[str, Dataset], str]:
+        """The embedded data and what to call them."""
+        raise NotImplementedError
+
+    def examples(self) -> dict[str, Examples]:
+        o = self.options
+        tables = self.tables()
+        if "train" in tables and "eval" not in tables and self.source.config.eval_fraction:
+            strata = list(tables["train"][o.label_column]) if o.problem == "single_label" else None
+            tables = self.source.hold_out(tables["train"], strata, self.source.config.eval_fraction)
+        tables = {split: self.source.subset(table, split) for split, table in tables.items()}
+        self.labels, targets = read_labels(tables, o.label_column, o.problem, self.given_names(), o.label_separator)
+        warn_of_overlap(tables, o.text_column, o.text_pair_column)
+        return {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
+
+    def given_names(self) -> tuple[str, ...] | None:
+        """Those of a finished model, else the user's, else the task's."""
+        if self.labels is not None:
+            return self.labels.names
+        names = self.options.label_names
+        return tuple(name.strip() for name in names.split(",")) if names else self.default_names
+
+    def adopt(self, model: nn.Module) -> None:
+        names: Mapping[int, str] = model.config.id2label  # type: ignore[union-attr,assignment]
+        self.labels = Labels(tuple(names[i] for i in range(len(names))), np.zeros(len(names)))
+
+    def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
+        """Token ids beside the labels; says how many texts were cut or blank."""
+        o = self.options
+        texts = checked_texts(table[o.text_column][:], f"{split} data, column {o.text_column!r}")
+        pairs = None
+        if o.text_pair_column:
+            pairs = checked_texts(table[o.text_pair_column][:], f"{split} data, column {o.text_pair_column!r}")
+        tokens = tokenize(texts, self.tokenizer, self.max_length, pairs, name=f"{split} data")
+        if tokens.num_truncated:
+            note(f"{split} data: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
+        return TokenDataset(tokens, {"labels": targets})
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's own; loaded when it is first needed."""
+        if self._tokenizer is None:
+            path = self.source.model(self.hub_model)
+            self._tokenizer = self.source.load(AutoTokenizer.from_pretrained, path)
+            if self._tokenizer.pad_token_id is None:
+                if self._tokenizer.eos_token_id is None:
+                    raise ModelError(f"model {path}: its tokenizer has neither a padding nor an end token")
+                self._tokenizer.pad_token = self._tokenizer.eos_token  # masked by attention, not by its id
+        return self._tokenizer
+
+    @property
+    def config(self) -> Any:
+        """The checkpoint's config.json."""
+        if self._config is None:
+            self._config = self.source.load(AutoConfig.from_pretrained, self.source.model(self.hub_model))
+        return self._config
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per text: as asked, within what the model has positions for."""
+        positions = getattr(self.config, "max_position_embeddings", None) or 512
+        limit = min(positions, self.tokenizer.model_max_length)
+        if self.options.max_length is not None and self.options.max_length > limit:
+            raise UsageError(f"--max-length {self.options.max_length}: this model takes at most {limit} tokens")
+        return self.options.max_length or min(512, limit)
+
+    def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
+        inputs, counts = pad(rows, layout, self.tokenizer)
+        labels = torch.from_numpy(np.stack([row["labels"] for row in rows]))  # [B], or [B, L] for multi-label
+        num_items = int((labels != -100).sum())
+        return Batch(inputs=inputs, targets={"labels": labels}, num_items=num_items, **counts)
+
+    # --------------------------------------------------------------------------------------------------------- model
+
+    def build_model(self) -> nn.Module:
+        assert self.labels is not None, "examples() comes first: the head needs the number of labels"
+        path = self.source.model(self.hub_model)
+        names = self.labels.names
+        model, report = self.source.load(
+            AutoModelForSequenceClassification.from_pretrained,
+            path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            num_labels=len(names),
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+            problem_type=PROBLEM_TYPES[self.options.problem],
+            ignore_mismatched_sizes=True,
+        )
+        check_loaded(model, report, path)
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = self.tokenizer.pad_token_id
+        if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
+            raise ModelError(f"model {path}: its tokenizer has more tokens than the model has embeddings")
+        return model  # type: ignore[no-any-return]
+
+    def load_model(self, path: str) -> nn.Module:
+        model, report = self.source.load(
+            AutoModelForSequenceClassification.from_pretrained,
+            path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(f"model {path} is not a finished classifier: it lacks {missing[0]}")
+        return model  # type: ignore[no-any-return]
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        logits, labels = outputs.logits.float(), batch.targets["labels"]  # [B, C]; [B], or [B, C] for multi-label
+        if self.options.problem == "regression":
+            return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
+        if self.options.problem == "multi_label":
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        weights = self.class_weights(logits.device)
+        return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.options.label_smoothing)
+
+    def class_weights(self, device: torch.device) -> Tensor | None:
+        """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples."""
+        if self.options.class_weights is None:
+            return None
+        assert self.labels is not None
+        return torch.tensor(self.labels.weights(self.options.class_weights), dtype=torch.float32, device=device)
+
+    def metrics(self, split: str) -> ClassificationMetrics:
+        assert self.labels is not None
+        return ClassificationMetrics(self.options.problem, len(self.labels.names))
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        model.save_pretrained(directory)  # type: ignore[operator]
+        self.tokenizer.save_pretrained(directory)
+
+    # ----------------------------------------------------------------------------------------------------- inference
+
+    def inputs_of(self, rows: Rows) -> list[Any]:
+        o = self.options
+        if len(rows) == 1 and not o.text_pair_column:
+            return list(checked_texts(next(iter(rows.values())), "the input"))
+        for name in filter(None, (o.text_column, o.text_pair_column)):
+            if name not in rows:
+                raise DataError(f"the input has no column {name!r} (it has: {', '.join(rows)}): name it with --text-column")
+        texts = checked_texts(rows[o.text_column], "the input")
+        if not o.text_pair_column:
+            return list(texts)
+        return list(zip(texts, checked_texts(rows[o.text_pair_column], "the input"), strict=True))
+
+    def predict(self, model: nn.Module, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """For each text (or pair): ``{"label", "score", "probabilities": {name: p}}``; ``{"value"}`` for regression."""
+        texts = list(inputs)
+        if not texts:
+            return
+        if self.options.text_pair_column and isinstance(texts[0], str):
+            raise UsageError("this model compares two texts: give them as two columns of --input FILE")
+        firsts, seconds = zip(*[(t, None) if isinstance(t, str) else t for t in texts], strict=True)
+        tokens = tokenize(firsts, self.tokenizer, self.max_length, None if seconds[0] is None else seconds, name="the input")
+        if tokens.num_truncated:
+            note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
+        rows = TokenDataset(tokens, {})
+        order = np.argsort(-rows.lengths, kind="stable")
+        if self.labels is None:
+            self.adopt(model)
+        assert self.labels is not None
+        device = next(model.parameters()).device
+        predictions: list[dict[str, Any]] = [{} for _ in texts]
+        for chunk in np.array_split(order, -(-len(order) // 32)):
+            inputs_, _ = pad([rows[i] for i in chunk], Layout(), self.tokenizer)
+            with torch.inference_mode():
+                logits = model(**{name: t.to(device) for name, t in inputs_.items()}).logits.float().cpu()
+            for i, row in zip(chunk, logits, strict=True):
+                predictions[i] = self.prediction(row, self.labels.names)
+        yield from predictions
+
+    def prediction(self, logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+        """From one row of logits: [C]."""
+        if self.options.problem == "regression":
+            return {"value": float(logits[0])}
+        if self.options.problem == "multi_label":
+            p = dict(zip(names, logits.sigmoid().tolist(), strict=True))
+            chosen = [name for name in names if p[name] >= 0.5]
+            return {"label": chosen, "score": max(p.values()), "probabilities": p}
+        p = dict(zip(names, logits.softmax(-1).tolist(), strict=True))
+        best = max(p, key=p.__getitem__)
+        return {"label": best, "score": p[best], "probabilities": p}
+
+    def describe(self, prediction: Mapping[str, Any]) -> str:
+        if "value" in prediction:
+            return f"{prediction['value']:.4f}"
+        p = prediction["probabilities"]
+        if isinstance(prediction["label"], list):
+            return ", ".join(f"{name} ({p[name]:.2f})" for name in prediction["label"]) or "(no label)"
+        return f"{prediction['label']} ({prediction['score']:.2f})"
+
+
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def checked_texts(texts: Sequence[Any], where: str) -> Sequence[str]:
+    """All strings, or DataError with the row; blank ones are counted and said."""
+    for row, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise DataError(f"{where}, row {row}: a text is needed, found {text!r}")
+    if blank := sum(not text.strip() for text in texts):
+        note(f"{where}: {blank} of {len(texts)} texts are blank")
+    return texts
+
+
+def warn_of_overlap(tables: Mapping[str, Dataset], column: str, pair_column: str | None) -> None:
+    """Evaluation rows that stand in the training data, too, make the evaluation look better than it is."""
+    if not {"train", "eval"} <= tables.keys():
+        return
+
+    def rows(table: Dataset) -> list[Any]:
+        return list(zip(table[column][:], table[pair_column][:], strict=True)) if pair_column else table[column][:]
+
+    seen = set(rows(tables["train"]))
+    if shared := sum(row in seen for row in rows(tables["eval"])):
+        note(f"warning: {shared} of {len(tables['eval'])} evaluation texts stand in the training data, too")
+
+
+def check_loaded(model: nn.Module, report: Mapping[str, Any], path: str) -> None:
+    """Only the head may be new: any other weight that the checkpoint lacks would silently be random."""
+    body = f"{model.base_model_prefix}."
+    missing = sorted(name for name in report["missing_keys"] if name.startswith(body) and ".pooler." not in name)
+    missing += sorted(str(name) for name, *_ in report["mismatched_keys"] if str(name).startswith(body))
+    if missing:
+        raise ModelError(f"model {path}: the checkpoint lacks {len(missing)} weights of the model, such as {missing[0]}")
+    new = sorted({*report["missing_keys"], *(str(name) for name, *_ in report["mismatched_keys"])})
+    if new:
+        note(f"model: new, to be trained: {', '.join(new)}")

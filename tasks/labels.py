@@ -1,0 +1,177 @@
+"""From the labels in the data to numbers, checked row by row: a label that is off is never trained on in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names in the order of their ids, and how many training examples have each: [C]."""
+
+    names: tuple[str, ...]
+    counts: np.ndarray
+
+    def weights(self, asked: str) -> list[float]:
+        """``balanced``: n / (C * count), scikit-learn's rule, whose mean over the training examples is 1; or numbers."""
+        if asked == "balanced":
+            if not self.counts.all():
+                empty = self.names[int(np.argmin(self.counts))]
+                raise DataError(f"--class-weights balanced: no training example has the label {empty!r}")
+            return [float(w) for w in self.counts.sum() / (len(self.names) * self.counts)]
+        try:
+            weights = [float(word) for word in asked.split(",")]
+        except ValueError as error:
+            raise UsageError(f"--class-weights must be 'balanced' or numbers, found {asked!r}") from error
+        if len(weights) != len(self.names) or not all(0 <= w < float("inf") for w in weights):
+            raise UsageError(f"--class-weights needs {len(self.names)} numbers of at least 0 ({', '.join(self.names)})")
+        return weights
+
+
+def read_labels(
+    tables: Mapping[str, Dataset], column: str, problem: str, given: tuple[str, ...] | None, separator: str
+) -> tuple[Labels, dict[str, np.ndarray]]:
+    """The labels' names and, for each split, ids [N] int64, 0/1 matrix [N, C] float32, or values [N] float32.
+
+    Names are those given, else a Hub data set's own, else those in the training data: in numeric order if all are
+    whole numbers, else in alphabetical order. Without training data names must be given. Raises DataError with the row.
+    """
+    cells = {split: table[column][:] for split, table in tables.items()}
+    if given is None:
+        given = class_names(tables["train"], column)
+    if problem == "regression":
+        values = {split: numbers(column_cells, split, column) for split, column_cells in cells.items()}
+        return Labels(("value",), np.array([len(cells.get("train", ()))])), values
+    if problem == "multi_label":
+        return many_of_each(cells, column, given, separator)
+    return one_of_each(cells, column, given)
+
+
+def class_names(table: Dataset, column: str) -> tuple[str, ...] | None:
+    """The names a Hub data set gives to its label ids, if it does."""
+    feature = table.features[column]
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    return tuple(names) if names else None
+
+
+def whole_number(cell: Any) -> int | None:
+    """``3``, ``"3"``, ``"-1"``; None for anything else."""
+    if isinstance(cell, str):
+        text = cell.strip()
+        return int(text) if text.removeprefix("-").isdecimal() else None
+    return cell if isinstance(cell, int) and not isinstance(cell, bool) else None
+
+
+def one_of_each(
+    cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None
+) -> tuple[Labels, dict[str, np.ndarray]]:
+    """Classes: whole numbers or names."""
+    ids: dict[str, int] = {}
+    arrays = {}
+    for split, values in cells.items():
+        for row, cell in enumerate(values, start=1):
+            where = f"{split} data, row {row}: label {cell!r}"
+            if cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and math.isnan(cell)):
+                raise DataError(f"{split} data, row {row}: the label is missing (column {column!r})")
+            if isinstance(cell, float):
+                raise DataError(f"{where} is not a class: classes are whole numbers or names (or --problem regression)")
+            if (whole_number(cell) or 0) < 0:
+                raise DataError(f"{where} is negative; -1 often marks rows without a label: take them out")
+            if not isinstance(cell, str | int):
+                raise DataError(f"{where} is not a class (a list of labels needs --problem multi_label)")
+    if given is None:
+        found = list(dict.fromkeys(cells["train"]))
+        are_numbers = [whole_number(cell) is not None for cell in found]
+        if any(are_numbers) and not all(are_numbers):
+            number, word = found[are_numbers.index(True)], found[are_numbers.index(False)]
+            raise DataError(f"column {column!r} mixes numbers and names ({number!r}, {word!r}): use one kind")
+        given = tuple(str(cell) for cell in sorted(found, key=(lambda c: whole_number(c) or 0) if all(are_numbers) else str))
+        ids = {name: i for i, name in enumerate(given)}
+        if len(given) < 2:
+            raise DataError(f"all training labels are {given[0]!r}: at least two classes are needed")
+    else:
+        ids = {name: i for i, name in enumerate(given)} | {str(i): i for i in range(len(given)) if str(i) not in given}
+    for split, values in cells.items():
+        for row, cell in enumerate(values, start=1):
+            if str(cell) not in ids:
+                known = f"{', '.join(given[:10])}{' ...' if len(given) > 10 else ''}"
+                raise DataError(f"{split} data, row {row}: label {cell!r} is none of the {len(given)} labels ({known})")
+        arrays[split] = np.array([ids[str(cell)] for cell in values], dtype=np.int64)
+    trained = arrays.get("train", np.empty(0, dtype=np.int64))
+    return Labels(given, np.bincount(trained, minlength=len(given))), arrays
+
+
+def many_of_each(
+    cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None, separator: str
+) -> tuple[Labels, dict[str, np.ndarray]]:
+    """Several labels: a list of names or ids, a list of 0 and 1 for every label, or names in a CSV cell."""
+
+    def words(cell: Any, where: str) -> list[Any]:
+        if cell is None:
+            raise DataError(f"{where}: the labels are missing (an empty list, or an empty CSV cell, means none)")
+        if isinstance(cell, str):
+            return [word.strip() for word in cell.split(separator) if word.strip()]
+        if isinstance(cell, list):
+            return cell
+        raise DataError(f"{where}: a list of labels is needed, found {cell!r}")
+
+    lists = {
+        split: [words(cell, f"{split} data, row {row}") for row, cell in enumerate(values, start=1)]
+        for split, values in cells.items()
+    }
+    shown = lists.get("train") or next(iter(lists.values()))
+    if is_indicator(shown):
+        width = len(given) if given else len(shown[0])
+        names = given or tuple(f"label_{i}" for i in range(width))
+        matrices = {}
+        for split, rows in lists.items():
+            for row, values in enumerate(rows, start=1):
+                if len(values) != width or any(v not in (0, 1) for v in values):
+                    raise DataError(f"{split} data, row {row}: {width} values of 0 or 1 are needed, found {values!r}")
+            matrices[split] = np.asarray(rows, dtype=np.float32)
+    else:
+        names = given or tuple(sorted({str(word) for row in shown for word in row}))
+        ids = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names)) if str(i) not in names}
+        if not names:
+            raise DataError(f"column {column!r}: no training row has a label")
+        matrices = {split: np.zeros((len(rows), len(names)), dtype=np.float32) for split, rows in lists.items()}
+        for split, rows in lists.items():
+            for row, values in enumerate(rows):
+                for word in values:
+                    if str(word) not in ids:
+                        known = ", ".join(names[:10])
+                        raise DataError(
+                            f"{split} data, row {row + 1}: label {word!r} is none of the {len(names)} ({known} ...)"
+                        )
+                    matrices[split][row, ids[str(word)]] = 1
+    return Labels(names, matrices.get("train", np.zeros((0, len(names)))).sum(0)), matrices
+
+
+def is_indicator(rows: Sequence[list[Any]]) -> bool:
+    """Lists of 0 and 1, of one length of at least 2 in most rows: one value for every label."""
+    lengths = [len(row) for row in rows]
+    usual = max(set(lengths), key=lengths.count)
+    return usual >= 2 and all(value in (0, 1) and not isinstance(value, str) for row in rows for value in row)
+
+
+def numbers(values: Sequence[Any], split: str, column: str) -> np.ndarray:
+    """[N] float32 for regression."""
+    result = np.empty(len(values), dtype=np.float32)
+    for row, cell in enumerate(values):
+        try:
+            result[row] = float(cell)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{split} data, row {row + 1}: {cell!r} (column {column!r}) is not a number") from error
+        if not np.isfinite(result[row]):
+            raise DataError(f"{split} data, row {row + 1}: {cell!r} (column {column!r}) is not a finite number")
+    return result

@@ -1,0 +1,62 @@
+"""Metrics of classification, from torchmetrics: states that add up over batches and devices, not kept logits.
+
+Two of them need one number per example by their nature: Spearman's rank correlation, and nothing else. Average precision
+is taken over 1,001 thresholds, so its memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from engine.batch import Batch
+from engine.parallel import World
+
+
+class ClassificationMetrics:
+    """accuracy, f1 (macro), mcc; micro and macro f1, average precision (macro); rmse, pearson, spearman."""
+
+    def __init__(self, problem: str, num_labels: int):
+        from torchmetrics import MetricCollection, classification, regression
+
+        many: dict[str, Any] = {"num_labels": num_labels}
+        classes: dict[str, Any] = {"num_classes": num_labels}
+        figures: dict[str, Any] = {
+            "single_label": lambda: {
+                "accuracy": classification.MulticlassAccuracy(**classes, average="micro"),
+                "f1": classification.MulticlassF1Score(**classes, average="macro"),
+                "mcc": classification.MulticlassMatthewsCorrCoef(**classes),
+            },
+            "multi_label": lambda: {
+                "f1_micro": classification.MultilabelF1Score(**many, average="micro"),
+                "f1_macro": classification.MultilabelF1Score(**many, average="macro"),
+                "average_precision": classification.MultilabelAveragePrecision(**many, thresholds=1001),
+            },
+            "regression": lambda: {
+                "rmse": regression.MeanSquaredError(squared=False),
+                "pearson": regression.PearsonCorrCoef(),
+                "spearman": regression.SpearmanCorrCoef(),
+            },
+        }[problem]()
+        self.problem = problem
+        self.names = tuple(figures)
+        self.collection = MetricCollection(figures, compute_groups=False)
+
+    def update(self, model: nn.Module, outputs: Any, batch: Batch) -> None:
+        """``outputs.logits``: [B, C]."""
+        logits, labels = outputs.logits.float(), batch.targets["labels"]
+        self.collection.to(logits.device)
+        if self.problem == "multi_label":
+            self.collection.update(logits.sigmoid(), labels.long())
+        elif self.problem == "regression":
+            self.collection.update(logits.squeeze(-1), labels)
+        else:
+            real = labels != -100
+            self.collection.update(logits[real].argmax(-1), labels[real])
+
+    def compute(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.collection.compute().items()}
+
+    def sync(self, world: World) -> None:
+        """torchmetrics merges by itself when torch.distributed is running."""

@@ -15,10 +15,9 @@ def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. Errors that users can mend are one line."""
     try:
         command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
-        commands = {"train": train, "evaluate": evaluate, "predict": predict}
-        if command not in commands:
-            raise UsageError(f"unknown command {command!r}; there are: {', '.join(commands)}")
-        commands[command](rest)
+        if command not in ("train", "evaluate", "predict"):
+            raise UsageError(f"unknown command {command!r}; there are: train, evaluate, predict")
+        train(rest) if command == "train" else infer(command, rest)
     except UserError as error:
         if "--debug" in argv:
             raise
@@ -46,20 +45,13 @@ def train(argv: Sequence[str]) -> None:
     try_examples(task, result.directory, find, config.device)
 
 
-def evaluate(argv: Sequence[str]) -> None:
-    [config] = parse(argv, "run.py evaluate", [EvaluateConfig], {})
+def infer(command: str, argv: Sequence[str]) -> None:
+    kind = {"evaluate": EvaluateConfig, "predict": PredictConfig}[command]
+    config, texts = parse(argv, f"run.py {command}", [kind], {}, rest="texts")
     from engine import inference
 
     inference.quiet_libraries()
-    inference.evaluate_model(config, find)
-
-
-def predict(argv: Sequence[str]) -> None:
-    config, texts = parse(argv, "run.py predict", [PredictConfig], {}, rest="texts")
-    from engine import inference
-
-    inference.quiet_libraries()
-    inference.predict(config, texts, find)
+    {"evaluate": inference.evaluate, "predict": inference.predict}[command](config, texts, find)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from engine.data import eval_loader
 from engine.errors import DataError, ResourceError, UsageError
 from engine.evaluate import evaluate
 from engine.loop import train
-from engine.parallel import describe_device
+from engine.parallel import choose_device, describe_device
+from engine.precision import choose_precision
 from engine.record import Run, split_figures
 from engine.task import Examples, Task
 
@@ -50,6 +51,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None) ->
     directory = Path(config.output_dir or f"runs/{config.task or type(task).__name__.lower()}")
     settings = settings_of(task, config)
     claim(directory, config, settings)
+    choose_precision(config.precision, choose_device(config.device))  # refused before anything is read
     examples = task.examples()
     document = run_document(settings, task, examples)
     if is_finished(directory):

@@ -19,8 +19,9 @@ def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
+@functools.cache
 def told_offline() -> bool:
-    """The user has switched the Hub off."""
+    """Had the user switched the Hub off when this was first asked?"""
     return any(os.environ.get(n, "").upper() in ("1", "TRUE", "YES", "ON") for n in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 

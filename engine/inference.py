@@ -20,7 +20,7 @@ from engine.collate import Layout
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig
 from engine.data import eval_loader
 from engine.errors import DataError, ResourceError, UsageError
-from engine.evaluate import evaluate
+from engine.evaluate import evaluate as measure
 from engine.files import Rows, read_table
 from engine.fit import is_finished, read_run
 from engine.parallel import World, choose_device
@@ -54,7 +54,7 @@ def open_model(
     kind = find(task or settings.get("task") or "classification")
     source = SourceConfig(**select(settings, SourceConfig) | {"model": name, "revision": None})
     built: Task[Any] = kind(kind.Options(**select(settings, kind.Options)), Source(source, tables))
-    model = built.load_model(name).to(choose_device(device)).eval()
+    model = built.load_model(built.source.model(None)).to(choose_device(device)).eval()
     built.adopt(model)
     return built, model
 
@@ -132,8 +132,10 @@ def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str,
         raise ResourceError(f"--output {path} cannot be written: {error.strerror}") from error
 
 
-def evaluate_model(config: EvaluateConfig, find: Find) -> dict[str, Any]:
-    """The command: loss and metrics of a finished model, printed and returned."""
+def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[str, Any]:
+    """The command: loss and metrics of a finished model, printed and returned. Raises UsageError, DataError, ModelError."""
+    if texts:
+        raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
     changes = {
         name: getattr(config, name)
         for name in ("text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding")
@@ -151,7 +153,7 @@ def evaluate_model(config: EvaluateConfig, find: Find) -> dict[str, Any]:
     engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
     loader = eval_loader(task, examples, Layout(), engine, device)
     autocast = make_autocast(choose_precision(config.precision, device), device)
-    result = evaluate(model, task, loader, autocast, World(device), total=len(loader))
+    result = measure(model, task, loader, autocast, World(device), total=len(loader))
     figures, rates = split_figures(result)
     metrics: dict[str, Any] = {f"eval_{name}": value for name, value in (figures | rates).items()}
     for name, value in metrics.items():

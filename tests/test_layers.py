@@ -1,0 +1,111 @@
+"""The order of the modules, and what must never be imported: read from the source, not from what happens to run."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [
+    {"errors"},
+    {"config", "clock", "batch", "files", "hub"},
+    {"sources", "plan", "tokens"},
+    {"optimizer", "precision", "parallel", "collate"},
+    {"task", "state"},
+    {"data", "evaluate", "checkpoint"},
+    {"record"},
+    {"loop"},
+    {"build"},
+    {"fit"},
+    {"inference"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FORBIDDEN = {"accelerate", "trl", "lightning", "pytorch_lightning", "lightning_fabric"}
+PRODUCT = sorted([*ROOT.glob("engine/*.py"), *ROOT.glob("tasks/*.py"), ROOT / "run.py"])
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Dotted names of all that is imported anywhere in a module, late imports too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def trainer_offences(source: str) -> list[str]:
+    """Uses of Trainer and of the libraries that hide the loop."""
+    tree = ast.parse(source)
+    offences = [name for name in imports(tree) if name.split(".")[0] in FORBIDDEN or "trainer" in name.lower()]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("Trainer", "TrainingArguments", "Seq2SeqTrainer"):
+            offences.append(node.attr)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "import_module":
+            offences += [a.value for a in node.args if isinstance(a, ast.Constant) and str(a.value).split(".")[0] in FORBIDDEN]
+    return offences
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_trainer_in_the_product(path):
+    assert trainer_offences(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from transformers import Trainer", "import accelerate", "from trl import SFTTrainer", "import transformers\ntransformers.Trainer",
+     "import transformers.trainer as t", "def f():\n    import lightning.fabric", "importlib.import_module('accelerate')"],
+)  # fmt: skip
+def test_the_search_for_trainer_finds_it(source):
+    assert trainer_offences(source)
+
+
+def test_every_engine_module_has_its_layer():
+    assert {p.stem for p in ROOT.glob("engine/*.py")} - {"__init__"} == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", sorted(LEVEL))
+def test_imports_go_down_only(name):
+    for imported in imports(ast.parse((ROOT / "engine" / f"{name}.py").read_text())):
+        assert not imported.startswith(("tasks", "bench", "run")), f"engine.{name} imports {imported}"
+        if imported.startswith("engine."):
+            other = imported.split(".")[1]
+            other = imported.split(".")[2] if other not in LEVEL else other
+            assert LEVEL[other] < LEVEL[name] or other == "config", f"engine.{name} imports engine.{other}"
+
+
+def test_tasks_use_the_task_side_of_the_engine_only():
+    allowed = {"task", "batch", "collate", "sources", "tokens", "files", "config", "errors", "parallel"}
+    for path in ROOT.glob("tasks/*.py"):
+        for imported in imports(ast.parse(path.read_text())):
+            if imported.startswith("engine."):
+                assert imported.split(".")[1] in allowed, f"{path.name} imports {imported}"
+
+
+def test_the_loop_stays_one_screen():
+    assert len((ROOT / "engine/loop.py").read_text().splitlines()) <= 80
+    assert len((ROOT / "run.py").read_text().splitlines()) <= 60
+
+
+def test_no_pickle_and_no_remote_code():
+    """torch.load, torch.save, pickle and trust_remote_code=True stand nowhere in the product."""
+    for path in PRODUCT:
+        tree = ast.parse(path.read_text())
+        assert not {n for n in imports(tree) if n.split(".")[0] in ("pickle", "dill", "joblib", "shelve", "marshal")}, path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+                assert node.attr not in ("load", "save"), f"{path}:{node.lineno}"
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                assert isinstance(node.value, ast.Constant) and node.value.value is False, path
+
+
+def test_help_needs_no_torch():
+    """The modules that --help imports must not import torch, directly or through each other."""
+    import subprocess
+
+    code = "import sys; sys.argv = ['run.py']; import run; run.main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

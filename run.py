@@ -51,7 +51,7 @@ def infer(command: str, argv: Sequence[str]) -> None:
     from engine import inference
 
     inference.quiet_libraries()
-    {"evaluate": inference.evaluate, "predict": inference.predict}[command](config, texts, find)
+    inference.evaluate(config, texts, find) if command == "evaluate" else inference.predict(config, texts, find)
 
 
 if __name__ == "__main__":

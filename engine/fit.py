@@ -142,7 +142,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
             raise UsageError(f"{directory} holds an unfinished run: --resume continues it, --overwrite starts again")
         if (directory / "run.json").exists():
             compare(directory, "settings", read_run(directory)["settings"], settings)
-    elif directory.is_dir() and any(directory.iterdir()) and not (directory / "run.json").exists():
+    elif directory.is_dir() and any(directory.iterdir()) and not holds_run(directory):
         raise UsageError(f"--output-dir {directory} is not empty and holds no run: choose another")
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -161,10 +161,13 @@ def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]
 
 
 def remove_run(directory: Path) -> None:
-    """run.json goes first: without it there is no finished run."""
+    """run.json goes first: without it there is no finished run. metrics.jsonl, emptied later, marks the directory as ours."""
     (directory / "run.json").unlink(missing_ok=True)
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    (directory / "metrics.jsonl").unlink(missing_ok=True)
+
+
+def holds_run(directory: Path) -> bool:
+    return any((directory / name).exists() for name in ("run.json", "metrics.jsonl", "checkpoints"))
 
 
 def is_finished(directory: Path) -> bool:

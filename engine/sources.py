@@ -183,6 +183,8 @@ class Source:
         config = self.config
         if not hub.reachable():
             hub.go_offline()
+            if config.data_revision:  # datasets then takes whatever revision the cache holds, without a word
+                raise DataError(f"--data-revision {config.data_revision} cannot be checked: {hub.endpoint()} is not reachable")
         name = config.data_config or data.config
         try:
             loaded = quietly(datasets.load_dataset)(data.path, name, revision=config.data_revision)
@@ -251,8 +253,6 @@ class Source:
         try:
             return loader(path, revision=revision or "main", trust_remote_code=False, **arguments)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            if isinstance(error, ModelError):
-                raise
             raise ModelError(f"model {path}: {' '.join(str(error).split())[:400]}") from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -47,10 +48,15 @@ class Metrics(Protocol):
     def sync(self, world: World) -> None: ...
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a task without any."""
+
+
 class Task(ABC, Generic[O]):
     """One kind of fine-tuning. A subclass is a short file in tasks/, or in a file of the user's own."""
 
-    Options: ClassVar[type]  # frozen dataclass; its fields are flags
+    Options: ClassVar[type] = NoOptions  # frozen dataclass; its fields are flags
     defaults: ClassVar[Mapping[str, Any]] = {}  # other defaults of the engine's and source's settings
     best_metric: ClassVar[str] = "loss"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "rmse", "perplexity"})

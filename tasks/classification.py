@@ -93,6 +93,8 @@ class Classification(Task[ClassificationOptions]):
             tables = self.source.hold_out(tables["train"], strata, self.source.config.eval_fraction)
         tables = {split: self.source.subset(table, split) for split, table in tables.items()}
         self.labels, targets = read_labels(tables, o.label_column, o.problem, self.given_names(), o.label_separator)
+        if o.class_weights:
+            self.labels.weights(o.class_weights)  # refused before the model is loaded
         warn_of_overlap(tables, o.text_column, o.text_pair_column)
         return {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
 

@@ -6,6 +6,7 @@ is taken over 1,001 thresholds, so its memory does not grow with the data.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,7 @@ class ClassificationMetrics:
 
         many: dict[str, Any] = {"num_labels": num_labels}
         classes: dict[str, Any] = {"num_classes": num_labels}
+        warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save all targets")
         figures: dict[str, Any] = {
             "single_label": lambda: {
                 "accuracy": classification.MulticlassAccuracy(**classes, average="micro"),

@@ -22,7 +22,7 @@ from transformers import (
 from engine.batch import Batch
 from engine.collate import Layout, pad
 from engine.sources import Source
-from engine.task import Task
+from engine.task import NoOptions, Task
 from engine.tokens import TokenDataset, Tokens
 
 NUM_WORDS = 95
@@ -90,11 +90,11 @@ def texts(num_rows: int, seed: int = 0) -> list[tuple[str, str]]:
     return rows
 
 
-class TokenTask(Task[None]):
+class TokenTask(Task[NoOptions]):
     """Cross-entropy over classes, on rows that are token ids already; the smallest task there is."""
 
     def __init__(self, model: nn.Module | None = None, train: TokenDataset | None = None, evaluation: TokenDataset | None = None):
-        super().__init__(None, Source())
+        super().__init__(NoOptions(), Source())
         self.model, self.train, self.evaluation = model, train, evaluation
         self.tokenizer = tokenizer()
 

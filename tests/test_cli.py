@@ -1,0 +1,226 @@
+"""The command line: what it prints, how fast, and one line with the mend for every mistake.
+
+Most calls are made in this process (run.main returns the exit code); the start-up times are those of a new one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import run
+import tests.tiny as tiny
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A model directory, a training and an evaluation file, and a finished run over them."""
+    folder = tmp_path_factory.mktemp("project")
+    tiny.save_model(folder / "model")
+    for name, number, seed in (("train", 60, 0), ("eval", 30, 1)):
+        with open(folder / f"{name}.csv", "w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["text", "label"])
+            writer.writerows(tiny.texts(number, seed))
+    assert run.main(command(folder, "--output-dir", str(folder / "run"))) == 0
+    return folder
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return [
+        "--task", "classification", "--model", str(folder / "model"), "--train-file", str(folder / "train.csv"),
+        "--eval-file", str(folder / "eval.csv"), "--epochs", "1", "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+def without_evaluation(arguments: list[str]) -> list[str]:
+    at = arguments.index("--eval-file")
+    return arguments[:at] + arguments[at + 2 :]
+
+
+def fails(arguments: list[str], capsys) -> tuple[int, str]:
+    """Exit code and the error line, which is the last and the only one."""
+    capsys.readouterr()
+    code = run.main(arguments)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], lines
+    return code, lines[-1]
+
+
+def test_help_answers_within_two_seconds():
+    """Best of three, because other programs run on the machine, too."""
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        shown = subprocess.run([sys.executable, "run.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        times.append(time.monotonic() - began)
+    assert min(times) < 2, times
+    for word in ("yelp", "imdb", "classification", "--accumulation-steps", "--train-file", "predict", "(default: 2e-05)"):
+        assert word in shown
+    assert "--batch_size" not in shown, "one spelling of each flag"
+
+
+def test_help_of_a_task_and_of_the_commands(capsys):
+    for arguments, words in (
+        (["--task", "yelp", "--help"], ("--stars", "--max-length", "(default: 5000)")),
+        (["predict", "--help"], ("--input", "--output", "texts")),
+        (["evaluate", "--help"], ("--file", "--max-eval-examples")),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run.main(arguments)
+        assert stop.value.code == 0
+        shown = capsys.readouterr().out
+        assert all(word in shown for word in words), shown
+
+
+def test_a_bad_flag_is_found_within_eight_seconds():
+    began = time.monotonic()
+    bad = [sys.executable, "run.py", "--task", "yelp", "--lerning-rate", "1"]
+    result = subprocess.run(bad, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and time.monotonic() - began < 8
+    assert result.stderr == "error: unknown argument '--lerning-rate' (did you mean --learning-rate?)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--task says what to learn; there are: yelp, imdb, classification"),
+        (["frob"], "unknown command 'frob'"),
+        (["--task", "yepl"], "did you mean yelp?"),
+        (["--task", "nowhere.py:Mine"], "there is no file nowhere.py"),
+        (["--task", "yelp", "--batch-size", "1.5"], "--batch-size: invalid int value: '1.5'"),
+        (["--task", "yelp", "--epochs", "2", "--epochs", "3"], "--epochs is given twice"),
+        (["--task", "yelp", "--device", "cuda:99"], "--device cuda:99"),
+        (["--task", "yelp", "--device", "toaster"], "--device must be auto, cpu, cuda"),
+        (["--task", "yelp", "--precision", "fp16", "--device", "cpu"], "--precision fp16 is not for CPUs"),
+        (["--task", "classification"], "give --train-file FILE or --data HUB_NAME"),
+        (["predict", "text"], "--model must name a model directory"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, line = fails(arguments, capsys)
+    assert code == 2 and words in line
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "runs"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--text-column", "review"], 3, "no column 'review' (it has: 'text', 'label')"),
+        (["--label-names", "a,b"], 3, "label 'c' is none of the 2 labels (a, b)"),
+        (["--max-length", "33"], 2, "--max-length 33: this model takes at most 32 tokens"),
+        (["--best-metric", "bleu"], 2, "--best-metric bleu is not computed; there are: loss, accuracy, f1, mcc"),
+        (["--class-weights", "1,2"], 2, "--class-weights needs 3 numbers"),
+        (["--batching", "sorted"], 2, "invalid choice: 'sorted'"),
+    ],
+)
+def test_what_does_not_fit_the_data_or_the_model(project, tmp_path, capsys, flags, code, words):
+    got, line = fails(command(project, "--output-dir", str(tmp_path / "out"), *flags), capsys)
+    assert got == code and words in line
+    assert not (tmp_path / "out/run.json").exists()
+
+
+def test_an_evaluation_without_evaluation_data_is_refused(project, tmp_path, capsys):
+    arguments = without_evaluation(command(project, "--output-dir", str(tmp_path / "o")))
+    assert fails([*arguments, "--patience", "2"], capsys)[0] == 2
+    assert "--eval-fraction 0.1" in fails([*arguments, "--eval-steps", "5"], capsys)[1]
+
+
+def test_models_that_are_none(project, tmp_path, capsys):
+    arguments = command(project, "--output-dir", str(tmp_path / "out"))
+    arguments[3] = str(tmp_path / "nothing")
+    assert fails(arguments, capsys) == (4, f"error: --model {tmp_path / 'nothing'}: there is no such directory")
+    (tmp_path / "empty").mkdir()
+    arguments[3] = str(tmp_path / "empty")
+    code, line = fails(arguments, capsys)
+    assert code == 4 and "no config.json" in line
+
+
+def test_a_directory_that_is_taken(project, capsys):
+    code, line = fails(command(project, "--output-dir", str(project / "run"), "--learning-rate", "1e-3"), capsys)
+    assert code == 2 and "learning_rate: 2e-05 -> 0.001" in line and "--overwrite" in line
+    code, line = fails(command(project, "--output-dir", str(project / "train.csv")), capsys)
+    assert code == 2 and "is a file" in line
+
+
+def test_debug_shows_the_traceback(project):
+    from engine.errors import UsageError
+
+    with pytest.raises(UsageError):
+        run.main(["--task", "yepl", "--debug"])
+
+
+def test_a_finished_model_skips_training(project, capsys):
+    before = (project / "run/model.safetensors").stat().st_mtime_ns
+    assert run.main(command(project, "--output-dir", str(project / "run"))) == 0
+    assert "finished model found in" in capsys.readouterr().out
+    assert (project / "run/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_config_file_and_flags_over_it(project, tmp_path):
+    (tmp_path / "c.toml").write_text('task = "classification"\nlearning-rate = 3e-4\nbatch_size = 4\n')
+    arguments = [*command(project)[2:], "--config", str(tmp_path / "c.toml"), "--batch-size", "8", "--output-dir", str(tmp_path / "o")]
+    assert run.main(arguments) == 0
+    settings = json.loads((tmp_path / "o/run.json").read_text())["settings"]
+    assert (settings["learning_rate"], settings["batch_size"], settings["task"]) == (3e-4, 8, "classification")
+
+
+def test_a_task_of_ones_own(project, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from tasks.classification import Classification\n\n\nclass Mine(Classification):\n    defaults = {'learning_rate': 5e-3}\n"
+    )
+    arguments = command(project, "--output-dir", str(tmp_path / "o"))
+    arguments[1] = f"{tmp_path / 'mine.py'}:Mine"
+    assert run.main(arguments) == 0
+    assert json.loads((tmp_path / "o/run.json").read_text())["settings"]["learning_rate"] == 5e-3
+    assert run.main(["predict", "--model", str(tmp_path / "o"), "w0 w5"]) == 0, "the file is found again by its name"
+    arguments[1] = f"{tmp_path / 'mine.py'}:Other"
+    assert "defines no subclass" in fails(arguments, capsys)[1]
+
+
+def test_no_evaluation_data_is_said(project, tmp_path, capsys):
+    arguments = without_evaluation(command(project, "--output-dir", str(tmp_path / "o")))
+    assert run.main(arguments) == 0
+    assert "the last model is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("problem", ["multi_label", "regression"])
+def test_the_other_problems_train_and_predict(project, tmp_path, capsys, problem):
+    labels = {"multi_label": ["insult|threat", "", "insult"], "regression": ["0.5", "-2", "3.25"]}[problem]
+    with open(tmp_path / "t.csv", "w") as stream:
+        stream.write("text,label\n" + "".join(f"w{i % 90} w{i % 7},{labels[i % 3]}\n" for i in range(48)))
+    arguments = ["--task", "classification", "--problem", problem, "--model", str(project / "model"), "--train-file"]
+    arguments += [str(tmp_path / "t.csv"), "--eval-fraction", "0.25", "--epochs", "1", "--output-dir", str(tmp_path / "o")]
+    assert run.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(f"eval_{name}" in shown for name in {"multi_label": ("f1_micro", "f1_macro", "average_precision"),
+                                                     "regression": ("rmse", "pearson", "spearman")}[problem])  # fmt: skip
+    assert run.main(["predict", "--model", str(tmp_path / "o"), "--input", str(tmp_path / "t.csv"), "--output",
+                     str(tmp_path / "p.jsonl")]) == 0  # fmt: skip
+    first = json.loads((tmp_path / "p.jsonl").read_text().splitlines()[0])
+    if problem == "regression":
+        assert isinstance(first["predicted_value"], float)
+    else:
+        assert set(first["probabilities"]) == {"insult", "threat"} and isinstance(first["predicted_label"], list)
+
+
+def test_sentence_pairs(project, tmp_path, capsys):
+    with open(tmp_path / "t.jsonl", "w") as stream:
+        stream.writelines(json.dumps({"a": f"w{i}", "b": f"w{i + 1}", "label": i % 2}) + "\n" for i in range(40))
+    arguments = ["--task", "classification", "--text-column", "a", "--text-pair-column", "b", "--model", str(project / "model")]
+    arguments += ["--train-file", str(tmp_path / "t.jsonl"), "--eval-fraction", "0.2", "--epochs", "1"]
+    assert run.main([*arguments, "--output-dir", str(tmp_path / "o")]) == 0
+    capsys.readouterr()
+    assert run.main(["predict", "--model", str(tmp_path / "o"), "--input", str(tmp_path / "t.jsonl")]) == 0
+    assert "w0 | w1" in capsys.readouterr().out
+    code, line = fails(["predict", "--model", str(tmp_path / "o"), "only one"], capsys)
+    assert code == 2 and "two texts" in line

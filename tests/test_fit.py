@@ -1,0 +1,181 @@
+"""A whole run from Python: what it leaves behind, what it keeps, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+import tests.tiny as tiny
+from engine.config import TrainConfig
+from engine.errors import DivergedError, UsageError
+from engine.fit import fit
+
+
+def config(folder: Path, **changes) -> TrainConfig:
+    settings = {"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "log_steps": 3, "device": "cpu"} | changes
+    return TrainConfig(output_dir=str(folder / "run"), **settings)
+
+
+def make_task(**rows) -> tiny.TokenTask:
+    return tiny.TokenTask(train=tiny.token_rows(40), evaluation=tiny.token_rows(21, seed=5), **rows)
+
+
+def kinds(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_finished_run(tmp_path, capsys):
+    result = fit(make_task(), config(tmp_path), tiny.bert())
+    out = capsys.readouterr().out
+    document = json.loads((tmp_path / "run/run.json").read_text())
+    assert document["status"] == "finished" and document["metrics"] == result.metrics
+    assert {"train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "eval_loss", "eval_accuracy",
+            "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"} <= result.metrics.keys()  # fmt: skip
+    for word in ("device     cpu", "plan       10 steps = 2 epochs of 5", "epoch 1: mean loss", "train_runtime", "eval_accuracy"):
+        assert word in out
+    lines = kinds(tmp_path)
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [3, 6, 9, 10]
+    assert [line["step"] for line in lines if line["kind"] == "eval"] == [5, 10]
+    assert [line["step"] for line in lines if line["kind"] == "epoch"] == [5, 10]
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")], "nothing temporary stays"
+
+
+def test_log_lines_mean_what_they_say(tmp_path):
+    """Loss: mean over the window's items; learning rate: the one used; counts from the start; waste of the window."""
+    fit(make_task(), config(tmp_path / "a"), tiny.bert(dropout=0.0))
+    fit(make_task(), config(tmp_path / "b", log_steps=1), tiny.bert(dropout=0.0))
+    windows = [line for line in kinds(tmp_path / "a") if line["kind"] == "train"]
+    steps = [line for line in kinds(tmp_path / "b") if line["kind"] == "train"]
+    assert len(steps) == 10
+    assert windows[0]["loss"] == pytest.approx(sum(line["loss"] for line in steps[:3]) / 3, rel=1e-6)
+    assert windows[-1]["loss"] == pytest.approx(steps[-1]["loss"], rel=1e-6)
+    assert [line["learning_rate"] for line in steps] == pytest.approx([1e-3 * (10 - i) / 10 for i in range(10)])
+    assert windows[0]["learning_rate"] == steps[2]["learning_rate"] and windows[0]["grad_norm"] == steps[2]["grad_norm"]
+    assert [line["num_examples"] for line in steps] == [8 * (i + 1) for i in range(10)]
+    assert steps[-1]["num_tokens"] == 2 * tiny.token_rows(40).lengths.sum()
+    epochs = [line for line in kinds(tmp_path / "b") if line["kind"] == "epoch"]
+    assert epochs[0]["loss"] == pytest.approx(sum(line["loss"] for line in steps[:5]) / 5, rel=1e-6)
+    assert all(0 < line["padding_waste"] < 0.6 and set(line["seconds"]) >= {"data", "forward", "backward"} for line in steps)
+
+
+def test_eval_loss_and_metrics_do_not_depend_on_the_eval_batch_size(tmp_path):
+    losses = []
+    for size in (1, 4, 21):
+        fit(make_task(), config(tmp_path / str(size), eval_batch_size=size), tiny.bert())
+        losses.append([line["loss"] for line in kinds(tmp_path / str(size)) if line["kind"] == "eval"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] == pytest.approx(losses[2], rel=1e-6)
+
+
+def test_evaluation_leaves_the_training_as_it_was(tmp_path):
+    """Evaluating after every step or never: the same weights, dropout on."""
+    often = fit(make_task(), config(tmp_path / "a", eval_steps=1, best_metric="loss", save_steps=100), tiny.bert())
+    last = json.loads((tmp_path / "a/run/run.json").read_text())
+    never = fit(tiny.TokenTask(train=tiny.token_rows(40)), config(tmp_path / "b"), tiny.bert())
+    assert last["status"] == "finished"
+    whole = {line["step"]: line["loss"] for line in kinds(tmp_path / "a") if line["kind"] == "train"}
+    assert whole == {line["step"]: line["loss"] for line in kinds(tmp_path / "b") if line["kind"] == "train"}
+    assert often.model is not None and never.model is not None
+
+
+class Scripted(tiny.TokenTask):
+    """Its evaluation gives the accuracies of a script, one after the other."""
+
+    script = (0.5, 0.9, 0.6, 0.7)
+    best_metric = "accuracy"
+
+    def metrics(self, split):
+        real = super().metrics(split)
+        type(self).calls = getattr(type(self), "calls", -1) + 1
+        value = self.script[min(max(self.calls - 1, 0), len(self.script) - 1)]  # the first call asks for names only
+        real.compute = lambda: {"accuracy": value, "f1": 0.0, "mcc": 0.0}
+        return real
+
+
+def test_the_best_model_is_the_one_that_is_kept(tmp_path):
+    Scripted.calls = -1
+    rows = tiny.token_rows(40)
+    result = fit(Scripted(train=rows, evaluation=rows), config(tmp_path, epochs=4, keep_checkpoints=1), tiny.bert())
+    assert result.metrics["eval_accuracy"] == 0.9
+    best = (tmp_path / "run/checkpoints/step-00000010/model.safetensors").read_bytes()
+    last = (tmp_path / "run/checkpoints/step-00000020/model.safetensors").read_bytes()
+    from safetensors.torch import load
+
+    kept = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", dtype=torch.float32).state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in load(best).items())
+    assert not all(torch.equal(kept[name], tensor) for name, tensor in load(last).items())
+
+
+def test_early_stopping(tmp_path, capsys):
+    Scripted.calls = -1
+    rows = tiny.token_rows(40)
+    result = fit(Scripted(train=rows, evaluation=rows), config(tmp_path, epochs=9, patience=2), tiny.bert())
+    assert result.metrics["num_steps"] == 20 and result.metrics["eval_accuracy"] == 0.9
+    assert "stopping early: 2 evaluations without a better accuracy" in capsys.readouterr().out
+
+
+def test_the_same_again_is_skipped_and_another_is_refused(tmp_path, capsys):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    weights = (tmp_path / "run/model.safetensors").stat().st_mtime_ns
+    again = fit(make_task(), config(tmp_path, log_steps=5, workers=1), tiny.bert())
+    assert again.skipped and "training skipped" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"learning_rate: 0.001 -> 0.002.*--overwrite"):
+        fit(make_task(), config(tmp_path, learning_rate=2e-3), tiny.bert())
+    with pytest.raises(UsageError, match="other data"):
+        fit(tiny.TokenTask(train=tiny.token_rows(41), evaluation=tiny.token_rows(21, seed=5)), config(tmp_path), tiny.bert())
+    assert weights == (tmp_path / "run/model.safetensors").stat().st_mtime_ns
+    fit(make_task(), config(tmp_path, learning_rate=2e-3, overwrite=True), tiny.bert())
+    assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["learning_rate"] == 2e-3
+
+
+def test_a_directory_that_is_not_ours_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.tex").write_text("nine years of work")
+    with pytest.raises(UsageError, match="not empty"):
+        fit(make_task(), config(tmp_path), tiny.bert())
+    with pytest.raises(UsageError, match="not empty"):
+        fit(make_task(), config(tmp_path, overwrite=True), tiny.bert())
+    assert (tmp_path / "run/thesis.tex").read_text() == "nine years of work"
+
+
+def test_a_model_inside_the_output_directory_is_refused(tmp_path):
+    from engine.sources import Source, SourceConfig
+
+    task = make_task()
+    (tmp_path / "run/inner").mkdir(parents=True)
+    task.source = Source(SourceConfig(model=str(tmp_path / "run/inner")))
+    with pytest.raises(UsageError, match="lies inside --output-dir"):
+        fit(task, config(tmp_path), tiny.bert())
+
+
+def test_nan_stops_the_run_before_the_weights_are_touched(tmp_path):
+    """The weights in memory and in the last checkpoint stay finite; the run says where."""
+
+    class Poisoned(tiny.TokenTask):
+        def loss(self, outputs, batch):
+            loss = super().loss(outputs, batch)
+            return loss * float("nan") if any(key == (1, 0) for key in batch.keys) else loss
+
+    task = Poisoned(train=tiny.token_rows(40), evaluation=tiny.token_rows(21))
+    model = tiny.bert()
+    with pytest.raises(DivergedError, match=r"between steps \d+ and \d+"):
+        fit(task, config(tmp_path), model)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert not (tmp_path / "run/model.safetensors").exists()
+    assert (tmp_path / "run/checkpoints/step-00000005").is_dir()
+
+
+def test_own_model_and_data_from_python(tmp_path):
+    """The example of docs/from-python.md, as it stands there."""
+    page = (Path(__file__).parent.parent / "docs/from-python.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) <= 24
+    tiny.save_model(tmp_path / "model")
+    code = code.replace("distilbert-base-uncased", str(tmp_path / "model")).replace("runs/mine", str(tmp_path / "mine"))
+    names: dict = {}
+    exec(compile(code, "from-python.md", "exec"), names)
+    assert names["result"].metrics["eval_accuracy"] >= 0
+    assert (tmp_path / "mine/model.safetensors").exists()

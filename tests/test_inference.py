@@ -1,0 +1,128 @@
+"""A finished run is a model directory like any other: pipelines and Auto classes give what predict gives."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import run
+import tests.tiny as tiny
+import tasks
+from engine.inference import one_line, open_model
+from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
+
+TEXTS = ["w0 w7 w9", "w3 w1 w44 w50 w6", "w2", "w9 w8 w7 w6 w5 w4 w3 w0"]
+
+
+def predictions(folder: Path) -> list[dict]:
+    task, model = open_model(str(folder), tasks.find)
+    return list(task.predict(model, TEXTS))
+
+
+def test_pipeline_gives_the_same_probabilities_and_names(project):  # noqa: F811
+    classify = pipeline("text-classification", model=str(project / "run"), top_k=None, device="cpu")
+    for ours, theirs in zip(predictions(project / "run"), classify(TEXTS), strict=True):
+        assert {row["label"] for row in theirs} == {"a", "b", "c"}
+        for row in theirs:  # rows are padded differently: float32 rounding
+            assert ours["probabilities"][row["label"]] == pytest.approx(row["score"], abs=1e-6)
+        assert ours["label"] == theirs[0]["label"] and ours["score"] == pytest.approx(theirs[0]["score"], abs=1e-6)
+
+
+def test_auto_classes_give_the_same_probabilities(project):  # noqa: F811
+    model = AutoModelForSequenceClassification.from_pretrained(project / "run")
+    tokenizer = AutoTokenizer.from_pretrained(project / "run")
+    with torch.no_grad():
+        expected = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.softmax(-1)
+    got = torch.tensor([list(row["probabilities"].values()) for row in predictions(project / "run")])
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"} and model.config.problem_type == "single_label_classification"
+
+
+def test_predict_prints_label_and_confidence(project, capsys):  # noqa: F811
+    assert run.main(["predict", "--model", str(project / "run"), *TEXTS]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, text, expected in zip(lines, TEXTS, predictions(project / "run"), strict=True):
+        assert line == f"{expected['label']} ({expected['score']:.2f})\t{text}"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_predict_a_file(project, tmp_path, kind, capsys):  # noqa: F811
+    """The input's columns stay as they are, "007" and quoted newlines included; order is kept."""
+    with open(tmp_path / "in.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([["id", "text", "label"], *([f"00{i}", text + "\nw5", "x"] for i, text in enumerate(TEXTS))])
+    output = tmp_path / f"out.{kind}"
+    arguments = ["predict", "--model", str(project / "run"), "--input", str(tmp_path / "in.csv"), "--output", str(output)]
+    assert run.main(arguments) == 0
+    with open(output, newline="") as stream:
+        rows = list(csv.DictReader(stream)) if kind == "csv" else [json.loads(line) for line in stream]
+    assert [row["id"] for row in rows] == ["000", "001", "002", "003"]
+    assert [row["text"] for row in rows] == [text + "\nw5" for text in TEXTS] and {row["label"] for row in rows} == {"x"}
+    for row in rows:
+        p = {k.removeprefix("probability_"): float(v) for k, v in row.items() if k.startswith("probability_")} or row["probabilities"]
+        assert row["predicted_label"] == max(p, key=p.get) and sum(p.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_a_text_file(project, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))
+    assert run.main(["predict", "--model", str(project / "run"), "--input", str(tmp_path / "in.txt")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(TEXTS)
+
+
+def test_what_predict_refuses(project, tmp_path, capsys):  # noqa: F811
+    model = ["predict", "--model", str(project / "run")]
+    assert fails(model, capsys)[0] == 2
+    assert fails([*model, "text", "--input", "x.csv"], capsys)[0] == 2
+    assert fails([*model, "--input", str(tmp_path / "none.csv")], capsys) == (3, f"error: {tmp_path / 'none.csv'} does not exist")
+    assert ".csv or .jsonl" in fails([*model, "text", "--output", "x.xls"], capsys)[1]
+    (tmp_path / "i.csv").write_text("id,body\n1,w0\n")
+    code, line = fails([*model, "--input", str(tmp_path / "i.csv")], capsys)
+    assert code == 3 and "it has: id, body" in line and "--text-column" in line
+    assert run.main([*model, "--input", str(tmp_path / "i.csv"), "--text-column", "body"]) == 0
+
+
+def test_an_unfinished_run_is_not_a_model(tmp_path, capsys):
+    (tmp_path / "run.json").write_text(json.dumps({"status": "running", "settings": {}}))
+    code, line = fails(["predict", "--model", str(tmp_path), "w0"], capsys)
+    assert code == 2 and "--resume" in line
+
+
+def test_a_model_that_no_run_of_ours_has_made(tmp_path, capsys):
+    tiny.save_model(tmp_path / "m", tiny.distilbert(num_labels=2))
+    assert run.main(["predict", "--model", str(tmp_path / "m"), "w0 w1"]) == 0
+    assert "LABEL_" in capsys.readouterr().out
+
+
+def test_evaluate_repeats_the_figures_of_training(project, capsys):  # noqa: F811
+    figures = json.loads((project / "run/run.json").read_text())["metrics"]
+    assert run.main(["evaluate", "--model", str(project / "run"), "--output", str(project / "e.json")]) == 0
+    again = json.loads((project / "e.json").read_text())
+    for name in ("eval_loss", "eval_accuracy", "eval_f1", "eval_mcc"):
+        assert again[name] == pytest.approx(figures[name], rel=1e-6)
+    assert run.main(["evaluate", "--model", str(project / "run"), "--file", str(project / "eval.csv"),
+                     "--output", str(project / "f.json")]) == 0  # fmt: skip
+    assert json.loads((project / "f.json").read_text())["eval_loss"] == pytest.approx(figures["eval_loss"], rel=1e-6)
+
+
+def test_evaluate_a_file_with_a_label_the_model_does_not_know(project, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "e.csv").write_text("text,label\nw0,z\n")
+    code, line = fails(["evaluate", "--model", str(project / "run"), "--file", str(tmp_path / "e.csv")], capsys)
+    assert code == 3 and "label 'z' is none of the 3 labels (a, b, c)" in line
+
+
+def test_texts_cannot_drive_the_terminal():
+    assert "\x1b" not in one_line("\x1b]0;title\x07 text\nmore") and "\n" not in one_line("a\nb")
+
+
+def test_train_further_from_a_finished_model(project, tmp_path, capsys):  # noqa: F811
+    """The tutorial's "train further": the finished model is the start of another run."""
+    arguments = command(project, "--output-dir", str(tmp_path / "further"))
+    arguments[3] = str(project / "run")
+    assert run.main(arguments) == 0
+    captured = capsys.readouterr()
+    assert "new, to be trained" not in captured.err, "the head is the finished model's"
+    assert (project / "run/model.safetensors").read_bytes() != (tmp_path / "further/model.safetensors").read_bytes()

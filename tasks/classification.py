@@ -28,7 +28,7 @@ from engine.errors import DataError, ModelError, UsageError
 from engine.files import Rows
 from engine.sources import HubData, Source
 from engine.task import Examples, Row, Task
-from engine.tokens import TokenDataset, tokenize
+from engine.tokens import TokenDataset, tokenize, tokenize_now
 from tasks.labels import Labels, read_labels
 from tasks.metrics import ClassificationMetrics
 
@@ -238,7 +238,7 @@ class Classification(Task[ClassificationOptions]):
         if self.options.text_pair_column and isinstance(texts[0], str):
             raise UsageError("this model compares two texts: give them as two columns of --input FILE")
         firsts, seconds = zip(*[(t, None) if isinstance(t, str) else t for t in texts], strict=True)
-        tokens = tokenize(firsts, self.tokenizer, self.max_length, None if seconds[0] is None else seconds, name="the input")
+        tokens = tokenize_now(firsts, None if seconds[0] is None else seconds, self.tokenizer, self.max_length, "the input")
         if tokens.num_truncated:
             note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         rows = TokenDataset(tokens, {})

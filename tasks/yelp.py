@@ -55,9 +55,7 @@ class Yelp(Classification):
         column = self.options.text_column
         return {
             split: table.filter(
-                lambda rows: ["restaurant" in str(text).lower() for text in rows[column]],
-                batched=True,
-                keep_in_memory=True,
+                lambda rows: ["restaurant" in str(text).lower() for text in rows[column]], batched=True
             )
             for split, table in super().tables().items()
         }

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig, flag_value, parse, show_help
-from engine.errors import UsageError, UserError
+from engine.errors import UsageError, explain
 from engine.sources import SourceConfig
 from tasks import TASKS, find
 
@@ -18,14 +18,12 @@ def main(argv: Sequence[str]) -> int:
         if command not in ("train", "evaluate", "predict"):
             raise UsageError(f"unknown command {command!r}; there are: train, evaluate, predict")
         train(rest) if command == "train" else infer(command, rest)
-    except UserError as error:
-        if "--debug" in argv:
+    except BaseException as error:
+        explained = explain(error)
+        if explained is None or "--debug" in argv:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C; the last checkpoint stands (--resume continues from it)", file=sys.stderr)
-        return 130
+        print(explained[0], file=sys.stderr)
+        return explained[1]
     return 0
 
 

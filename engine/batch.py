@@ -36,8 +36,8 @@ class Batch:
     keys: list[Key] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Batch:
-        """On ``device``; asynchronous from pinned memory."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """On ``device``; asynchronous on CUDA only, where the memory is pinned (on MPS it would read freed memory)."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def pin_memory(self) -> Batch:
         """In page-locked memory; DataLoader calls this when it pins."""

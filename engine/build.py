@@ -5,6 +5,7 @@ seed -> examples -> model -> device -> optimizer and schedule -> (checkpoint) ->
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,8 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it before its first call
     torch.use_deterministic_algorithms(config.deterministic)
     set_seed(config.seed)
     model = (task.build_model() if model is None else model).to(device)

@@ -155,8 +155,9 @@ def set_rng(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
 def commit(root: Path, step: int, files: Files) -> Path:
     """Write ``root/step-NNNNNNNN``; it is there in full or not at all. Raises ResourceError (disk full, not writable)."""
     final = root / f"step-{step:08d}"
-    temporary = root / f".tmp-{final.name}-{os.getpid()}"
+    temporary = root / f".tmp-{final.name}"
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed here
         temporary.mkdir(parents=True)
         manifest = {name: write_synced(temporary / name, content) for name, content in files.items()}
         document = {"format": FORMAT, "step": step, "files": manifest}
@@ -193,7 +194,8 @@ def sync_directory(path: Path) -> None:
 
 def discard(directory: Path) -> None:
     """Un-name first, then delete: a half-deleted checkpoint is never taken for one."""
-    dead = directory.with_name(f".dead-{directory.name}-{os.getpid()}")
+    dead = directory.with_name(f".dead-{directory.name}")
+    shutil.rmtree(dead, ignore_errors=True)
     os.rename(directory, dead)
     shutil.rmtree(dead, ignore_errors=True)
 
@@ -240,6 +242,16 @@ def newest(root: Path) -> Files | None:
     if steps:
         raise ModelError(f"no checkpoint in {root} is whole: give --overwrite to start from the beginning")
     return None
+
+
+def forget_after(root: Path, step: int) -> None:
+    """Drop checkpoints later than ``step`` (damaged ones, when an older one was taken) and what a killed save has left."""
+    for later in steps_in(root):
+        if later > step:
+            discard(root / f"step-{later:08d}")
+    for pattern in (".tmp-step-*", ".dead-step-*"):
+        for path in root.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def rotate(root: Path, keep: int) -> None:

@@ -1,7 +1,8 @@
 """Where the time of a step goes: data, forward, backward, optimizer.
 
 On a CPU a phase is the wall time inside it. On CUDA, kernels run behind the program, so a phase is the time between two
-events on the stream, read when the log line is written: no synchronisation is added to a step.
+events on the stream, read when the log line is written: no synchronisation is added to a step. On MPS it is the time to
+hand the work over.
 """
 
 from __future__ import annotations

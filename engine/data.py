@@ -69,7 +69,7 @@ def make_loader(
 
 
 def ignore_interrupt(worker: int) -> None:
-    """Ctrl-C is for the main process: it finishes the step; a worker that dies of it would break the step."""
+    """Ctrl-C is for the main process, which ends the workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -6,6 +6,8 @@ ours and shows its traceback. All are ``ValueError``, so Python callers need no 
 
 from __future__ import annotations
 
+import errno
+
 
 class UserError(ValueError):
     """Base of the errors below. The message states the rule, the value found and the remedy."""
@@ -39,3 +41,14 @@ class ResourceError(UserError):
     """Out of memory, disk or permission (exit code 6)."""
 
     exit_code = 6
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The line for stderr and the exit code of what a user can mend; None for everything else."""
+    if isinstance(error, UserError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C; a checkpoint, if there was one, stands (--resume continues from it)", 130
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO):
+        return f"error: {error.filename or 'disk'}: {error.strerror}; what is there stands", ResourceError.exit_code
+    return None

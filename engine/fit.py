@@ -6,21 +6,23 @@ From the command line this is ``python run.py --task ...``; from Python it is ``
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import platform
-import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from engine.build import Setup, build
-from engine.checkpoint import load_model, load_state, newest, read, steps_in, sync_directory
+from engine.checkpoint import forget_after, load_model, load_state, newest, read, steps_in, sync_directory
 from engine.config import TrainConfig, differences, note
 from engine.data import eval_loader
 from engine.errors import DataError, ResourceError, UsageError
@@ -51,24 +53,37 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None) ->
     directory = Path(config.output_dir or f"runs/{config.task or type(task).__name__.lower()}")
     settings = settings_of(task, config)
     claim(directory, config, settings)
+    with locked(directory):
+        return _fit(task, config, model, directory, settings)
+
+
+def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, directory: Path, settings: dict[str, Any]) -> Result:
     choose_precision(config.precision, choose_device(config.device))  # refused before anything is read
     examples = task.examples()
     document = run_document(settings, task, examples)
-    if is_finished(directory):
+    if is_finished(directory) and not config.overwrite:
         compare(directory, "data", read_run(directory)["data"]["fingerprints"], document["data"]["fingerprints"])
         print(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
         return Result(directory, read_run(directory)["metrics"], None, skipped=True)
-    check_evaluation(task, config, examples)
+    check_data(task, config, examples)
 
     setup = build(task, examples["train"], config, model)
     document |= {"device": describe_device(setup.world.device), "precision": setup.precision}
     announce(task, setup, examples, config, document)
+    if config.overwrite:
+        remove_run(directory)
     run = make_run(directory, task, config, setup, examples)
-    resume(run, setup, config, document)
-    write_run(directory, {**document, "status": "running"})
     began = time.perf_counter()
     try:
-        train(setup.state, task, setup.data, config, setup.world, run)
+        resume(run, setup, config, document)
+        write_run(directory, {**document, "status": "running"})
+        if not run.should_stop:
+            train(setup.state, task, setup.data, config, setup.world, run)
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"out of memory on {document['device']}: lower --batch-size and raise --accumulation-steps (the same step), "
+            "or lower --max-length"
+        ) from error
     finally:
         run.close()
     metrics = summarise(run, setup, time.perf_counter() - began)
@@ -105,10 +120,12 @@ def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[st
     }
 
 
-def check_evaluation(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples]) -> None:
-    """Raises UsageError when an evaluation is asked for that cannot be; DataError without training rows."""
+def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples]) -> None:
+    """Raises DataError without training rows, UsageError when an evaluation is asked for that cannot be."""
     if len(examples["train"]) == 0:
         raise DataError("there is no row to train on")
+    if (step := config.batch_size * config.accumulation_steps) > len(examples["train"]):
+        note(f"warning: a step of {step} examples is more than the {len(examples['train'])} there are: an epoch is one step")
     if "eval" in examples:
         known = ["loss", *task.metrics("eval").names]
         if (metric := config.best_metric or task.best_metric) not in known:
@@ -133,23 +150,34 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
     model = Path(settings["model"])
     if model.is_dir() and (directory.resolve() == model.resolve() or directory.resolve() in model.resolve().parents):
         raise UsageError(f"--model {model} lies inside --output-dir {directory}, which will be written: choose another")
+    if directory.is_dir() and any(directory.iterdir()) and not holds_run(directory):
+        raise UsageError(f"--output-dir {directory} is not empty and holds no run: choose another")
     if config.overwrite:
-        remove_run(directory)
-    if is_finished(directory):
+        pass  # what is there goes when everything else has been checked
+    elif is_finished(directory):
         compare(directory, "settings", read_run(directory)["settings"], settings)
     elif steps_in(directory / "checkpoints"):
         if not config.resume:
             raise UsageError(f"{directory} holds an unfinished run: --resume continues it, --overwrite starts again")
         if (directory / "run.json").exists():
             compare(directory, "settings", read_run(directory)["settings"], settings)
-    elif directory.is_dir() and any(directory.iterdir()) and not holds_run(directory):
-        raise UsageError(f"--output-dir {directory} is not empty and holds no run: choose another")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(f"--output-dir {directory} cannot be made: {error.strerror}") from error
     if not os.access(directory, os.W_OK):
         raise ResourceError(f"--output-dir {directory} is not writable")
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """One run at a time in a directory. A POSIX record lock: it ends with this process, and workers do not inherit it."""
+    with open(directory / ".lock", "w") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{directory} is in use by another run: wait for it, or choose another --output-dir") from error
+        yield
 
 
 def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -163,11 +191,13 @@ def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]
 def remove_run(directory: Path) -> None:
     """run.json goes first: without it there is no finished run. metrics.jsonl, emptied later, marks the directory as ours."""
     (directory / "run.json").unlink(missing_ok=True)
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    forget_after(directory / "checkpoints", 0)
 
 
 def holds_run(directory: Path) -> bool:
-    return any((directory / name).exists() for name in ("run.json", "metrics.jsonl", "checkpoints"))
+    """Only what is surely ours counts: a folder named checkpoints alone does not."""
+    ours = any((directory / name).exists() for name in ("run.json", "metrics.jsonl", ".lock"))
+    return ours or bool(steps_in(directory / "checkpoints"))
 
 
 def is_finished(directory: Path) -> bool:
@@ -235,10 +265,14 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
         if config.resume:
             print("resume: there is no checkpoint, starting at step 0")
         return
-    before = read_run(run.directory)["data"]["fingerprints"]
-    compare(run.directory, "data", before, document["data"]["fingerprints"])
+    before = read_run(run.directory)
+    compare(run.directory, "data", before["data"]["fingerprints"], document["data"]["fingerprints"])
+    compare(run.directory, "precision", {"precision": before["precision"]}, {"precision": document["precision"]})
     run.restore(load_state(setup.state, files))
-    print(f"resume: exact, from step {setup.state.step} of {run.num_steps}")
+    forget_after(run.directory / "checkpoints", setup.state.step)
+    same = all(before[name] == document[name] for name in ("device", "versions"))
+    how = "exact" if same else "same data order, not bitwise (another device or other versions)"
+    print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
 def announce(

@@ -25,8 +25,8 @@ from engine.files import Rows, read_table
 from engine.fit import is_finished, read_run
 from engine.parallel import World, choose_device
 from engine.precision import choose_precision, make_autocast
-from engine.record import split_figures
-from engine.sources import Source, SourceConfig
+from engine.record import finite, split_figures
+from engine.sources import Source, SourceConfig, as_dataset
 from engine.task import Task
 
 Find = Callable[[str], type[Task[Any]]]
@@ -105,15 +105,18 @@ def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str,
     """The input's columns as they were, and the prediction's beside them (a CSV gets one column per probability)."""
     names = list(rows)
 
+    def beside(key: str) -> str:
+        return key if key not in rows else f"predicted_{key}"
+
     def fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
         flat: dict[str, Any] = {}
         for key, value in prediction.items():
             if isinstance(value, Mapping) and path.suffix.lower() == ".csv":
-                flat |= {f"probability_{name}": p for name, p in value.items()}
+                flat |= {beside(f"probability_{name}"): p for name, p in value.items()}
             elif isinstance(value, list) and path.suffix.lower() == ".csv":
                 flat["predicted_" + key] = "|".join(map(str, value))
             else:
-                flat["predicted_" + key if key in ("label", "value") else key] = value
+                flat["predicted_" + key if key in ("label", "value") else beside(key)] = value
         return flat
 
     def lines() -> Iterable[dict[str, Any]]:
@@ -136,6 +139,8 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     """The command: loss and metrics of a finished model, printed and returned. Raises UsageError, DataError, ModelError."""
     if texts:
         raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
+    if config.output and not Path(config.output).parent.is_dir():
+        raise UsageError(f"--output {config.output}: there is no such directory")
     changes = {
         name: getattr(config, name)
         for name in ("text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding")
@@ -143,7 +148,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     tables = None
     if config.file:
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
-        tables = {"eval": Dataset.from_dict(rows)}
+        tables = {"eval": as_dataset(rows, config.file)}
         changes["max_eval_examples"] = config.max_eval_examples or 0
     task, model = open_model(config.model, find, device=config.device, task=config.task, changes=changes, tables=tables)
     examples = task.examples().get("eval")
@@ -159,7 +164,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     for name, value in metrics.items():
         print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
     if config.output:
-        Path(config.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        Path(config.output).write_text(json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return metrics
 
 

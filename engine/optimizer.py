@@ -79,6 +79,7 @@ class Guard:
         self.diverged = torch.zeros((), device=device)
         self.skip = torch.zeros((), device=device)
         self.sticky = sticky
+        self.optimizer = optimizer
         optimizer.register_step_pre_hook(self._merge)
 
     def check(self, grad_norm: Tensor, num_items: Tensor) -> None:
@@ -86,7 +87,11 @@ class Guard:
         if self.sticky:
             self.diverged = torch.maximum(self.diverged, (~torch.isfinite(grad_norm)).float())
         self.skip = torch.maximum(self.diverged, (num_items == 0).float())
+        if self.skip.device.type == "mps" and bool(self.skip):  # its fused kernel ignores found_inf; the one host wait
+            self.optimizer.zero_grad(set_to_none=True)  # without gradients the step below does nothing
 
     def _merge(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if self.skip.device.type == "mps":
+            return
         overflow = getattr(optimizer, "found_inf", None) if hasattr(optimizer, "grad_scale") else None
         optimizer.found_inf = self.skip if overflow is None else torch.maximum(overflow, self.skip)  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ class World:
 
     def sum(self, values: Sequence[float]) -> Tensor:
         """The values added up over all devices: [len(values)] float32 on the device, not to be read in a step."""
-        return torch.tensor(values, dtype=torch.float32).to(self.device, non_blocking=True)
+        return torch.stack([torch.full((), float(value), device=self.device) for value in values])  # no copy, no waiting
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,7 +38,9 @@ def choose_device(name: str) -> torch.device:
             raise UsageError(f"--device {name}: torch {torch.__version__} sees no CUDA device; use --device cpu")
         if (device.index or 0) >= count:
             raise UsageError(f"--device {name}: there are {count} CUDA devices, numbered from 0")
-        return torch.device("cuda", device.index or 0)
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)  # events and pinned memory belong to the current device
+        return device
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("--device mps: torch sees no Apple GPU; use --device cpu")
     if device.type not in ("cpu", "mps"):

@@ -27,6 +27,8 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         raise UsageError(f"--precision bf16: {torch.cuda.get_device_name(device)} does not compute in it; use fp16")
     if name == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16 is not for CPUs, which compute in it slowly if at all; use bf16 or fp32")
+    if name == "fp16" and device.type == "mps":
+        raise UsageError("--precision fp16 does not work on MPS, whose AdamW cannot skip an overflow; use bf16 or fp32")
     assert name in DTYPES
     return name  # type: ignore[return-value]
 

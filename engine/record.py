@@ -30,6 +30,7 @@ from engine.errors import DivergedError
 from engine.plan import Position
 from engine.state import StepRecord, TrainState
 
+MIN_LOSS_SCALE = 1e-4  # GradScaler starts at 65,536 and halves at each overflow
 Evaluate = Callable[[], dict[str, float]]
 
 
@@ -155,13 +156,16 @@ class Run:
                 "evaluation": self.last_evaluation,
             }
         self.num_worse = 0 if self.is_best else self.num_worse + 1
-        self.should_stop = self.num_worse >= (self.config.patience or math.inf)
+        self.should_stop = self._is_hopeless()
         figures, rates = split_figures(result)
         self.write({"kind": "eval", "split": "eval", "step": at.step, "epoch": round(at.epochs_done, 4), **figures, **rates})
         text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.say(f"epoch {at.epochs_done:g}: evaluation {text}" + (" (best so far)" if self.is_best else ""))
         if self.should_stop:
             self.say(f"stopping early: {self.num_worse} evaluations without a better {self.best_metric}")
+
+    def _is_hopeless(self) -> bool:
+        return self.num_worse >= (self.config.patience or math.inf)
 
     def _better(self, value: float, than: float) -> bool:
         return value < than if self.lower_is_better else value > than
@@ -202,6 +206,7 @@ class Run:
         self.window, self.epoch, self.total = (Tally(**progress[name]) for name in ("window", "epoch", "total"))
         self.best, self.last_evaluation = progress["best"], progress["last_evaluation"]
         self.num_worse, self.train_seconds = progress["num_worse"], progress["train_seconds"]
+        self.should_stop = self._is_hopeless()  # killed between stopping early and the end
         self._metrics.truncate(progress["metrics_bytes"])
         self._metrics.seek(0, os.SEEK_END)
         self._bar.update(self.state.step - self._bar.n)
@@ -238,8 +243,13 @@ class Run:
         for tally in (self.window, self.epoch, self.total):
             tally.loss_sum += loss_sum
             tally.num_items += num_items
+        step = self.state.step
+        if self.state.scaler.is_enabled() and self.state.scaler.get_scale() < MIN_LOSS_SCALE:
+            raise DivergedError(
+                f"the fp16 loss scale has collapsed to {self.state.scaler.get_scale():.1e} by step {step}: all overflow. "
+                "Use --precision bf16 or fp32, or lower --learning-rate"
+            )
         if bool(self.state.guard.diverged) or not math.isfinite(loss_sum):
-            step = self.state.step
             raise DivergedError(
                 f"the loss or a gradient is not finite, between steps {step - self.window.num_steps + 1} and {step}. "
                 "Lower --learning-rate, or look at the data; the last checkpoint holds finite weights"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engine import hub
 from engine.config import note, require, setting
 from engine.errors import DataError, ModelError, UsageError
-from engine.files import SUFFIXES, read_table
+from engine.files import SUFFIXES, Rows, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,6 +68,10 @@ class HubData:
     eval: str | None = None
 
 
+class NotCachedError(DataError):
+    """The Hub cannot be reached and its cache has no copy."""
+
+
 class Source:
     """Resolves a SourceConfig. ``resolved`` says in words what was taken, for the start lines and run.json."""
 
@@ -98,7 +102,7 @@ class Source:
         if config.train_file:
             return self._files({"train": config.train_file, "eval": config.eval_file}, columns)
         if config.data == "sample":
-            return self._sample(sample)
+            return self._sample(sample, columns)
         if config.data in ("auto", "hub"):
             if default is None:
                 raise UsageError("this task has no data of its own: give --train-file FILE or --data HUB_NAME")
@@ -141,24 +145,23 @@ class Source:
         return parts
 
     def _files(self, files: Mapping[str, str | None], columns: Sequence[str]) -> dict[str, Dataset]:
-        from datasets import Dataset
-
         tables = {}
         for split, name in files.items():
             if name is None:
                 continue
             rows = read_table(Path(name).expanduser(), columns, delimiter=self.config.delimiter, encoding=self.config.encoding)
-            try:
-                tables[split] = Dataset.from_dict(rows)
-            except (ValueError, TypeError, OverflowError) as error:  # ArrowInvalid is a ValueError
-                raise DataError(f"{name}: a column mixes kinds of values ({error})") from error
+            tables[split] = as_dataset(rows, name)
         self.resolved["data"] = ", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name)
         return tables
 
-    def _sample(self, sample: Callable[[], tuple[dict[str, Dataset], str]] | None) -> dict[str, Dataset]:
+    def _sample(
+        self, sample: Callable[[], tuple[dict[str, Dataset], str]] | None, columns: Sequence[str]
+    ) -> dict[str, Dataset]:
         if sample is None:
             raise UsageError("this task has no embedded sample: give --train-file FILE or --data HUB_NAME")
         tables, description = sample()
+        for table in tables.values():
+            check_columns("the embedded sample", table.column_names, columns)
         self.resolved["data"] = description
         return tables
 
@@ -170,10 +173,10 @@ class Source:
         hub.go_offline()
         try:
             return self._hub(default, columns)  # a copy in the cache is as good
-        except DataError:
+        except NotCachedError:
             if sample is None:
                 raise
-        tables = self._sample(sample)
+        tables = self._sample(sample, columns)
         note(f"data: {default.path} is neither reachable on the Hub nor cached; using {self.resolved['data']} instead")
         return tables
 
@@ -189,7 +192,8 @@ class Source:
         try:
             loaded = quietly(datasets.load_dataset)(data.path, name, revision=config.data_revision)
         except Exception as error:  # the libraries raise a dozen kinds; each says why
-            raise DataError(self._why(f"data set {data.path}", error)) from error
+            kind = DataError if hub.reachable() or isinstance(error, ValueError) else NotCachedError
+            raise kind(self._why(f"data set {data.path}", error)) from error
         train = config.train_split or data.train
         held = config.eval_split or data.eval or next((s for s in ("test", "validation") if s in loaded), None)
         for split in filter(None, (train, held)):
@@ -242,18 +246,30 @@ class Source:
 
     def _why(self, what: str, error: Exception) -> str:
         """One line for what the Hub libraries raise."""
-        if not hub.reachable():
+        if not hub.reachable() and not isinstance(error, ValueError):
             asked = "you have set the Hub offline" if hub.told_offline() else f"{hub.endpoint()} is not reachable"
             return f"{what}: {asked} and the cache holds no copy. Use --data sample, or a file with --train-file"
         return f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
     def load(self, loader: Callable[..., T], path: str, **arguments: Any) -> T:
         """``loader`` is a ``from_pretrained``: no remote code, no pickles; what it raises becomes a ModelError."""
+        from safetensors import SafetensorError
+
         revision = None if Path(path).is_dir() else self.config.revision
         try:
             return loader(path, revision=revision or "main", trust_remote_code=False, **arguments)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"model {path}: {' '.join(str(error).split())[:400]}") from error
+
+
+def as_dataset(rows: Rows, name: str) -> Dataset:
+    """Columns of a file as a data set. Raises DataError."""
+    from datasets import Dataset
+
+    try:
+        return Dataset.from_dict(rows)
+    except (ValueError, TypeError, OverflowError) as error:  # ArrowInvalid is a ValueError
+        raise DataError(f"{name}: a column mixes kinds of values ({error})") from error
 
 
 def packaged_minilm() -> str | None:

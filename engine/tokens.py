@@ -112,7 +112,9 @@ def tokenize(
 def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int) -> str:
     """Changes with any text, the order, the tokenizer's own serialised form, its limit, and this module's format."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    vocabulary = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    state = json.loads(backend.to_str()) if backend is not None else {"vocab": sorted(tokenizer.get_vocab().items())}
+    state |= {"truncation": None, "padding": None}  # what an earlier call has left behind
+    vocabulary = json.dumps([state, tokenizer.truncation_side, tokenizer.model_input_names])
     digest = hashlib.sha256(f"{CACHE_FORMAT} {max_length} {type(tokenizer).__name__} {pairs is not None};".encode())
     digest.update(vocabulary.encode())
     for column in (texts, pairs or ()):
@@ -125,6 +127,8 @@ def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokeni
 
 def tokenize_now(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:
     """The work itself, in chunks, with a bar for long ones."""
+    if not texts:
+        raise DataError(f"{name}: there is no row")
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     lengths: list[int] = []

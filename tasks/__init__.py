@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ def from_file(path: Path, attribute: str) -> type[Any]:
 
     if not path.is_file():
         raise UsageError(f"--task {path}:{attribute}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"plainloop_task_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there for the types they name
     spec.loader.exec_module(module)
     found = getattr(module, attribute, None)
     if not (inspect.isclass(found) and issubclass(found, Task)):

@@ -72,6 +72,8 @@ class Classification(Task[ClassificationOptions]):
         self.labels: Labels | None = None
         self._tokenizer: Any = None
         self._config: Any = None
+        self._weights: Tensor | None = None
+        self.problem: str = options.problem
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -93,8 +95,7 @@ class Classification(Task[ClassificationOptions]):
             tables = self.source.hold_out(tables["train"], strata, self.source.config.eval_fraction)
         tables = {split: self.source.subset(table, split) for split, table in tables.items()}
         self.labels, targets = read_labels(tables, o.label_column, o.problem, self.given_names(), o.label_separator)
-        if o.class_weights:
-            self.labels.weights(o.class_weights)  # refused before the model is loaded
+        self.class_weights(torch.device("cpu"))  # refused before the model is loaded
         warn_of_overlap(tables, o.text_column, o.text_pair_column)
         return {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
 
@@ -102,12 +103,21 @@ class Classification(Task[ClassificationOptions]):
         """Those of a finished model, else the user's, else the task's."""
         if self.labels is not None:
             return self.labels.names
-        names = self.options.label_names
-        return tuple(name.strip() for name in names.split(",")) if names else self.default_names
+        if not self.options.label_names:
+            return self.default_names
+        names = tuple(name.strip() for name in self.options.label_names.split(","))
+        if len(names) < 2 or "" in names or len(set(names)) < len(names):
+            raise UsageError(f"--label-names needs two or more different names, found {self.options.label_names!r}")
+        return names
 
     def adopt(self, model: nn.Module) -> None:
         names: Mapping[int, str] = model.config.id2label  # type: ignore[union-attr,assignment]
         self.labels = Labels(tuple(names[i] for i in range(len(names))), np.zeros(len(names)))
+        if (weights := getattr(model.config, "class_weights", None)) is not None:
+            self._weights = torch.tensor(weights)
+        if model.config.problem_type is not None or len(names) == 1:  # type: ignore[union-attr]
+            kinds = {kind: problem for problem, kind in PROBLEM_TYPES.items()}
+            self.problem = kinds.get(str(model.config.problem_type), "regression")  # type: ignore[union-attr]
 
     def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
         """Token ids beside the labels; says how many texts were cut or blank."""
@@ -152,7 +162,7 @@ class Classification(Task[ClassificationOptions]):
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         inputs, counts = pad(rows, layout, self.tokenizer)
         labels = torch.from_numpy(np.stack([row["labels"] for row in rows]))  # [B], or [B, L] for multi-label
-        num_items = int((labels != -100).sum())
+        num_items = int((labels != -100).sum()) if self.problem == "single_label" else labels.numel()
         return Batch(inputs=inputs, targets={"labels": labels}, num_items=num_items, **counts)
 
     # --------------------------------------------------------------------------------------------------------- model
@@ -194,25 +204,29 @@ class Classification(Task[ClassificationOptions]):
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         logits, labels = outputs.logits.float(), batch.targets["labels"]  # [B, C]; [B], or [B, C] for multi-label
-        if self.options.problem == "regression":
+        if self.problem == "regression":
             return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
-        if self.options.problem == "multi_label":
+        if self.problem == "multi_label":
             return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         weights = self.class_weights(logits.device)
         return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.options.label_smoothing)
 
     def class_weights(self, device: torch.device) -> Tensor | None:
         """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples."""
-        if self.options.class_weights is None:
-            return None
-        assert self.labels is not None
-        return torch.tensor(self.labels.weights(self.options.class_weights), dtype=torch.float32, device=device)
+        if self._weights is None and self.options.class_weights is not None:
+            assert self.labels is not None
+            self._weights = torch.tensor(self.labels.weights(self.options.class_weights), dtype=torch.float32)
+        if self._weights is not None:
+            self._weights = self._weights.to(device)  # moved once
+        return self._weights
 
     def metrics(self, split: str) -> ClassificationMetrics:
         assert self.labels is not None
-        return ClassificationMetrics(self.options.problem, len(self.labels.names))
+        return ClassificationMetrics(self.problem, len(self.labels.names))
 
     def save(self, model: nn.Module, directory: Path) -> None:
+        if self._weights is not None:
+            model.config.class_weights = self._weights.tolist()  # type: ignore[union-attr]
         model.save_pretrained(directory)  # type: ignore[operator]
         self.tokenizer.save_pretrained(directory)
 
@@ -258,9 +272,9 @@ class Classification(Task[ClassificationOptions]):
 
     def prediction(self, logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
         """From one row of logits: [C]."""
-        if self.options.problem == "regression":
+        if self.problem == "regression":
             return {"value": float(logits[0])}
-        if self.options.problem == "multi_label":
+        if self.problem == "multi_label":
             p = dict(zip(names, logits.sigmoid().tolist(), strict=True))
             chosen = [name for name in names if p[name] >= 0.5]
             return {"label": chosen, "score": max(p.values()), "probabilities": p}

@@ -90,6 +90,8 @@ def one_of_each(
             if not isinstance(cell, str | int):
                 raise DataError(f"{where} is not a class (a list of labels needs --problem multi_label)")
     if given is None:
+        if not cells["train"]:
+            raise DataError("there is no row to train on")
         found = list(dict.fromkeys(cells["train"]))
         are_numbers = [whole_number(cell) is not None for cell in found]
         if any(are_numbers) and not all(are_numbers):

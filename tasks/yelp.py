@@ -51,12 +51,12 @@ class Yelp(Classification):
         self.default_names = STARS if self.stars else POLARITY
 
     def tables(self) -> dict[str, Dataset]:
-        """Only rows about restaurants."""
+        """Only rows about restaurants; a user's own rows as they are."""
+        if self.source.given is not None or self.source.config.train_file:
+            return super().tables()
         column = self.options.text_column
         return {
-            split: table.filter(
-                lambda rows: ["restaurant" in str(text).lower() for text in rows[column]], batched=True
-            )
+            split: table.filter(lambda rows: ["restaurant" in str(text).lower() for text in rows[column]], batched=True)
             for split, table in super().tables().items()
         }
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-import tests.tiny as tiny
 from engine.config import TrainConfig
 from engine.errors import DivergedError, UsageError
 from engine.fit import fit
+from tests import tiny
 
 
 def config(folder: Path, **changes) -> TrainConfig:
@@ -35,13 +35,21 @@ def test_a_finished_run(tmp_path, capsys):
     assert document["status"] == "finished" and document["metrics"] == result.metrics
     assert {"train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "eval_loss", "eval_accuracy",
             "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"} <= result.metrics.keys()  # fmt: skip
-    for word in ("device     cpu", "plan       10 steps = 2 epochs of 5", "epoch 1: mean loss", "train_runtime", "eval_accuracy"):
+    for word in (
+        "device     cpu",
+        "plan       10 steps = 2 epochs of 5",
+        "epoch 1: mean loss",
+        "train_runtime",
+        "eval_accuracy",
+    ):
         assert word in out
     lines = kinds(tmp_path)
     assert [line["step"] for line in lines if line["kind"] == "train"] == [3, 6, 9, 10]
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [5, 10]
     assert [line["step"] for line in lines if line["kind"] == "epoch"] == [5, 10]
-    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")], "nothing temporary stays"
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".") and path.name != ".lock"], (
+        "nothing temporary stays"
+    )
 
 
 def test_log_lines_mean_what_they_say(tmp_path):
@@ -139,6 +147,66 @@ def test_a_directory_that_is_not_ours_is_left_alone(tmp_path):
     with pytest.raises(UsageError, match="not empty"):
         fit(make_task(), config(tmp_path, overwrite=True), tiny.bert())
     assert (tmp_path / "run/thesis.tex").read_text() == "nine years of work"
+
+
+def test_a_folder_named_checkpoints_is_not_taken_for_a_run(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/mine.pt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        fit(make_task(), config(tmp_path, overwrite=True), tiny.bert())
+    assert (tmp_path / "run/checkpoints/mine.pt").exists()
+
+
+def test_overwrite_removes_nothing_before_everything_else_is_right(tmp_path):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    with pytest.raises(UsageError, match="is not computed"):
+        fit(make_task(), config(tmp_path, overwrite=True, best_metric="bleu"), tiny.bert())
+    assert fit(make_task(), config(tmp_path), tiny.bert()).skipped, "the finished run is still there"
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path):
+    """The lock is the process's own, so the other run is another process."""
+    import subprocess
+    import sys
+
+    from engine.fit import locked
+
+    (tmp_path / "run").mkdir()
+    code = f"from pathlib import Path; from engine.fit import locked\nwith locked(Path({str(tmp_path / 'run')!r})): pass"
+    command = [sys.executable, "-c", code]
+    root = Path(__file__).parent.parent
+    with locked(tmp_path / "run"):
+        refused = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert "is in use by another run" in refused.stderr
+    subprocess.run(command, cwd=root, check=True)
+
+
+def test_a_run_killed_after_stopping_early_does_not_train_on(tmp_path):
+    Scripted.calls = -1
+    rows = tiny.token_rows(40)
+    settings = {"epochs": 9, "patience": 2}
+    fit(Scripted(train=rows, evaluation=rows), config(tmp_path, **settings), tiny.bert())
+    document = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps(document | {"status": "running"}))
+    (tmp_path / "run/model.safetensors").unlink()
+    Scripted.calls = -1
+    again = fit(Scripted(train=rows, evaluation=rows), config(tmp_path, resume=True, **settings), tiny.bert())
+    assert again.metrics["num_steps"] == 20 and again.metrics["eval_accuracy"] == 0.9
+
+
+def test_resuming_past_a_damaged_checkpoint_drops_it(tmp_path, capsys):
+    """Else rotation would keep the damaged later one in place of the whole earlier ones."""
+    first = fit(make_task(), config(tmp_path, epochs=3), tiny.bert())
+    checkpoints = tmp_path / "run/checkpoints"
+    latest = sorted(checkpoints.iterdir())[-1]
+    (latest / "model.safetensors").write_bytes(b"damaged")
+    document = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps(document | {"status": "running"}))
+    weights = (tmp_path / "run/model.safetensors").read_bytes()
+    again = fit(make_task(), config(tmp_path, epochs=3, resume=True), tiny.bert())
+    assert "warning: " in capsys.readouterr().err
+    assert weights == (tmp_path / "run/model.safetensors").read_bytes()
+    assert first.metrics["eval_loss"] == again.metrics["eval_loss"]
 
 
 def test_a_model_inside_the_output_directory_is_refused(tmp_path):

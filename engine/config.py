@@ -236,23 +236,38 @@ def settings_in(path: Path) -> dict[str, Any]:
     kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+        values = json.loads(text, object_pairs_hook=each_once) if kind == "JSON" else tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} cannot be read: {error}") from error
     except ValueError as error:  # both decoders name line and column
         raise UsageError(f"--config {path} is not valid {kind}: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"--config {path} must hold settings by name, found {type(values).__name__}")
-    return {name.replace("-", "_"): value for name, value in values.items()}
+    try:
+        return each_once([(name.replace("-", "_"), value) for name, value in values.items()])
+    except ValueError as error:
+        raise UsageError(f"--config {path}: {error}") from error
+
+
+def each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary of the pairs. Raises ValueError when a name stands twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} is given twice: leave one of them out")
+        found[name] = value
+    return found
 
 
 def flags_of_file(path: Path, known: Sequence[str]) -> list[str]:
     """The settings of a file as command-line arguments, so that they pass the same checks."""
     values = settings_in(path)
-    for name in values:
+    for name, value in values.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise UsageError(f"--config {path}: unknown setting {name!r}" + (f" (did you mean {near[0]}?)" if near else ""))
+        if not isinstance(value, str | int | float | None):
+            raise UsageError(f"--config {path}: {name} must be one text, number or truth, found {value!r}")
     return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
 
 

@@ -6,6 +6,7 @@ A file that is broken is refused with the number of the row, never repaired. Onl
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterator, Sequence
@@ -62,8 +63,12 @@ def check_readable(path: Path) -> None:
 def open_text(path: Path, encoding: str | None) -> Iterator[str]:
     """Lines with their ends as they are; a byte-order mark is not part of the text."""
     try:
-        with open(path, encoding=encoding or "utf-8-sig", newline="") as stream:
-            yield from stream
+        name = codecs.lookup(encoding or "utf-8").name
+        with open(path, encoding="utf-8-sig" if name == "utf-8" else encoding, newline="") as stream:
+            for number, line in enumerate(stream, start=1):
+                if "\0" in line:
+                    raise DataError(f"{path} line {number} holds a NUL byte: no text, or in another --encoding")
+                yield line
     except LookupError as error:
         raise DataError(f"--encoding {encoding}: unknown encoding (latin-1, utf-16, cp1252 ...)") from error
 
@@ -72,7 +77,7 @@ def encoding_message(path: Path, encoding: str | None, error: UnicodeDecodeError
     """Name the offset in the file: the decoder knows only the offset in its buffer."""
     offset = error.start
     try:
-        path.read_bytes().decode(encoding or "utf-8-sig")
+        path.read_bytes().decode(encoding or "utf-8")
     except UnicodeDecodeError as whole:
         offset = whole.start
     return f"{path} is not {encoding or 'UTF-8'} (byte {offset}): name its encoding, for instance --encoding latin-1"
@@ -95,9 +100,10 @@ def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding
             raise DataError(f"{path}: column {repeated[0]!r} stands {header.count(repeated[0])} times in the header")
         kept = [(name, header.index(name)) for name in choose(path, header, columns, delimiter)]
         rows: Rows = {name: [] for name, _ in kept}
-        for number, cells in enumerate(reader, start=1):
+        for cells in reader:
             if not cells:
                 continue  # an empty line
+            number += 1
             if len(cells) != len(header):
                 raise DataError(
                     f"{path} row {number} (line {reader.line_num}) has {len(cells)} cells, the header has {len(header)}"
@@ -118,7 +124,7 @@ def read_jsonl(path: Path, columns: Sequence[str] | None, encoding: str | None) 
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} line {number} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise DataError(f"{path} line {number} must be an object {{...}}, found {type(value).__name__}")

@@ -268,6 +268,8 @@ def as_dataset(rows: Rows, name: str) -> Dataset:
 
     try:
         return Dataset.from_dict(rows)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
     except (ValueError, TypeError, OverflowError) as error:  # ArrowInvalid is a ValueError
         raise DataError(f"{name}: a column mixes kinds of values ({error})") from error
 
@@ -289,8 +291,8 @@ def files_in(folder: Path) -> dict[str, str | None]:
     """train.* and test.*, eval.* or validation.* of a folder."""
 
     def find(*stems: str) -> str | None:
-        found = [p for stem in stems for p in sorted(folder.glob(f"{stem}.*")) if p.suffix.lower() in SUFFIXES]
-        return str(found[0]) if found else None
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        return next((str(p) for stem in stems for p in files if p.stem == stem), None)
 
     train = find("train")
     if train is None:

@@ -99,13 +99,17 @@ def tokenize(
     Raises DataError for a row without any token.
     """
     folder = cache_folder() / "tokens" / tokens_fingerprint(texts, pairs, tokenizer, max_length)
-    if not (folder / "meta.json").exists():
-        tokens = tokenize_now(texts, pairs, tokenizer, max_length, name)
+    if folder.exists():
         try:
-            store(tokens, folder)
-        except OSError as error:
-            note(f"tokens: not cached, {folder} cannot be written ({error.strerror})")
-            return tokens
+            return load(folder)
+        except (OSError, ValueError, EOFError):  # damaged: made again
+            shutil.rmtree(folder, ignore_errors=True)
+    tokens = tokenize_now(texts, pairs, tokenizer, max_length, name)
+    try:
+        store(tokens, folder)
+    except OSError as error:
+        note(f"tokens: not cached, {folder} cannot be written ({error.strerror})")
+        return tokens
     return load(folder)
 
 

@@ -93,7 +93,12 @@ class Classification(Task[ClassificationOptions]):
         if "train" in tables and "eval" not in tables and self.source.config.eval_fraction:
             strata = list(tables["train"][o.label_column]) if o.problem == "single_label" else None
             tables = self.source.hold_out(tables["train"], strata, self.source.config.eval_fraction)
+        elif {"train", "eval"} <= tables.keys() and self.source.config.eval_fraction:
+            raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
         tables = {split: self.source.subset(table, split) for split, table in tables.items()}
+        for split, table in tables.items():
+            if len(table) == 0:
+                raise DataError(f"no row of the {split} data is left")
         self.labels, targets = read_labels(tables, o.label_column, o.problem, self.given_names(), o.label_separator)
         self.class_weights(torch.device("cpu"))  # refused before the model is loaded
         warn_of_overlap(tables, o.text_column, o.text_pair_column)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from engine.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+)")
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,13 @@ def whole_number(cell: Any) -> int | None:
     return cell if isinstance(cell, int) and not isinstance(cell, bool) else None
 
 
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """As numbers if all are whole ones, else as text."""
+    ordered = sorted(names)
+    values = {name: whole_number(name) for name in ordered}
+    return tuple(ordered if None in values.values() else sorted(ordered, key=lambda name: values[name] or 0))
+
+
 def one_of_each(
     cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None
 ) -> tuple[Labels, dict[str, np.ndarray]]:
@@ -83,7 +94,7 @@ def one_of_each(
             where = f"{split} data, row {row}: label {cell!r}"
             if cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and math.isnan(cell)):
                 raise DataError(f"{split} data, row {row}: the label is missing (column {column!r})")
-            if isinstance(cell, float):
+            if isinstance(cell, float) or (given is None and isinstance(cell, str) and DECIMAL.fullmatch(cell.strip())):
                 raise DataError(f"{where} is not a class: classes are whole numbers or names (or --problem regression)")
             if (whole_number(cell) or 0) < 0:
                 raise DataError(f"{where} is negative; -1 often marks rows without a label: take them out")
@@ -97,11 +108,11 @@ def one_of_each(
         if any(are_numbers) and not all(are_numbers):
             number, word = found[are_numbers.index(True)], found[are_numbers.index(False)]
             raise DataError(f"column {column!r} mixes numbers and names ({number!r}, {word!r}): use one kind")
-        given = tuple(str(cell) for cell in sorted(found, key=(lambda c: whole_number(c) or 0) if all(are_numbers) else str))
+        given = in_order({str(cell) for cell in found})
         ids = {name: i for i, name in enumerate(given)}
-        if len(given) < 2:
-            raise DataError(f"all training labels are {given[0]!r}: at least two classes are needed")
     else:
+        if repeated := [name for name in given if given.count(name) > 1]:
+            raise DataError(f"the label name {repeated[0]!r} is given twice")
         ids = {name: i for i, name in enumerate(given)} | {str(i): i for i in range(len(given)) if str(i) not in given}
     for split, values in cells.items():
         for row, cell in enumerate(values, start=1):
@@ -110,6 +121,8 @@ def one_of_each(
                 raise DataError(f"{split} data, row {row}: label {cell!r} is none of the {len(given)} labels ({known})")
         arrays[split] = np.array([ids[str(cell)] for cell in values], dtype=np.int64)
     trained = arrays.get("train", np.empty(0, dtype=np.int64))
+    if "train" in arrays and (trained == trained[:1]).all():
+        raise DataError(f"all training labels are {given[trained[0]]!r}: at least two classes are needed")
     return Labels(given, np.bincount(trained, minlength=len(given))), arrays
 
 
@@ -124,6 +137,9 @@ def many_of_each(
         if isinstance(cell, str):
             return [word.strip() for word in cell.split(separator) if word.strip()]
         if isinstance(cell, list):
+            for word in cell:
+                if word in (None, "") or (isinstance(word, float) and math.isnan(word)) or (whole_number(word) or 0) < 0:
+                    raise DataError(f"{where}: {cell!r} holds a label that is missing or negative")
             return cell
         raise DataError(f"{where}: a list of labels is needed, found {cell!r}")
 
@@ -142,7 +158,7 @@ def many_of_each(
                     raise DataError(f"{split} data, row {row}: {width} values of 0 or 1 are needed, found {values!r}")
             matrices[split] = np.asarray(rows, dtype=np.float32)
     else:
-        names = given or tuple(sorted({str(word) for row in shown for word in row}))
+        names = given or in_order({str(word) for row in shown for word in row})
         ids = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names)) if str(i) not in names}
         if not names:
             raise DataError(f"column {column!r}: no training row has a label")
@@ -160,10 +176,16 @@ def many_of_each(
 
 
 def is_indicator(rows: Sequence[list[Any]]) -> bool:
-    """Lists of 0 and 1, of one length of at least 2 in most rows: one value for every label."""
+    """One value for every label: lists of 0 and 1, mostly of one length of at least 2.
+
+    Lists of one length in which a number stands twice are meant so, too: no list of ids has it (their faults are found later).
+    """
     lengths = [len(row) for row in rows]
     usual = max(set(lengths), key=lengths.count)
-    return usual >= 2 and all(value in (0, 1) and not isinstance(value, str) for row in rows for value in row)
+    values = [value for row in rows for value in row]
+    if usual < 2 or any(isinstance(value, str) for value in values):
+        return False
+    return all(value in (0, 1) for value in values) or (len(set(lengths)) == 1 and any(len(set(row)) < usual for row in rows))
 
 
 def numbers(values: Sequence[Any], split: str, column: str) -> np.ndarray:

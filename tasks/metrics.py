@@ -33,7 +33,7 @@ class ClassificationMetrics:
             "multi_label": lambda: {
                 "f1_micro": classification.MultilabelF1Score(**many, average="micro"),
                 "f1_macro": classification.MultilabelF1Score(**many, average="macro"),
-                "average_precision": classification.MultilabelAveragePrecision(**many, thresholds=1001),
+                "average_precision": classification.MultilabelAveragePrecision(**many),
             },
             "regression": lambda: {
                 "rmse": regression.MeanSquaredError(squared=False),
@@ -55,7 +55,8 @@ class ClassificationMetrics:
             self.collection.update(logits.squeeze(-1), labels)
         else:
             real = labels != -100
-            self.collection.update(logits[real].argmax(-1), labels[real])
+            if batch.num_items:  # torchmetrics cannot take none
+                self.collection.update(logits[real].argmax(-1), labels[real])
 
     def compute(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.collection.compute().items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-import tests.tiny as tiny
+from tests import tiny
 from tests.hub_server import HubServer
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,9 @@ def hub_root(tmp_path_factory):
         data = root / "datasets" / folder / "data"
         data.mkdir(parents=True)
         for split, number in zip(("train", "test"), sizes, strict=True):
-            rows = [(f"{text} {'restaurant' if i % 3 else 'shop'} {split}", i % 2) for i, (text, _) in enumerate(tiny.texts(number))]
+            rows = [
+                (f"{text} {'restaurant' if i % 3 else 'shop'} {split}", i % 2) for i, (text, _) in enumerate(tiny.texts(number))
+            ]
             texts, labels = zip(*rows, strict=True)
             Dataset.from_dict({"text": texts, "label": labels}).to_parquet(data / f"{split}-00000-of-00001.parquet")
     return root

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import run
-import tests.tiny as tiny
 import tasks
 from engine.inference import one_line, open_model
+from tests import tiny
 from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
 
 TEXTS = ["w0 w7 w9", "w3 w1 w44 w50 w6", "w2", "w9 w8 w7 w6 w5 w4 w3 w0"]
@@ -54,7 +54,9 @@ def test_predict_prints_label_and_confidence(project, capsys):  # noqa: F811
 def test_predict_a_file(project, tmp_path, kind, capsys):  # noqa: F811
     """The input's columns stay as they are, "007" and quoted newlines included; order is kept."""
     with open(tmp_path / "in.csv", "w", newline="") as stream:
-        csv.writer(stream).writerows([["id", "text", "label"], *([f"00{i}", text + "\nw5", "x"] for i, text in enumerate(TEXTS))])
+        csv.writer(stream).writerows(
+            [["id", "text", "label"], *([f"00{i}", text + "\nw5", "x"] for i, text in enumerate(TEXTS))]
+        )
     output = tmp_path / f"out.{kind}"
     arguments = ["predict", "--model", str(project / "run"), "--input", str(tmp_path / "in.csv"), "--output", str(output)]
     assert run.main(arguments) == 0
@@ -63,7 +65,9 @@ def test_predict_a_file(project, tmp_path, kind, capsys):  # noqa: F811
     assert [row["id"] for row in rows] == ["000", "001", "002", "003"]
     assert [row["text"] for row in rows] == [text + "\nw5" for text in TEXTS] and {row["label"] for row in rows} == {"x"}
     for row in rows:
-        p = {k.removeprefix("probability_"): float(v) for k, v in row.items() if k.startswith("probability_")} or row["probabilities"]
+        p = {k.removeprefix("probability_"): float(v) for k, v in row.items() if k.startswith("probability_")} or row[
+            "probabilities"
+        ]
         assert row["predicted_label"] == max(p, key=p.get) and sum(p.values()) == pytest.approx(1, abs=1e-5)
 
 
@@ -77,7 +81,10 @@ def test_what_predict_refuses(project, tmp_path, capsys):  # noqa: F811
     model = ["predict", "--model", str(project / "run")]
     assert fails(model, capsys)[0] == 2
     assert fails([*model, "text", "--input", "x.csv"], capsys)[0] == 2
-    assert fails([*model, "--input", str(tmp_path / "none.csv")], capsys) == (3, f"error: {tmp_path / 'none.csv'} does not exist")
+    assert fails([*model, "--input", str(tmp_path / "none.csv")], capsys) == (
+        3,
+        f"error: {tmp_path / 'none.csv'} does not exist",
+    )
     assert ".csv or .jsonl" in fails([*model, "text", "--output", "x.xls"], capsys)[1]
     (tmp_path / "i.csv").write_text("id,body\n1,w0\n")
     code, line = fails([*model, "--input", str(tmp_path / "i.csv")], capsys)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import tests.tiny as tiny
 from engine.build import build
 from engine.collate import Layout
 from engine.config import TrainConfig
@@ -20,6 +19,7 @@ from engine.sources import Source
 from engine.tokens import TokenDataset
 from tasks.classification import Classification, ClassificationOptions
 from tasks.labels import Labels
+from tests import tiny
 
 KINDS = {
     "single_label": {},

@@ -18,12 +18,10 @@ import torch
 from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-import tests.tiny as tiny
 from engine.build import build
 from engine.config import TrainConfig
-from engine.data import Data
-from engine.fit import fit
 from engine.loop import train_step
+from tests import tiny
 
 SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.1, "seed": 7, "max_grad_norm": 0.5, "warmup_ratio": 0.1}
 

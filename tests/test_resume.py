@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tests.tiny as tiny
 from engine import checkpoint
 from engine.build import build
 from engine.config import TrainConfig
 from engine.fit import make_run
 from engine.loop import train
+from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 TIMINGS = {"steps_per_second", "examples_per_second", "tokens_per_second", "seconds", "runtime_seconds"}

@@ -93,7 +93,9 @@ def texts(num_rows: int, seed: int = 0) -> list[tuple[str, str]]:
 class TokenTask(Task[NoOptions]):
     """Cross-entropy over classes, on rows that are token ids already; the smallest task there is."""
 
-    def __init__(self, model: nn.Module | None = None, train: TokenDataset | None = None, evaluation: TokenDataset | None = None):
+    def __init__(
+        self, model: nn.Module | None = None, train: TokenDataset | None = None, evaluation: TokenDataset | None = None
+    ):
         super().__init__(NoOptions(), Source())
         self.model, self.train, self.evaluation = model, train, evaluation
         self.tokenizer = tokenizer()

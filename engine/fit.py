@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import platform
 import tempfile
@@ -61,7 +62,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     choose_precision(config.precision, choose_device(config.device))  # refused before anything is read
     examples = task.examples()
     document = run_document(settings, task, examples)
-    if is_finished(directory) and not config.overwrite:
+    if not config.overwrite and is_finished(directory):
         compare(directory, "data", read_run(directory)["data"]["fingerprints"], document["data"]["fingerprints"])
         print(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
         return Result(directory, read_run(directory)["metrics"], None, skipped=True)
@@ -102,7 +103,8 @@ def settings_of(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
     """Everything that was asked for, flat, as JSON keeps it."""
     parts = [dataclasses.asdict(part) for part in (config, task.source.config, task.options)]
     flat = {key: value for part in parts for key, value in part.items()}
-    return json.loads(json.dumps(flat, default=str))  # type: ignore[no-any-return]
+    plain = {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in flat.items()}
+    return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
 
 
 def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> dict[str, Any]:
@@ -154,7 +156,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
         raise UsageError(f"--output-dir {directory} is not empty and holds no run: choose another")
     if config.overwrite:
         pass  # what is there goes when everything else has been checked
-    elif is_finished(directory):
+    elif (directory / "run.json").exists() and read_run(directory)["status"] == "finished":
         compare(directory, "settings", read_run(directory)["settings"], settings)
     elif steps_in(directory / "checkpoints"):
         if not config.resume:
@@ -208,9 +210,14 @@ def read_run(directory: Path) -> dict[str, Any]:
     """run.json. Raises UsageError if it cannot be read."""
     try:
         document: dict[str, Any] = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        return document
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{directory / 'run.json'} cannot be read ({error}): choose another --output-dir") from error
+        if not isinstance(document["settings"], dict) or not isinstance(document["data"], dict):
+            raise ValueError("settings and data are not there")
+        document["status"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"{directory / 'run.json'} is not a run's ({error}): choose another --output-dir, or --overwrite"
+        ) from error
+    return document
 
 
 def write_run(directory: Path, document: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError("give either texts to predict, or --input FILE")
     if config.output and Path(config.output).suffix.lower() not in (".csv", ".jsonl"):
         raise UsageError(f"--output must end in .csv or .jsonl, found {config.output!r}")
+    if config.input and config.output and Path(config.input).resolve() == Path(config.output).resolve():
+        raise UsageError(f"--output {config.output} is the input: name another file")
     rows: Rows = {"text": list(texts)}
     if config.input:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
@@ -123,14 +126,16 @@ def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str,
         for i, prediction in enumerate(predictions):
             yield {name: rows[name][i] for name in names} | fields(prediction)
 
+    beside_it = path.with_name(f".{path.name}.tmp")  # an older file stays until the new one is whole
     try:
-        with open(path, "w", encoding="utf-8", newline="") as stream:
+        with open(beside_it, "w", encoding="utf-8", newline="") as stream:
             if path.suffix.lower() == ".jsonl":
-                stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines())
+                stream.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines())
             else:
                 writer = csv.DictWriter(stream, [*dict.fromkeys([*names, *fields(predictions[0])])])
                 writer.writeheader()
                 writer.writerows(lines())
+        os.replace(beside_it, path)
     except OSError as error:
         raise ResourceError(f"--output {path} cannot be written: {error.strerror}") from error
 

@@ -207,7 +207,7 @@ class Run:
         self.best, self.last_evaluation = progress["best"], progress["last_evaluation"]
         self.num_worse, self.train_seconds = progress["num_worse"], progress["train_seconds"]
         self.should_stop = self._is_hopeless()  # killed between stopping early and the end
-        self._metrics.truncate(progress["metrics_bytes"])
+        self._metrics.truncate(min(progress["metrics_bytes"], os.fstat(self._metrics.fileno()).st_size))
         self._metrics.seek(0, os.SEEK_END)
         self._bar.update(self.state.step - self._bar.n)
         self._mark = time.perf_counter()

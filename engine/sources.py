@@ -131,7 +131,7 @@ class Source:
         generator = np.random.default_rng((self.config.data_seed, 2))
         groups: dict[Any, list[int]] = {}
         for row in range(len(table)):
-            groups.setdefault(None if strata is None else strata[row], []).append(row)
+            groups.setdefault(None if strata is None else str(strata[row]), []).append(row)
         held: list[int] = []
         for _, rows in sorted(groups.items(), key=lambda item: str(item[0])):
             number = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
@@ -233,7 +233,11 @@ class Source:
         hub.go_offline()
         from huggingface_hub import try_to_load_from_cache
 
-        if isinstance(try_to_load_from_cache(name, "config.json", revision=self.config.revision), str):
+        try:
+            cached = try_to_load_from_cache(name, "config.json", revision=self.config.revision)
+        except ValueError as error:
+            raise ModelError(f"--model {name!r}: there is no such directory, and it is no Hub name") from error
+        if isinstance(cached, str):
             return name, f"Hub model {name} (from the cache)"
         packaged = packaged_minilm()
         if wanted == "auto" and packaged is not None:
@@ -253,12 +257,10 @@ class Source:
 
     def load(self, loader: Callable[..., T], path: str, **arguments: Any) -> T:
         """``loader`` is a ``from_pretrained``: no remote code, no pickles; what it raises becomes a ModelError."""
-        from safetensors import SafetensorError
-
         revision = None if Path(path).is_dir() else self.config.revision
         try:
             return loader(path, revision=revision or "main", trust_remote_code=False, **arguments)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        except Exception as error:  # a broken model directory raises almost anything; each says what
             raise ModelError(f"model {path}: {' '.join(str(error).split())[:400]}") from error
 
 

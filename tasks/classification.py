@@ -55,6 +55,9 @@ class ClassificationOptions:
     def __post_init__(self) -> None:
         require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
         require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "must be at least 0 and less than 1")
+        columns = [name for name in (self.text_column, self.text_pair_column, self.label_column) if name is not None]
+        if len(set(columns)) < len(columns) or "" in columns:
+            raise UsageError(f"text, text pair and label must be different columns, found {', '.join(map(repr, columns))}")
         if self.problem != "single_label" and (self.label_smoothing or self.class_weights):
             raise UsageError("--label-smoothing and --class-weights need --problem single_label")
 
@@ -141,6 +144,8 @@ class Classification(Task[ClassificationOptions]):
         """The model's own; loaded when it is first needed."""
         if self._tokenizer is None:
             path = self.source.model(self.hub_model)
+            if Path(path).is_dir() and not any(next(Path(path).glob(name), None) for name in TOKENIZER_FILES):
+                raise ModelError(f"model {path} has no tokenizer files: save its tokenizer there, too")
             self._tokenizer = self.source.load(AutoTokenizer.from_pretrained, path)
             if self._tokenizer.pad_token_id is None:
                 if self._tokenizer.eos_token_id is None:
@@ -159,6 +164,8 @@ class Classification(Task[ClassificationOptions]):
     def max_length(self) -> int:
         """Tokens per text: as asked, within what the model has positions for."""
         positions = getattr(self.config, "max_position_embeddings", None) or 512
+        if "roberta" in self.config.model_type or self.config.model_type == "camembert":
+            positions -= self.config.pad_token_id + 1  # their positions start behind that of the padding
         limit = min(positions, self.tokenizer.model_max_length)
         if self.options.max_length is not None and self.options.max_length > limit:
             raise UsageError(f"--max-length {self.options.max_length}: this model takes at most {limit} tokens")
@@ -191,6 +198,10 @@ class Classification(Task[ClassificationOptions]):
         check_loaded(model, report, path)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self.tokenizer.pad_token_id
+        return self.with_room_for_the_tokens(model, path)
+
+    def with_room_for_the_tokens(self, model: Any, path: str) -> nn.Module:
+        """The model; ModelError if its tokenizer gives ids that it has no embedding for."""
         if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
             raise ModelError(f"model {path}: its tokenizer has more tokens than the model has embeddings")
         return model  # type: ignore[no-any-return]
@@ -205,7 +216,7 @@ class Classification(Task[ClassificationOptions]):
         )
         if missing := sorted(report["missing_keys"]):
             raise ModelError(f"model {path} is not a finished classifier: it lacks {missing[0]}")
-        return model  # type: ignore[no-any-return]
+        return self.with_room_for_the_tokens(model, path)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         logits, labels = outputs.logits.float(), batch.targets["labels"]  # [B, C]; [B], or [B, C] for multi-label
@@ -254,6 +265,7 @@ class Classification(Task[ClassificationOptions]):
         texts = list(inputs)
         if not texts:
             return
+        checked_texts([text for item in texts for text in ([item] if isinstance(item, str) else item)], "the input")
         if self.options.text_pair_column and isinstance(texts[0], str):
             raise UsageError("this model compares two texts: give them as two columns of --input FILE")
         firsts, seconds = zip(*[(t, None) if isinstance(t, str) else t for t in texts], strict=True)
@@ -296,6 +308,7 @@ class Classification(Task[ClassificationOptions]):
         return f"{prediction['label']} ({prediction['score']:.2f})"
 
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
@@ -308,6 +321,8 @@ def checked_texts(texts: Sequence[Any], where: str) -> Sequence[str]:
     for row, text in enumerate(texts, start=1):
         if not isinstance(text, str):
             raise DataError(f"{where}, row {row}: a text is needed, found {text!r}")
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise DataError(f"{where}, row {row}: the text holds half a character (a lone surrogate)")
     if blank := sum(not text.strip() for text in texts):
         note(f"{where}: {blank} of {len(texts)} texts are blank")
     return texts

@@ -37,8 +37,10 @@ class Labels:
             weights = [float(word) for word in asked.split(",")]
         except ValueError as error:
             raise UsageError(f"--class-weights must be 'balanced' or numbers, found {asked!r}") from error
-        if len(weights) != len(self.names) or not all(0 <= w < float("inf") for w in weights):
-            raise UsageError(f"--class-weights needs {len(self.names)} numbers of at least 0 ({', '.join(self.names)})")
+        if len(weights) != len(self.names) or not all(0 <= w < float("inf") for w in weights) or not any(weights):
+            raise UsageError(
+                f"--class-weights needs {len(self.names)} numbers of at least 0, not all 0 ({', '.join(self.names)})"
+            )
         return weights
 
 

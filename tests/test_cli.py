@@ -277,3 +277,47 @@ def test_a_model_with_a_damaged_weights_file(project, tmp_path, capsys):
     arguments = command(project, "--output-dir", str(tmp_path / "o"))
     arguments[3] = str(tmp_path / "m")
     assert fails(arguments, capsys)[0] == 4
+
+
+def test_clipping_off_trains(project, tmp_path):
+    assert run.main(command(project, "--output-dir", str(tmp_path / "o"), "--max-grad-norm", "inf")) == 0
+    assert json.loads((tmp_path / "o/run.json").read_text())["settings"]["max_grad_norm"] == "inf"
+    assert run.main(command(project, "--output-dir", str(tmp_path / "o"), "--max-grad-norm", "inf")) == 0, "recognised again"
+
+
+def test_a_model_without_its_tokenizer_is_refused(project, tmp_path, capsys):
+    tiny.bert().save_pretrained(tmp_path / "m")
+    arguments = command(project, "--output-dir", str(tmp_path / "o"))
+    arguments[3] = str(tmp_path / "m")
+    code, line = fails(arguments, capsys)
+    assert code == 4 and "no tokenizer files" in line
+
+
+def test_a_text_that_is_its_own_label_is_refused(project, tmp_path, capsys):
+    code, line = fails(command(project, "--output-dir", str(tmp_path / "o"), "--text-column", "label"), capsys)
+    assert code == 2 and "must be different columns" in line
+
+
+def test_overwrite_mends_a_damaged_run_json(project, tmp_path, capsys):
+    arguments = command(project, "--output-dir", str(tmp_path / "o"))
+    assert run.main(arguments) == 0
+    for text in ("{", "[]", '{"status": "finished"}'):
+        (tmp_path / "o/run.json").write_text(text)
+        assert fails(arguments, capsys)[0] == 2
+        assert run.main([*arguments, "--overwrite"]) == 0
+
+
+def test_a_foreign_run_json_is_left_alone(project, tmp_path, capsys):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/run.json").write_text('{"mine": 1}')
+    assert fails(command(project, "--output-dir", str(tmp_path / "o")), capsys)[0] == 2
+    assert (tmp_path / "o/run.json").read_text() == '{"mine": 1}'
+
+
+def test_a_name_that_is_neither_a_folder_nor_a_hub_name(project, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("engine.hub.reachable", lambda: False)
+    monkeypatch.setattr("engine.hub.go_offline", lambda: None)
+    arguments = command(project, "--output-dir", str(tmp_path / "o"))
+    arguments[3] = "my model"
+    code, line = fails(arguments, capsys)
+    assert code == 4 and "no such directory" in line

@@ -93,7 +93,7 @@ def test_what_predict_refuses(project, tmp_path, capsys):  # noqa: F811
 
 
 def test_an_unfinished_run_is_not_a_model(tmp_path, capsys):
-    (tmp_path / "run.json").write_text(json.dumps({"status": "running", "settings": {}}))
+    (tmp_path / "run.json").write_text(json.dumps({"status": "running", "settings": {}, "data": {}}))
     code, line = fails(["predict", "--model", str(tmp_path), "w0"], capsys)
     assert code == 2 and "--resume" in line
 

@@ -183,12 +183,8 @@ class Classification(Task[ClassificationOptions]):
         assert self.labels is not None, "examples() comes first: the head needs the number of labels"
         path = self.source.model(self.hub_model)
         names = self.labels.names
-        model, report = self.source.load(
-            AutoModelForSequenceClassification.from_pretrained,
+        model, report = self.from_pretrained(
             path,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
             num_labels=len(names),
             id2label=dict(enumerate(names)),
             label2id={name: i for i, name in enumerate(names)},
@@ -206,14 +202,15 @@ class Classification(Task[ClassificationOptions]):
             raise ModelError(f"model {path}: its tokenizer has more tokens than the model has embeddings")
         return model  # type: ignore[no-any-return]
 
+    def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        """The model in float32, never from a pickle, and the report of what the checkpoint lacked. Raises ModelError."""
+        load = AutoModelForSequenceClassification.from_pretrained
+        safely = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        loaded: tuple[Any, dict[str, Any]] = self.source.load(load, path, **safely, **arguments)
+        return loaded
+
     def load_model(self, path: str) -> nn.Module:
-        model, report = self.source.load(
-            AutoModelForSequenceClassification.from_pretrained,
-            path,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        model, report = self.from_pretrained(path)
         if missing := sorted(report["missing_keys"]):
             raise ModelError(f"model {path} is not a finished classifier: it lacks {missing[0]}")
         return self.with_room_for_the_tokens(model, path)

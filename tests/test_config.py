@@ -156,7 +156,7 @@ def test_a_flag_given_twice_is_refused(argv):
 
 
 def test_values_may_repeat():
-    assert parsed("--text-column", "a", "--label-column", "a", "--seed", "1", "--epochs", "1")["label_column"] == "a"
+    assert parsed("--text-column", "a", "--data-config", "a", "--seed", "1", "--epochs", "1")["data_config"] == "a"
 
 
 @pytest.mark.parametrize(("argv", "message"), [

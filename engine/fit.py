@@ -154,14 +154,11 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
         raise UsageError(f"--model {model} lies inside --output-dir {directory}, which will be written: choose another")
     if directory.is_dir() and any(directory.iterdir()) and not holds_run(directory):
         raise UsageError(f"--output-dir {directory} is not empty and holds no run: choose another")
-    if config.overwrite:
-        pass  # what is there goes when everything else has been checked
-    elif (directory / "run.json").exists() and read_run(directory)["status"] == "finished":
-        compare(directory, "settings", read_run(directory)["settings"], settings)
-    elif steps_in(directory / "checkpoints"):
-        if not config.resume:
+    if not config.overwrite:  # with it, what is there goes when everything else has been checked
+        is_unfinished = not is_finished(directory) and bool(steps_in(directory / "checkpoints"))
+        if is_unfinished and not config.resume:
             raise UsageError(f"{directory} holds an unfinished run: --resume continues it, --overwrite starts again")
-        if (directory / "run.json").exists():
+        if is_finished(directory) or (is_unfinished and (directory / "run.json").exists()):
             compare(directory, "settings", read_run(directory)["settings"], settings)
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -58,8 +58,8 @@ def transfer(model: str, file: str) -> dict[str, Any]:
     rows = read_table(Path(file), ["text", "stars"])
     stars = np.array([int(cell) for cell in rows["stars"]])
     kept = np.flatnonzero(stars != 3)
-    task, module = open_model(model, find)
-    predictions = task.predict(module, [rows["text"][i] for i in kept])
+    task, module, layout = open_model(model, find)
+    predictions = task.predict(module, [rows["text"][i] for i in kept], layout)
     is_positive = np.array([prediction["label"] == "Positive" for prediction in predictions])
     truth = stars[kept] > 3
     recalls = [float((is_positive == truth)[truth == side].mean()) for side in (False, True)]

@@ -19,20 +19,22 @@ Key = tuple[int, int]  # (epoch, row): all randomness of the data is a function 
 class Batch:
     """One micro-batch of B rows.
 
-    ``inputs`` is passed to the model as keyword arguments (usually ``[B, T]`` tensors); ``targets`` is what the task's
+    ``inputs`` is passed to the model as keyword arguments (``[B, T]`` tensors, or ``[1, T]`` with all rows end to end; see
+    collate.py); ``targets`` is what the task's
     loss compares with: labels are not passed to the model, so no loss is computed out of sight. ``num_items`` is what
     the loss is a sum over: examples for classification, target tokens for language models. ``num_tokens`` counts real
-    tokens, ``executed_tokens`` those the model works on (with padding), ``sum_squares`` is the sum over the rows of
-    length squared: what attention costs.
+    tokens, ``executed_tokens`` those the model works on (with padding), ``longest`` is the longest row in tokens,
+    ``sum_squares`` the sum over the rows of length squared: what attention costs.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Tensor | int]
     targets: dict[str, Tensor]
     num_items: int
     num_examples: int
     num_tokens: int
     executed_tokens: int
     sum_squares: int
+    longest: int
     keys: list[Key] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Batch:
@@ -46,6 +48,6 @@ class Batch:
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         return dataclasses.replace(
             self,
-            inputs={name: function(tensor) for name, tensor in self.inputs.items()},
+            inputs={name: function(x) if isinstance(x, Tensor) else x for name, x in self.inputs.items()},
             targets={name: function(tensor) for name, tensor in self.targets.items()},
         )

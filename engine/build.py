@@ -1,10 +1,12 @@
 """Putting a run together, in the one order that works; the only place that knows it.
 
-seed -> examples -> model -> device -> optimizer and schedule -> (checkpoint) -> seed again, or the checkpoint's RNG.
+seed -> examples -> model -> packed attention -> device -> compile -> optimizer and schedule -> (checkpoint) -> seed
+again, or the checkpoint's RNG.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine.batching import choose_layout
 from engine.clock import Clock
 from engine.collate import Layout
 from engine.config import TrainConfig
@@ -22,7 +25,7 @@ from engine.errors import UsageError
 from engine.optimizer import Guard, make_optimizer, make_schedule
 from engine.parallel import World, choose_device
 from engine.plan import Plan
-from engine.precision import Precision, choose_precision, make_autocast, make_scaler
+from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
 from engine.state import TrainState
 from engine.task import Examples, Task
 
@@ -57,9 +60,15 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it before its first call
     torch.use_deterministic_algorithms(config.deterministic)
     set_seed(config.seed)
-    model = (task.build_model() if model is None else model).to(device)
-    plan = Plan.of(config, examples.lengths)
-    layout = make_layout(task, config)
+    allow_tf32(device)
+    model = task.build_model() if model is None else model
+    layout = choose_layout(config.batching, model, task.level, getattr(task, "max_length", None), device, precision)
+    model = model.to(device)
+    if config.cuda_graph == "on":
+        layout = few_shapes(layout, int(getattr(task, "max_length", 0) or model.config.max_position_embeddings))  # type: ignore
+    if config.compile or config.cuda_graph == "on":  # in place: torch.compile(model) would rename the parameters
+        model.compile(dynamic=True, mode="reduce-overhead" if config.cuda_graph == "on" else None)
+    plan = Plan.of(config, examples.lengths, packed=layout.kind == "packed")
     optimizer = make_optimizer(model, config)
     clock = Clock(device)
     state = TrainState(
@@ -77,11 +86,8 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
     return Setup(state, data, World(device), precision, layout)
 
 
-def make_layout(task: Task[Any], config: TrainConfig) -> Layout:
-    """What ``--batching`` means for a batch; which examples meet in it is the plan's."""
-    if config.batching != "max_length":
-        return Layout("padded")
-    max_length = getattr(task, "max_length", None)
-    if max_length is None:
-        raise UsageError(f"--batching max_length: the task {type(task).__name__} has no length to pad to")
-    return Layout("max_length", max_length)
+def few_shapes(layout: Layout, max_length: int) -> Layout:
+    """Rounded lengths and a constant longest one, so that a CUDA graph is recorded a few times only. Raises UsageError."""
+    if not torch.cuda.is_available() or layout.kind != "packed":
+        raise UsageError("--cuda-graph on needs a CUDA device and packed batches")
+    return dataclasses.replace(layout, max_length=max_length, round_to=256)

@@ -1,4 +1,4 @@
-"""From rows of different length to rectangular tensors."""
+"""From rows of different length to tensors: padded to rectangles, or packed end to end without padding."""
 
 from __future__ import annotations
 
@@ -10,38 +10,81 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Rows = Sequence[dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows lie in a batch. ``padded``: to its longest row; ``max_length``: to ``max_length``, always."""
+    """How rows lie in a batch.
 
-    kind: Literal["padded", "max_length"] = "padded"
-    max_length: int = 0
-
-
-def pad(rows: Sequence[dict[str, Any]], layout: Layout, tokenizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The model's inputs ``[B, T]`` int64 and the batch's counts (keyword arguments of Batch).
-
-    Padding goes where the tokenizer wants it; the attention mask is made from lengths, never from token ids, so a real
-    token that equals the padding token is attended to.
+    ``padded``: one below the other, to the longest; ``max_length``: to ``max_length``, always; ``packed``: end to end in
+    one row, positions restarting at ``position_start``. ``round_to``: a packed row is filled up to a multiple of it by
+    segments that nobody reads, so that few shapes occur.
     """
-    lengths = [len(row["input_ids"]) for row in rows]
-    width = layout.max_length if layout.kind == "max_length" else max(lengths)
-    left = tokenizer.padding_side == "left"
+
+    kind: Literal["padded", "max_length", "packed"] = "padded"
+    max_length: int = 0
+    position_start: int = 0
+    round_to: int = 1
+
+
+PADDED = Layout()
+
+
+def arrange(rows: Rows, layout: Layout, tokenizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model's inputs and the batch's counts (keyword arguments of Batch).
+
+    Padded: ``[B, T]`` int64, padding where the tokenizer wants it; the attention mask is made from lengths, never from
+    token ids, so a real token that equals the padding token is attended to. Packed: ``[1, T]`` int64, with
+    ``position_ids``, ``cu_seq_lens_q`` [segments + 1] int32, ``max_length_q``, and the first and last token of each of the
+    B rows.
+    """
+    lengths = np.asarray([len(row["input_ids"]) for row in rows])
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-    inputs: dict[str, Tensor] = {}
-    for name in ("input_ids", "token_type_ids"):
-        if name in rows[0]:
-            array = np.full((len(rows), width), fill[name], dtype=np.int64)
-            for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-                array[i, width - length if left else 0 : width if left else length] = row[name]
-            inputs[name] = torch.from_numpy(array)
-    columns = np.arange(width)
-    real = np.asarray(lengths)[:, None]
-    inputs["attention_mask"] = torch.from_numpy((columns >= width - real if left else columns < real).astype(np.int64))
+    left = tokenizer.padding_side == "left"
+    inputs: dict[str, Any] = {
+        name: per_token([row[name] for row in rows], layout, fill[name], left=left) for name in fill if name in rows[0]
+    }
+    inputs |= _packed_inputs(lengths, layout) if layout.kind == "packed" else _mask(lengths, inputs["input_ids"].shape[1], left)
     return inputs, {
         "num_examples": len(rows),
-        "num_tokens": sum(lengths),
-        "executed_tokens": len(rows) * width,
-        "sum_squares": sum(length * length for length in lengths),
+        "num_tokens": int(lengths.sum()),
+        "executed_tokens": inputs["input_ids"].numel(),
+        "sum_squares": int((lengths**2).sum()),
+        "longest": int(lengths.max()),
+    }
+
+
+def per_token(values: Sequence[np.ndarray], layout: Layout, fill: int, *, left: bool = False) -> Tensor:
+    """One int64 tensor from a value per token of each row: [B, T], or [1, T] if packed. For targets, ``fill`` is -100."""
+    lengths = [len(row) for row in values]
+    if layout.kind == "packed":
+        packed = np.full((1, -(-sum(lengths) // layout.round_to) * layout.round_to), fill, dtype=np.int64)
+        packed[0, : sum(lengths)] = np.concatenate(values)
+        return torch.from_numpy(packed)
+    width = layout.max_length if layout.kind == "max_length" else max(lengths)
+    array = np.full((len(values), width), fill, dtype=np.int64)
+    for i, (row, length) in enumerate(zip(values, lengths, strict=True)):
+        array[i, width - length if left else 0 : width if left else length] = row
+    return torch.from_numpy(array)
+
+
+def _mask(lengths: np.ndarray, width: int, left: bool) -> dict[str, Tensor]:
+    columns, real = np.arange(width), lengths[:, None]
+    return {"attention_mask": torch.from_numpy((columns >= width - real if left else columns < real).astype(np.int64))}
+
+
+def _packed_inputs(lengths: np.ndarray, layout: Layout) -> dict[str, Any]:
+    longest = layout.max_length or int(lengths.max())
+    tail = -int(lengths.sum()) % layout.round_to
+    rest = [tail % longest] if layout.round_to > 1 else []  # also when it is empty: the number of segments is a shape, too
+    segments = np.concatenate([lengths, np.full(tail // longest, longest), rest])
+    offsets = np.concatenate([[0], np.cumsum(segments)]).astype(np.int64)
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], segments.astype(np.int64))
+    return {
+        "position_ids": torch.from_numpy(within + layout.position_start)[None],
+        "cu_seq_lens_q": torch.from_numpy(offsets.astype(np.int32)),
+        "max_length_q": longest,
+        "segment_first": torch.from_numpy(offsets[: len(lengths)].copy()),
+        "segment_last": torch.from_numpy(offsets[1 : len(lengths) + 1] - 1),
     }

@@ -38,6 +38,9 @@ class TrainConfig:
     task: str | None = setting(None, "what to learn: a task's name, or FILE.py:CLASS")
     batch_size: int = setting(16, "examples per micro-batch, over all devices")
     eval_batch_size: int = setting(32, "examples per evaluation batch; changes speed only, never a result")
+    tokens_per_batch: int | None = setting(
+        None, "tokens per micro-batch, padding included: as many examples as fit, in place of --batch-size"
+    )
     accumulation_steps: int = setting(1, "micro-batches per optimizer step")
     epochs: int = setting(3, "passes over the training data")
     max_steps: int | None = setting(None, "optimizer steps in all; overrides --epochs")
@@ -47,12 +50,17 @@ class TrainConfig:
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "what the learning rate does after warm-up")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this 2-norm; inf turns clipping off")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "auto", "autocast; auto: bf16 (or fp16) on CUDA, fp32 elsewhere"
+        "auto", "autocast; auto: bf16 (or fp16) on CUDA, bf16 on a CPU that computes in it, else fp32"
     )
-    batching: Literal["auto", "bucketed", "padded", "max_length"] = setting(
+    batching: Literal["auto", "packed", "bucketed", "padded", "max_length"] = setting(
         "auto",
-        "padded: each batch to its longest row; bucketed: rows of like length meet (changes which examples share a "
-        "step); max_length: every batch to --max-length, as the tutorials do; auto: padded",
+        "packed: rows end to end, no padding; padded: each batch to its longest row; bucketed: padded, but rows of like "
+        "length meet (changes which examples share a step); max_length: every batch to --max-length, as the tutorials "
+        "do; auto: packed where that is the same as padded, which is checked, else padded",
+    )
+    compile: bool = setting(False, "torch.compile, one graph for all lengths; worth its minutes on a GPU")
+    cuda_graph: Literal["auto", "on", "off"] = setting(
+        "auto", "record the compiled model as CUDA graphs, one for each length rounded up to 256; auto: off"
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     workers: int = setting(0, "processes that load data")
@@ -74,7 +82,7 @@ class TrainConfig:
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("workers", "eval_steps", "save_steps"):
             require(self, name, getattr(self, name) >= 0, "must not be negative")
-        for name in ("max_steps", "patience"):
+        for name in ("max_steps", "patience", "tokens_per_batch"):
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
         require(self, "keep_checkpoints", self.keep_checkpoints >= 1, "must be at least 1")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a positive finite number")
@@ -120,7 +128,7 @@ class EvaluateConfig:
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
     task: str | None = setting(None, "the task of a model without run.json (default: classification)")
     eval_batch_size: int = setting(32, "examples per batch; changes speed only")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: bf16 (or fp16) on CUDA, fp32 elsewhere")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: as in training")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     workers: int = setting(0, "processes that load data")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")

@@ -28,8 +28,10 @@ from engine.config import TrainConfig, differences, note
 from engine.data import eval_loader
 from engine.errors import DataError, ResourceError, UsageError
 from engine.evaluate import evaluate
+from engine.flops import count_flops, peak_flops
 from engine.loop import train
 from engine.parallel import choose_device, describe_device
+from engine.plan import Plan
 from engine.precision import choose_precision
 from engine.record import Run, split_figures
 from engine.task import Examples, Task
@@ -69,7 +71,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     check_data(task, config, examples)
 
     setup = build(task, examples["train"], config, model)
-    document |= {"device": describe_device(setup.world.device), "precision": setup.precision}
+    document |= {"device": describe_device(setup.world.device), "precision": setup.precision, "batching": setup.layout.kind}
     announce(task, setup, examples, config, document)
     if config.overwrite:
         remove_run(directory)
@@ -126,7 +128,7 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
     """Raises DataError without training rows, UsageError when an evaluation is asked for that cannot be."""
     if len(examples["train"]) == 0:
         raise DataError("there is no row to train on")
-    if (step := config.batch_size * config.accumulation_steps) > len(examples["train"]):
+    if config.tokens_per_batch is None and (step := config.batch_size * config.accumulation_steps) > len(examples["train"]):
         note(f"warning: a step of {step} examples is more than the {len(examples['train'])} there are: an epoch is one step")
     if "eval" in examples:
         known = ["loss", *task.metrics("eval").names]
@@ -258,6 +260,7 @@ def make_run(directory: Path, task: Task[Any], config: TrainConfig, setup: Setup
         directory, config, state, setup.data.plan.num_steps,
         evaluate=measure if held_out is not None else None,
         best_metric=metric, lower_is_better=metric in task.lower_is_better,
+        flops=count_flops(state.model, task.level), peak_flops=peak_flops(state.device, setup.precision),
     )  # fmt: skip
 
 
@@ -271,7 +274,8 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
         return
     before = read_run(run.directory)
     compare(run.directory, "data", before["data"]["fingerprints"], document["data"]["fingerprints"])
-    compare(run.directory, "precision", {"precision": before["precision"]}, {"precision": document["precision"]})
+    for name in ("precision", "batching"):
+        compare(run.directory, name, {name: before[name]}, {name: document[name]})
     run.restore(load_state(setup.state, files))
     forget_after(run.directory / "checkpoints", setup.state.step)
     same = all(before[name] == document[name] for name in ("device", "versions"))
@@ -288,18 +292,34 @@ def announce(
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     lengths = examples["train"].lengths
     sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
-    print(f"device     {document['device']}, {setup.precision}")
+    size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
+    tf32 = " with TF32" if torch.get_float32_matmul_precision() == "high" and setup.world.device.type == "cuda" else ""
+    print(f"device     {document['device']}, {setup.precision}{tf32}{', compiled' if config.compile else ''}")
     print(
         f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
     )
     print(f"model      {document['model'] or type(setup.state.model).__name__}: {trained / 1e6:.1f} M parameters to train")
     print(
-        f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_per_epoch:g} epochs of {plan.steps_per_epoch}; "
-        f"{config.batch_size} examples x {config.accumulation_steps} accumulated per step; "
-        f"{config.schedule} schedule from {config.learning_rate:g}, {config.warmup_ratio:.0%} warm-up; "
-        f"batching {setup.layout.kind if config.batching == 'auto' else config.batching}",
-        flush=True,
+        f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
+        f"{size} x {config.accumulation_steps} accumulated per step; "
+        f"{config.schedule} schedule from {config.learning_rate:g}, {config.warmup_ratio:.0%} warm-up"
     )
+    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(plan, getattr(task, "max_length", 0)).items())
+    other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
+    print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
+
+
+def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:
+    """Share of padding in the first epoch under each ``--batching``: of the batches of ``batch_size`` that it would make."""
+    assert plan.lengths is not None
+    lengths, real = plan.lengths, float(plan.lengths.sum())
+
+    def waste(bucketed: bool) -> float:
+        batches = dataclasses.replace(plan, bucketed=bucketed, packed=False).batches(0)
+        return 1 - real / sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+
+    fixed = {"max_length": 1 - real / (len(lengths) * max_length)} if max_length else {}
+    return {"packed": 0.0, "bucketed": waste(True), "padded": waste(False)} | fixed
 
 
 def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
@@ -320,6 +340,7 @@ def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
         metrics["eval_runtime"] = rates["runtime_seconds"]
         metrics["eval_samples_per_second"] = rates["examples_per_second"]
         metrics["eval_steps_per_second"] = rates["steps_per_second"]
+    print(run.where_time_went())
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():
         print(f"  {name:<{width}} = {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} = {value}")

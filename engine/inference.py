@@ -17,7 +17,8 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 
-from engine.collate import Layout
+from engine.batching import pack, why_not_packed
+from engine.collate import PADDED, Layout
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig
 from engine.data import eval_loader
 from engine.errors import DataError, ResourceError, UsageError
@@ -41,8 +42,9 @@ def open_model(
     task: str | None = None,
     changes: Mapping[str, Any] | None = None,
     tables: Mapping[str, Dataset] | None = None,
-) -> tuple[Task[Any], nn.Module]:
-    """The task and its model in eval mode on ``device``. ``find`` gives a task class by name.
+    precision: str = "fp32",
+) -> tuple[Task[Any], nn.Module, Layout]:
+    """The task, its model in eval mode on ``device``, and the layout for its batches. ``find`` gives a task class by name.
 
     ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data to use in place of its data.
     Raises UsageError, ModelError.
@@ -55,9 +57,12 @@ def open_model(
     kind = find(task or settings.get("task") or "classification")
     source = SourceConfig(**select(settings, SourceConfig) | {"model": name, "revision": None})
     built: Task[Any] = kind(kind.Options(**select(settings, kind.Options)), Source(source, tables))
-    model = built.load_model(built.source.model(None)).to(choose_device(device)).eval()
+    where = choose_device(device)
+    model = built.load_model(built.source.model(None))
+    packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
+    layout = pack(model, built.level) if packable else PADDED
     built.adopt(model)
-    return built, model
+    return built, model.to(where).eval(), layout
 
 
 def select(settings: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
@@ -77,9 +82,9 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     if config.input:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
     columns = {"text_column": config.text_column, "text_pair_column": config.text_pair_column}
-    task, model = open_model(config.model, find, device=config.device, task=config.task, changes=columns)
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=columns)
     inputs = task.inputs_of(rows) if config.input else list(texts)
-    predictions = list(task.predict(model, inputs))
+    predictions = list(task.predict(model, inputs, layout))
     if config.output:
         write_predictions(Path(config.output), rows, predictions)
         print(f"{len(predictions)} predictions written to {config.output}")
@@ -92,8 +97,8 @@ def try_examples(task: Task[Any], directory: Path, find: Find, device: str) -> N
     """What a tutorial does last: load what was saved, and predict a few inputs."""
     if not task.try_it:
         return
-    saved, model = open_model(str(directory), find, device=device)
-    for text, prediction in zip(task.try_it, saved.predict(model, task.try_it), strict=True):
+    saved, model, layout = open_model(str(directory), find, device=device)
+    for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
         print(f"{saved.describe(prediction)}\t{one_line(text)}")
 
 
@@ -155,13 +160,15 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
         tables = {"eval": as_dataset(rows, config.file)}
         changes["max_eval_examples"] = config.max_eval_examples or 0
-    task, model = open_model(config.model, find, device=config.device, task=config.task, changes=changes, tables=tables)
+    task, model, layout = open_model(
+        config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, precision=config.precision
+    )
     examples = task.examples().get("eval")
     if examples is None:
         raise DataError(f"the run {config.model} has no evaluation data: give --file")
     device = next(model.parameters()).device
     engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
-    loader = eval_loader(task, examples, Layout(), engine, device)
+    loader = eval_loader(task, examples, layout, engine, device)
     autocast = make_autocast(choose_precision(config.precision, device), device)
     result = measure(model, task, loader, autocast, World(device), total=len(loader))
     figures, rates = split_figures(result)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -40,7 +42,9 @@ class Position:
 class Plan:
     """The whole run as lists of rows.
 
-    ``lengths`` ([num_examples] tokens) is needed for bucketing only; ``max_steps`` overrides ``epochs``.
+    ``lengths`` ([num_examples] tokens) is needed for ``bucketed`` and for a budget of ``tokens_per_batch``, which takes
+    the place of ``batch_size``: a micro-batch then has as many rows as fit, at least one, counted with their padding
+    unless they are ``packed``. ``max_steps`` overrides ``epochs``.
     """
 
     num_examples: int
@@ -50,27 +54,30 @@ class Plan:
     max_steps: int | None = None
     seed: int = 0
     lengths: np.ndarray | None = field(default=None, repr=False)
+    bucketed: bool = False
+    tokens_per_batch: int | None = None
+    packed: bool = False
 
     @classmethod
-    def of(cls, config: TrainConfig, lengths: np.ndarray) -> Plan:
+    def of(cls, config: TrainConfig, lengths: np.ndarray, *, packed: bool = False) -> Plan:
         """The plan of a run over rows with these token counts."""
         return cls(
             len(lengths), config.batch_size, config.accumulation_steps, config.epochs, config.max_steps, config.seed,
-            lengths if config.batching == "bucketed" else None,
+            lengths, config.batching == "bucketed", config.tokens_per_batch, packed,
         )  # fmt: skip
 
-    @property
-    def batches_per_epoch(self) -> int:
-        return -(-self.num_examples // self.batch_size)
+    def num_batches(self, epoch: int) -> int:
+        """Micro-batches of an epoch; the same in each unless a token budget cuts them."""
+        return len(self.batches(epoch)) if self.tokens_per_batch else -(-self.num_examples // self.batch_size)
 
-    @property
-    def steps_per_epoch(self) -> int:
+    def steps_in(self, epoch: int) -> int:
         """Micro-batches are grouped within an epoch; its last group may be short."""
-        return -(-self.batches_per_epoch // self.accumulation_steps)
+        return -(-self.num_batches(epoch) // self.accumulation_steps)
 
-    @property
+    @cached_property
     def num_steps(self) -> int:
-        return self.max_steps or self.epochs * self.steps_per_epoch
+        """Of the whole run."""
+        return self.max_steps or sum(self.steps_in(epoch) for epoch in range(self.epochs))
 
     def order(self, epoch: int) -> np.ndarray:
         """The rows of an epoch in random order: [num_examples]."""
@@ -80,44 +87,69 @@ class Plan:
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The rows of each micro-batch of an epoch; only the last of a random-order epoch is short."""
         order = self.order(epoch)
-        if self.lengths is None:
-            return cut(order, self.batch_size)
-        lengths = self.lengths
+        if not self.bucketed:
+            return self.cut(order)
+        assert self.lengths is not None
         batches = []
         for chunk in cut(order, self.batch_size * BUCKET_BATCHES):
-            batches += cut(chunk[np.argsort(-lengths[chunk], kind="stable")], self.batch_size)
+            batches += self.cut(chunk[np.argsort(-self.lengths[chunk], kind="stable")])
         shuffled = np.random.default_rng((self.seed, epoch)).permutation(len(batches))
         return [batches[i] for i in shuffled]
 
+    def cut(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Consecutive micro-batches."""
+        if self.tokens_per_batch is None:
+            return cut(rows, self.batch_size)
+        assert self.lengths is not None
+        return cut_by_tokens(rows, self.lengths[rows], self.tokens_per_batch, packed=self.packed)
+
+    def epochs_from(self, start: int) -> Iterator[tuple[int, int, int, int]]:
+        """``(epoch, its steps, steps of it that are done, steps of it until the run ends)`` after ``start`` done steps."""
+        before, epoch = 0, 0
+        while before < self.num_steps:
+            steps = self.steps_in(epoch)
+            if before + steps > start:
+                yield epoch, steps, max(start - before, 0), min(steps, self.num_steps - before)
+            before, epoch = before + steps, epoch + 1
+
     def positions(self, start: int = 0) -> Iterator[Position]:
         """The steps after ``start`` done ones."""
-        for step in range(start + 1, self.num_steps + 1):
-            epoch, index = divmod(step - 1, self.steps_per_epoch)
-            left = self.batches_per_epoch - index * self.accumulation_steps
-            yield Position(
-                step=step,
-                epoch=epoch,
-                step_in_epoch=index + 1,
-                num_micro_batches=min(self.accumulation_steps, left),
-                epochs_done=epoch + (index + 1) / self.steps_per_epoch,
-                is_epoch_end=index + 1 == self.steps_per_epoch,
-                is_last=step == self.num_steps,
-            )
+        step = start
+        for epoch, steps, done, until in self.epochs_from(start):
+            num_batches = self.num_batches(epoch)
+            for index in range(done, until):
+                step += 1
+                yield Position(
+                    step=step,
+                    epoch=epoch,
+                    step_in_epoch=index + 1,
+                    num_micro_batches=min(self.accumulation_steps, num_batches - index * self.accumulation_steps),
+                    epochs_done=epoch + (index + 1) / steps,
+                    is_epoch_end=index + 1 == steps,
+                    is_last=step == self.num_steps,
+                )
 
     def micro_batches(self, start: int = 0) -> Iterator[list[Key]]:
         """The keys of every micro-batch after ``start`` done steps, to the end of the run."""
-        epoch, index = divmod(start, self.steps_per_epoch)
-        last_epoch, left_over = divmod(self.num_steps - 1, self.steps_per_epoch)
-        for e in range(epoch, last_epoch + 1):
-            first = index * self.accumulation_steps if e == epoch else 0
-            stop = (left_over + 1) * self.accumulation_steps if e == last_epoch else self.batches_per_epoch
-            for rows in self.batches(e)[first:stop]:
-                yield [(e, int(row)) for row in rows]
+        for epoch, _, done, until in self.epochs_from(start):
+            for rows in self.batches(epoch)[done * self.accumulation_steps : until * self.accumulation_steps]:
+                yield [(epoch, int(row)) for row in rows]
 
 
 def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Consecutive pieces of ``size`` rows; the last may be shorter."""
     return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, budget: int, *, packed: bool) -> list[np.ndarray]:
+    """Consecutive pieces of at most ``budget`` tokens, or one row; padded rows count as much as the longest beside them."""
+    starts, longest, total = [0], 0, 0
+    for i, length in enumerate(lengths.tolist()):
+        longest, total = max(longest, length), total + length
+        if i > starts[-1] and (total if packed else longest * (i + 1 - starts[-1])) > budget:
+            starts.append(i)
+            longest = total = length
+    return [rows[a:b] for a, b in pairwise([*starts, len(rows)])]
 
 
 def eval_batches(lengths: np.ndarray, batch_size: int) -> list[list[Key]]:

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from engine.batch import Batch
 from engine.checkpoint import commit, rotate, state_files
 from engine.config import TrainConfig
 from engine.errors import DivergedError
+from engine.flops import FlopCount
 from engine.plan import Position
 from engine.state import StepRecord, TrainState
 
@@ -44,6 +46,8 @@ class Tally:
     num_examples: int = 0
     num_tokens: int = 0
     executed_tokens: int = 0
+    padded_tokens: int = 0
+    sum_squares: int = 0
 
     def count(self, micro_batches: list[Batch]) -> None:
         """Add a step's host-side counts; its loss follows when the device is read."""
@@ -51,6 +55,8 @@ class Tally:
         self.num_examples += sum(batch.num_examples for batch in micro_batches)
         self.num_tokens += sum(batch.num_tokens for batch in micro_batches)
         self.executed_tokens += sum(batch.executed_tokens for batch in micro_batches)
+        self.padded_tokens += sum(batch.num_examples * batch.longest for batch in micro_batches)
+        self.sum_squares += sum(batch.sum_squares for batch in micro_batches)
 
     @property
     def loss(self) -> float:
@@ -61,6 +67,11 @@ class Tally:
     def padding_waste(self) -> float:
         """Share of the executed tokens that are padding."""
         return 1 - self.num_tokens / max(self.executed_tokens, 1)
+
+    @property
+    def waste_if_padded(self) -> float:
+        """The same share, had each batch been padded to its longest row."""
+        return 1 - self.num_tokens / max(self.padded_tokens, 1)
 
 
 class Run:
@@ -76,16 +87,20 @@ class Run:
         evaluate: Evaluate | None = None,
         best_metric: str = "loss",
         lower_is_better: bool = True,
+        flops: FlopCount | None = None,
+        peak_flops: float | None = None,
     ):
         self.directory, self.config, self.state, self.num_steps = directory, config, state, num_steps
         self.evaluator, self.best_metric, self.lower_is_better = evaluate, best_metric, lower_is_better
         self.window, self.epoch, self.total = Tally(), Tally(), Tally()
         self.timed, self.timed_seconds = Tally(), 0.0  # since the last line, in this process: what rates are made of
+        self.flops, self.peak_flops = flops, peak_flops
+        self.seconds_of: dict[str, float] = {}  # where this process's time has gone
         self.best: dict[str, Any] | None = None
         self.last_evaluation: dict[str, float] | None = None
         self.num_worse = 0
         self.is_best = self.should_stop = False
-        self.train_seconds = 0.0
+        self.train_seconds = self.process_seconds = 0.0  # of the whole run, of this process
         self._pending = self._zeros()
         self._bar = tqdm(total=num_steps, desc="training", unit="step", disable=None, dynamic_ncols=True, smoothing=0.1)
         self._metrics = open(directory / "metrics.jsonl", "ab")  # noqa: SIM115 - closed in close()
@@ -117,25 +132,32 @@ class Run:
 
     def _log_line(self, at: Position, record: StepRecord) -> None:
         self._lap()
+        seconds, timed = self.state.clock.take(), self.timed
+        self._add_seconds(seconds)
+        flops = self.flops(timed.num_tokens, timed.sum_squares, timed.num_examples) if self.flops else None
+        tflops = flops / self.timed_seconds / 1e12 if flops else None
+        mfu = tflops * 1e12 / self.peak_flops if tflops and self.peak_flops else None
         line = {
             "kind": "train", "step": at.step, "epoch": round(at.epochs_done, 4), "loss": self.window.loss,
             "grad_norm": float(record.grad_norm), "learning_rate": float(record.learning_rate),
             "num_examples": self.total.num_examples, "num_tokens": self.total.num_tokens,
-            "steps_per_second": self.timed.num_steps / self.timed_seconds,
-            "examples_per_second": self.timed.num_examples / self.timed_seconds,
-            "tokens_per_second": self.timed.num_tokens / self.timed_seconds,
-            "padding_waste": round(self.window.padding_waste, 4), "mfu": None, "seconds": self.state.clock.take(),
+            "steps_per_second": timed.num_steps / self.timed_seconds,
+            "examples_per_second": timed.num_examples / self.timed_seconds,
+            "tokens_per_second": timed.num_tokens / self.timed_seconds,
+            "padding_waste": round(self.window.padding_waste, 4), "waste_if_padded": round(self.window.waste_if_padded, 4),
+            "mfu": mfu, "tflops": tflops, "memory_gb": peak_memory_gb(self.state.device), "seconds": seconds,
         }  # fmt: skip
         self.write(line)
+        work = waste_text(self.window) + (f", MFU {mfu:.0%}" if mfu else f", {tflops * 1000:,.0f} GFLOP/s" if tflops else "")
         self._bar.set_postfix_str(
-            f"loss {line['loss']:.4f}, lr {line['learning_rate']:.1e}, {line['tokens_per_second']:,.0f} tok/s, "
-            f"{line['padding_waste']:.0%} padding"
+            f"loss {line['loss']:.4f}, lr {line['learning_rate']:.1e}, {line['tokens_per_second']:,.0f} tok/s, {work}"
         )
         if self._bar.disable:  # no terminal: the line takes the bar's place
             self.say(
                 f"step {at.step}/{self.num_steps}  loss {line['loss']:.4f}  grad_norm {line['grad_norm']:.3f}  "
-                f"lr {line['learning_rate']:.2e}  {line['examples_per_second']:.1f} examples/s  "
-                f"{line['tokens_per_second']:,.0f} tokens/s  {line['padding_waste']:.0%} padding"
+                f"lr {line['learning_rate']:.2e}  {line['steps_per_second']:.2f} steps/s  "
+                f"{line['examples_per_second']:.1f} examples/s  {line['tokens_per_second']:,.0f} tokens/s  {work}  "
+                f"{line['memory_gb']:.1f} GB"
             )
         self.window, self.timed, self.timed_seconds = Tally(), Tally(), 0.0
 
@@ -143,7 +165,7 @@ class Run:
         """Measure on the evaluation data, if there is any; note whether it is the best so far."""
         if self.evaluator is None:
             return
-        with self._paused():
+        with self._paused("evaluation"):
             result = self.evaluator()
         self.last_evaluation = finite(result)
         value = self.last_evaluation[self.best_metric]
@@ -172,7 +194,7 @@ class Run:
 
     def save(self, at: Position) -> None:
         """Commit a checkpoint of everything, then let old ones go."""
-        with self._paused():
+        with self._paused("saving"):
             root = self.directory / "checkpoints"
             commit(root, at.step, state_files(self.state, self.progress()))
             rotate(root, self.config.keep_checkpoints)
@@ -259,15 +281,47 @@ class Run:
         """Training time up to now."""
         now = time.perf_counter()
         self.train_seconds += now - self._mark
+        self.process_seconds += now - self._mark
         self.timed_seconds += now - self._mark
         self._mark = now
 
     @contextmanager
-    def _paused(self) -> Iterator[None]:
+    def _paused(self, what: str) -> Iterator[None]:
         """What happens inside is not training time."""
         self._lap()
         yield
-        self._mark = time.perf_counter()
+        began, self._mark = self._mark, time.perf_counter()
+        self._add_seconds({what: self._mark - began})
+
+    def _add_seconds(self, seconds: dict[str, float]) -> None:
+        for name, value in seconds.items():
+            self.seconds_of[name] = self.seconds_of.get(name, 0.0) + value
+
+    def where_time_went(self) -> str:
+        """One line: the share of each phase in this process's training time, and what came beside it."""
+        self._add_seconds(self.state.clock.take())
+        beside = {name: self.seconds_of.get(name, 0.0) for name in ("evaluation", "saving")}
+        phases = {name: seconds for name, seconds in self.seconds_of.items() if name not in beside}
+        training = max(self.process_seconds, 1e-9)
+        phases["other"] = max(training - sum(phases.values()), 0.0)
+        shares = ", ".join(f"{name} {seconds / training:.0%}" for name, seconds in phases.items())
+        others = ", ".join(f"{seconds:.1f} s {name}" for name, seconds in beside.items())
+        return f"time       {training:.1f} s training: {shares}; {others}"
+
+
+def waste_text(tally: Tally) -> str:
+    """The share of padding, and what the other way of batching would have."""
+    if tally.executed_tokens == tally.num_tokens < tally.padded_tokens:
+        return f"0% padding (padded: {tally.waste_if_padded:.0%})"
+    return f"{tally.padding_waste:.0%} padding" + (" (packed: 0%)" if tally.padding_waste else "")
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory so far in GiB: the device's allocations on CUDA, else the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def finite(result: dict[str, float]) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.batch import Batch
-from engine.collate import Layout
+from engine.collate import PADDED, Layout
 from engine.files import Rows
 from engine.parallel import World
 from engine.sources import Source
@@ -58,6 +58,7 @@ class Task(ABC, Generic[O]):
 
     Options: ClassVar[type] = NoOptions  # frozen dataclass; its fields are flags
     defaults: ClassVar[Mapping[str, Any]] = {}  # other defaults of the engine's and source's settings
+    level: ClassVar[Literal["sequence", "token"]] = "sequence"  # what the model's head reads: one vector per row, or all
     best_metric: ClassVar[str] = "loss"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "rmse", "perplexity"})
     try_it: ClassVar[Sequence[str]] = ()  # inputs that are predicted when training has ended
@@ -83,7 +84,7 @@ class Task(ABC, Generic[O]):
 
     @abstractmethod
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
-        """Put rows together; a pure function."""
+        """Put rows together as ``layout`` says (``arrange`` in collate.py does); a pure function."""
 
     def forward(self, model: nn.Module, batch: Batch) -> Any:
         """The model's outputs. May only call ``model(...)``."""
@@ -106,8 +107,8 @@ class Task(ABC, Generic[O]):
         return next(iter(rows.values()))
 
     @abstractmethod
-    def predict(self, model: nn.Module, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        """One dictionary for each raw input, in order. ``model`` is in eval mode on its device."""
+    def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
+        """One dictionary for each raw input, in order. ``model`` is in eval mode on its device; ``layout`` suits it."""
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         """A prediction as one line for the terminal."""

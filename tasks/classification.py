@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from engine.batch import Batch
-from engine.collate import Layout, pad
+from engine.collate import PADDED, Layout, arrange
 from engine.config import note, require, setting
 from engine.errors import DataError, ModelError, UsageError
 from engine.files import Rows
@@ -172,7 +172,7 @@ class Classification(Task[ClassificationOptions]):
         return self.options.max_length or min(512, limit)
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
-        inputs, counts = pad(rows, layout, self.tokenizer)
+        inputs, counts = arrange(rows, layout, self.tokenizer)
         labels = torch.from_numpy(np.stack([row["labels"] for row in rows]))  # [B], or [B, L] for multi-label
         num_items = int((labels != -100).sum()) if self.problem == "single_label" else labels.numel()
         return Batch(inputs=inputs, targets={"labels": labels}, num_items=num_items, **counts)
@@ -257,7 +257,7 @@ class Classification(Task[ClassificationOptions]):
             return list(texts)
         return list(zip(texts, checked_texts(rows[o.text_pair_column], "the input"), strict=True))
 
-    def predict(self, model: nn.Module, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each text (or pair): ``{"label", "score", "probabilities": {name: p}}``; ``{"value"}`` for regression."""
         texts = list(inputs)
         if not texts:
@@ -277,9 +277,9 @@ class Classification(Task[ClassificationOptions]):
         device = next(model.parameters()).device
         predictions: list[dict[str, Any]] = [{} for _ in texts]
         for chunk in np.array_split(order, -(-len(order) // 32)):
-            inputs_, _ = pad([rows[i] for i in chunk], Layout(), self.tokenizer)
+            batch = self.collate([rows[i] | {"labels": np.int64(-100)} for i in chunk], layout).to(device)
             with torch.inference_mode():
-                logits = model(**{name: t.to(device) for name, t in inputs_.items()}).logits.float().cpu()
+                logits = model(**batch.inputs).logits.float().cpu()
             for i, row in zip(chunk, logits, strict=True):
                 predictions[i] = self.prediction(row, self.labels.names)
         yield from predictions

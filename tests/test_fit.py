@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from engine.config import TrainConfig
 from engine.errors import DivergedError, UsageError
 from engine.fit import fit
+from engine.plan import Plan
 from tests import tiny
 
 
@@ -67,7 +69,35 @@ def test_log_lines_mean_what_they_say(tmp_path):
     assert steps[-1]["num_tokens"] == 2 * tiny.token_rows(40).lengths.sum()
     epochs = [line for line in kinds(tmp_path / "b") if line["kind"] == "epoch"]
     assert epochs[0]["loss"] == pytest.approx(sum(line["loss"] for line in steps[:5]) / 5, rel=1e-6)
-    assert all(0 < line["padding_waste"] < 0.6 and set(line["seconds"]) >= {"data", "forward", "backward"} for line in steps)
+    assert all(set(line["seconds"]) >= {"data", "forward", "backward", "optimizer"} for line in steps)
+
+
+def test_log_lines_say_what_padding_costs_and_how_much_was_computed(tmp_path):
+    """By hand from the lengths: the plan's rows, padded to the longest of each batch; FLOPs from what a token and a pair cost."""
+    rows, sizes = tiny.token_rows(40), tiny.token_rows(40).lengths
+    for batching in ("padded", "packed"):
+        fit(make_task(), config(tmp_path / batching, log_steps=1, batching=batching), tiny.bert())
+    padded, packed = ([line for line in kinds(tmp_path / b) if line["kind"] == "train"] for b in ("padded", "packed"))
+    cuts = Plan.of(config(tmp_path), rows.lengths).batches(0)
+    wastes = [1 - sizes[cut].sum() / (len(cut) * sizes[cut].max()) for cut in cuts]
+    assert [line["padding_waste"] for line in padded[:5]] == pytest.approx(wastes, abs=1e-4)
+    assert [line["waste_if_padded"] for line in packed[:5]] == pytest.approx(wastes, abs=1e-4)
+    assert {line["padding_waste"] for line in packed} == {0.0}
+    width, inner = 32, 64
+    matrices = 2 * (4 * width * width + 2 * width * inner)
+    for line, cut in zip(packed[:5], cuts, strict=True):
+        flops = 6 * matrices * sizes[cut].sum() + 12 * 2 * width * (sizes[cut] ** 2).sum() + 6 * (width * width + 3 * width) * 8
+        assert line["tflops"] * 1e12 / line["steps_per_second"] == pytest.approx(flops)
+        assert line["mfu"] is None and 0.05 < line["memory_gb"] < 64
+
+
+def test_the_end_says_where_the_time_went(tmp_path, capsys):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("time ")]
+    shares = [int(share) for share in re.findall(r"(\d+)%", line)]
+    assert re.findall(r"(\w+) \d+%", line) == ["data", "forward", "backward", "optimizer", "other"]
+    assert 97 <= sum(shares) <= 103
+    assert re.search(r"[\d.]+ s evaluation, [\d.]+ s saving$", line)
 
 
 def test_eval_loss_and_metrics_do_not_depend_on_the_eval_batch_size(tmp_path):

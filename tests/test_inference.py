@@ -20,8 +20,8 @@ TEXTS = ["w0 w7 w9", "w3 w1 w44 w50 w6", "w2", "w9 w8 w7 w6 w5 w4 w3 w0"]
 
 
 def predictions(folder: Path) -> list[dict]:
-    task, model = open_model(str(folder), tasks.find)
-    return list(task.predict(model, TEXTS))
+    task, model, layout = open_model(str(folder), tasks.find)
+    return list(task.predict(model, TEXTS, layout))
 
 
 def test_pipeline_gives_the_same_probabilities_and_names(project):  # noqa: F811

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from engine.build import build
-from engine.collate import Layout
 from engine.config import TrainConfig
 from engine.loop import forward_backward, train_step
 from engine.sources import Source
@@ -50,12 +49,15 @@ def make_rows(kind: str, num_rows: int = 12, ignore: int = 0) -> TokenDataset:
     return rows
 
 
-def gradients(kind: str, cuts: list[list[int]], ignore: int = 0) -> tuple[dict[str, torch.Tensor], float]:
+def gradients(
+    kind: str, cuts: list[list[int]], ignore: int = 0, batching: str = "padded"
+) -> tuple[dict[str, torch.Tensor], float]:
     """Of one step over the given micro-batches of rows, and the step's mean loss."""
     task, rows = make_task(kind), make_rows(kind, ignore=ignore)
     model = tiny.bert(num_labels=1 if kind == "regression" else 3, dropout=0.0)
-    batches = [task.collate([rows[i] for i in cut], Layout()) for cut in cuts]
-    setup = build(task, rows, TrainConfig(device="cpu"), model)
+    setup = build(task, rows, TrainConfig(device="cpu", batching=batching, precision="fp32"), model)
+    assert setup.layout.kind == batching
+    batches = [task.collate([rows[i] for i in cut], setup.layout) for cut in cuts]
     num_items = torch.tensor(float(sum(batch.num_items for batch in batches)))
     loss = sum(float(forward_backward(setup.state, task, batch, num_items)) for batch in batches) / float(num_items)
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, loss
@@ -76,11 +78,12 @@ CUTS = {
 }
 
 
+@pytest.mark.parametrize("batching", ["padded", "packed"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cut", CUTS)
-def test_gradients_do_not_depend_on_the_cut(kind, cut):
+def test_gradients_do_not_depend_on_the_cut(kind, cut, batching):
     whole, loss = gradients(kind, [list(range(12))])
-    parts, loss_of_parts = gradients(kind, CUTS[cut])
+    parts, loss_of_parts = gradients(kind, CUTS[cut], batching=batching)
     assert_close(whole, parts)
     assert loss == pytest.approx(loss_of_parts, rel=1e-6)
 
@@ -102,14 +105,16 @@ def test_a_mean_of_means_would_be_noticed():
         assert_close(whole, recipe)
 
 
+@pytest.mark.parametrize("batching", ["padded", "packed"])
 @pytest.mark.parametrize("accumulation", [2, 4])
-def test_training_with_accumulation_equals_training_without(accumulation):
+def test_training_with_accumulation_equals_training_without(accumulation, batching):
     """Whole steps through the plan: 16 examples as 1, 2 or 4 micro-batches; the last step of an epoch is short."""
 
     def losses(batch_size: int, accumulation_steps: int) -> list[float]:
         config = TrainConfig(
-            batch_size=batch_size, accumulation_steps=accumulation_steps, epochs=2, learning_rate=2e-5, device="cpu"
-        )
+            batch_size=batch_size, accumulation_steps=accumulation_steps, epochs=2, learning_rate=2e-5, device="cpu",
+            batching=batching, precision="fp32",
+        )  # fmt: skip
         rows = tiny.token_rows(42)  # 16 + 16 + 10
         setup = build(tiny.TokenTask(), rows, config, tiny.bert(dropout=0.0))
         setup.state.model.train()

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"config", "clock", "batch", "files", "hub"},
-    {"sources", "plan", "tokens"},
-    {"optimizer", "precision", "parallel", "collate"},
-    {"task", "state"},
+    {"config", "clock", "batch", "files", "hub", "dropout"},
+    {"sources", "plan", "tokens", "attention"},
+    {"optimizer", "precision", "parallel", "collate", "packing"},
+    {"task", "state", "batching", "flops"},
     {"data", "evaluate", "checkpoint"},
     {"record"},
     {"loop"},

@@ -22,7 +22,7 @@ ROUNDING = 1e-6
 
 def batch_of(labels) -> Batch:
     labels = torch.as_tensor(labels)
-    return Batch({}, {"labels": labels}, int((labels != -100).sum()), len(labels), 0, 0, 0)
+    return Batch({}, {"labels": labels}, int((labels != -100).sum()), len(labels), 0, 0, 0, 0)
 
 
 def figures(problem, num_labels, logits, labels, cuts=()):

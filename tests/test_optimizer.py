@@ -257,7 +257,9 @@ def test_the_warm_up_is_rounded_up():
 
 # ------------------------------------------------------------------------------------------------------------- guard
 
-CONFIG = TrainConfig(learning_rate=1e-3, weight_decay=0.1, batch_size=8, epochs=1, device="cpu", schedule="constant")
+CONFIG = TrainConfig(
+    learning_rate=1e-3, weight_decay=0.1, batch_size=8, epochs=1, device="cpu", schedule="constant", batching="padded"
+)
 
 
 def started(scaled: bool = False, done: int = 2):

@@ -69,7 +69,10 @@ def run_trainer(model, rows, folder: Path, *, batch_size=8, accumulation=1, epoc
 
 def run_ours(model, rows, *, batch_size=8, accumulation=1, epochs=2, settings=SETTINGS):
     """Our losses, gradient norms and learning rates, step by step."""
-    config = TrainConfig(batch_size=batch_size, accumulation_steps=accumulation, epochs=epochs, device="cpu", **settings)
+    config = TrainConfig(
+        batch_size=batch_size, accumulation_steps=accumulation, epochs=epochs, device="cpu", precision="fp32", batching="padded",
+        **settings,
+    )  # fmt: skip
     setup = build(tiny.TokenTask(), rows, config, model)
     setup.state.model.train()
     lines, at_epoch = [], None
@@ -160,7 +163,9 @@ def test_bf16_equals_trainer(tmp_path):
     )  # fmt: skip
     trainer = Trainer(theirs, arguments, train_dataset=TrainerRows(rows), processing_class=tiny.tokenizer())
     trainer.train()
-    config = TrainConfig(batch_size=8, epochs=1, learning_rate=1e-3, weight_decay=0.0, seed=7, device="cpu", precision="bf16")
+    config = TrainConfig(
+        batch_size=8, epochs=1, learning_rate=1e-3, weight_decay=0.0, seed=7, device="cpu", precision="bf16", batching="padded"
+    )
     setup = build(tiny.TokenTask(), rows, config, ours)
     for _, micro_batches in setup.data.steps():
         train_step(setup.state, tiny.TokenTask(), micro_batches, config, setup.world)

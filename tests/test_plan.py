@@ -33,7 +33,10 @@ def random_plans(number: int, seed: int, *, bucketed: bool | None = None) -> lis
                 n, batch, accumulation, epochs,
                 max_steps=int(generator.integers(1, 30)) if generator.integers(2) else None,
                 seed=int(generator.integers(2**32)),
-                lengths=generator.integers(1, 50, n) if with_lengths else None,
+                lengths=generator.integers(1, 50, n),
+                bucketed=with_lengths,
+                tokens_per_batch=int(generator.integers(1, 200)) if generator.integers(3) == 0 else None,
+                packed=bool(generator.integers(2)),
             )
         )  # fmt: skip
     return plans
@@ -83,7 +86,7 @@ def test_another_seed_or_epoch_is_another_order():
 
 def test_the_order_leaves_the_global_generators_alone():
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    plan = Plan(100, 8, lengths=np.arange(1, 101))
+    plan = Plan(100, 8, lengths=np.arange(1, 101), bucketed=True)
     list(plan.micro_batches())
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()
@@ -94,11 +97,13 @@ def test_every_row_is_seen_once_per_epoch():
         for epoch in range(2):
             rows = np.concatenate(plan.batches(epoch))
             assert sorted(rows.tolist()) == list(range(plan.num_examples)), plan
-            assert len(plan.batches(epoch)) == plan.batches_per_epoch, plan
+            assert len(plan.batches(epoch)) == plan.num_batches(epoch), plan
 
 
 def test_only_the_last_batch_of_a_random_order_is_short():
     for plan in random_plans(40, seed=2, bucketed=False):
+        if plan.tokens_per_batch:
+            continue
         sizes = [len(rows) for rows in plan.batches(0)]
         assert set(sizes[:-1]) <= {plan.batch_size}
         assert 1 <= sizes[-1] <= plan.batch_size
@@ -143,7 +148,7 @@ def test_max_steps_cuts_or_prolongs_the_same_run(max_steps):
     shape = {"num_examples": 38, "batch_size": 5, "accumulation_steps": 2, "seed": 3}
     longest = grouped(Plan(**shape, epochs=9))
     plan = Plan(**shape, epochs=2, max_steps=max_steps)
-    assert plan.steps_per_epoch == 4
+    assert plan.steps_in(0) == 4
     assert plan.num_steps == max_steps
     assert grouped(plan) == longest[:max_steps]
     assert list(plan.micro_batches(max_steps)) == []
@@ -158,7 +163,7 @@ def test_bucketing_pads_far_less_than_the_random_order():
         executed = sum(len(rows) * int(lengths[rows].max()) for rows in plan.batches(0))
         return 1 - int(lengths.sum()) / executed
 
-    at_random, bucketed = waste(Plan(4000, 16)), waste(Plan(4000, 16, lengths=lengths))
+    at_random, bucketed = waste(Plan(4000, 16)), waste(Plan(4000, 16, lengths=lengths, bucketed=True))
     assert at_random > 0.4
     assert bucketed < 0.05
 
@@ -166,18 +171,20 @@ def test_bucketing_pads_far_less_than_the_random_order():
 def test_bucketing_shuffles_its_batches_and_differs_between_epochs():
     """Sorted batches in a sorted order would train on the longest rows first."""
     lengths = np.random.default_rng(0).integers(1, 201, 500)
-    plan = Plan(500, 10, seed=1, lengths=lengths)
+    plan = Plan(500, 10, seed=1, lengths=lengths, bucketed=True)
     longest = [int(lengths[rows].max()) for rows in plan.batches(0)]
     assert longest != sorted(longest, reverse=True)
     assert abs(np.corrcoef(longest, np.arange(50))[0, 1]) < 0.5
     members = [{frozenset(rows.tolist()) for rows in plan.batches(epoch)} for epoch in (0, 1)]
     assert len(members[0] & members[1]) < 10, "other rows meet in another epoch"
-    assert [b.tolist() for b in plan.batches(0)] == [b.tolist() for b in Plan(500, 10, seed=1, lengths=lengths).batches(0)]
+    assert [b.tolist() for b in plan.batches(0)] == [
+        b.tolist() for b in Plan(500, 10, seed=1, lengths=lengths, bucketed=True).batches(0)
+    ]
 
 
 def test_buckets_are_made_within_a_stretch_of_the_random_order():
     """So rows of one length do not always meet: each batch comes from BUCKET_BATCHES batches of the random order."""
-    plan = Plan(1000, 4, seed=1, lengths=np.random.default_rng(0).integers(1, 50, 1000))
+    plan = Plan(1000, 4, seed=1, lengths=np.random.default_rng(0).integers(1, 50, 1000), bucketed=True)
     stretch = {row: i // (4 * BUCKET_BATCHES) for i, row in enumerate(plan.order(0).tolist())}
     assert all(len({stretch[row] for row in rows.tolist()}) == 1 for rows in plan.batches(0))
 
@@ -185,9 +192,31 @@ def test_buckets_are_made_within_a_stretch_of_the_random_order():
 @pytest.mark.parametrize(("batching", "used"), [("auto", False), ("padded", False), ("max_length", False), ("bucketed", True)])
 def test_only_bucketed_looks_at_lengths(batching, used):
     plan = Plan.of(TrainConfig(batch_size=3, accumulation_steps=2, epochs=5, seed=9, batching=batching), np.arange(1, 8))
-    assert (plan.lengths is not None) == used
+    in_order = Plan(7, 3, 2, 5, seed=9)
+    assert plan.bucketed == used
+    assert all((a.tolist() == b.tolist()) != used for a, b in zip(plan.batches(0), in_order.batches(0), strict=True))
     assert (plan.num_examples, plan.batch_size, plan.accumulation_steps, plan.epochs, plan.seed) == (7, 3, 2, 5, 9)
     assert Plan.of(TrainConfig(max_steps=4), np.arange(1, 8)).num_steps == 4
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_token_budget_is_filled_and_not_exceeded(packed):
+    lengths = np.random.default_rng(0).integers(1, 60, 500)
+    plan = Plan(500, 16, lengths=lengths, tokens_per_batch=128, packed=packed)
+    batches = plan.batches(0)
+    assert np.concatenate(batches).tolist() == plan.order(0).tolist()
+
+    def cost(rows):
+        return lengths[rows].sum() if packed else len(rows) * lengths[rows].max()
+
+    assert all(cost(rows) <= 128 for rows in batches)
+    assert all(cost(np.append(a, b[0])) > 128 for a, b in pairwise(batches)), "the next row would not have fitted"
+
+
+def test_a_row_above_the_budget_gets_a_batch_of_its_own():
+    plan = Plan(4, 16, lengths=np.array([5, 900, 5, 5]), tokens_per_batch=20, packed=True)
+    sizes = [sorted(plan.lengths[rows].tolist()) for rows in plan.batches(0)]
+    assert [900] in sizes and sum(map(len, sizes)) == 4
 
 
 class Watched:

@@ -22,7 +22,16 @@ from engine.loop import train
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
-TIMINGS = {"steps_per_second", "examples_per_second", "tokens_per_second", "seconds", "runtime_seconds"}
+TIMINGS = {
+    "tflops",
+    "mfu",
+    "memory_gb",
+    "steps_per_second",
+    "examples_per_second",
+    "tokens_per_second",
+    "seconds",
+    "runtime_seconds",
+}
 
 
 def lines_of(directory: Path) -> list[dict]:
@@ -77,7 +86,7 @@ SMALL = {"batch_size": 4, "accumulation_steps": 3, "epochs": 3, "learning_rate":
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("batching", ["padded", "bucketed"])
+@pytest.mark.parametrize("batching", ["padded", "bucketed", "packed"])
 @pytest.mark.parametrize("killed_after", [4, 7, 11, 14])
 def test_resume_is_bitwise(tmp_path, killed_after, batching, precision):
     """5 steps an epoch, a checkpoint every 3: killed between them, at an epoch's end, in epoch 1, 2 and 3."""

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from engine.batch import Batch
-from engine.collate import Layout, pad
+from engine.collate import Layout, arrange
 from engine.sources import Source
 from engine.task import NoOptions, Task
 from engine.tokens import TokenDataset, Tokens
@@ -108,7 +108,7 @@ class TokenTask(Task[NoOptions]):
         return self.model
 
     def collate(self, rows: Sequence[dict[str, Any]], layout: Layout) -> Batch:
-        inputs, counts = pad(rows, layout, self.tokenizer)
+        inputs, counts = arrange(rows, layout, self.tokenizer)
         labels = torch.tensor([int(row["labels"]) for row in rows])
         return Batch(inputs=inputs, targets={"labels": labels}, num_items=int((labels != -100).sum()), **counts)
 
@@ -123,7 +123,7 @@ class TokenTask(Task[NoOptions]):
     def load_model(self, path: str) -> nn.Module:
         return type(self.build_model()).from_pretrained(path)
 
-    def predict(self, model: nn.Module, inputs: Any) -> Any:
+    def predict(self, model: nn.Module, inputs: Any, layout: Layout) -> Any:
         yield from ()
 
     def save(self, model: nn.Module, directory: Path) -> None:

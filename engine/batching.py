@@ -1,0 +1,195 @@
+"""Which layout a run gets, and why: ``--batching auto`` packs wherever packed is proven equal to padded.
+
+The proof is a comparison, once for each architecture, its configuration and the versions in use: a model of the same
+class with two layers and random weights gets a few rows both ways, in float32 without dropout, and all logits and all
+gradients have to agree. It takes about a second; the verdict is kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+
+from engine import attention, dropout, packing
+from engine.collate import Layout, arrange
+from engine.config import note
+from engine.errors import UsageError
+from engine.precision import Precision
+from engine.tokens import cache_folder
+
+TOLERANCE = 1e-5  # of logits and gradients, relative to the largest of them where that is above 1
+TWIN_LENGTHS = (3, 17, 30)
+
+
+def choose_layout(
+    name: str, model: nn.Module, level: str, max_length: int | None, device: torch.device, precision: Precision
+) -> Layout:
+    """The layout for ``--batching name``; a model that packed batches suit is enabled for them, in place.
+
+    ``level``: what the head reads, "sequence" or "token". Raises UsageError for ``packed`` where it does not work.
+    """
+    if name == "max_length":
+        if max_length is None:
+            raise UsageError("--batching max_length: this task has no length to pad to")
+        return Layout("max_length", max_length)
+    if name in ("padded", "bucketed"):
+        return Layout("padded")
+    reason = why_not_packed(model, level, device, precision)
+    if reason is None:
+        return pack(model, level)
+    if name == "packed":
+        raise UsageError(f"--batching packed: {reason}; use padded or bucketed")
+    note(f"batching: padded, because {reason}")
+    return Layout("padded")
+
+
+def pack(model: nn.Module, level: str) -> Layout:
+    """Enable the model for packed batches, in place; returns their layout."""
+    packing.enable(model, level)
+    return Layout("packed", position_start=packing.position_start(model))
+
+
+def why_not_packed(model: nn.Module, level: str, device: torch.device, precision: Precision) -> str | None:
+    """None if packed batches are the same as padded ones for this model on this device, else the reason."""
+    if device.type == "mps" or (device.type == "cuda" and precision == "fp32"):
+        return f"the packed attention kernel for {device.type} computes in " + (
+            "half precision only (--precision bf16)" if device.type == "cuda" else "nothing: there is none"
+        )
+    if not isinstance(model, transformers.PreTrainedModel):
+        return f"{type(model).__name__} is not a transformers model"
+    known = cache_folder() / "packing" / f"{fingerprint(model, level)}.json"
+    try:
+        verdict: dict[str, str | None] = json.loads(known.read_text())
+        reason = verdict["reason"]
+    except (OSError, ValueError, KeyError, TypeError):
+        reason = compare_twin(model, level)
+        try:
+            known.parent.mkdir(parents=True, exist_ok=True)
+            known.write_text(json.dumps({"model": type(model).__name__, "reason": reason}))
+        except OSError:
+            pass  # asked again next time
+    return reason or (check_kernel(device, precision) if device.type == "cuda" else None)
+
+
+def fingerprint(model: transformers.PreTrainedModel, level: str) -> str:
+    """Of all that a verdict depends on: class, configuration, versions, and the code that packs."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "id2label", "label2id")}
+    sources = [Path(module.__file__ or "").read_bytes() for module in (attention, dropout, packing)]
+    parts = [type(model).__name__, level, json.dumps(config, sort_keys=True, default=str), torch.__version__,
+             transformers.__version__, __file__]  # fmt: skip
+    return hashlib.sha256("\0".join(parts).encode() + b"".join(sources)).hexdigest()[:32]
+
+
+def compare_twin(model: transformers.PreTrainedModel, level: str) -> str | None:
+    """Why packed and padded differ, or None. Draws nothing from the global generators."""
+    name = type(model).__name__
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            difference = largest_difference(twin(model), level)
+    except Exception as error:  # whatever a model does with inputs that it was not written for
+        return f"{name} does not take packed batches ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    if difference < TOLERANCE:
+        return None
+    return f"packed and padded batches differ on a small {name} (by {difference:.0e})"
+
+
+def twin(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """The same class and width with two layers, 1,000 tokens, and random weights large enough that a leak would show."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = 2
+    config.vocab_size = min(config.vocab_size, 1000)
+    for token in ("bos", "eos", "cls", "sep"):
+        if getattr(config, f"{token}_token_id", None) is not None:
+            setattr(config, f"{token}_token_id", 2)
+    if isinstance(config.pad_token_id, int):
+        config.pad_token_id = min(config.pad_token_id, 3)
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = (sorted(set(kinds)) * 2)[:2]
+    small = type(model)(config).eval()
+    small.set_attn_implementation(model.config._attn_implementation)
+    with torch.no_grad():
+        for parameter_name, parameter in small.named_parameters():
+            if parameter.dim() > 1 and "norm" not in parameter_name.lower():
+                parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    return small
+
+
+def largest_difference(model: transformers.PreTrainedModel, level: str) -> float:
+    """Between packed and padded, over logits and all gradients; the model is left enabled."""
+    config, generator = model.config, np.random.default_rng(0)
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    longest = min(positions, TWIN_LENGTHS[-1]) if positions > 0 else TWIN_LENGTHS[-1]
+    rows = []
+    for length in [min(n, longest) for n in TWIN_LENGTHS]:
+        row = {"input_ids": generator.integers(5, config.vocab_size, length)}
+        if getattr(config, "type_vocab_size", 0) > 1:
+            row["token_type_ids"] = (np.arange(length) > length // 2).astype(np.int64)
+        rows.append(row)
+    pad_id = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+    tokenizer = SimpleNamespace(pad_token_id=pad_id, pad_token_type_id=0, padding_side="right")
+    padded, _ = arrange(rows, Layout(), tokenizer)
+    real = padded["attention_mask"].bool()
+    logits, gradients = _run(model, padded, level, real)
+    packing.enable(model, level)
+    packed, _ = arrange(rows, Layout("packed", position_start=packing.position_start(model)), tokenizer)
+    other_logits, other_gradients = _run(model, packed, level, None)
+    differences = [_distance(logits, other_logits)]
+    for name in gradients.keys() | other_gradients.keys():
+        if name not in gradients or name not in other_gradients:
+            raise ValueError(f"{name} gets a gradient in one of the two only")
+        differences.append(_distance(gradients[name], other_gradients[name]))
+    return max(differences)
+
+
+def _run(
+    model: nn.Module, inputs: dict[str, Any], level: str, real: torch.Tensor | None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits ([B, C], or [tokens, V]) and the gradients of a weighted sum of them."""
+    model.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        logits = model(**inputs).logits.float()
+        if level == "token":
+            logits = logits[real] if real is not None else logits[0]
+        weights = torch.linspace(-1, 1, logits.numel()).view(logits.shape)
+        (logits * weights).sum().div(logits.shape[0]).backward()
+    return logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    if a.shape != b.shape:
+        raise ValueError(f"shapes differ: {tuple(a.shape)} padded, {tuple(b.shape)} packed")
+    gap = float((a - b).abs().max() / max(1.0, float(a.abs().max())))
+    return gap if math.isfinite(gap) else math.inf
+
+
+def check_kernel(device: torch.device, precision: Precision) -> str | None:
+    """Does the CUDA kernel compute what the CPU's does? Reason why not, or None."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    generator = torch.Generator().manual_seed(0)
+    lengths, heads, width = [5, 130, 64], 2, 64
+    offsets = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    q, k, v, g = (torch.randn(sum(lengths), heads, width, generator=generator).to(dtype) for _ in range(4))
+    options: dict[str, Any] = {"dropout": 0.0, "scale": width**-0.5, "causal": False, "window": -1}
+    try:
+        results = []
+        for where, kind in ((torch.device("cpu"), torch.float32), (device, dtype)):
+            a, b, c = leaves = [t.to(where, kind).requires_grad_() for t in (q, k, v)]
+            with torch.enable_grad():
+                out = attention.attend(a, b, c, offsets.to(where), max(lengths), **options)
+                out.backward(g.to(where, kind))
+            results.append([t.detach().float().cpu() for t in (out, *(leaf.grad for leaf in leaves)) if t is not None])
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        return f"this GPU does not run the packed attention kernel ({str(error).splitlines()[0]})"
+    gap = max(_distance(a, b) for a, b in zip(*results, strict=True))
+    return None if gap < 0.03 else f"the packed attention kernel computes something else on this GPU (off by {gap:.0e})"

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.machine import processor as processor  # noqa: PLC0414 - other modules look for it here
 from engine.build import set_seed
 from engine.config import TrainConfig, parse
 from engine.fit import fit
@@ -160,15 +161,6 @@ def as_text(document: dict[str, Any]) -> str:
         )
         + "\n"
     )
-
-
-def processor() -> str:
-    """Its name, where Linux tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """On ``device``; asynchronous on CUDA only, where the memory is pinned (on MPS it would read freed memory)."""
+        if device.type == "cpu":
+            return self
         return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def pin_memory(self) -> Batch:

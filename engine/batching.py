@@ -20,7 +20,7 @@ import torch
 import transformers
 from torch import nn
 
-from engine import attention, dropout, packing
+from engine import attention, collate, dropout, packing
 from engine.collate import Layout, arrange
 from engine.config import note
 from engine.errors import UsageError
@@ -28,7 +28,10 @@ from engine.precision import Precision
 from engine.tokens import cache_folder
 
 TOLERANCE = 1e-5  # of logits and gradients, relative to the largest of them where that is above 1
-TWIN_LENGTHS = (3, 17, 30)
+TWIN_LENGTHS = (3, 17, 30, 30)
+TWIN_WINDOW, TWIN_POSITIONS = 8, 64
+KERNEL_TOLERANCE = 0.03  # bf16 keeps 8 bits; outputs and gradients are relative to their largest
+MAX_HEAD_WIDTH = 256
 
 
 def choose_layout(
@@ -78,15 +81,16 @@ def why_not_packed(model: nn.Module, level: str, device: torch.device, precision
             known.write_text(json.dumps({"model": type(model).__name__, "reason": reason}))
         except OSError:
             pass  # asked again next time
-    return reason or (check_kernel(device, precision) if device.type == "cuda" else None)
+    return reason or (check_kernel(model.config, device, precision) if device.type == "cuda" else None)
 
 
 def fingerprint(model: transformers.PreTrainedModel, level: str) -> str:
     """Of all that a verdict depends on: class, configuration, versions, and the code that packs."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "id2label", "label2id")}
-    sources = [Path(module.__file__ or "").read_bytes() for module in (attention, dropout, packing)]
+    files = [__file__, *(str(module.__file__) for module in (attention, collate, dropout, packing))]
+    sources = [Path(file).read_bytes() for file in files]
     parts = [type(model).__name__, level, json.dumps(config, sort_keys=True, default=str), torch.__version__,
-             transformers.__version__, __file__]  # fmt: skip
+             transformers.__version__]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode() + b"".join(sources)).hexdigest()[:32]
 
 
@@ -95,8 +99,10 @@ def compare_twin(model: transformers.PreTrainedModel, level: str) -> str | None:
     name = type(model).__name__
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # torch.manual_seed would set those of the GPUs, too
             difference = largest_difference(twin(model), level)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a model does with inputs that it was not written for
         return f"{name} does not take packed batches ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     if difference < TOLERANCE:
@@ -105,17 +111,23 @@ def compare_twin(model: transformers.PreTrainedModel, level: str) -> str | None:
 
 
 def twin(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
-    """The same class and width with two layers, 1,000 tokens, and random weights large enough that a leak would show."""
+    """The same class and width, 1,000 tokens, short windows, two layers or one of each kind; weights that make a leak show."""
     config = copy.deepcopy(model.config)
-    config.num_hidden_layers = 2
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()))
+    config.num_hidden_layers = max(2, len(kinds))
+    if kinds:
+        config.layer_types = (kinds * 2)[: config.num_hidden_layers]
+    for window in ("sliding_window", "attention_chunk_size", "local_attention"):
+        if getattr(config, window, None):
+            setattr(config, window, min(getattr(config, window), TWIN_WINDOW))
+    if not getattr(config, "rope_parameters", None) and getattr(config, "max_position_embeddings", 0) > TWIN_POSITIONS:
+        config.max_position_embeddings = TWIN_POSITIONS  # fewer than the packed row has tokens, as it is in use
     config.vocab_size = min(config.vocab_size, 1000)
     for token in ("bos", "eos", "cls", "sep"):
         if getattr(config, f"{token}_token_id", None) is not None:
             setattr(config, f"{token}_token_id", 2)
     if isinstance(config.pad_token_id, int):
         config.pad_token_id = min(config.pad_token_id, 3)
-    if kinds := getattr(config, "layer_types", None):
-        config.layer_types = (sorted(set(kinds)) * 2)[:2]
     small = type(model)(config).eval()
     small.set_attn_implementation(model.config._attn_implementation)
     with torch.no_grad():
@@ -137,6 +149,8 @@ def largest_difference(model: transformers.PreTrainedModel, level: str) -> float
             row["token_type_ids"] = (np.arange(length) > length // 2).astype(np.int64)
         rows.append(row)
     pad_id = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+    if hasattr(model, "score"):
+        rows[1]["input_ids"][-1] = pad_id  # a text that ends with the token that pads
     tokenizer = SimpleNamespace(pad_token_id=pad_id, pad_token_type_id=0, padding_side="right")
     padded, _ = arrange(rows, Layout(), tokenizer)
     real = padded["attention_mask"].bool()
@@ -173,23 +187,31 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return gap if math.isfinite(gap) else math.inf
 
 
-def check_kernel(device: torch.device, precision: Precision) -> str | None:
-    """Does the CUDA kernel compute what the CPU's does? Reason why not, or None."""
+def check_kernel(config: Any, device: torch.device, precision: Precision) -> str | None:
+    """Does the device's kernel compute what the CPU's does, for heads like this model's? Reason why not, or None."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    generator = torch.Generator().manual_seed(0)
-    lengths, heads, width = [5, 130, 64], 2, 64
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    if width > MAX_HEAD_WIDTH:
+        return f"the packed attention kernel takes heads of at most {MAX_HEAD_WIDTH}, this model's have {width}"
+    lengths = [5, 130, 64]
     offsets = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
-    q, k, v, g = (torch.randn(sum(lengths), heads, width, generator=generator).to(dtype) for _ in range(4))
-    options: dict[str, Any] = {"dropout": 0.0, "scale": width**-0.5, "causal": False, "window": -1}
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, g = (torch.randn(sum(lengths), n, width, generator=generator) for n in (heads, kv_heads, kv_heads, heads))
     try:
-        results = []
-        for where, kind in ((torch.device("cpu"), torch.float32), (device, dtype)):
-            a, b, c = leaves = [t.to(where, kind).requires_grad_() for t in (q, k, v)]
-            with torch.enable_grad():
-                out = attention.attend(a, b, c, offsets.to(where), max(lengths), **options)
-                out.backward(g.to(where, kind))
-            results.append([t.detach().float().cpu() for t in (out, *(leaf.grad for leaf in leaves)) if t is not None])
+        for causal, window in ((False, -1), (True, -1), (False, 16)):
+            options: dict[str, Any] = {"dropout": 0.0, "scale": width**-0.5, "causal": causal, "window": window}
+            results = []
+            for where, kind in ((torch.device("cpu"), torch.float32), (device, dtype)):
+                a, b, c = leaves = [t.to(dtype).to(where, kind).requires_grad_() for t in (q, k, v)]
+                with torch.enable_grad():
+                    out = attention.attend(a, b, c, offsets.to(where), max(lengths), **options)
+                    out.backward(g.to(dtype).to(where, kind))
+                results.append([t.detach().float().cpu() for t in (out, *(leaf.grad for leaf in leaves)) if t is not None])
+            gap = max(_distance(a, b) for a, b in zip(*results, strict=True))
+            if not gap < KERNEL_TOLERANCE:
+                return f"the packed attention kernel computes something else on this device (off by {gap:.0e})"
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        return f"this GPU does not run the packed attention kernel ({str(error).splitlines()[0]})"
-    gap = max(_distance(a, b) for a, b in zip(*results, strict=True))
-    return None if gap < 0.03 else f"the packed attention kernel computes something else on this GPU (off by {gap:.0e})"
+        return f"this device does not run the packed attention kernel ({str(error).splitlines()[0]})"
+    return None

@@ -22,6 +22,7 @@ from engine.collate import Layout
 from engine.config import TrainConfig
 from engine.data import Data
 from engine.errors import UsageError
+from engine.memory import keep_freed_memory
 from engine.optimizer import Guard, make_optimizer, make_schedule
 from engine.parallel import World, choose_device
 from engine.plan import Plan
@@ -61,18 +62,24 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
     torch.use_deterministic_algorithms(config.deterministic)
     set_seed(config.seed)
     allow_tf32(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     model = task.build_model() if model is None else model
     layout = choose_layout(config.batching, model, task.level, getattr(task, "max_length", None), device, precision)
     model = model.to(device)
     if config.cuda_graph == "on":
-        layout = few_shapes(layout, int(getattr(task, "max_length", 0) or model.config.max_position_embeddings))  # type: ignore
-    if config.compile or config.cuda_graph == "on":  # in place: torch.compile(model) would rename the parameters
+        longest = int(getattr(task, "max_length", 0) or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
+        layout = few_shapes(layout, longest, device)
+    if config.compile and layout.kind == "packed" and device.type == "cpu":
+        raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")
+    if config.compiled:  # in place: torch.compile(model) would rename the parameters
         model.compile(dynamic=True, mode="reduce-overhead" if config.cuda_graph == "on" else None)
     plan = Plan.of(config, examples.lengths, packed=layout.kind == "packed")
     optimizer = make_optimizer(model, config)
     clock = Clock(device)
     state = TrainState(
         model=model,
+        parameters=[p for p in model.parameters() if p.requires_grad],
         optimizer=optimizer,
         schedule=make_schedule(optimizer, config, plan.num_steps),
         scaler=make_scaler(precision, device),
@@ -86,8 +93,8 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
     return Setup(state, data, World(device), precision, layout)
 
 
-def few_shapes(layout: Layout, max_length: int) -> Layout:
+def few_shapes(layout: Layout, max_length: int, device: torch.device) -> Layout:
     """Rounded lengths and a constant longest one, so that a CUDA graph is recorded a few times only. Raises UsageError."""
-    if not torch.cuda.is_available() or layout.kind != "packed":
+    if device.type != "cuda" or layout.kind != "packed":
         raise UsageError("--cuda-graph on needs a CUDA device and packed batches")
     return dataclasses.replace(layout, max_length=max_length, round_to=256)

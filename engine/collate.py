@@ -74,11 +74,18 @@ def _mask(lengths: np.ndarray, width: int, left: bool) -> dict[str, Tensor]:
     return {"attention_mask": torch.from_numpy((columns >= width - real if left else columns < real).astype(np.int64))}
 
 
+def _tail(num_tokens: int, longest: int, round_to: int) -> np.ndarray:
+    """Lengths of the segments that fill up a row; always as many, empty ones too: their number is a shape as well."""
+    if round_to == 1:
+        return np.empty(0)
+    ends = np.minimum(np.arange(1, -(-round_to // longest) + 1) * longest, num_tokens)
+    return np.diff(ends, prepend=0)
+
+
 def _packed_inputs(lengths: np.ndarray, layout: Layout) -> dict[str, Any]:
     longest = layout.max_length or int(lengths.max())
     tail = -int(lengths.sum()) % layout.round_to
-    rest = [tail % longest] if layout.round_to > 1 else []  # also when it is empty: the number of segments is a shape, too
-    segments = np.concatenate([lengths, np.full(tail // longest, longest), rest])
+    segments = np.concatenate([lengths, _tail(tail, longest, layout.round_to)])
     offsets = np.concatenate([[0], np.cumsum(segments)]).astype(np.int64)
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], segments.astype(np.int64))
     return {

@@ -93,6 +93,11 @@ class TrainConfig:
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite contradict each other: give one of them")
 
+    @property
+    def compiled(self) -> bool:
+        """Does torch.compile take the model?"""
+        return self.compile or self.cuda_graph == "on"
+
 
 @dataclass(frozen=True)
 class PredictConfig:

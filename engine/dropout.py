@@ -3,7 +3,7 @@
 ``nn.Dropout`` there takes 10 ns an element (torch 2.13, 2 threads), nearly all of it for drawing one random float each,
 on one thread; in a padded BERT step that is a fifth of the time. Here an element costs 16 random bits, four to a 64-bit
 draw of numpy's SFC64, and the comparison is a vectorised kernel: 1.2 ns. The probability is rounded to 1/65536 (0.1
-becomes 0.10001). Every stream starts from torch's generator, so the seed, and a checkpoint's RNG state, decide the masks.
+becomes 0.10001). A stream starts from torch's generator, so the seed, and a checkpoint's RNG state, decide the masks.
 """
 
 from __future__ import annotations
@@ -15,25 +15,32 @@ import torch
 from torch import Tensor, nn
 
 HALF = 1 << 15
+STREAM_WORDS = 8192  # starting a stream costs as much as drawing so many words from torch
 
 
 def random_bits(num_elements: int) -> Tensor:
-    """[num_elements] int16, uniform, from a stream of its own that torch's CPU generator starts."""
-    seed = int(torch.empty((), dtype=torch.int64).random_())
-    words = np.random.SFC64(seed).random_raw(-(-num_elements // 4))
-    return torch.from_numpy(words.view(np.int16))[:num_elements]
+    """[num_elements] int16, uniform, from torch's CPU generator, or from a stream that it starts where that is faster."""
+    num_words = -(-num_elements // 4)
+    if num_words < STREAM_WORDS:
+        words = torch.empty(num_words, dtype=torch.int64).random_(-(2**63), None)
+    else:
+        words = torch.from_numpy(np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_())).random_raw(num_words))
+    return words.view(torch.int16)[:num_elements]
 
 
-def keep(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    """What ``drop`` takes for tensors of this type: the bits made positive where an element is kept, of their shape."""
-    if dtype == torch.float32:
-        return bits.to(torch.float32).sub_(round(p * 2 * HALF) - HALF - 0.5)
-    return (bits >= round(p * 2 * HALF) - HALF).to(dtype)
+def keep(bits: Tensor, p: float, out: Tensor) -> Tensor:
+    """What ``drop`` takes: ``out``, of the bits' shape and the data's type, positive where an element is kept."""
+    scores = out if out.dtype == torch.float32 else torch.empty(out.shape)  # half precision would round across the boundary
+    scores.copy_(bits).sub_(round(p * 2 * HALF) - HALF - 0.5)
+    return out if scores is out else out.copy_(scores)
 
 
-def drop(x: Tensor, kept: Tensor) -> Tensor:
+def drop(x: Tensor, kept: Tensor, *, out: Tensor | None = None) -> Tensor:
     """``x`` where ``kept`` is positive, else 0; not rescaled. One vectorised kernel: a boolean mask takes four times it."""
-    return torch.ops.aten.threshold_backward(x, kept, 0)  # type: ignore[no-any-return]
+    if out is None:
+        out = torch.empty_like(x)
+    torch.ops.aten.threshold_backward.grad_input(x, kept, 0, grad_input=out)
+    return out
 
 
 class _Dropout(torch.autograd.Function):
@@ -44,12 +51,13 @@ class _Dropout(torch.autograd.Function):
         bits = random_bits(x.numel()).view(x.shape)
         ctx.save_for_backward(bits)
         ctx.p = p
-        return drop(x, keep(bits, p, x.dtype)).mul_(1 / (1 - p))
+        return drop(x, keep(bits, p, torch.empty_like(x))).mul_(1 / (1 - p))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (bits,) = ctx.saved_tensors
-        return drop(gradient, keep(bits, ctx.p, gradient.dtype)).mul_(1 / (1 - ctx.p)), None
+        kept = keep(bits, ctx.p, torch.empty_like(gradient))
+        return drop(gradient, kept).mul_(1 / (1 - ctx.p)), None
 
 
 class FastDropout(nn.Dropout):

@@ -294,7 +294,7 @@ def announce(
     sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
     size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
     tf32 = " with TF32" if torch.get_float32_matmul_precision() == "high" and setup.world.device.type == "cuda" else ""
-    print(f"device     {document['device']}, {setup.precision}{tf32}{', compiled' if config.compile else ''}")
+    print(f"device     {document['device']}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
     print(
         f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
     )
@@ -310,7 +310,7 @@ def announce(
 
 
 def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:
-    """Share of padding in the first epoch under each ``--batching``: of the batches of ``batch_size`` that it would make."""
+    """Share of padding in the first epoch under each ``--batching``, of the batches that it would make."""
     assert plan.lengths is not None
     lengths, real = plan.lengths, float(plan.lengths.sum())
 

@@ -9,6 +9,7 @@ appendix B.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 from engine.precision import Precision
 
-# Dense bf16 and fp16 peaks of the data sheets, in TFLOP/s; the first name that the device's contains.
-PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10G": 70.0,
-               "RTX 4090": 165.0, "V100": 125.0, "T4": 65.0}  # fmt: skip
+# Dense bf16 and fp16 peaks of the data sheets, in TFLOP/s; the first name that is a word of the device's.
+PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0,
+               "A10G": 70.0, "RTX 4090": 165.0, "V100": 125.0, "T4": 65.0}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def count_flops(model: nn.Module, level: str) -> FlopCount | None:
     if config is None or body is None or any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules()):
         return None
     if getattr(config, "is_encoder_decoder", False) or _has_local_layers(config):
+        return None
+    if any(parameter.dim() > 2 for parameter in model.parameters()):  # experts: each token passes some of them only
         return None
     layers, width = _layers_and_width(config)
     if not layers:
@@ -91,4 +94,4 @@ def peak_flops(device: torch.device, precision: Precision) -> float | None:
     if device.type != "cuda" or precision == "fp32":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((tera * 1e12 for known, tera in PEAK_TFLOPS.items() if known in name), None)
+    return next((tera * 1e12 for known, tera in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)

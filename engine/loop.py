@@ -35,7 +35,7 @@ def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
     """One AdamW step from the gathered gradients; returns their () 2-norm before clipping."""
     with state.clock.phase("optimizer"):
         state.scaler.unscale_(state.optimizer)  # clipping has to see the true gradients
-        grad_norm = clip_grad_norm_(state.model.parameters(), config.max_grad_norm)
+        grad_norm = clip_grad_norm_(state.parameters, config.max_grad_norm)
         state.guard.check(grad_norm, num_items)  # no items, or not finite: the step below changes nothing
         state.scaler.step(state.optimizer)  # in fp16, skipped when a gradient overflowed ...
         state.scaler.update()  # ... and then the scale is halved

@@ -111,9 +111,18 @@ def _one_vector_per_segment(base: nn.Module, args: Any, kwargs: dict[str, Any], 
 
 
 def _segment_means(hidden: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """[B, H] from [T, H]; by prefix sums in float64, so that T does not cost digits."""
-    sums = torch.cat([hidden.new_zeros(1, hidden.shape[1], dtype=torch.float64), hidden.double().cumsum(0)])
-    return ((sums[last + 1] - sums[first]) / (last + 1 - first)[:, None]).to(hidden.dtype)
+    """[B, H] from [T, H]. A token behind the last segment counts for a row that is cut off again."""
+    segment = torch.bucketize(torch.arange(len(hidden), device=hidden.device), last)  # [T]: 0 ... B
+    sums = hidden.new_zeros(len(first) + 1, hidden.shape[1], dtype=torch.float32).index_add(0, segment, hidden.float())
+    return (sums[:-1] / (last + 1 - first)[:, None]).to(hidden.dtype)
+
+
+def _last_but_padding(ids: Tensor, first: Tensor, last: Tensor, pad_token_id: int | None) -> Tensor:
+    """[B]: where each segment's last token is that is not the padding token: such a head looks for it by its id."""
+    if pad_token_id is None:
+        return last
+    at = torch.arange(len(ids), device=ids.device).masked_fill(ids == pad_token_id, -1)
+    return torch.maximum(at.cummax(0).values.index_select(0, last), first)
 
 
 def _last_token_forward(model: nn.Module, padded: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,6 +133,7 @@ def _last_token_forward(model: nn.Module, padded: Callable[..., Any]) -> Callabl
         if segment_last is None:
             return padded(*args, **kwargs)
         hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[0]  # type: ignore[operator]
-        return SequenceClassifierOutputWithPast(logits=model.score(hidden.index_select(0, segment_last)))  # type: ignore[operator]
+        last = _last_but_padding(kwargs["input_ids"][0], kwargs["segment_first"], segment_last, model.config.pad_token_id)  # type: ignore
+        return SequenceClassifierOutputWithPast(logits=model.score(hidden.index_select(0, last)))  # type: ignore[operator]
 
     return forward

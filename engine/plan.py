@@ -91,7 +91,8 @@ class Plan:
             return self.cut(order)
         assert self.lengths is not None
         batches = []
-        for chunk in cut(order, self.batch_size * BUCKET_BATCHES):
+        size = max(1, int(self.tokens_per_batch / self.lengths.mean())) if self.tokens_per_batch else self.batch_size
+        for chunk in cut(order, size * BUCKET_BATCHES):
             batches += self.cut(chunk[np.argsort(-self.lengths[chunk], kind="stable")])
         shuffled = np.random.default_rng((self.seed, epoch)).permutation(len(batches))
         return [batches[i] for i in shuffled]

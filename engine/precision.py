@@ -44,12 +44,10 @@ def has_native_bf16(device: torch.device) -> bool:
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def allow_tf32(device: torch.device) -> bool:
-    """TensorFloat-32 for what is left in float32 on CUDA: 10 bits of mantissa, 8 times as fast. Says whether it is on."""
+def allow_tf32(device: torch.device) -> None:
+    """TensorFloat-32 for what is left in float32 on CUDA: 10 bits of mantissa, 8 times as fast."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         torch.set_float32_matmul_precision("high")
-        return True
-    return False
 
 
 def make_autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[None]]:

@@ -20,6 +20,7 @@ class TrainState:
     """The state of a run between two steps; ``step`` counts optimizer steps done."""
 
     model: nn.Module
+    parameters: list[nn.Parameter]  # the trained ones, listed once: walking the modules costs a small model half its step
     optimizer: torch.optim.AdamW
     schedule: LRScheduler
     scaler: torch.amp.GradScaler

@@ -73,7 +73,7 @@ def test_dropout_equals_the_formula_with_the_same_bits(dtype):
     for start, stop in pairwise(OFFSETS.tolist()):
         n = stop - start
         block = bits[at : at + 3 * n * n].view(3, n, n)
-        kept[:, start:stop, start:stop] = (keep(block, 0.2, dtype) > 0).float()
+        kept[:, start:stop, start:stop] = (keep(block, 0.2, torch.empty(block.shape, dtype=dtype)) > 0).float()
         at += 3 * n * n
     expected = reference(*[t.double() for t in leaves], 0.3, allowed(False, -1), kept, 1 / 0.8)
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.1}
@@ -116,8 +116,12 @@ def test_a_segment_never_sees_another():
     assert not torch.equal(attend(q, k, v, OFFSETS, 17, **options)[6:23], before)
 
 
-def test_activation_checkpointing_frees_what_is_saved():
-    """The saved tensors go through save_for_backward, so checkpointing sees them: recomputed, with equal gradients."""
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_frees_what_is_saved(reentrant):
+    """Saved through save_for_backward, so checkpointing sees it; recomputed with the same dropout, so equal gradients.
+
+    A reentrant checkpoint runs its forward pass without gradients: dropout has to be on there, too.
+    """
     from torch.utils.checkpoint import checkpoint
 
     leaves = inputs(dtype=torch.float32)
@@ -126,11 +130,33 @@ def test_activation_checkpointing_frees_what_is_saved():
         return attend(*tensors, OFFSETS, 17, dropout=0.2, scale=0.3, causal=False, window=-1)
 
     torch.manual_seed(5)
-    plain = torch.autograd.grad(run(*leaves).square().sum(), leaves)
+    expected = run(*leaves)
+    plain = torch.autograd.grad(expected.square().sum(), leaves)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         torch.manual_seed(5)
-        out = checkpoint(run, *leaves, use_reentrant=False)
+        out = checkpoint(run, *leaves, use_reentrant=reentrant)
     assert max(kept, default=0) <= leaves[0].numel(), "no probabilities are held between forward and backward"
-    for a, b in zip(plain, torch.autograd.grad(out.square().sum(), leaves), strict=True):
-        assert torch.equal(a, b)
+    assert torch.equal(out, expected)
+    out.square().sum().backward()
+    for leaf, gradient in zip(leaves, plain, strict=True):
+        assert torch.equal(leaf.grad, gradient)
+
+
+def test_without_dropout_no_probabilities_are_kept():
+    """Long texts: what is saved grows with T, not with the square of a length."""
+    q = torch.randn(600, 2, 8, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        attend(q, q, q, torch.tensor([0, 600]), 600, dropout=0.0, scale=1.0, causal=True, window=-1).sum().backward()
+    assert 0 < max(kept) <= q.numel()
+
+
+def test_autocast_brings_queries_keys_and_values_to_one_type():
+    """Rotary positions are added in float32, so under autocast queries and keys come in it and values do not."""
+    q, k, v = inputs(dtype=torch.float32)
+    for dropout in (0.0, 0.1):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = attend(q, k, v.to(torch.bfloat16), OFFSETS, 17, dropout=dropout, scale=0.3, causal=True, window=-1)
+        assert out.dtype == torch.bfloat16
+        out.float().sum().backward()

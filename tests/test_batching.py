@@ -32,6 +32,7 @@ from transformers import (
     ModernBertConfig,
     MPNetConfig,
     OPTConfig,
+    Qwen2MoeConfig,
     Qwen3Config,
     RobertaConfig,
     XLMRobertaConfig,
@@ -39,8 +40,8 @@ from transformers import (
 )
 
 from engine import attention, batching, packing
-from engine.batching import TOLERANCE, choose_layout, compare_twin, largest_difference, why_not_packed
-from engine.build import build
+from engine.batching import TOLERANCE, check_kernel, choose_layout, compare_twin, largest_difference, why_not_packed
+from engine.build import build, few_shapes
 from engine.collate import Layout
 from engine.config import TrainConfig
 from engine.errors import UsageError
@@ -95,9 +96,22 @@ FITTING = {
     "GPT-NeoX": (NEOX, CAUSAL),
 }
 REFUSED = {
-    "DebertaV2": DebertaV2Config(**ENCODER, relative_attention=True, pos_att_type=["p2c", "c2p"]),
-    "MPNet": MPNetConfig(**ROBERTA),
-    "XLNet": XLNetConfig(vocab_size=200, d_model=32, n_layer=2, n_head=4, d_inner=64, num_labels=3, pad_token_id=0),
+    "DebertaV2": (DebertaV2Config(**ENCODER, relative_attention=True, pos_att_type=["p2c", "c2p"]), "attention built in"),
+    "MPNet": (MPNetConfig(**ROBERTA), "attention built in"),
+    "XLNet": (XLNetConfig(vocab_size=200, d_model=32, n_layer=2, n_head=4, d_inner=64, num_labels=3, pad_token_id=0), ""),
+    "Qwen2Moe, a window in its mask alone": (
+        Qwen2MoeConfig(
+            **DECODER,
+            use_sliding_window=True,
+            sliding_window=128,
+            max_window_layers=3,
+            num_experts=2,
+            num_experts_per_tok=1,
+            moe_intermediate_size=32,
+            shared_expert_intermediate_size=32,
+        ),
+        "differ",
+    ),
 }
 
 
@@ -127,10 +141,12 @@ def test_packed_equals_padded(name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_fit_is_padded_and_said(name, capsys):
     torch.manual_seed(0)
-    model = SEQUENCE.from_config(REFUSED[name])
+    config, reason = REFUSED[name]
+    model = SEQUENCE.from_config(config)
     assert choose_layout("auto", model, "sequence", None, CPU, "fp32") == Layout("padded")
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("batching: padded, because ") and type(model).__name__ in said
+    assert reason in said
     with pytest.raises(UsageError, match=r"--batching packed: .* use padded or bucketed"):
         choose_layout("packed", model, "sequence", None, CPU, "fp32")
 
@@ -218,6 +234,31 @@ def test_the_verdict_is_kept_and_asked_for_once(monkeypatch):
     assert len(calls) == 4
 
 
+def test_running_out_of_memory_is_no_verdict(monkeypatch):
+    monkeypatch.setattr(batching, "twin", lambda model: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        why_not_packed(tiny.bert(), "sequence", CPU, "fp32")
+    assert not (batching.cache_folder() / "packing").exists()
+
+
+def test_the_kernel_is_checked_against_the_cpus(monkeypatch):
+    """The CPU's in half precision stands for a GPU's: it agrees; one that leaks, or fails, is refused."""
+    config = BertConfig(**ENCODER)
+    assert check_kernel(config, CPU, "bf16") is None
+    real = attention.attend
+    monkeypatch.setattr(
+        attention, "attend", lambda q, *rest, **options: real(q, *rest, **options) * (1.0 + (q.dtype == torch.bfloat16))
+    )
+    assert "computes something else" in check_kernel(config, CPU, "bf16")
+
+    def failing(*args, **options):
+        raise RuntimeError("no kernel image\nmore")
+
+    monkeypatch.setattr(attention, "attend", failing)
+    assert check_kernel(config, CPU, "bf16").endswith("(no kernel image)")
+    assert "heads of at most 256" in check_kernel(LlamaConfig(**DECODER | {"head_dim": 320}), CPU, "bf16")
+
+
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"\xff"])
 def test_a_damaged_verdict_is_made_again(damage):
     why_not_packed(tiny.bert(), "sequence", CPU, "fp32")
@@ -282,6 +323,47 @@ def test_twelve_steps_stay_within_a_millionth(make, accumulation):
     assert max(gaps) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["Llama, classes", "GPT2, classes", "Bert"])
+def test_a_step_in_bf16(name):
+    """On a CPU, with dropout, gradients of all weights: rotary models mix types under autocast."""
+    config, kind = FITTING[name]
+    config = copy.deepcopy(config)
+    for dropout in ("attention_dropout", "attn_pdrop"):
+        if hasattr(config, dropout):
+            setattr(config, dropout, 0.1)
+    settings = TrainConfig(batch_size=8, max_steps=1, device="cpu", precision="bf16", batching="packed")
+    rows = tiny.token_rows(8)
+    setup = build(tiny.TokenTask(), rows, settings, kind.from_config(config).train())
+    [(_, batches)] = setup.data.steps()
+    record = train_step(setup.state, tiny.TokenTask(), batches, settings, setup.world)
+    assert torch.isfinite(record.loss_sum) and 0 < float(record.grad_norm) < 1e3
+
+
+def test_a_decoder_whose_texts_end_with_the_token_that_pads():
+    """Its padded forward pass reads the token before; so does the packed one."""
+    config, kind = FITTING["Llama, classes"]
+    torch.manual_seed(0)
+    model = strong(kind.from_config(config))
+    task, rows = tiny.TokenTask(), tiny.token_rows(3)
+    some = [{"input_ids": np.append(rows[i]["input_ids"], [0] * i), "labels": 0} for i in range(3)]
+    padded = model(**task.collate(some, Layout()).inputs).logits
+    packed = model(**task.collate(some, batching.pack(model, "sequence")).inputs).logits
+    torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-6)
+
+
+def test_cuda_graphs_need_cuda_and_packed_batches(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, layout in ((CPU, Layout("packed")), (torch.device("cuda"), Layout())):
+        with pytest.raises(UsageError, match="needs a CUDA device and packed batches"):
+            few_shapes(layout, 128, device)
+    assert few_shapes(Layout("packed"), 128, torch.device("cuda")) == Layout("packed", max_length=128, round_to=256)
+
+
+def test_compiling_the_cpus_packed_attention_is_refused():
+    with pytest.raises(UsageError, match="--compile on a CPU needs --batching padded"):
+        build(tiny.TokenTask(), tiny.token_rows(8), TrainConfig(device="cpu", compile=True), tiny.bert())
+
+
 def test_padded_batches_and_generate_work_on_a_model_that_takes_packed_ones():
     config, kind = FITTING["GPT2"]
     torch.manual_seed(0)
@@ -342,5 +424,7 @@ def test_rounding_up_adds_segments_that_nobody_reads():
     rounded = task.collate(some, Layout("packed", max_length=24, round_to=64))
     assert rounded.executed_tokens % 64 == 0 and rounded.num_tokens == plain.num_tokens == plain.executed_tokens
     assert np.diff(rounded.inputs["cu_seq_lens_q"]).max() <= 24
+    others = [task.collate([rows[i] for i in range(n)], Layout("packed", max_length=24, round_to=64)) for n in (1, 3, 4)]
+    assert [len(b.inputs["cu_seq_lens_q"]) - b.num_examples for b in (rounded, *others)] == [4, 4, 4, 4], "3 in the tail"
     assert int(rounded.inputs["position_ids"].max()) < 24
     torch.testing.assert_close(model(**rounded.inputs).logits, model(**plain.inputs).logits, rtol=1e-5, atol=1e-6)

@@ -76,7 +76,7 @@ def test_without_training_or_probability_it_is_the_identity():
     assert not FastDropout(1.0).train()(x).any()
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1001])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1001, 32_768, 40_001])
 def test_any_number_of_bits(count):
     assert random_bits(count).shape == (count,) and random_bits(count).dtype == torch.int16
 
@@ -91,8 +91,10 @@ def test_bits_are_uniform_over_all_their_values():
 def test_values_that_are_nought_or_not_finite_stay_what_they_are():
     x = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, -1.0])
     bits = torch.full((6,), 32767, dtype=torch.int16)
-    torch.testing.assert_close(drop(x, keep(bits, 0.5, x.dtype)), x, equal_nan=True)
-    assert not drop(torch.tensor([torch.inf, torch.nan]), keep(torch.full((2,), -32768, dtype=torch.int16), 0.5, x.dtype)).any()
+    torch.testing.assert_close(drop(x, keep(bits, 0.5, torch.empty(6))), x, equal_nan=True)
+    assert not drop(
+        torch.tensor([torch.inf, torch.nan]), keep(torch.full((2,), -32768, dtype=torch.int16), 0.5, torch.empty(2))
+    ).any()
 
 
 def test_a_models_dropouts_are_replaced_and_its_parameters_keep_their_names():

@@ -16,6 +16,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     ModernBertConfig,
     RobertaConfig,
 )
@@ -75,6 +76,8 @@ def test_no_figure_is_better_than_a_wrong_one():
     assert count_flops(AutoModelForCausalLM.from_config(local), "token") is None
     assert count_flops(AutoModelForMaskedLM.from_config(modern), "token") is None
     assert count_flops(nn.Linear(2, 2), "sequence") is None
+    experts = MixtralConfig(**SIZES, **TOKENS, num_key_value_heads=2, num_local_experts=2, sliding_window=None)
+    assert count_flops(AutoModelForCausalLM.from_config(experts), "token") is None
 
 
 def test_a_cpu_has_no_vendor_peak(monkeypatch):
@@ -84,9 +87,10 @@ def test_a_cpu_has_no_vendor_peak(monkeypatch):
         ("NVIDIA H100 PCIe", 756),
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L40", 181),
     ):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         assert peak_flops(torch.device("cuda"), "bf16") == tera * 1e12
         assert peak_flops(torch.device("cuda"), "fp32") is None
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA T400")
     assert peak_flops(torch.device("cuda"), "bf16") is None

@@ -118,7 +118,7 @@ def make_floor(job: Job, workload: Workload, model: nn.Module, device: torch.dev
     for rows in batches(job, workload.lengths)[:FLOOR_STEPS]:
         batch = collate([{k: v for k, v in features[row].items() if k != "row"} for row in rows])
         prepared.append({name: tensor.to(device) for name, tensor in batch.items()})
-    twin = copy.deepcopy(model).to(device)
+    twin = copy.deepcopy(model).to(device).train()  # dropout belongs to the floor: all have it
 
     def measure() -> float:
         if device.type == "cuda":

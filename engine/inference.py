@@ -12,9 +12,8 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
 from torch import nn
 
 from engine.batching import pack, why_not_packed
@@ -30,6 +29,9 @@ from engine.precision import choose_precision, make_autocast
 from engine.record import finite, split_figures
 from engine.sources import Source, SourceConfig, as_dataset
 from engine.task import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Find = Callable[[str], type[Task[Any]]]
 

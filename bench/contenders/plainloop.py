@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+import engine.build
 from bench.job import Job
 from bench.timing import Gate
 from bench.workload import TokenTask, Workload
@@ -41,6 +42,8 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
     """As run.py would, on token arrays."""
     if not job.fast_dropout:
         setattr(packing, "use_fast_dropout", lambda model: None)  # noqa: B010 - mypy takes the name for a private import
+    if job.track != "D":  # beside others at equal terms: --allocator decides for all
+        setattr(engine.build, "keep_freed_memory", lambda: False)  # noqa: B010
     settings: dict[str, Any] = {
         "batch_size": job.batch_size, "max_steps": job.num_steps, "learning_rate": job.learning_rate,
         "weight_decay": job.weight_decay, "max_grad_norm": job.max_grad_norm, "precision": job.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,7 +23,10 @@ def main(argv: Sequence[str]) -> int:
         explained = explain(error)
         if explained is None or "--debug" in argv:
             raise
-        print(explained[0], file=sys.stderr)
+        if explained[0]:
+            print(explained[0], file=sys.stderr)
+        else:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains about the closed one when it ends
         return explained[1]
     return 0
 

@@ -44,6 +44,7 @@ class TrainConfig:
     accumulation_steps: int = setting(1, "micro-batches per optimizer step")
     epochs: int = setting(3, "passes over the training data")
     max_steps: int | None = setting(None, "optimizer steps in all; overrides --epochs")
+    max_minutes: float | None = setting(None, "save and stop in time to be done after so many minutes; --resume continues")
     learning_rate: float = setting(2e-5, "peak learning rate of AdamW")
     weight_decay: float = setting(0.01, "AdamW's decoupled decay; never applied to biases and norms")
     warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0 to its peak")
@@ -84,6 +85,8 @@ class TrainConfig:
             require(self, name, getattr(self, name) >= 0, "must not be negative")
         for name in ("max_steps", "patience", "tokens_per_batch"):
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
+        minutes = self.max_minutes
+        require(self, "max_minutes", minutes is None or 0 < minutes < math.inf, "must be a positive number of minutes")
         require(self, "keep_checkpoints", self.keep_checkpoints >= 1, "must be at least 1")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a positive finite number")
         require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "must be a finite number of at least 0")
@@ -154,6 +157,7 @@ def require(config: Any, name: str, condition: bool, rule: str) -> None:
 MEANINGLESS = frozenset({
     "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "output_dir", "resume", "overwrite",
     "debug", "device",
+    "max_minutes",
 })  # fmt: skip
 
 

@@ -64,15 +64,16 @@ def make_loader(
         batch_sampler=keys,
         collate_fn=Collate(task, layout),
         num_workers=config.workers,
-        worker_init_fn=ignore_interrupt,
+        worker_init_fn=ignore_signals,
         generator=torch.Generator().manual_seed(config.seed),
         pin_memory=device.type == "cuda",
     )
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Ctrl-C is for the main process, which ends the workers itself."""
+def ignore_signals(worker: int) -> None:
+    """Ctrl-C, and SIGTERM to a whole group, are for the main process: it finishes its step and ends the workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class MicroBatches:

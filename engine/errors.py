@@ -43,10 +43,22 @@ class ResourceError(UserError):
     exit_code = 6
 
 
+class StoppedError(UserError):
+    """The run was asked to stop, and has saved; the exit code says by whom (130 Ctrl-C, 143 SIGTERM or a time limit)."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def explain(error: BaseException) -> tuple[str, int] | None:
     """The line for stderr and the exit code of what a user can mend; None for everything else."""
+    if isinstance(error, StoppedError):
+        return str(error), error.exit_code
     if isinstance(error, UserError):
         return f"error: {error}", error.exit_code
+    if isinstance(error, BrokenPipeError):  # the reader of stdout has gone (| head): nothing more to say, as with SIGPIPE
+        return "", 141
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C; a checkpoint, if there was one, stands (--resume continues from it)", 130
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO):

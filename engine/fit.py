@@ -26,7 +26,7 @@ from engine.build import Setup, build
 from engine.checkpoint import forget_after, load_model, load_state, newest, read, steps_in, sync_directory
 from engine.config import TrainConfig, differences, note
 from engine.data import eval_loader
-from engine.errors import DataError, ResourceError, UsageError
+from engine.errors import DataError, ResourceError, StoppedError, UsageError
 from engine.evaluate import evaluate
 from engine.flops import count_flops, peak_flops
 from engine.loop import train
@@ -34,6 +34,7 @@ from engine.parallel import choose_device, describe_device
 from engine.plan import Plan
 from engine.precision import choose_precision
 from engine.record import Run, split_figures
+from engine.stop import Stop
 from engine.task import Examples, Task
 
 
@@ -61,6 +62,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None) ->
 
 
 def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, directory: Path, settings: dict[str, Any]) -> Result:
+    stop = Stop(config.max_minutes)
     choose_precision(config.precision, choose_device(config.device))  # refused before anything is read
     examples = task.examples()
     document = run_document(settings, task, examples)
@@ -75,13 +77,14 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     announce(task, setup, examples, config, document)
     if config.overwrite:
         remove_run(directory)
-    run = make_run(directory, task, config, setup, examples)
+    run = make_run(directory, task, config, setup, examples, stop)
     began = time.perf_counter()
     try:
         resume(run, setup, config, document)
         write_run(directory, {**document, "status": "running"})
-        if not run.should_stop:
-            train(setup.state, task, setup.data, config, setup.world, run)
+        with stop:
+            if not run.should_stop:
+                train(setup.state, task, setup.data, config, setup.world, run)
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"out of memory on {document['device']}: lower --batch-size and raise --accumulation-steps (the same step), "
@@ -89,6 +92,11 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
         ) from error
     finally:
         run.close()
+    if stop.reason is not None and setup.state.step < run.num_steps:
+        raise StoppedError(
+            f"stopped by {stop.reason} after step {setup.state.step} of {run.num_steps}, and saved: --resume continues",
+            stop.exit_code,
+        )
     metrics = summarise(run, setup, time.perf_counter() - began)
     if run.best is not None and run.best["step"] != setup.state.step:
         load_model(setup.state.model, read(directory / "checkpoints" / f"step-{run.best['step']:08d}"))
@@ -246,7 +254,14 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[st
 # ------------------------------------------------------------------------------------------------------ before, after
 
 
-def make_run(directory: Path, task: Task[Any], config: TrainConfig, setup: Setup, examples: Mapping[str, Examples]) -> Run:
+def make_run(
+    directory: Path,
+    task: Task[Any],
+    config: TrainConfig,
+    setup: Setup,
+    examples: Mapping[str, Examples],
+    stop: Stop | None = None,
+) -> Run:
     """The book-keeping, with the evaluation it is to call."""
     metric = config.best_metric or task.best_metric
     state, held_out = setup.state, examples.get("eval")
@@ -260,7 +275,7 @@ def make_run(directory: Path, task: Task[Any], config: TrainConfig, setup: Setup
         directory, config, state, setup.data.plan.num_steps,
         evaluate=measure if held_out is not None else None,
         best_metric=metric, lower_is_better=metric in task.lower_is_better,
-        flops=count_flops(state.model, task.level), peak_flops=peak_flops(state.device, setup.precision),
+        flops=count_flops(state.model, task.level), peak_flops=peak_flops(state.device, setup.precision), stop=stop,
     )  # fmt: skip
 
 

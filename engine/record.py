@@ -24,15 +24,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from engine.batch import Batch
+from engine.batch import Batch, Key
 from engine.checkpoint import commit, rotate, state_files
 from engine.config import TrainConfig
 from engine.errors import DivergedError
 from engine.flops import FlopCount
 from engine.plan import Position
 from engine.state import StepRecord, TrainState
+from engine.stop import Stop
 
 MIN_LOSS_SCALE = 1e-4  # GradScaler starts at 65,536 and halves at each overflow
+MAX_ROWS_NAMED = 32
 Evaluate = Callable[[], dict[str, float]]
 
 
@@ -89,12 +91,16 @@ class Run:
         lower_is_better: bool = True,
         flops: FlopCount | None = None,
         peak_flops: float | None = None,
+        stop: Stop | None = None,
     ):
         self.directory, self.config, self.state, self.num_steps = directory, config, state, num_steps
         self.evaluator, self.best_metric, self.lower_is_better = evaluate, best_metric, lower_is_better
         self.window, self.epoch, self.total = Tally(), Tally(), Tally()
         self.timed, self.timed_seconds = Tally(), 0.0  # since the last line, in this process: what rates are made of
         self.flops, self.peak_flops = flops, peak_flops
+        self.stop = stop or Stop()
+        self.slowest: dict[str, float] = {"step": 0.0, "saving": 0.0}  # seconds
+        self._unread: list[tuple[Position, list[Key], StepRecord]] = []
         self.seconds_of: dict[str, float] = {}  # where this process's time has gone
         self.best: dict[str, Any] | None = None
         self.last_evaluation: dict[str, float] | None = None
@@ -104,7 +110,7 @@ class Run:
         self._pending = self._zeros()
         self._bar = tqdm(total=num_steps, desc="training", unit="step", disable=None, dynamic_ncols=True, smoothing=0.1)
         self._metrics = open(directory / "metrics.jsonl", "ab")  # noqa: SIM115 - closed in close()
-        self._mark = time.perf_counter()
+        self._mark = self._stepped = time.perf_counter()
 
     def _zeros(self) -> torch.Tensor:
         """[2]: loss sum and items of the steps that the host has not read yet."""
@@ -116,12 +122,14 @@ class Run:
     def log(self, at: Position, micro_batches: list[Batch], record: StepRecord) -> None:
         """Count a step; write a line every ``log_steps`` and at the last one. Raises DivergedError there."""
         self._pending += torch.stack([record.loss_sum, record.num_items])
+        self._unread.append((at, [key for batch in micro_batches for key in batch.keys], record))
         for tally in (self.window, self.epoch, self.total, self.timed):
             tally.count(micro_batches)
         if at.due(self.config.log_steps):
             self._read_losses()
             self._log_line(at, record)
         self._bar.update()
+        self._watch_the_time(at)
         if at.is_epoch_end or at.is_last:
             self._read_losses()
             epoch = {"kind": "epoch", "step": at.step, "epoch": round(at.epochs_done, 4), "loss": self.epoch.loss,
@@ -178,13 +186,22 @@ class Run:
                 "evaluation": self.last_evaluation,
             }
         self.num_worse = 0 if self.is_best else self.num_worse + 1
-        self.should_stop = self._is_hopeless()
+        is_hopeless = self._is_hopeless()
+        self.should_stop |= is_hopeless
         figures, rates = split_figures(result)
         self.write({"kind": "eval", "split": "eval", "step": at.step, "epoch": round(at.epochs_done, 4), **figures, **rates})
         text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.say(f"epoch {at.epochs_done:g}: evaluation {text}" + (" (best so far)" if self.is_best else ""))
-        if self.should_stop:
+        if is_hopeless:
             self.say(f"stopping early: {self.num_worse} evaluations without a better {self.best_metric}")
+
+    def _watch_the_time(self, at: Position) -> None:
+        """Is this step to be the last of this process? The loop then saves and ends."""
+        now = time.perf_counter()
+        self.slowest["step"] = max(self.slowest["step"], now - max(self._mark, self._stepped))
+        self._stepped = now
+        if not at.is_last and self.stop.wanted(2 * self.slowest["step"] + self.slowest["saving"]):
+            self.should_stop = True
 
     def _is_hopeless(self) -> bool:
         return self.num_worse >= (self.config.patience or math.inf)
@@ -262,6 +279,7 @@ class Run:
         """
         loss_sum, num_items = self._pending.tolist()
         self._pending.zero_()
+        unread, self._unread = self._unread, []
         for tally in (self.window, self.epoch, self.total):
             tally.loss_sum += loss_sum
             tally.num_items += num_items
@@ -272,10 +290,7 @@ class Run:
                 "Use --precision bf16 or fp32, or lower --learning-rate"
             )
         if bool(self.state.guard.diverged) or not math.isfinite(loss_sum):
-            raise DivergedError(
-                f"the loss or a gradient is not finite, between steps {step - self.window.num_steps + 1} and {step}. "
-                "Lower --learning-rate, or look at the data; the last checkpoint holds finite weights"
-            )
+            raise DivergedError(first_bad_step(unread))
 
     def _lap(self) -> None:
         """Training time up to now."""
@@ -292,6 +307,7 @@ class Run:
         yield
         began, self._mark = self._mark, time.perf_counter()
         self._add_seconds({what: self._mark - began})
+        self.slowest[what] = max(self.slowest.get(what, 0.0), self._mark - began)
 
     def _add_seconds(self, seconds: dict[str, float]) -> None:
         for name, value in seconds.items():
@@ -307,6 +323,20 @@ class Run:
         shares = ", ".join(f"{name} {seconds / training:.0%}" for name, seconds in phases.items())
         others = ", ".join(f"{seconds:.1f} s {name}" for name, seconds in beside.items())
         return f"time       {training:.1f} s training: {shares}; {others}"
+
+
+def first_bad_step(steps: list[tuple[Position, list[Key], StepRecord]]) -> str:
+    """The first step that is not finite, and its rows; the guard has kept it, and all after it, from updating."""
+    for at, keys, record in steps:
+        values = {"loss": record.loss_sum, "gradient norm": record.grad_norm}
+        what = next((name for name, value in values.items() if not torch.isfinite(value)), None)
+        if what is not None:
+            rows = ", ".join(str(row) for _, row in keys[:MAX_ROWS_NAMED]) + (" ..." if len(keys) > MAX_ROWS_NAMED else "")
+            return (
+                f"the {what} is not finite at step {at.step} (epoch {at.epochs_done:.2f}), rows {rows} of the training data, "
+                "counted from 0. Lower --learning-rate, or look at these rows; the last checkpoint holds finite weights"
+            )
+    return "the loss is not finite. Lower --learning-rate, or look at the data; the last checkpoint holds finite weights"
 
 
 def waste_text(tally: Tally) -> str:

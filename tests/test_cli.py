@@ -321,3 +321,17 @@ def test_a_name_that_is_neither_a_folder_nor_a_hub_name(project, tmp_path, capsy
     arguments[3] = "my model"
     code, line = fails(arguments, capsys)
     assert code == 4 and "no such directory" in line
+
+
+def test_a_reader_that_goes_away_is_no_error(project, tmp_path):
+    """``predict ... | head -1``: silence, and the exit code that the signal would give."""
+    with open(tmp_path / "many.csv", "w", newline="") as stream:  # more output than a pipe holds
+        csv.writer(stream).writerows([("text", "label"), *tiny.texts(3000, 2)])
+    process = subprocess.Popen(
+        [sys.executable, "run.py", "predict", "--model", str(project / "run"), "--input", str(tmp_path / "many.csv")],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141

@@ -259,8 +259,11 @@ def test_nan_stops_the_run_before_the_weights_are_touched(tmp_path):
 
     task = Poisoned(train=tiny.token_rows(40), evaluation=tiny.token_rows(21))
     model = tiny.bert()
-    with pytest.raises(DivergedError, match=r"between steps \d+ and \d+"):
+    with pytest.raises(DivergedError, match="the loss is not finite at step") as caught:
         fit(task, config(tmp_path), model)
+    cuts = Plan.of(config(tmp_path), task.train.lengths).batches(1)
+    [(index, cut)] = [(i, cut) for i, cut in enumerate(cuts) if 0 in cut]
+    assert f"at step {6 + index} (epoch {1 + (index + 1) / 5:.2f}), rows {', '.join(map(str, cut))} of the" in str(caught.value)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert not (tmp_path / "run/model.safetensors").exists()
     assert (tmp_path / "run/checkpoints/step-00000005").is_dir()

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"config", "clock", "batch", "files", "hub", "dropout", "memory"},
+    {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop"},
     {"sources", "plan", "tokens", "attention"},
     {"optimizer", "precision", "parallel", "collate", "packing"},
     {"task", "state", "batching", "flops"},

@@ -166,11 +166,14 @@ def commit(root: Path, step: int, files: Files) -> Path:
         if final.exists():  # from an earlier try that was cut back: the same step again
             discard(final)
         os.rename(temporary, final)  # the commit point
-        sync_directory(root)
     except OSError as error:
         raise ResourceError(f"checkpoint {final} could not be written: {error.strerror}; the older one stands") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        sync_directory(root)
+    except OSError as error:
+        note(f"warning: checkpoint {final} is written, but may not outlive a power cut ({error.strerror})")
     return final
 
 
@@ -221,6 +224,8 @@ def read(directory: Path) -> Files:
             if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
                 raise ModelError(f"{directory / name} is damaged")
             files[name] = content
+        if "state.json" not in files:
+            raise ModelError(f"{directory} is damaged (its manifest names no state.json)")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ModelError):
             raise
@@ -255,12 +260,24 @@ def forget_after(root: Path, step: int) -> None:
 
 
 def rotate(root: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the best ones they refer to."""
+    """Delete all but the newest ``keep`` checkpoints and the best ones they refer to; one that cannot be read is not counted.
+
+    What cannot be deleted is left, with a warning: that is no reason to end a run.
+    """
     steps = steps_in(root)
-    kept = set(steps[-keep:])
-    for step in list(kept):
-        document = json.loads((root / f"step-{step:08d}" / "state.json").read_bytes())
-        kept.add((document["progress"].get("best") or {"step": step})["step"])
-    for step in steps:
-        if step not in kept:
-            discard(root / f"step-{step:08d}")
+    whole: list[int] = []
+    kept: set[int] = set()
+    for step in reversed(steps):
+        if len(whole) < keep:
+            try:
+                document = json.loads((root / f"step-{step:08d}" / "state.json").read_bytes())
+                kept |= {step, (document["progress"].get("best") or {"step": step})["step"]}
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            whole.append(step)
+    try:
+        for step in steps:
+            if whole and step not in kept:
+                discard(root / f"step-{step:08d}")
+    except OSError as error:
+        note(f"warning: old checkpoints in {root} could not be deleted ({error.strerror})")

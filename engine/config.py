@@ -192,8 +192,17 @@ def parse(
     for flag in unknown:
         near = difflib.get_close_matches(flag.split("=")[0], [f"--{name.replace('_', '-')}" for name in known], n=1)
         raise UsageError(f"unknown argument {flag!r}" + (f" (did you mean {near[0]}?)" if near else "; see --help"))
+    for name in known:
+        value = getattr(namespace, name)
+        if isinstance(value, str) and name in given_names(argv) and (not value or "\0" in value):
+            raise UsageError(f"--{name.replace('_', '-')} must not be {'empty' if not value else 'text with a NUL in it'}")
     filled = [kind(**{f.name: getattr(namespace, f.name) for f in dataclasses.fields(kind)}) for kind in kinds]
     return [*filled, getattr(namespace, rest)] if rest else filled
+
+
+def given_names(argv: Iterable[str]) -> set[str]:
+    """Settings that stand on the command line."""
+    return {argument.split("=")[0].removeprefix("--").replace("-", "_") for argument in argv if argument.startswith("--")}
 
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:

@@ -61,6 +61,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return "", 141
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C; a checkpoint, if there was one, stands (--resume continues from it)", 130
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"error: {error.filename or 'a path'}: {error.strerror}", UsageError.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO):
         return f"error: {error.filename or 'disk'}: {error.strerror}; what is there stands", ResourceError.exit_code
     return None

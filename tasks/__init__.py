@@ -48,7 +48,10 @@ def from_file(path: Path, attribute: str) -> type[Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look there for the types they name
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"--task {path}:{attribute}: {path} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, attribute, None)
     if not (inspect.isclass(found) and issubclass(found, Task)):
         raise UsageError(f"--task {path}:{attribute}: {path} defines no subclass of engine.task.Task of that name")

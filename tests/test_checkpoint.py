@@ -118,3 +118,37 @@ def test_rng_state_round_trips():
     draws = [random.random(), np.random.rand(), torch.rand(())]
     set_rng(tensors, json.loads(json.dumps(numbers)))
     assert draws == [random.random(), np.random.rand(), torch.rand(())]
+
+
+def test_a_manifest_without_a_state_is_damage(tmp_path, capsys):
+    older = files(1)
+    commit(tmp_path, 1, older)
+    commit(tmp_path, 2, files(2))
+    (tmp_path / "step-00000002/MANIFEST.json").write_text('{"format": 1, "step": 2, "files": {}}')
+    assert newest(tmp_path) == older
+    assert "names no state.json" in capsys.readouterr().err
+
+
+def test_an_unreadable_checkpoint_is_not_counted_by_the_rotation(tmp_path):
+    """Of three, the newest damaged: two whole ones stay."""
+    for step in (1, 2, 3, 4):
+        commit(tmp_path, step, files(step))
+    (tmp_path / "step-00000004/state.json").write_bytes(b"")
+    rotate(tmp_path, keep=2)
+    assert steps_in(tmp_path) == [2, 3]
+
+
+def test_what_fails_after_the_commit_is_a_warning(tmp_path, capsys, monkeypatch):
+    commit(tmp_path, 1, files(1))
+
+    def fail(path, *_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("engine.checkpoint.sync_directory", lambda path: fail(path) if path == tmp_path else None)
+    content = files(2)
+    commit(tmp_path, 2, content)
+    assert read(tmp_path / "step-00000002") == content
+    assert "may not outlive a power cut (Input/output error)" in capsys.readouterr().err
+    monkeypatch.setattr("engine.checkpoint.os.rename", fail)
+    rotate(tmp_path, keep=1)
+    assert "could not be deleted" in capsys.readouterr().err and steps_in(tmp_path) == [1, 2]

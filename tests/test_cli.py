@@ -108,13 +108,23 @@ def test_a_bad_flag_is_found_within_eight_seconds():
         (["--task", "yelp", "--precision", "fp16", "--device", "cpu"], "--precision fp16 is not for CPUs"),
         (["--task", "classification"], "give --train-file FILE or --data HUB_NAME"),
         (["predict", "text"], "--model must name a model directory"),
+        (["--task", "yelp", "--output-dir", ""], "--output-dir must not be empty"),
+        (["--task", "yelp", "--model="], "--model must not be empty"),
+        (["--task", "yelp", "--output-dir", "a\0b"], "--output-dir must not be text with a NUL in it"),
+        (["--task", "yelp", "--data", "sample", "--output-dir", "x" * 300], "File name too long"),
+        (["--task", "broken.py:Mine"], "broken.py cannot be imported: SyntaxError: "),
+        (["--task", "lacking.py:Mine"], "lacking.py cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        (["--task", "yelp", "--max-minutes", "0"], "--max-minutes must be a positive number of minutes, found 0.0"),
+        (["--task", "yelp", "--tokens-per-batch", "0"], "--tokens-per-batch must be at least 1, found 0"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("broken.py").write_text("class Mine(:")
+    Path("lacking.py").write_text("import no_such_module")
     code, line = fails(arguments, capsys)
     assert code == 2 and words in line
-    assert list(tmp_path.iterdir()) in ([], [tmp_path / "runs"])
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} <= {"broken.py", "lacking.py", "runs"}
 
 
 @pytest.mark.parametrize(

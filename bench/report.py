@@ -112,6 +112,7 @@ def make_row(
     tflops = work_flops / seconds / 1e12 if work_flops else None
     best = max(env["gemm_tflops"].values(), default=None)
     per_window = [w["examples"] / w["seconds"] for w in windows]
+    useful = [flops(w["num_tokens"], w["sum_squares"], w["examples"]) / w["seconds"] / 1e12 for w in windows] if flops else []
     step_ms = [1000 * s for w in windows for s in w["step_s"]]
     row: dict[str, Any] = {
         "run_id": run_id,
@@ -141,6 +142,7 @@ def make_row(
             "ex_s": median(per_window), "ex_s_min": min(per_window), "ex_s_max": max(per_window),
             "tok_s": median(w["num_tokens"] / w["seconds"] for w in windows),
             "tflops": tflops,
+            "tflops_median": median(useful) if useful else None,
             "mfu_989": tflops / VENDOR_PEAK if tflops and env["device"] == "cuda" else None,
             "frac_gemm_peak": tflops / best if tflops and best else None,
         },
@@ -192,13 +194,23 @@ def load(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def useful_rate(row: Mapping[str, Any]) -> float:
+    """What ratios are made of: the model's FLOPs for real tokens a second, median of the windows.
+
+    Where all have the same batches that is the ratio of examples a second; where lengths are sorted, a window of one
+    system may hold other, shorter texts than that of another, and examples a second would compare those.
+    """
+    rate = row["rate"]
+    return float(rate.get("tflops_median") or rate["ex_s"])
+
+
 def relative_to(rows: Sequence[Mapping[str, Any]], name: str = "Trainer") -> float | None:
     """The median rate that the ratio column divides by, if its row counts."""
-    return next((row["rate"]["ex_s"] for row in rows if row["system"] == name and row["valid"]), None)
+    return next((useful_rate(row) for row in rows if row["system"] == name and row["valid"]), None)
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str, relative: str = "Trainer") -> str:
-    """Examples a second as median [min-max]; the ratio is one of medians. A void row shows why."""
+    """Examples a second as median [min-max]; the ratio is one of medians of useful_rate. A void row shows why."""
     quick = " (quick: not for quoting)" if any(row.get("quick") for row in rows) else ""
     overhead = any("overhead_us" in row for row in rows)
     last = "us/step beyond fwd+bwd" if overhead else "ktok/s"
@@ -210,7 +222,7 @@ def table(rows: Sequence[Mapping[str, Any]], title: str, relative: str = "Traine
             continue
         rate = row["rate"]
         figures = f"{rate['ex_s']:.2f} [{rate['ex_s_min']:.2f}-{rate['ex_s_max']:.2f}]"
-        ratio = f"{rate['ex_s'] / base:.2f}" if base and row["valid"] else "-"
+        ratio = f"{useful_rate(row) / base:.2f}" if base and row["valid"] else "-"
         extra = f"{row['overhead_us']['median']:.0f}" if overhead else f"{rate['tok_s'] / 1000:.2f}"
         verdict = "yes" if row["valid"] else f"VOID: {row['why']}"
         lines.append(f"{row['system']:<28}{figures:>24}{rate['steps_per_second']:>9.3g}{ratio:>15}{extra:>24}  {verdict}")

@@ -480,6 +480,7 @@ def test_the_gpu_session_is_printed_in_parts(capsys):
     assert len(lines) == len(gpu.PARTS) and all("--gpu" in line and "t.npz" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_the_gpu_parts_run_on_a_cpu_too(capsys):
     assert main(["--gpu", "kernels", "--device", "cpu", "--matmul-sizes", "32"]) == 0
     assert "gemm_tflops" in capsys.readouterr().out

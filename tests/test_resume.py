@@ -87,7 +87,9 @@ SMALL = {"batch_size": 4, "accumulation_steps": 3, "epochs": 3, "learning_rate":
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("batching", ["padded", "bucketed", "packed"])
-@pytest.mark.parametrize("killed_after", [4, 7, 11, 14])
+@pytest.mark.parametrize(
+    "killed_after", [4, pytest.param(7, marks=pytest.mark.slow), 11, pytest.param(14, marks=pytest.mark.slow)]
+)
 def test_resume_is_bitwise(tmp_path, killed_after, batching, precision):
     """5 steps an epoch, a checkpoint every 3: killed between them, at an epoch's end, in epoch 1, 2 and 3."""
     config = TrainConfig(**SMALL, save_steps=3, eval_steps=5, batching=batching, precision=precision)

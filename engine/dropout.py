@@ -1,9 +1,9 @@
-"""Dropout at a tenth of its price on a CPU.
+"""Cheap dropout on a CPU.
 
-``nn.Dropout`` there takes 10 ns an element (torch 2.13, 2 threads), nearly all of it for drawing one random float each,
-on one thread; in a padded BERT step that is a fifth of the time. Here an element costs 16 random bits, four to a 64-bit
-draw of numpy's SFC64, and the comparison is a vectorised kernel: 1.2 ns. The probability is rounded to 1/65536 (0.1
-becomes 0.10001). A stream starts from torch's generator, so the seed, and a checkpoint's RNG state, decide the masks.
+``nn.Dropout`` there spends nearly all of its time drawing one random float an element, on one thread. Here an element
+costs 16 random bits, four to a 64-bit draw of numpy's SFC64, and the comparison is one vectorised kernel. The probability
+is rounded to 1/65536 (0.1 becomes 0.10001). A stream starts from torch's generator, so the seed, and a checkpoint's RNG
+state, decide the masks.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def choose_precision(name: str, device: torch.device) -> Precision:
     """``auto``: bf16 on a device that computes in it, else fp16 on CUDA, else fp32. Raises UsageError.
 
-    A CPU without bf16 instructions (AVX512-BF16, AMX) emulates it, five times slower than fp32; it does so when asked.
+    A CPU without bf16 instructions (AVX512-BF16, AMX) emulates it, slower than fp32; it does so when asked.
     """
     has_bf16 = has_native_bf16(device)
     if name == "auto":

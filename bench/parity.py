@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.machine import processor as processor  # noqa: PLC0414 - other modules look for it here
+from bench.machine import processor
 from engine.build import set_seed
 from engine.config import TrainConfig, parse
 from engine.fit import fit

@@ -6,19 +6,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from engine.config import EvaluateConfig, PredictConfig, TrainConfig, flag_value, parse, show_help
+from engine.config import TrainConfig, flag_value, parse, show_help
 from engine.errors import UsageError, explain
 from engine.sources import SourceConfig
-from tasks import TASKS, find
+from tasks import COMMANDS, TASKS, attribute, find
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. Errors that users can mend are one line."""
     try:
         command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
-        if command not in ("train", "evaluate", "predict"):
-            raise UsageError(f"unknown command {command!r}; there are: train, evaluate, predict")
-        train(rest) if command == "train" else infer(command, rest)
+        train(rest) if command == "train" else use(command, rest)
     except BaseException as error:
         explained = explain(error)
         if explained is None or "--debug" in argv:
@@ -34,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 def train(argv: Sequence[str]) -> None:
     name = flag_value(argv, "task")
     if name is None:
-        return show_help(argv, [TrainConfig, SourceConfig], TASKS)
+        return show_help(argv, [TrainConfig, SourceConfig], TASKS, COMMANDS)
     kind = find(name)
     config, source, options = parse(argv, f"run.py --task {name}", [TrainConfig, SourceConfig, kind.Options], kind.defaults)
     from engine.fit import fit
@@ -47,13 +45,15 @@ def train(argv: Sequence[str]) -> None:
     try_examples(task, result.directory, find, config.device)
 
 
-def infer(command: str, argv: Sequence[str]) -> None:
-    kind = {"evaluate": EvaluateConfig, "predict": PredictConfig}[command]
-    config, texts = parse(argv, f"run.py {command}", [kind], {}, rest="texts")
-    from engine import inference
+def use(command: str, argv: Sequence[str]) -> None:
+    if command not in COMMANDS:
+        raise UsageError(f"unknown command {command!r}; there are: train, {', '.join(COMMANDS)}")
+    flags, function, _ = COMMANDS[command]
+    config, texts = parse(argv, f"run.py {command}", [attribute(flags)], {}, rest="texts")
+    from engine.inference import quiet_libraries
 
-    inference.quiet_libraries()
-    inference.evaluate(config, texts, find) if command == "evaluate" else inference.predict(config, texts, find)
+    quiet_libraries()
+    attribute(function)(config, texts, find)
 
 
 if __name__ == "__main__":

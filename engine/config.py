@@ -297,16 +297,18 @@ def flags_of_file(path: Path, known: Sequence[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
 
 
-def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Mapping[str, tuple[str, str, str]]) -> None:
+Listing = Mapping[str, tuple[str, str, str]]  # name: (two places in the code, one line about it)
+
+
+def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, commands: Listing) -> None:
     """What ``run.py`` prints without a task: with --help all general flags, else the way on. Raises UsageError."""
-    listing = "\n".join(f"  {name:<16} {text}" for name, (_, _, text) in tasks.items())
+    listing, others = ("\n".join(f"  {name:<16} {text}" for name, (_, _, text) in some.items()) for some in (tasks, commands))
     if "--help" not in argv and "-h" not in argv:
         raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} (python run.py --help)")
     print(
-        "usage: python run.py --task TASK [flags]           fine-tune, evaluate, save\n"
-        "       python run.py predict --model DIR TEXT ...  use a finished model\n"
-        "       python run.py evaluate --model DIR          measure a finished model\n"
-        "       python run.py COMMAND --help\n\n"
+        "usage: python run.py --task TASK [flags]             fine-tune, evaluate, save\n"
+        "       python run.py COMMAND --model DIR [flags] ...  use what was trained\n\n"
+        f"commands (each has flags of its own: python run.py COMMAND --help):\n{others}\n\n"
         f"tasks (each has flags of its own: python run.py --task TASK --help):\n{listing}\n"
         "  FILE.py:CLASS    a task of your own\n"
     )

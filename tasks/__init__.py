@@ -1,4 +1,4 @@
-"""The tasks, by name. A task of one's own: ``--task my_task.py:MyTask``."""
+"""The tasks and the commands, by name. A task of one's own: ``--task my_task.py:MyTask``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ TASKS = {
     "classification": ("tasks.classification", "Classification", "one's own CSV, JSONL, Parquet or Hub data: classes, "
                        "several labels, or a number"),
 }  # fmt: skip
+
+# name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
+COMMANDS = {
+    "predict": ("engine.config:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
+    "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
+}
+
+
+def attribute(name: str) -> Any:
+    """What ``module:name`` names."""
+    module, _, found = name.partition(":")
+    return getattr(importlib.import_module(module), found)
 
 
 def find(name: str) -> type[Any]:

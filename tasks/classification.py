@@ -19,18 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from engine.batch import Batch
 from engine.collate import PADDED, Layout, arrange
 from engine.config import note, require, setting
 from engine.errors import DataError, ModelError, UsageError
 from engine.files import Rows
-from engine.sources import HubData, Source
-from engine.task import Examples, Row, Task
-from engine.tokens import TokenDataset, tokenize, tokenize_now
+from engine.sources import Source
+from engine.task import Examples, Row
+from engine.tokens import TokenDataset, tokenize_now
 from tasks.labels import Labels, read_labels
 from tasks.metrics import ClassificationMetrics
+from tasks.text import TextTask, check_loaded, checked_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,46 +63,32 @@ class ClassificationOptions:
             raise UsageError("--label-smoothing and --class-weights need --problem single_label")
 
 
-class Classification(Task[ClassificationOptions]):
+class Classification(TextTask[ClassificationOptions]):
     """Texts with labels; the data are the user's own."""
 
     Options = ClassificationOptions
-    hub_data: HubData | None = None
-    hub_model: str = "distilbert-base-uncased"
+    hub_model = "distilbert-base-uncased"
+    auto_class = AutoModelForSequenceClassification
     default_names: tuple[str, ...] | None = None  # of the classes, where the data have none of their own
 
     def __init__(self, options: ClassificationOptions, source: Source):
         super().__init__(options, source)
         self.labels: Labels | None = None
-        self._tokenizer: Any = None
-        self._config: Any = None
         self._weights: Tensor | None = None
         self.problem: str = options.problem
 
     # ---------------------------------------------------------------------------------------------------------- data
 
-    def tables(self) -> dict[str, Dataset]:
-        """The raw rows of each split; subclasses filter here."""
+    def columns(self) -> list[str]:
         o = self.options
-        columns = [name for name in (o.text_column, o.text_pair_column, o.label_column) if name]
-        return self.source.tables(columns, self.hub_data, self.sample if self.hub_data else None)
+        return [name for name in (o.text_column, o.text_pair_column, o.label_column) if name]
 
-    def sample(self) -> tuple[dict[str, Dataset], str]:
-        """The embedded data and what to call them."""
-        raise NotImplementedError
+    def strata(self, table: Dataset) -> Sequence[Any] | None:
+        return list(table[self.options.label_column]) if self.options.problem == "single_label" else None
 
     def examples(self) -> dict[str, Examples]:
         o = self.options
-        tables = self.tables()
-        if "train" in tables and "eval" not in tables and self.source.config.eval_fraction:
-            strata = list(tables["train"][o.label_column]) if o.problem == "single_label" else None
-            tables = self.source.hold_out(tables["train"], strata, self.source.config.eval_fraction)
-        elif {"train", "eval"} <= tables.keys() and self.source.config.eval_fraction:
-            raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
-        tables = {split: self.source.subset(table, split) for split, table in tables.items()}
-        for split, table in tables.items():
-            if len(table) == 0:
-                raise DataError(f"no row of the {split} data is left")
+        tables = self.splits()
         self.labels, targets = read_labels(tables, o.label_column, o.problem, self.given_names(), o.label_separator)
         self.class_weights(torch.device("cpu"))  # refused before the model is loaded
         warn_of_overlap(tables, o.text_column, o.text_pair_column)
@@ -134,42 +121,7 @@ class Classification(Task[ClassificationOptions]):
         pairs = None
         if o.text_pair_column:
             pairs = checked_texts(table[o.text_pair_column][:], f"{split} data, column {o.text_pair_column!r}")
-        tokens = tokenize(texts, self.tokenizer, self.max_length, pairs, name=f"{split} data")
-        if tokens.num_truncated:
-            note(f"{split} data: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
-        return TokenDataset(tokens, {"labels": targets})
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's own; loaded when it is first needed."""
-        if self._tokenizer is None:
-            path = self.source.model(self.hub_model)
-            if Path(path).is_dir() and not any(next(Path(path).glob(name), None) for name in TOKENIZER_FILES):
-                raise ModelError(f"model {path} has no tokenizer files: save its tokenizer there, too")
-            self._tokenizer = self.source.load(AutoTokenizer.from_pretrained, path)
-            if self._tokenizer.pad_token_id is None:
-                if self._tokenizer.eos_token_id is None:
-                    raise ModelError(f"model {path}: its tokenizer has neither a padding nor an end token")
-                self._tokenizer.pad_token = self._tokenizer.eos_token  # masked by attention, not by its id
-        return self._tokenizer
-
-    @property
-    def config(self) -> Any:
-        """The checkpoint's config.json."""
-        if self._config is None:
-            self._config = self.source.load(AutoConfig.from_pretrained, self.source.model(self.hub_model))
-        return self._config
-
-    @property
-    def max_length(self) -> int:
-        """Tokens per text: as asked, within what the model has positions for."""
-        positions = getattr(self.config, "max_position_embeddings", None) or 512
-        if "roberta" in self.config.model_type or self.config.model_type == "camembert":
-            positions -= self.config.pad_token_id + 1  # their positions start behind that of the padding
-        limit = min(positions, self.tokenizer.model_max_length)
-        if self.options.max_length is not None and self.options.max_length > limit:
-            raise UsageError(f"--max-length {self.options.max_length}: this model takes at most {limit} tokens")
-        return self.options.max_length or min(512, limit)
+        return TokenDataset(self.tokenize(texts, pairs, f"{split} data"), {"labels": targets})
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         inputs, counts = arrange(rows, layout, self.tokenizer)
@@ -195,19 +147,6 @@ class Classification(Task[ClassificationOptions]):
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self.tokenizer.pad_token_id
         return self.with_room_for_the_tokens(model, path)
-
-    def with_room_for_the_tokens(self, model: Any, path: str) -> nn.Module:
-        """The model; ModelError if its tokenizer gives ids that it has no embedding for."""
-        if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
-            raise ModelError(f"model {path}: its tokenizer has more tokens than the model has embeddings")
-        return model  # type: ignore[no-any-return]
-
-    def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        """The model in float32, never from a pickle, and the report of what the checkpoint lacked. Raises ModelError."""
-        load = AutoModelForSequenceClassification.from_pretrained
-        safely = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-        loaded: tuple[Any, dict[str, Any]] = self.source.load(load, path, **safely, **arguments)
-        return loaded
 
     def load_model(self, path: str) -> nn.Module:
         model, report = self.from_pretrained(path)
@@ -240,8 +179,7 @@ class Classification(Task[ClassificationOptions]):
     def save(self, model: nn.Module, directory: Path) -> None:
         if self._weights is not None:
             model.config.class_weights = self._weights.tolist()  # type: ignore[union-attr]
-        model.save_pretrained(directory)  # type: ignore[operator]
-        self.tokenizer.save_pretrained(directory)
+        super().save(model, directory)
 
     # ----------------------------------------------------------------------------------------------------- inference
 
@@ -305,24 +243,11 @@ class Classification(Task[ClassificationOptions]):
         return f"{prediction['label']} ({prediction['score']:.2f})"
 
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
-
-
-def checked_texts(texts: Sequence[Any], where: str) -> Sequence[str]:
-    """All strings, or DataError with the row; blank ones are counted and said."""
-    for row, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise DataError(f"{where}, row {row}: a text is needed, found {text!r}")
-        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise DataError(f"{where}, row {row}: the text holds half a character (a lone surrogate)")
-    if blank := sum(not text.strip() for text in texts):
-        note(f"{where}: {blank} of {len(texts)} texts are blank")
-    return texts
 
 
 def warn_of_overlap(tables: Mapping[str, Dataset], column: str, pair_column: str | None) -> None:
@@ -336,15 +261,3 @@ def warn_of_overlap(tables: Mapping[str, Dataset], column: str, pair_column: str
     seen = set(rows(tables["train"]))
     if shared := sum(row in seen for row in rows(tables["eval"])):
         note(f"warning: {shared} of {len(tables['eval'])} evaluation texts stand in the training data, too")
-
-
-def check_loaded(model: nn.Module, report: Mapping[str, Any], path: str) -> None:
-    """Only the head may be new: any other weight that the checkpoint lacks would silently be random."""
-    body = f"{model.base_model_prefix}."
-    missing = sorted(name for name in report["missing_keys"] if name.startswith(body) and ".pooler." not in name)
-    missing += sorted(str(name) for name, *_ in report["mismatched_keys"] if str(name).startswith(body))
-    if missing:
-        raise ModelError(f"model {path}: the checkpoint lacks {len(missing)} weights of the model, such as {missing[0]}")
-    new = sorted({*report["missing_keys"], *(str(name) for name, *_ in report["mismatched_keys"])})
-    if new:
-        note(f"model: new, to be trained: {', '.join(new)}")

@@ -1,0 +1,160 @@
+"""What tasks on texts have in common: the splits, the tokenizer and its limits, loading and saving.
+
+Next: classification.py, which is the fullest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer
+
+from engine.config import note
+from engine.errors import DataError, ModelError, UsageError
+from engine.sources import HubData
+from engine.task import Task
+from engine.tokens import Tokens, tokenize
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class TextOptions(Protocol):
+    """What the options of a task on texts must have."""
+
+    @property
+    def max_length(self) -> int | None: ...
+
+
+O = TypeVar("O", bound=TextOptions)  # noqa: E741 - the task's own options
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
+
+
+class TextTask(Task[O]):
+    """A task on texts."""
+
+    hub_data: HubData | None = None
+    hub_model: str
+    auto_class: ClassVar[Any]  # the AutoModelFor... that loads the model
+
+    def __init__(self, options: O, source: Any):
+        super().__init__(options, source)
+        self._tokenizer: Any = None
+        self._config: Any = None
+
+    # ---------------------------------------------------------------------------------------------------------- data
+
+    def columns(self) -> list[str]:
+        """The columns that the data must have."""
+        raise NotImplementedError
+
+    def sample(self) -> tuple[dict[str, Dataset], str]:
+        """The embedded data and what to call them."""
+        raise NotImplementedError
+
+    def tables(self) -> dict[str, Dataset]:
+        """The raw rows of each split; subclasses filter here."""
+        return self.source.tables(self.columns(), self.hub_data, self.sample if self.hub_data else None)
+
+    def strata(self, table: Dataset) -> Sequence[Any] | None:
+        """A value per row; each is held out in the same share."""
+        return None
+
+    def splits(self) -> dict[str, Dataset]:
+        """``tables()`` after ``--eval-fraction`` and the subsets asked for. Raises UsageError, DataError."""
+        tables = self.tables()
+        fraction = self.source.config.eval_fraction
+        if "train" in tables and "eval" not in tables and fraction:
+            tables = self.source.hold_out(tables["train"], self.strata(tables["train"]), fraction)
+        elif {"train", "eval"} <= tables.keys() and fraction:
+            raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
+        tables = {split: self.source.subset(table, split) for split, table in tables.items()}
+        for split, table in tables.items():
+            if len(table) == 0:
+                raise DataError(f"no row of the {split} data is left")
+        return tables
+
+    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, name: str) -> Tokens:
+        """Token ids, from the cache if there; says how many texts were cut."""
+        tokens = tokenize(texts, self.tokenizer, self.max_length, pairs, name=name)
+        if tokens.num_truncated:
+            note(f"{name}: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
+        return tokens
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's own; loaded when it is first needed."""
+        if self._tokenizer is None:
+            path = self.source.model(self.hub_model)
+            if Path(path).is_dir() and not any(next(Path(path).glob(name), None) for name in TOKENIZER_FILES):
+                raise ModelError(f"model {path} has no tokenizer files: save its tokenizer there, too")
+            self._tokenizer = self.source.load(AutoTokenizer.from_pretrained, path)
+            if self._tokenizer.pad_token_id is None:
+                if self._tokenizer.eos_token_id is None:
+                    raise ModelError(f"model {path}: its tokenizer has neither a padding nor an end token")
+                self._tokenizer.pad_token = self._tokenizer.eos_token  # masked by attention, not by its id
+        return self._tokenizer
+
+    @property
+    def config(self) -> Any:
+        """The checkpoint's config.json."""
+        if self._config is None:
+            self._config = self.source.load(AutoConfig.from_pretrained, self.source.model(self.hub_model))
+        return self._config
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per text: as asked, within what the model has positions for."""
+        positions = getattr(self.config, "max_position_embeddings", None) or 512
+        if "roberta" in self.config.model_type or self.config.model_type == "camembert":
+            positions -= self.config.pad_token_id + 1  # their positions start behind that of the padding
+        limit = min(positions, self.tokenizer.model_max_length)
+        if self.options.max_length is not None and self.options.max_length > limit:
+            raise UsageError(f"--max-length {self.options.max_length}: this model takes at most {limit} tokens")
+        return self.options.max_length or min(512, limit)
+
+    # --------------------------------------------------------------------------------------------------------- model
+
+    def with_room_for_the_tokens(self, model: Any, path: str) -> nn.Module:
+        """The model; ModelError if its tokenizer gives ids that it has no embedding for."""
+        if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
+            raise ModelError(f"model {path}: its tokenizer has more tokens than the model has embeddings")
+        return model  # type: ignore[no-any-return]
+
+    def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        """The model in float32, never from a pickle, and the report of what the checkpoint lacked. Raises ModelError."""
+        safely = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        loaded: tuple[Any, dict[str, Any]] = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
+        return loaded
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        model.save_pretrained(directory)  # type: ignore[operator]
+        self.tokenizer.save_pretrained(directory)
+
+
+def checked_texts(texts: Sequence[Any], where: str) -> Sequence[str]:
+    """All strings, or DataError with the row; blank ones are counted and said."""
+    for row, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise DataError(f"{where}, row {row}: a text is needed, found {text!r}")
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise DataError(f"{where}, row {row}: the text holds half a character (a lone surrogate)")
+    if blank := sum(not text.strip() for text in texts):
+        note(f"{where}: {blank} of {len(texts)} texts are blank")
+    return texts
+
+
+def check_loaded(model: nn.Module, report: Mapping[str, Any], path: str) -> None:
+    """Only the head may be new: any other weight that the checkpoint lacks would silently be random."""
+    body = f"{model.base_model_prefix}."
+    missing = sorted(name for name in report["missing_keys"] if name.startswith(body) and ".pooler." not in name)
+    missing += sorted(str(name) for name, *_ in report["mismatched_keys"] if str(name).startswith(body))
+    if missing:
+        raise ModelError(f"model {path}: the checkpoint lacks {len(missing)} weights of the model, such as {missing[0]}")
+    new = sorted({*report["missing_keys"], *(str(name) for name, *_ in report["mismatched_keys"])})
+    if new:
+        note(f"model: new, to be trained: {', '.join(new)}")

@@ -23,6 +23,7 @@ from engine.config import TrainConfig
 from engine.data import Data
 from engine.errors import UsageError
 from engine.memory import keep_freed_memory
+from engine.memory_guard import MemoryGuard
 from engine.optimizer import Guard, make_optimizer, make_schedule
 from engine.parallel import World, choose_device
 from engine.plan import Plan
@@ -89,6 +90,8 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
         device=device,
     )
     data = Data(plan, task, examples, layout, config, device, clock)
+    if task.additive:
+        state.run = MemoryGuard(data.batch)
     set_seed(config.seed)
     return Setup(state, data, World(device), precision, layout)
 

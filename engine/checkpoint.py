@@ -54,6 +54,7 @@ def state_files(state: TrainState, progress: Mapping[str, Any]) -> Files:
     document = {
         "format": FORMAT,
         "step": state.step,
+        "max_tokens": state.max_tokens,
         "optimizer": groups,
         "schedule": schedule,
         "scaler": state.scaler.state_dict(),
@@ -96,7 +97,7 @@ def load_state(state: TrainState, files: Files) -> dict[str, Any]:
     state.schedule.load_state_dict({**document["schedule"], "lr_lambdas": lambdas})
     if document["scaler"]:
         state.scaler.load_state_dict(document["scaler"])
-    state.step = document["step"]
+    state.step, state.max_tokens = document["step"], document["max_tokens"]
     set_rng(safetensors.torch.load(files["rng.safetensors"]), document["rng"])
     progress: dict[str, Any] = document["progress"]
     return progress

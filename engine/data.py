@@ -107,6 +107,11 @@ class Data:
                 micro_batches = list(islice(loader, at.num_micro_batches))
             yield at, micro_batches
 
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """One micro-batch of these rows, as the loader makes it."""
+        rows = Rows(self.examples, self.task, self.config.seed)
+        return Collate(self.task, self.layout)([rows[key] for key in keys])
+
 
 def eval_loader(
     task: Task[Any], examples: Examples, layout: Layout, config: TrainConfig, device: torch.device

@@ -88,7 +88,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"out of memory on {document['device']}: lower --batch-size and raise --accumulation-steps (the same step), "
-            "or lower --max-length"
+            "lower --eval-batch-size, or lower --max-length"
         ) from error
     finally:
         run.close()

@@ -7,6 +7,7 @@ function around these three.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,6 +32,12 @@ def forward_backward(state: TrainState, task: Task[Any], batch: Batch, divisor: 
     return loss.detach()
 
 
+def accumulate(state: TrainState, task: Task[Any], micro_batches: Iterable[Batch], divisor: Tensor) -> Tensor:
+    """The gradients of a whole step; returns the () SUM of its losses."""
+    losses = (forward_backward(state, task, batch.to(state.device), divisor) for batch in micro_batches)
+    return sum(losses, start=torch.zeros((), device=state.device))
+
+
 def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
     """One AdamW step from the gathered gradients; returns their () 2-norm before clipping."""
     with state.clock.phase("optimizer"):
@@ -52,9 +59,7 @@ def train_step(state: TrainState, task: Task[Any], micro_batches: list[Batch], c
     """
     [num_items] = world.sum([sum(batch.num_items for batch in micro_batches)])  # () of the whole step
     learning_rate = state.schedule.get_last_lr()[0]
-    loss_sum = torch.zeros((), device=state.device)
-    for batch in micro_batches:
-        loss_sum += forward_backward(state, task, batch.to(state.device), num_items.clamp(min=1))
+    loss_sum = state.run(accumulate, state, task, micro_batches, num_items.clamp(min=1))
     grad_norm = update(state, config, num_items)
     state.step += 1
     return StepRecord(loss_sum, num_items, grad_norm, learning_rate)

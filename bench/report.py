@@ -154,7 +154,7 @@ def make_row(
         "eval": None,
     }  # fmt: skip
     if job.measure_floor:
-        each = [1e6 * (w["seconds"] / job.steps - w["floor_s"]) for w in windows]
+        each = [1e6 * (w["cost_s"] / job.steps - w["floor_s"]) for w in windows]
         row["overhead_us"] = {"median": median(each), "min": min(each), "max": max(each)}
     if done["profile"]:
         row["breakdown"] = breakdown(done["profile"], flops, best)

@@ -11,7 +11,6 @@ import ctypes
 import importlib
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from torch import nn
 
 from bench.job import Job
-from bench.timing import Channel, Gate, Watch
+from bench.timing import Channel, Gate, Watch, cost_clock
 from bench.workload import Features, Workload, batches, build_model, collator
 from engine.build import set_seed
 from engine.parallel import choose_device
@@ -112,25 +111,26 @@ def num_compiled() -> int:
 
 
 def make_floor(job: Job, workload: Workload, model: nn.Module, device: torch.device) -> Callable[[], float]:
-    """Seconds of forward and backward alone, on the same batches and a copy of the same model."""
+    """Seconds (see ``cost_clock``) of forward and backward alone, on the same batches and a copy of the same model."""
     collate, features = collator(job), Features(workload)
     prepared: list[Any] = []
     for rows in batches(job, workload.lengths)[:FLOOR_STEPS]:
         batch = collate([{k: v for k, v in features[row].items() if k != "row"} for row in rows])
         prepared.append({name: tensor.to(device) for name, tensor in batch.items()})
+    cost = cost_clock(device)
     twin = copy.deepcopy(model).to(device).train()  # dropout belongs to the floor: all have it
 
     def measure() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        began = time.perf_counter()
+        began = cost()
         for batch in prepared:
             twin(**batch).loss.backward()
             for parameter in twin.parameters():
                 parameter.grad = None
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return (time.perf_counter() - began) / len(prepared)
+        return (cost() - began) / len(prepared)
 
     return measure
 

@@ -409,7 +409,7 @@ def test_a_failed_contender_has_a_void_row_with_the_reason():
 def test_the_median_of_the_windows_is_the_rate(baseline):
     windows = [
         {"seconds": s, "examples": 12, "step_s": [0.1] * 3, "num_tokens": 100, "executed_tokens": 120, "sum_squares": 1000,
-         "recompiles": 0, "floor_s": 0.01} for s in (1.0, 2.0, 6.0)
+         "recompiles": 0, "cost_s": s, "floor_s": 0.01} for s in (1.0, 2.0, 6.0)
     ]  # fmt: skip
     c = SimpleNamespace(
         job=a_job(measure_floor=True), done=dict(baseline), error=None, windows=windows, ready={"warmup_s": 1.0}

@@ -16,6 +16,7 @@ LAYERS = [
     {"optimizer", "precision", "parallel", "collate", "packing"},
     {"task", "state", "batching", "flops"},
     {"data", "evaluate", "checkpoint"},
+    {"saving"},
     {"record"},
     {"loop"},
     {"build"},

@@ -1,9 +1,18 @@
-"""The name of the machine, for results; imports nothing, so that any module may ask."""
+"""The machine and the versions, for results; imports nothing heavy, so that any module may ask."""
 
 from __future__ import annotations
 
+import json
+import os
 import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy", "pyarrow")
 
 
 def processor() -> str:
@@ -13,3 +22,16 @@ def processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def keep(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a result with the machine and versions it comes from; the file is whole at every moment."""
+    origin = {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.release()}"},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+    temporary = path.with_suffix(".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(json.dumps(origin | dict(document), indent=1) + "\n")
+    os.replace(temporary, path)

@@ -3,6 +3,7 @@
 A checkpoint is a directory ``step-NNNNNNNN`` of safetensors and JSON (no pickle), written under a temporary name, synced,
 and renamed: the rename is the one commit point. MANIFEST.json holds size and sha256 of each file, because safetensors
 does not notice a flipped bit. Resuming takes the newest directory that verifies.
+Next: saving.py, which decides when the writing happens.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,15 @@ from engine.errors import ModelError, ResourceError
 from engine.state import TrainState
 
 FORMAT = 1
+MIN_KEPT = 2  # one may turn out to be damaged
 Files = dict[str, bytes]
 NAME = re.compile(r"step-(\d{8,})")
+PLAIN_NAME = re.compile(r"\w[\w.-]*")  # no way out of the directory
+
+
+class DamagedError(ModelError):
+    """A checkpoint that is not what was written."""
+
 
 # ------------------------------------------------------------------------------------------ what is in a checkpoint
 
@@ -39,8 +48,30 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n in kept}
 
 
-def state_files(state: TrainState, progress: Mapping[str, Any]) -> Files:
-    """The training state as files. ``progress`` is the run's own (log window, best, ...), kept as JSON."""
+@dataclass(frozen=True)
+class Snapshot:
+    """The training state between two steps: ``tensors`` by file and name, and what becomes state.json.
+
+    The tensors are those of the run, which the next step changes; ``copy`` is of its own, on the CPU.
+    """
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    state_json: bytes
+
+    def copy(self) -> Snapshot:
+        copies = {
+            file: {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
+            for file, tensors in self.tensors.items()
+        }
+        return Snapshot(self.step, copies, self.state_json)
+
+    def files(self) -> Files:
+        return {file: pack(tensors) for file, tensors in self.tensors.items()} | {"state.json": self.state_json}
+
+
+def take_snapshot(state: TrainState, progress: Mapping[str, Any]) -> Snapshot:
+    """The state as it is now. ``progress`` is the run's own (log window, best, ...), kept as JSON."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in state.model.named_parameters()}
     tensors: dict[str, Tensor] = {}
     for parameter, values in state.optimizer.state.items():
@@ -61,12 +92,15 @@ def state_files(state: TrainState, progress: Mapping[str, Any]) -> Files:
         "rng": rng_numbers,
         "progress": dict(progress),
     }
-    return {
-        "model.safetensors": pack(model_tensors(state.model)),
-        "optimizer.safetensors": pack(tensors),
-        "rng.safetensors": pack(rng_tensors),
-        "state.json": json.dumps(document, indent=1, allow_nan=False).encode(),
-    }
+    return Snapshot(
+        state.step,
+        {
+            "model.safetensors": model_tensors(state.model),
+            "optimizer.safetensors": tensors,
+            "rng.safetensors": rng_tensors,
+        },
+        json.dumps(document, indent=1, allow_nan=False).encode(),
+    )
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
@@ -161,11 +195,10 @@ def commit(root: Path, step: int, files: Files) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed here
         temporary.mkdir(parents=True)
         manifest = {name: write_synced(temporary / name, content) for name, content in files.items()}
-        document = {"format": FORMAT, "step": step, "files": manifest}
-        write_synced(temporary / "MANIFEST.json", json.dumps(document, indent=1).encode())
+        write_synced(temporary / "MANIFEST.json", sealed({"format": FORMAT, "step": step, "files": manifest}))
         sync_directory(temporary)
-        if final.exists():  # from an earlier try that was cut back: the same step again
-            discard(final)
+        if final.exists():  # not ours: what this run had there is gone or set aside by now
+            set_aside(final)
         os.rename(temporary, final)  # the commit point
     except OSError as error:
         raise ResourceError(f"checkpoint {final} could not be written: {error.strerror}; the older one stands") from error
@@ -176,6 +209,12 @@ def commit(root: Path, step: int, files: Files) -> Path:
     except OSError as error:
         note(f"warning: checkpoint {final} is written, but may not outlive a power cut ({error.strerror})")
     return final
+
+
+def sealed(document: Mapping[str, Any]) -> bytes:
+    """The manifest with a sha256 of itself: no other text says the same, so a flipped bit in it shows, too."""
+    digest = hashlib.sha256(json.dumps(document, indent=1).encode()).hexdigest()
+    return json.dumps({**document, "sha256": digest}, indent=1).encode()
 
 
 def write_synced(path: Path, content: bytes) -> dict[str, Any]:
@@ -204,6 +243,21 @@ def discard(directory: Path) -> None:
     shutil.rmtree(dead, ignore_errors=True)
 
 
+def set_aside(directory: Path) -> None:
+    """Un-name what is damaged; it stays as ``.bad-step-NNNNNNNN`` for the user to look at. An earlier such one goes."""
+    bad = directory.with_name(f".bad-{directory.name}")
+    shutil.rmtree(bad, ignore_errors=True)
+    os.rename(directory, bad)
+    note(f"warning: {directory} is set aside as {bad.name}; delete it when you do not need it")
+
+
+def clean(root: Path) -> None:
+    """Delete what a killed process has left half-written or half-deleted. For the holder of the run's lock only."""
+    for pattern in (".tmp-step-*", ".dead-step-*"):
+        for path in root.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def steps_in(root: Path) -> list[int]:
     """Steps of the checkpoints there, oldest first; not verified."""
     if not root.is_dir():
@@ -212,73 +266,95 @@ def steps_in(root: Path) -> list[int]:
 
 
 def read(directory: Path) -> Files:
-    """The files of a checkpoint, each compared with its sha256. Raises ModelError naming the first that differs."""
+    """The files of a checkpoint, each compared with its sha256. Raises DamagedError naming the first that differs."""
     try:
-        manifest = json.loads((directory / "MANIFEST.json").read_bytes())
+        content = (directory / "MANIFEST.json").read_bytes()
+        manifest = json.loads(content)
+        if sealed({key: value for key, value in manifest.items() if key != "sha256"}) != content:
+            raise DamagedError(f"{directory / 'MANIFEST.json'} is damaged")
         if manifest["format"] > FORMAT:
             raise ModelError(f"{directory} has format {manifest['format']}, this version reads up to {FORMAT}: update")
         files = {}
         for name, expected in manifest["files"].items():
-            if Path(name).name != name:
-                raise ModelError(f"{directory}: the manifest names {name!r}, which is not a plain file name")
+            if not PLAIN_NAME.fullmatch(name):
+                raise DamagedError(f"{directory}: the manifest names {name!r}, which is not a plain file name")
             content = (directory / name).read_bytes()
             if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
-                raise ModelError(f"{directory / name} is damaged")
+                raise DamagedError(f"{directory / name} is damaged")
             files[name] = content
         if "state.json" not in files:
-            raise ModelError(f"{directory} is damaged (its manifest names no state.json)")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{directory} is damaged (its manifest names no state.json)")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{directory} is damaged ({type(error).__name__})") from error
+        raise DamagedError(f"{directory} is damaged ({type(error).__name__})") from error
     return files
 
 
 def newest(root: Path) -> Files | None:
     """The newest checkpoint that verifies, with a warning for each that does not; None if there is none at all.
 
-    Raises ModelError when there are checkpoints and none is whole: starting over must be the user's decision.
+    Raises ModelError when there are checkpoints and none is whole, or a newer version wrote one: starting over, or from
+    further back, must be the user's decision.
     """
     steps = steps_in(root)
     for step in reversed(steps):
         try:
             return read(root / f"step-{step:08d}")
-        except ModelError as error:
+        except DamagedError as error:
             note(f"warning: {error}; trying an older checkpoint")
     if steps:
         raise ModelError(f"no checkpoint in {root} is whole: give --overwrite to start from the beginning")
     return None
 
 
-def forget_after(root: Path, step: int) -> None:
-    """Drop checkpoints later than ``step`` (damaged ones, when an older one was taken) and what a killed save has left."""
+def set_aside_after(root: Path, step: int) -> None:
+    """Those later than ``step``, the newest that is whole."""
     for later in steps_in(root):
         if later > step:
-            discard(root / f"step-{later:08d}")
-    for pattern in (".tmp-step-*", ".dead-step-*"):
-        for path in root.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+            set_aside(root / f"step-{later:08d}")
 
 
-def rotate(root: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the best ones they refer to; one that cannot be read is not counted.
+def discard_all(root: Path) -> None:
+    """Of a run that is to start again."""
+    for step in reversed(steps_in(root)):
+        discard(root / f"step-{step:08d}")
+    clean(root)
+    for path in root.glob(".bad-step-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
-    What cannot be deleted is left, with a warning: that is no reason to end a run.
+
+def rotate(root: Path, keep: int, whole: set[int]) -> None:
+    """Delete all but the newest ``keep`` whole checkpoints (at least two) and the best ones that they refer to.
+
+    ``whole``: steps that this process has written or read. Another is read before it is counted, and joins them or is
+    set aside. What cannot be deleted is left, with a warning: that is no reason to end a run.
     """
     steps = steps_in(root)
-    whole: list[int] = []
     kept: set[int] = set()
-    for step in reversed(steps):
-        if len(whole) < keep:
-            try:
-                document = json.loads((root / f"step-{step:08d}" / "state.json").read_bytes())
-                kept |= {step, (document["progress"].get("best") or {"step": step})["step"]}
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-            whole.append(step)
+    counted = 0
     try:
+        for step in reversed(steps):
+            if counted < max(keep, MIN_KEPT) < len(steps):
+                best = best_beside(root / f"step-{step:08d}", known=step in whole)
+                if best is not None:
+                    kept |= {step, best}
+                    whole.add(step)
+                    counted += 1
         for step in steps:
-            if whole and step not in kept:
+            if counted and step not in kept:
                 discard(root / f"step-{step:08d}")
     except OSError as error:
         note(f"warning: old checkpoints in {root} could not be deleted ({error.strerror})")
+
+
+def best_beside(directory: Path, *, known: bool) -> int | None:
+    """The step of the best model so far, as a checkpoint has it (its own if there is none); None, set aside, if damaged."""
+    try:
+        content = (directory / "state.json").read_bytes() if known else read(directory)["state.json"]
+        document = json.loads(content)
+        step: int = (document["progress"].get("best") or document)["step"]
+    except (DamagedError, OSError, ValueError, KeyError, TypeError):
+        set_aside(directory)
+        return None
+    return step

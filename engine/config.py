@@ -70,7 +70,7 @@ class TrainConfig:
     log_steps: int = setting(10, "steps between two log lines")
     eval_steps: int = setting(0, "steps between two evaluations; 0: at the end of each epoch")
     save_steps: int = setting(0, "steps between two checkpoints; 0: at the end of each epoch")
-    keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best one")
+    keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best one; at least two: one may turn out damaged")
     best_metric: str | None = setting(None, "what makes a model the best; default: the task's own choice")
     patience: int | None = setting(None, "stop after this many evaluations without a better one; default: never")
     output_dir: str | None = setting(None, "the finished model, its checkpoints and logs; default: runs/TASK")

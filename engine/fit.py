@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,18 @@ import torch
 from torch import nn
 
 from engine.build import Setup, build
-from engine.checkpoint import forget_after, load_model, load_state, newest, read, steps_in, sync_directory
+from engine.checkpoint import (
+    clean,
+    discard_all,
+    load_model,
+    load_state,
+    newest,
+    read,
+    rotate,
+    set_aside_after,
+    steps_in,
+    sync_directory,
+)
 from engine.config import TrainConfig, differences, note
 from engine.data import eval_loader
 from engine.errors import DataError, ResourceError, StoppedError, UsageError
@@ -36,6 +48,8 @@ from engine.precision import choose_precision
 from engine.record import Run, split_figures
 from engine.stop import Stop
 from engine.task import Examples, Task
+
+TEMPORARY = ".tmp-model-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +72,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None) ->
     settings = settings_of(task, config)
     claim(directory, config, settings)
     with locked(directory):
+        remove_leftovers(directory)
         return _fit(task, config, model, directory, settings)
 
 
@@ -82,7 +97,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     try:
         resume(run, setup, config, document)
         write_run(directory, {**document, "status": "running"})
-        with stop:
+        with stop, run.saver:
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, setup.world, run)
     except torch.OutOfMemoryError as error:
@@ -200,7 +215,14 @@ def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]
 def remove_run(directory: Path) -> None:
     """run.json goes first: without it there is no finished run. metrics.jsonl, emptied later, marks the directory as ours."""
     (directory / "run.json").unlink(missing_ok=True)
-    forget_after(directory / "checkpoints", 0)
+    discard_all(directory / "checkpoints")
+
+
+def remove_leftovers(directory: Path) -> None:
+    """What a killed process has left half-done."""
+    clean(directory / "checkpoints")
+    for path in directory.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def holds_run(directory: Path) -> bool:
@@ -240,7 +262,7 @@ def write_run(directory: Path, document: dict[str, Any]) -> None:
 def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[str, Any]) -> None:
     """Model and processor file by file, each complete when it gets its name; run.json last: it says that all is there."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".tmp-model-", dir=directory) as folder:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:
             task.save(model, Path(folder))
             for path in sorted(Path(folder).iterdir()):
                 with open(path, "rb") as stream:
@@ -292,7 +314,10 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
     for name in ("precision", "batching"):
         compare(run.directory, name, {name: before[name]}, {name: document[name]})
     run.restore(load_state(setup.state, files))
-    forget_after(run.directory / "checkpoints", setup.state.step)
+    root, saver = run.directory / "checkpoints", run.saver
+    set_aside_after(root, setup.state.step)
+    saver.whole.add(setup.state.step)
+    rotate(root, saver.keep, saver.whole)  # the process before may have been killed before it did
     same = all(before[name] == document[name] for name in ("device", "versions"))
     how = "exact" if same else "same data order, not bitwise (another device or other versions)"
     print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")

@@ -25,11 +25,12 @@ import torch
 from tqdm import tqdm
 
 from engine.batch import Batch, Key
-from engine.checkpoint import commit, rotate, state_files
+from engine.checkpoint import take_snapshot
 from engine.config import TrainConfig
 from engine.errors import DivergedError
 from engine.flops import FlopCount
 from engine.plan import Position
+from engine.saving import Saver
 from engine.state import StepRecord, TrainState
 from engine.stop import Stop
 
@@ -99,6 +100,7 @@ class Run:
         self.timed, self.timed_seconds = Tally(), 0.0  # since the last line, in this process: what rates are made of
         self.flops, self.peak_flops = flops, peak_flops
         self.stop = stop or Stop()
+        self.saver = Saver(directory / "checkpoints", config.keep_checkpoints)
         self.slowest: dict[str, float] = {"step": 0.0, "saving": 0.0}  # seconds
         self._unread: list[tuple[Position, list[Key], StepRecord]] = []
         self.seconds_of: dict[str, float] = {}  # where this process's time has gone
@@ -210,11 +212,9 @@ class Run:
         return value < than if self.lower_is_better else value > than
 
     def save(self, at: Position) -> None:
-        """Commit a checkpoint of everything, then let old ones go."""
+        """A checkpoint of everything. Raises ResourceError."""
         with self._paused("saving"):
-            root = self.directory / "checkpoints"
-            commit(root, at.step, state_files(self.state, self.progress()))
-            rotate(root, self.config.keep_checkpoints)
+            self.saver.save(take_snapshot(self.state, self.progress()))
         self.is_best = False
 
     # ---------------------------------------------------------------------------------------------------- resuming

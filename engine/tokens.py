@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,24 @@ def tokenize_now(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: A
     """The work itself, in chunks, with a bar for long ones."""
     if not texts:
         raise DataError(f"{name}: there is no row")
+    with left_as_found(tokenizer):
+        return encode(texts, pairs, tokenizer, max_length, name)
+
+
+@contextmanager
+def left_as_found(tokenizer: Any) -> Iterator[None]:
+    """A fast tokenizer keeps, and saves, the truncation of its last call; what is saved must not depend on the cache."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    found = backend.truncation if backend is not None else None
+    try:
+        yield
+    finally:
+        if backend is not None:
+            backend.no_truncation() if found is None else backend.enable_truncation(**found)
+
+
+def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:
+    """Chunk by chunk."""
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     lengths: list[int] = []

@@ -16,6 +16,7 @@ LAYERS = [
     {"optimizer", "precision", "parallel", "collate", "packing"},
     {"task", "state", "batching", "flops"},
     {"data", "evaluate", "checkpoint", "memory_guard"},
+    {"saving"},
     {"record"},
     {"loop"},
     {"build"},

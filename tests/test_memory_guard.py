@@ -12,7 +12,7 @@ from torch import nn
 
 from engine import memory_guard
 from engine.build import build
-from engine.checkpoint import load_state, state_files
+from engine.checkpoint import load_state, take_snapshot
 from engine.config import TrainConfig
 from engine.errors import ResourceError
 from engine.loop import train_step
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_additive_is_not_cut():
 def test_a_resumed_run_cuts_the_same():
     state, _, _ = steps(1, max_examples=4)
     fresh, _, _ = steps(0)
-    load_state(fresh, state_files(state, {}))
+    load_state(fresh, take_snapshot(state, {}).files())
     assert fresh.max_tokens == state.max_tokens is not None
 
 

@@ -105,6 +105,18 @@ def test_a_tokenizer_that_has_been_used_finds_its_entry_again():
     assert tokenizer.calls == 1
 
 
+@pytest.mark.parametrize("before", [None, 7])
+def test_what_is_saved_of_a_tokenizer_does_not_depend_on_the_cache(before, tmp_path):
+    """tokenizer.json holds the truncation of the last call: a resumed run, which finds the cache, would save another file."""
+    tokenizer = tiny.tokenizer()
+    if before is not None:
+        tokenizer.backend_tokenizer.enable_truncation(before)
+    tokenizer.save_pretrained(tmp_path / "fresh")
+    tokenize(TEXTS, tokenizer, 16)
+    tokenizer.save_pretrained(tmp_path / "used")
+    assert (tmp_path / "used/tokenizer.json").read_bytes() == (tmp_path / "fresh/tokenizer.json").read_bytes()
+
+
 def test_a_second_run_finds_training_and_evaluation_data():
     """The first run tokenises the evaluation data with a used tokenizer, the second asks for them with a fresh one."""
     for calls in (2, 0):

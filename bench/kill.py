@@ -87,22 +87,40 @@ class Lab:
 
     def __init__(self, folder: Path, base: Sequence[str]):
         self.folder, self.base = folder, list(base)
-        self.seconds: dict[tuple[str, ...], float] = {}
+        self.seconds: dict[tuple[str, ...], tuple[float, float]] = {}  # of an undisturbed run, of its training
         self.log = folder / "output.txt"
 
-    def run(self, flags: Sequence[str], output: Path, patch: Patch | None = None, kill_after: float | None = None) -> Any:
-        """``run.py`` with ``--resume``; ``patch`` is called in its process before it starts."""
+    def run(
+        self,
+        flags: Sequence[str],
+        output: Path,
+        patch: Patch = lambda: None,
+        kill_after: float | None = None,
+        *,
+        in_training: bool = False,
+    ) -> forked.Ended:
+        """``run.py`` with ``--resume``; ``patch`` is called in its process before it starts.
 
-        def work() -> int:
-            if patch is not None:
-                patch()
+        ``kill_after`` counts from the start of the process or, ``in_training``, of training.
+        """
+
+        def work(mark: Callable[[], None]) -> int:
             import run
 
+            patch()
+            fit: Any = importlib.import_module("engine.fit")
+            train = fit.train
+
+            def marked(*arguments: Any) -> None:
+                mark()
+                train(*arguments)
+
+            fit.train = marked
             return run.main([*self.base, *flags, "--output-dir", str(output), "--resume"])
 
-        return forked.in_child(work, self.log, kill_after)
+        return forked.in_child(work, self.log, kill_after, marked=in_training)
 
-    def undisturbed(self, flags: Sequence[str], patch: Patch | None = None) -> Path:
+    def undisturbed(self, flags: Sequence[str], patch: Patch = lambda: None) -> Path:
         """Raises RuntimeError with what it has said, if it fails."""
         output = self.folder / ("undisturbed" + "".join(flags).replace("/", "_"))
         if tuple(flags) not in self.seconds:
@@ -111,7 +129,8 @@ class Lab:
                 raise RuntimeError(f"the undisturbed run failed:\n{self.log.read_text()[-2000:]}")
             steps = [line["step"] for line in contents(output)["metrics.jsonl"] if line["kind"] == "train"]
             assert steps == sorted(set(steps)), "each step once"
-            self.seconds[tuple(flags)] = ended.seconds
+            training = json.loads((output / "run.json").read_bytes())["metrics"]["wall_seconds"]
+            self.seconds[tuple(flags)] = (ended.seconds, training)
         return output
 
     def fresh(self) -> Path:
@@ -124,7 +143,7 @@ def tiny_lab(folder: Path) -> Lab:
     """DistilBERT of 2 layers of width 32, dropout on; 50 rows, so that the last of 5 steps an epoch is short."""
     tiny = importlib.import_module("tests.tiny")
 
-    def make() -> None:
+    def make(_: Any) -> None:
         tiny.save_model(folder / "model", tiny.distilbert().distilbert)
         for name, number, seed in (("train", 50, 0), ("eval", 20, 1)):
             with open(folder / f"{name}.csv", "w", newline="") as stream:
@@ -148,15 +167,20 @@ def imdb_lab(folder: Path) -> Lab:
 
 
 def random_kills(lab: Lab, settings: Sequence[Sequence[str]], number: int, seed: int) -> dict[str, Any]:
-    """Kill until ``number`` kills have struck, at times drawn evenly over a run's whole life; compare every end."""
+    """Kill until ``number`` kills have struck; compare every end.
+
+    Times are drawn evenly over a run's whole life or, by turns, over its training: loading takes longer than that.
+    """
     generator = random.Random(seed)
     kills, runs, wrong = 0, 0, []
     struck: Counter[str] = Counter()
     while kills < number:
         flags = settings[runs % len(settings)]
         undisturbed, output = lab.undisturbed(flags), lab.fresh()
-        for _ in range(MAX_ATTEMPTS):
-            ended = lab.run(flags, output, kill_after=generator.uniform(0, lab.seconds[tuple(flags)]))
+        for attempt in range(MAX_ATTEMPTS):
+            in_training = attempt % 2 == 0
+            kill_after = generator.uniform(0, lab.seconds[tuple(flags)][in_training])
+            ended = lab.run(flags, output, kill_after=kill_after, in_training=in_training)
             if ended.code is not None:
                 break
             kills += 1
@@ -263,6 +287,10 @@ def points() -> dict[str, Patch]:
     }  # fmt: skip
 
 
+SAVING_POINTS = (
+    "saving: one file written", "saving: all written, not yet renamed", "between commit and rotation",
+    "rotation: renamed, not yet deleted",
+)  # fmt: skip
 POINT_FLAGS = ["--save-steps", "2", "--log-steps", "3"]
 
 
@@ -276,17 +304,17 @@ def allow_fp16() -> None:
 
 
 def kill_points(
-    lab: Lab, workers: Sequence[int], precisions: Sequence[str], names: Sequence[str] | None = None
+    lab: Lab, workers: Sequence[int], precisions: Sequence[str], names: Sequence[str], more: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """One kill at each point, and what its resumed end differs in; the end with workers is that without."""
+    """One kill at each point, and what its resumed end differs in; nor may the number of workers, or ``more``, change it."""
     rows = []
     for number in workers:
         for precision in precisions:
-            flags = [*POINT_FLAGS, "--precision", precision, "--workers", str(number)]
+            flags = [*POINT_FLAGS, "--precision", precision, "--workers", str(number), *more]
             first = allow_fp16 if precision == "fp16" else lambda: None
             undisturbed = lab.undisturbed(flags, first)
             alone = lab.undisturbed([*POINT_FLAGS, "--precision", precision, "--workers", str(workers[0])], first)
-            for name in names or list(points()):
+            for name in names:
                 output, patch = lab.fresh(), points()[name]
 
                 def both(first: Patch = first, patch: Patch = patch) -> None:
@@ -297,8 +325,10 @@ def kill_points(
                 found = ["it was not killed"] if killed.code is not None else []
                 found += [f"exit code {resumed.code}"] if resumed.code else differences(undisturbed, output)
                 found += differences(alone, undisturbed)
-                rows.append({"workers": number, "precision": precision, "point": name, "differences": found})
-                print(f"  {number} workers, {precision}, {name}: {'equal' if not found else ', '.join(found)}", flush=True)
+                rows.append({"workers": number, "precision": precision, "more": " ".join(more), "point": name,
+                             "differences": found})  # fmt: skip
+                case = f"{number} workers, {precision}{''.join(f', {flag}' for flag in more)}, {name}"
+                print(f"  {case}: {'equal' if not found else ', '.join(found)}", flush=True)
     return rows
 
 
@@ -349,8 +379,8 @@ def forget_optimizer() -> None:
     engine.fit.load_state = forgetful  # type: ignore[attr-defined]
 
 
-CONTROLS: dict[str, Patch | None] = {
-    "nothing forgotten": None,
+CONTROLS: dict[str, Patch] = {
+    "nothing forgotten": lambda: None,
     "random generators not restored": forget_rng,
     "open log window not restored": forget_window,
     "data read from the start": forget_position,
@@ -367,7 +397,7 @@ def controls(lab: Lab) -> list[dict[str, Any]]:
         lab.run(POINT_FLAGS, output, points()["between two micro-batches of step 9"])
         lab.run(POINT_FLAGS, output, patch)
         found = differences(undisturbed, output)
-        as_it_must = bool(found) == (patch is not None)
+        as_it_must = bool(found) == (patch is not CONTROLS["nothing forgotten"])
         rows.append({"forgotten": name, "noticed": bool(found), "as_it_must": as_it_must, "differences": found})
         print(f"  {name}: {'differs' if found else 'equal'}, {'as it must' if as_it_must else 'AND MUST NOT'}", flush=True)
     return rows
@@ -407,7 +437,10 @@ def measure(part: str, lab: Lab, folder: Path, options: argparse.Namespace) -> A
     if part == "random":
         return random_kills(lab, RANDOM_SETTINGS, options.kills, options.seed)
     if part == "points":
-        return kill_points(lab, (0, 2), ("fp32", "bf16", "fp16"))
+        return [
+            *kill_points(lab, (0, 2), ("fp32", "bf16", "fp16"), list(points())),
+            *kill_points(lab, (0, 2), ("fp32",), SAVING_POINTS, ["--async-save"]),
+        ]
     if part == "controls":
         return controls(lab)
     return random_kills(imdb_lab(folder / "imdb"), [["--save-steps", "1"]], options.imdb_kills, options.seed)
@@ -417,7 +450,7 @@ RANDOM_SETTINGS = [
     ["--batching", batching, "--save-steps", str(steps), "--log-steps", "2"]
     for steps in (1, 2, 3)
     for batching in ("packed", "padded")
-]
+] + [["--async-save", "--save-steps", "1", "--log-steps", "2", "--workers", workers] for workers in ("0", "2")]
 
 
 def is_clean(document: dict[str, Any]) -> bool:

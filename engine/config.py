@@ -71,6 +71,7 @@ class TrainConfig:
     eval_steps: int = setting(0, "steps between two evaluations; 0: at the end of each epoch")
     save_steps: int = setting(0, "steps between two checkpoints; 0: at the end of each epoch")
     keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best one; at least two: one may turn out damaged")
+    async_save: bool = setting(False, "write checkpoints while training goes on, from a copy of the state in memory")
     best_metric: str | None = setting(None, "what makes a model the best; default: the task's own choice")
     patience: int | None = setting(None, "stop after this many evaluations without a better one; default: never")
     output_dir: str | None = setting(None, "the finished model, its checkpoints and logs; default: runs/TASK")
@@ -155,9 +156,8 @@ def require(config: Any, name: str, condition: bool, rule: str) -> None:
 
 # Settings that leave the finished weights as they are: a run may be resumed, and a finished one recognised, with others.
 MEANINGLESS = frozenset({
-    "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "output_dir", "resume", "overwrite",
-    "debug", "device",
-    "max_minutes",
+    "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "async_save", "output_dir", "resume",
+    "overwrite", "debug", "device", "max_minutes",
 })  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from engine.config import TrainConfig
 from engine.errors import DivergedError
 from engine.flops import FlopCount
 from engine.plan import Position
-from engine.saving import Saver
+from engine.saving import AsyncSaver, Saver
 from engine.state import StepRecord, TrainState
 from engine.stop import Stop
 
@@ -100,7 +100,7 @@ class Run:
         self.timed, self.timed_seconds = Tally(), 0.0  # since the last line, in this process: what rates are made of
         self.flops, self.peak_flops = flops, peak_flops
         self.stop = stop or Stop()
-        self.saver = Saver(directory / "checkpoints", config.keep_checkpoints)
+        self.saver = (AsyncSaver if config.async_save else Saver)(directory / "checkpoints", config.keep_checkpoints)
         self.slowest: dict[str, float] = {"step": 0.0, "saving": 0.0}  # seconds
         self._unread: list[tuple[Position, list[Key], StepRecord]] = []
         self.seconds_of: dict[str, float] = {}  # where this process's time has gone
@@ -202,7 +202,8 @@ class Run:
         now = time.perf_counter()
         self.slowest["step"] = max(self.slowest["step"], now - max(self._mark, self._stepped))
         self._stepped = now
-        if not at.is_last and self.stop.wanted(2 * self.slowest["step"] + self.slowest["saving"]):
+        to_end = 2 * self.slowest["step"] + self.slowest["saving"] + self.saver.seconds_behind
+        if not at.is_last and self.stop.wanted(to_end):
             self.should_stop = True
 
     def _is_hopeless(self) -> bool:
@@ -212,7 +213,7 @@ class Run:
         return value < than if self.lower_is_better else value > than
 
     def save(self, at: Position) -> None:
-        """A checkpoint of everything. Raises ResourceError."""
+        """A checkpoint of everything; with ``--async-save`` it is on the disk later. Raises ResourceError."""
         with self._paused("saving"):
             self.saver.save(take_snapshot(self.state, self.progress()))
         self.is_best = False

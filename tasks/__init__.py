@@ -18,12 +18,14 @@ TASKS = {
     "imdb": ("tasks.imdb", "Imdb", "is a film review positive or negative?"),
     "classification": ("tasks.classification", "Classification", "one's own CSV, JSONL, Parquet or Hub data: classes, "
                        "several labels, or a number"),
+    "mlm": ("tasks.masked_lm", "MaskedLM", "predict hidden words: masked language modelling"),
 }  # fmt: skip
 
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
 COMMANDS = {
     "predict": ("engine.config:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
     "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
+    "fill": ("tasks.fill:FillConfig", "tasks.fill:fill", "fill in the [MASK] of a text"),
 }
 
 

@@ -20,6 +20,7 @@ TASKS = {
                        "several labels, or a number"),
     "mlm": ("tasks.masked_lm", "MaskedLM", "predict hidden words: masked language modelling"),
     "clm": ("tasks.causal_lm", "CausalLM", "write on: causal language modelling on one's own text"),
+    "sft": ("tasks.sft", "SFT", "answer: supervised fine-tuning on conversations, or prompts and completions"),
 }  # fmt: skip
 
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name

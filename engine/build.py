@@ -1,6 +1,6 @@
 """Putting a run together, in the one order that works; the only place that knows it.
 
-seed -> examples -> model -> packed attention -> device -> compile -> optimizer and schedule -> (checkpoint) -> seed
+seed -> examples -> model -> packed attention -> targets -> device -> compile -> optimizer and schedule -> (checkpoint) -> seed
 again, or the checkpoint's RNG.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine import targets
 from engine.batching import choose_layout
 from engine.clock import Clock
 from engine.collate import Layout
@@ -67,6 +68,7 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
         keep_freed_memory()
     model = task.build_model() if model is None else model
     layout = choose_layout(config.batching, model, task.level, getattr(task, "max_length", None), device, precision)
+    targets.enable(model, task.level)
     model = model.to(device)
     if config.cuda_graph == "on":
         longest = int(getattr(task, "max_length", 0) or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]

@@ -17,6 +17,7 @@ import tomllib
 from argparse import ArgumentParser, HelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -183,6 +184,8 @@ def parse(
     if rest:
         parser.add_argument(rest, nargs="*", help="given after the flags, or before them")
     refuse_duplicates(argv)
+    if rest:
+        argv = with_values(argv, {field.name for kind in kinds for field in dataclasses.fields(kind) if field.default is False})
     known = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     parser.set_defaults(**{name: value for name, value in defaults.items() if name in known})
     config, _ = parser.parse_known_args(argv)
@@ -198,6 +201,17 @@ def parse(
             raise UsageError(f"--{name.replace('_', '-')} must not be {'empty' if not value else 'text with a NUL in it'}")
     filled = [kind(**{f.name: getattr(namespace, f.name) for f in dataclasses.fields(kind)}) for kind in kinds]
     return [*filled, getattr(namespace, rest)] if rest else filled
+
+
+def with_values(argv: Sequence[str], truths: set[str]) -> list[str]:
+    """``--debug "some text"`` becomes ``--debug=true "some text"``: a truth given bare takes no text for its value."""
+    words = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
+    end = argv.index("--") if "--" in argv else len(argv)  # behind it, all are texts
+    settled = [
+        f"{argument}=true" if argument[2:].replace("-", "_") in truths and following.lower() not in words else argument
+        for argument, following in pairwise([*argv[:end], ""])
+    ]
+    return [*settled, *argv[end:]]
 
 
 def given_names(argv: Iterable[str]) -> set[str]:

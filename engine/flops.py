@@ -1,10 +1,10 @@
 """How much arithmetic a step asks for, and what share of the device's peak that is (MFU).
 
 Counted is what the model must do for real tokens, forward and backward: no padding, no embedding look-ups, nothing
-computed twice. A weight matrix costs 2 FLOPs a weight and token forward, and twice that backward; attention costs
-4 * width FLOPs a pair of tokens and layer forward, and twice that backward, summed over the squares of the lengths and
-never the square of their mean. Equal to torch's FlopCounterMode (tests/test_flops.py). MFU: Chowdhery et al. 2022, PaLM,
-appendix B.
+computed twice, the head of a language model for its targets only. A weight matrix costs 2 FLOPs a weight and token
+forward, and twice that backward; attention costs 4 * width FLOPs a pair of tokens and layer forward, and twice that
+backward, summed over the squares of the lengths and never the square of their mean. Equal to torch's FlopCounterMode
+(tests/test_flops.py). MFU: Chowdhery et al. 2022, PaLM, appendix B.
 """
 
 from __future__ import annotations
@@ -26,23 +26,25 @@ PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, 
 
 @dataclass(frozen=True)
 class FlopCount:
-    """FLOPs of a forward and backward pass: for each token, for each pair of tokens of a row, for each row."""
+    """FLOPs of a forward and backward pass: for each token, each pair of tokens of a row, each row, each item."""
 
     per_token: float
     per_pair: float
     per_row: float
     causal: bool = False
+    per_item: float = 0.0
 
-    def __call__(self, num_tokens: int, sum_squares: int, num_rows: int) -> float:
+    def __call__(self, num_tokens: int, sum_squares: int, num_rows: int, num_items: float = 0.0) -> float:
         """Over rows with ``num_tokens`` tokens in all; a causal row of n tokens has n (n + 1) / 2 pairs, else n^2."""
         num_pairs = (sum_squares + num_tokens) / 2 if self.causal else sum_squares
-        return self.per_token * num_tokens + self.per_pair * num_pairs + self.per_row * num_rows
+        heads = self.per_row * num_rows + self.per_item * num_items
+        return self.per_token * num_tokens + self.per_pair * num_pairs + heads
 
 
 def count_flops(model: nn.Module, level: str) -> FlopCount | None:
     """From the model's own matrices; None for a model whose cost is not of this form (convolutions, local attention).
 
-    ``level``: whether the head works on every token or on one vector per row.
+    ``level``: whether the head works on the tokens that are items or on one vector per row.
     """
     config: Any = getattr(model, "config", None)
     body = getattr(model, "base_model", None)
@@ -57,18 +59,17 @@ def count_flops(model: nn.Module, level: str) -> FlopCount | None:
         return None
     in_body = {id(m) for name, m in body.named_modules() if not name.startswith("pooler")} if body is not model else set()
     repeats = layers if config.model_type == "albert" else 1  # one layer, used again and again
-    token = row = 0.0
+    token = head = 0.0
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Linear, Conv1D)):
             continue
         cost = (6.0 if module.weight.requires_grad else 4.0) * module.weight.numel()
         if id(module) in in_body:
             token += cost * (repeats if "albert_layer" in name else 1)
-        elif level == "token" and "pooler" not in name:
-            token += cost
-        else:
-            row += cost
-    return FlopCount(token, 12.0 * layers * width, row, causal=_is_causal(model))
+        elif level == "sequence" or "pooler" not in name:
+            head += cost
+    row, item = (head, 0.0) if level == "sequence" else (0.0, head)
+    return FlopCount(token, 12.0 * layers * width, row, causal=_is_causal(model), per_item=item)
 
 
 def _has_local_layers(config: Any) -> bool:

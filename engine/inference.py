@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from engine import targets
 from engine.batching import pack, why_not_packed
 from engine.collate import PADDED, Layout
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig
@@ -63,6 +64,7 @@ def open_model(
     model = built.load_model(built.source.model(None))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
     layout = pack(model, built.level) if packable else PADDED
+    targets.enable(model, built.level)
     built.adopt(model)
     return built, model.to(where).eval(), layout
 

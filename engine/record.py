@@ -144,7 +144,7 @@ class Run:
         self._lap()
         seconds, timed = self.state.clock.take(), self.timed
         self._add_seconds(seconds)
-        flops = self.flops(timed.num_tokens, timed.sum_squares, timed.num_examples) if self.flops else None
+        flops = self.flops(timed.num_tokens, timed.sum_squares, timed.num_examples, timed.num_items) if self.flops else None
         tflops = flops / self.timed_seconds / 1e12 if flops else None
         mfu = tflops * 1e12 / self.peak_flops if tflops and self.peak_flops else None
         line = {
@@ -281,7 +281,7 @@ class Run:
         loss_sum, num_items = self._pending.tolist()
         self._pending.zero_()
         unread, self._unread = self._unread, []
-        for tally in (self.window, self.epoch, self.total):
+        for tally in (self.window, self.epoch, self.total, self.timed):
             tally.loss_sum += loss_sum
             tally.num_items += num_items
         step = self.state.step

@@ -18,12 +18,17 @@ TASKS = {
     "imdb": ("tasks.imdb", "Imdb", "is a film review positive or negative?"),
     "classification": ("tasks.classification", "Classification", "one's own CSV, JSONL, Parquet or Hub data: classes, "
                        "several labels, or a number"),
+    "mlm": ("tasks.masked_lm", "MaskedLM", "predict hidden words: masked language modelling"),
+    "clm": ("tasks.causal_lm", "CausalLM", "write on: causal language modelling on one's own text"),
+    "sft": ("tasks.sft", "SFT", "answer: supervised fine-tuning on conversations, or prompts and completions"),
 }  # fmt: skip
 
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
 COMMANDS = {
     "predict": ("engine.config:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
     "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
+    "fill": ("tasks.fill:FillConfig", "tasks.fill:fill", "fill in the [MASK] of a text"),
+    "generate": ("tasks.generate:GenerateConfig", "tasks.generate:generate", "let a causal language model write on"),
 }
 
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from engine.config import note
 from engine.errors import DataError, ModelError, UsageError
-from engine.sources import HubData
+from engine.sources import HubData, minilm
 from engine.task import Task
 from engine.tokens import Tokens, tokenize
 
@@ -40,6 +40,8 @@ class TextTask(Task[O]):
     hub_data: HubData | None = None
     hub_model: str
     auto_class: ClassVar[Any]  # the AutoModelFor... that loads the model
+    length_flag: ClassVar[str] = "--max-length"
+    default_length: ClassVar[int] = 512
 
     def __init__(self, options: O, source: Any):
         super().__init__(options, source)
@@ -85,11 +87,20 @@ class TextTask(Task[O]):
             note(f"{name}: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         return tokens
 
+    def substitute(self) -> tuple[str, str] | None:
+        """A model folder for when the Hub is out of reach, and what to call it."""
+        return minilm()
+
+    @property
+    def path(self) -> str:
+        """The folder or Hub name of the model."""
+        return self.source.model(self.hub_model, self.substitute)
+
     @property
     def tokenizer(self) -> Any:
         """The model's own; loaded when it is first needed."""
         if self._tokenizer is None:
-            path = self.source.model(self.hub_model)
+            path = self.path
             if Path(path).is_dir() and not any(next(Path(path).glob(name), None) for name in TOKENIZER_FILES):
                 raise ModelError(f"model {path} has no tokenizer files: save its tokenizer there, too")
             self._tokenizer = self.source.load(AutoTokenizer.from_pretrained, path)
@@ -103,19 +114,24 @@ class TextTask(Task[O]):
     def config(self) -> Any:
         """The checkpoint's config.json."""
         if self._config is None:
-            self._config = self.source.load(AutoConfig.from_pretrained, self.source.model(self.hub_model))
+            self._config = self.source.load(AutoConfig.from_pretrained, self.path)
         return self._config
 
     @property
-    def max_length(self) -> int:
-        """Tokens per text: as asked, within what the model has positions for."""
+    def model_length(self) -> int:
+        """The most tokens that the model has positions for."""
         positions = getattr(self.config, "max_position_embeddings", None) or 512
         if "roberta" in self.config.model_type or self.config.model_type == "camembert":
             positions -= self.config.pad_token_id + 1  # their positions start behind that of the padding
-        limit = min(positions, self.tokenizer.model_max_length)
+        return int(min(positions, self.tokenizer.model_max_length))
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per text: as asked, within what the model takes."""
+        limit = self.model_length
         if self.options.max_length is not None and self.options.max_length > limit:
-            raise UsageError(f"--max-length {self.options.max_length}: this model takes at most {limit} tokens")
-        return self.options.max_length or min(512, limit)
+            raise UsageError(f"{self.length_flag} {self.options.max_length}: this model takes at most {limit} tokens")
+        return self.options.max_length or min(self.default_length, limit)
 
     # --------------------------------------------------------------------------------------------------------- model
 

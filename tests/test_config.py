@@ -121,6 +121,16 @@ def test_bare_arguments_stand_before_or_after_the_flags():
     assert parse(["--model", "m", "--", "--odd", "--odd"], "run.py", [PredictConfig], {}, rest="texts")[1] == ["--odd", "--odd"]
 
 
+@pytest.mark.parametrize(
+    "argv", [["--debug", "a text"], ["a text", "--debug"], ["--debug=true", "a text"], ["--debug", "yes", "a text"]]
+)
+def test_a_bare_truth_does_not_take_the_text_behind_it(argv):
+    config, texts = parse(["--model", "m", *argv], "run.py predict", [PredictConfig], {}, rest="texts")
+    assert config.debug is True and texts == ["a text"]
+    config, texts = parse(["--model", "m", "--", "--debug"], "run.py predict", [PredictConfig], {}, rest="texts")
+    assert config.debug is False and texts == ["--debug"]
+
+
 # ------------------------------------------------------------------------------------- what cannot be meant (flags)
 
 

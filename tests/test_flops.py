@@ -52,14 +52,14 @@ def test_equal_to_torchs_counter(name):
     level = "sequence" if kind is AutoModelForSequenceClassification else "token"
     count = count_flops(model, level)
     assert count.causal == (name in ("gpt2", "llama", "llama, wide heads"))
-    all_pairs = FlopCount(count.per_token, count.per_pair, count.per_row)
-    assert all_pairs(rows * length, rows * length**2, rows) == counter.get_total_flops()
+    all_pairs = FlopCount(count.per_token, count.per_pair, count.per_row, per_item=count.per_item)
+    assert all_pairs(rows * length, rows * length**2, rows, rows * length) == counter.get_total_flops()
 
 
 def test_padding_costs_nothing_in_the_count_and_causal_counts_half_the_pairs():
-    count = FlopCount(per_token=10, per_pair=2, per_row=3)
-    assert count(num_tokens=7, sum_squares=9 + 16, num_rows=2) == 70 + 50 + 6
-    assert FlopCount(10, 2, 3, causal=True)(7, 9 + 16, 2) == 70 + 2 * (6 + 10) + 6
+    count = FlopCount(per_token=10, per_pair=2, per_row=3, per_item=100)
+    assert count(num_tokens=7, sum_squares=9 + 16, num_rows=2, num_items=4) == 70 + 50 + 6 + 400
+    assert FlopCount(10, 2, 3, causal=True)(7, 9 + 16, 2, 2) == 70 + 2 * (6 + 10) + 6
 
 
 def test_frozen_weights_have_no_gradient_to_compute():

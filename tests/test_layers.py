@@ -17,11 +17,11 @@ LAYERS = [
     {"task", "state", "batching", "flops"},
     {"data", "evaluate", "checkpoint", "memory_guard"},
     {"saving"},
-    {"record"},
+    {"record", "report"},
     {"loop"},
     {"build"},
     {"fit"},
-    {"inference"},
+    {"inference", "compare"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {"accelerate", "trl", "lightning", "pytorch_lightning", "lightning_fabric"}

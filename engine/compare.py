@@ -1,0 +1,71 @@
+"""``python run.py report`` draws report.html again, ``python run.py compare`` lays runs over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import require, setting
+from engine.errors import ResourceError, UsageError
+from engine.fit import read_run
+from engine.report import Record, comparison, read_lines, render
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Settings of ``report``."""
+
+    model: str = setting("", "directory of a run, finished or not")
+    output: str | None = setting(None, "HTML file (default: report.html in the directory)")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "model", bool(self.model), "must name a run's directory")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Settings of ``compare``."""
+
+    output: str = setting("compare.html", "HTML file")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+
+def report(config: ReportConfig, texts: Sequence[str], find: Callable[..., Any]) -> None:
+    """Write the page of one run. Raises UsageError, ResourceError."""
+    if texts:
+        raise UsageError(f"report takes no texts, found {texts[0]!r}: name the run with --model DIR")
+    directory = Path(config.model)
+    write(Path(config.output) if config.output else directory / "report.html", [record_of(directory)])
+
+
+def compare(config: CompareConfig, texts: Sequence[str], find: Callable[..., Any]) -> None:
+    """Print the figures side by side, and write the page with the curves laid over each other."""
+    if len(texts) < 2:
+        raise UsageError("compare needs the directories of two or more runs: python run.py compare runs/a runs/b")
+    if len(set(texts)) < len(texts):
+        raise UsageError("compare was given the same directory twice")
+    records = [record_of(Path(name)) for name in texts]
+    for heading, columns, rows in comparison(records):
+        print(heading)
+        for row in [columns, *rows]:
+            print("  " + "  ".join(f"{cell:<28}" for cell in row).rstrip())
+    write(Path(config.output), records)
+
+
+def record_of(directory: Path) -> Record:
+    """Raises UsageError when there is no run."""
+    if not (directory / "run.json").exists():
+        raise UsageError(f"{directory} holds no run (there is no run.json)")
+    path = directory / "metrics.jsonl"
+    return Record(str(directory), read_run(directory), read_lines(path) if path.exists() else [])
+
+
+def write(path: Path, records: Sequence[Record]) -> None:
+    try:
+        path.write_text(render(records), encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written: {error.strerror}") from error
+    print(f"{path}: open it in a browser")

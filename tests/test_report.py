@@ -1,0 +1,190 @@
+"""report.html: everything drawn, everything escaped, nothing loaded."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.compare import CompareConfig, ReportConfig, compare, report
+from engine.config import TrainConfig
+from engine.errors import UsageError
+from engine.fit import fit
+from engine.report import Record, histogram, read_lines, render
+from tests import tiny
+
+EVIL = "<script>alert(1)</script></script>\"' onerror=alert(1) {{ 7 * 7 }}"
+CONFIG = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "log_steps": 2, "device": "cpu", "task": "toy"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of 2 epochs."""
+    directory = tmp_path_factory.mktemp("runs") / "toy"
+    task = tiny.TokenTask(model=tiny.bert(), train=tiny.token_rows(30), evaluation=tiny.token_rows(20, seed=5))
+    fit(task, TrainConfig(**CONFIG, output_dir=str(directory)))
+    return directory
+
+
+def charts_of(page: str) -> dict[str, dict]:
+    """The charts by title, as the browser gets them."""
+    found = [json.loads(html.unescape(text)) for text in re.findall(r"data-chart='([^']*)'", page)]
+    return {chart["title"]: chart for chart in found}
+
+
+def test_a_finished_run_has_a_report_with_every_logged_value(run):
+    charts = charts_of((run / "report.html").read_text())
+    lines = [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == "train"]
+    [training, evaluation] = charts["Loss"]["series"]
+    assert training["points"] == [[line["step"], line["loss"]] for line in lines]
+    assert [step for step, _ in evaluation["points"]] == [8, 16]
+    assert {"accuracy", "Learning rate", "Gradient norm", "Time of a step", "Padding", "Throughput", "Lengths"} <= charts.keys()
+    assert "Model FLOPs utilisation" not in charts  # a CPU has no peak to compare with: left out, not drawn empty
+
+
+def test_the_stacked_phases_are_milliseconds_a_step(run):
+    lines = [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == "train"]
+    [forward] = [s for s in charts_of((run / "report.html").read_text())["Time of a step"]["series"] if s["name"] == "forward"]
+    assert forward["points"][1] == [4, pytest.approx(1000 * lines[1]["seconds"]["forward"] / 2)]
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[str, dict]] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+
+
+def evil_record(run: Path) -> Record:
+    """A run whose every text, names of metrics and settings included, tries to break out."""
+    document = json.loads((run / "run.json").read_text())
+    document["settings"][EVIL] = EVIL
+    document["data"]["source"] = document["model"] = document["device"] = document["versions"][EVIL] = EVIL
+    document["metrics"][f"eval_{EVIL}"] = 0.5
+    lines = [dict(line) | ({EVIL: 0.5} if line["kind"] == "eval" else {}) for line in read_lines(run / "metrics.jsonl")]
+    return Record(EVIL, document, lines)
+
+
+def test_texts_stay_texts(run):
+    page = render([evil_record(run)])
+    clean = render([Record("toy", json.loads((run / "run.json").read_text()), read_lines(run / "metrics.jsonl"))])
+    tags = [(tag, sorted(attributes)) for tag, attributes in parsed(page)]
+    assert {tag for tag, _ in tags} == {tag for tag, _ in [(t, a) for t, a in parsed(clean)]}
+    assert sum(tag == "script" for tag, _ in tags) == 1
+    assert not any(name.startswith("on") for _, names in tags for name in names)
+    assert EVIL in charts_of(page)  # and yet it is all there
+    assert "49" not in re.sub(r"[\d.]+", lambda m: m[0] if m[0] == "49" else "", page)
+
+
+def parsed(page: str) -> list[tuple[str, dict]]:
+    parser = Tags()
+    parser.feed(page)
+    return parser.seen
+
+
+def test_nothing_is_loaded(run):
+    page = (run / "report.html").read_text()
+    policy = next(a["content"] for tag, a in parsed(page) if tag == "meta" and "content" in a and "http-equiv" in a)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    assert not {"src", "href"} & {name for _, attributes in parsed(page) for name in attributes}
+    assert re.findall(r"https?://[^\"' ]+", page) == ["http://www.w3.org/2000/svg"]  # the name of a namespace
+
+
+def test_the_command_repeats_the_run(run):
+    from engine.config import parse
+    from run import main  # noqa: F401 - the parser that has to take it
+
+    [command] = re.findall(r"<pre>(.*?)</pre>", (run / "report.html").read_text(), re.S)
+    flags = [flag for flag in shlex.split(html.unescape(command))[2:] if not flag.startswith(("--data", "--model"))]
+    [again] = parse(flags, "run.py", [TrainConfig], {})
+    assert again == TrainConfig(**CONFIG, output_dir=str(run))
+
+
+def test_histogram_counts_each_row_once():
+    lengths = np.random.default_rng(0).integers(3, 500, 1000)
+    found = histogram(lengths)
+    assert sum(found["counts"]) == 1000 and len(found["counts"]) <= 31
+    for low, high, count in zip(found["edges"], found["edges"][1:], found["counts"], strict=False):
+        assert count == sum(low <= n < high for n in lengths)
+
+
+def test_compare_lays_runs_over_each_other(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    document = json.loads((other / "run.json").read_text())
+    document["settings"]["learning_rate"] = 0.5
+    (other / "run.json").write_text(json.dumps(document))
+    compare(CompareConfig(output=str(tmp_path / "c.html")), [str(run), str(other)], None)
+    printed = capsys.readouterr().out
+    assert re.search(r"learning_rate +0.001 +0.5", printed) and "batch_size" not in printed
+    loss = charts_of((tmp_path / "c.html").read_text())["Loss"]["series"]
+    assert [s["name"] for s in loss] == [f"{d} {k}" for k in ("training", "evaluation") for d in (run, other)]
+
+
+def test_the_report_of_an_unfinished_run(run, tmp_path):
+    shutil.copytree(run, tmp_path / "cut")
+    lines = (tmp_path / "cut/metrics.jsonl").read_bytes()
+    (tmp_path / "cut/metrics.jsonl").write_bytes(lines[: len(lines) // 2])  # in the middle of a line
+    report(ReportConfig(model=str(tmp_path / "cut")), [], None)
+    assert len(charts_of((tmp_path / "cut/report.html").read_text())["Loss"]["series"][0]["points"]) >= 2
+
+
+@pytest.mark.parametrize("call", [
+    lambda d: report(ReportConfig(model=str(d)), [], None),
+    lambda d: report(ReportConfig(model=str(d)), ["text"], None),
+    lambda d: compare(CompareConfig(), [str(d)], None),
+    lambda d: compare(CompareConfig(), [str(d), str(d)], None),
+])  # fmt: skip
+def test_what_is_no_run_is_refused(call, tmp_path):
+    with pytest.raises(UsageError):
+        call(tmp_path)
+
+
+PROBE = """<script>
+addEventListener("load", () => {
+  const svg = document.querySelector("svg"), box = svg.getBoundingClientRect();
+  const at = (type, share) => svg.dispatchEvent(new PointerEvent(type, {bubbles: true, pointerType: "mouse",
+    clientX: box.left + share * box.width, clientY: box.top + box.height / 2}));
+  at("pointermove", 0.5);
+  document.body.dataset.hover = document.querySelector(".value").textContent;
+  const before = svg.querySelectorAll("circle").length;
+  at("pointerdown", 0.2); at("pointermove", 0.5); at("pointerup", 0.5);
+  document.body.dataset.zoomed = svg.querySelectorAll("circle").length < before;
+  svg.dispatchEvent(new Event("dblclick"));
+  document.body.dataset.back = svg.querySelectorAll("circle").length === before;
+  document.body.dataset.requests = performance.getEntriesByType("resource").length;
+  document.body.dataset.narrow = document.documentElement.scrollWidth <= innerWidth;
+});
+</script></body>"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_real_browser(run, tmp_path, width):
+    """Needs Debian's chromium (apt-get install chromium). Drawn, hover and zoom work, no error, no request."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert browser, "no chromium here: apt-get install chromium"
+    page = tmp_path / "page.html"
+    page.write_text(render([evil_record(run)]).replace("</body>", PROBE))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--log-level=0",
+               f"--user-data-dir={tmp_path / 'profile'}",
+               f"--window-size={width},900", "--dump-dom", page.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    [body] = [attributes for tag, attributes in parsed(done.stdout) if tag == "body"]
+    assert body["data-hover"].startswith("step ") and "training" in body["data-hover"]
+    assert body["data-zoomed"] == body["data-back"] == body["data-narrow"] == "true"
+    svgs = done.stdout.count("<svg")
+    assert svgs == len(charts_of(page.read_text())) > 8
+    assert "alert(1)" in html.unescape(done.stdout) and done.stdout.count("<script") == 2
+    assert body["data-requests"] == "0"

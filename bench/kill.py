@@ -47,6 +47,9 @@ def die() -> None:
 # ------------------------------------------------------------------------------------------------- two finished runs
 
 
+NOT_COMPARED = {".lock", "report.html", "README.md"}  # the pages are made from run.json and metrics.jsonl, timings and all
+
+
 def timeless(value: Any) -> Any:
     """JSON without what a clock has measured."""
     if isinstance(value, dict):
@@ -57,7 +60,7 @@ def timeless(value: Any) -> Any:
 def contents(directory: Path) -> dict[str, Any]:
     """All that a finished run consists of, by name: bytes, or JSON without timings."""
     found: dict[str, Any] = {}
-    for path in sorted(path for path in directory.rglob("*") if path.is_file() and path.name != ".lock"):
+    for path in sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in NOT_COMPARED):
         name = str(path.relative_to(directory))
         if path.name == "run.json":
             document = json.loads(path.read_bytes())

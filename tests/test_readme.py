@@ -10,9 +10,9 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from engine.config import EvaluateConfig, PredictConfig, TrainConfig
+from engine.config import TrainConfig
 from engine.sources import SourceConfig
-from tasks.yelp import YelpOptions
+from tasks import COMMANDS, TASKS, attribute, find
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -38,14 +38,14 @@ def test_the_step_is_quoted_as_it_stands():
 
     quoted = README.split("```python\n")[1].split("```")[0]
     assert quoted.strip() == "\n\n\n".join(
-        inspect.getsource(part).strip() for part in (loop.forward_backward, loop.update, loop.train_step)
+        inspect.getsource(part).strip() for part in (loop.forward_backward, loop.accumulate, loop.update, loop.train_step)
     )
     said = re.search(r"is (\d+) lines", README)
     assert said is not None and int(said[1]) == len((ROOT / "engine/loop.py").read_text().splitlines())
 
 
 def test_every_flag_named_is_a_flag():
-    kinds = (TrainConfig, SourceConfig, YelpOptions, PredictConfig, EvaluateConfig)
+    kinds = [TrainConfig, SourceConfig, *(find(task).Options for task in TASKS), *(attribute(c[0]) for c in COMMANDS.values())]
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     known |= {"config", "help", "without_pip", "python"}  # the parser's own, venv's and pip's
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", README)}

@@ -23,7 +23,7 @@ def test_the_quick_start_is_two_lines():
     assert len(lines) == 2
     set_up = "python3 -m venv --without-pip .venv && python3 -m pip --python .venv install -c constraints.txt '.["
     assert lines[0].startswith(set_up + "offline]' && .venv/bin/python run.py --task yelp ")
-    assert lines[1] == set_up + "offline,dev]' && .venv/bin/python -m pytest"
+    assert lines[1] == set_up + "offline,dev]' && .venv/bin/python -m pytest -n logical"
 
 
 def test_ci_runs_the_second_line():
@@ -65,7 +65,7 @@ def test_the_parity_figures_come_from_the_results():
 
 def test_constraints_pin_what_pyproject_allows():
     pins = dict(
-        line.replace("_", "-").split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+        line.replace("_", "-").lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
     )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [name for names in project["optional-dependencies"].values() for name in names]

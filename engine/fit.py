@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine import card
 from engine.build import Setup, build
 from engine.checkpoint import forget_after, load_model, load_state, newest, read, steps_in, sync_directory
 from engine.config import TrainConfig, differences, note
@@ -74,6 +75,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
 
     setup = build(task, examples["train"], config, model)
     document |= {"device": describe_device(setup.world.device), "precision": setup.precision, "batching": setup.layout.kind}
+    document["base_model"] = card.base_of(task.source)
     announce(task, setup, examples, config, document)
     if config.overwrite:
         remove_run(directory)
@@ -123,6 +125,7 @@ def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[st
         "settings": settings,
         "data": {
             "source": task.source.resolved.get("data"),
+            "hub_name": task.source.resolved.get("hub_name"),
             "num_examples": {split: len(part) for split, part in examples.items()},
             "fingerprints": {split: part.fingerprint() for split, part in examples.items()},
         },
@@ -238,10 +241,13 @@ def write_run(directory: Path, document: dict[str, Any]) -> None:
 
 
 def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[str, Any]) -> None:
-    """Model and processor file by file, each complete when it gets its name; run.json last: it says that all is there."""
+    """Model, processor and card file by file, each complete when it gets its name; run.json last: it says that all is there."""
+    log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     try:
         with tempfile.TemporaryDirectory(prefix=".tmp-model-", dir=directory) as folder:
             task.save(model, Path(folder))
+            readme = card.make(task, model, directory.resolve().name, document, log)
+            (Path(folder) / "README.md").write_text(readme, encoding="utf-8")
             for path in sorted(Path(folder).iterdir()):
                 with open(path, "rb") as stream:
                     os.fsync(stream.fileno())

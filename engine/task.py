@@ -61,6 +61,7 @@ class Task(ABC, Generic[O]):
     level: ClassVar[Literal["sequence", "token"]] = "sequence"  # what the model's head reads: one vector per row, or all
     best_metric: ClassVar[str] = "loss"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "rmse", "perplexity"})
+    pipeline_tag: ClassVar[str | None] = None  # transformers' and the Hub's name of what the model does
     try_it: ClassVar[Sequence[str]] = ()  # inputs that are predicted when training has ended
 
     def __init__(self, options: O, source: Source):

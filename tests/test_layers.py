@@ -15,7 +15,7 @@ LAYERS = [
     {"sources", "plan", "tokens", "attention"},
     {"optimizer", "precision", "parallel", "collate", "packing"},
     {"task", "state", "batching", "flops"},
-    {"data", "evaluate", "checkpoint"},
+    {"data", "evaluate", "checkpoint", "card"},
     {"record"},
     {"loop"},
     {"build"},

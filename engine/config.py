@@ -76,6 +76,7 @@ class TrainConfig:
     output_dir: str | None = setting(None, "the finished model, its checkpoints and logs; default: runs/TASK")
     resume: bool = setting(False, "continue from the newest checkpoint in the output directory, or start")
     overwrite: bool = setting(False, "remove an earlier run from the output directory first")
+    push_to_hub: str | None = setting(None, "push the finished run to this private repository of the Hub: NAME or ORG/NAME")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
@@ -147,6 +148,21 @@ class EvaluateConfig:
         require(self, "workers", self.workers >= 0, "must not be negative")
 
 
+@dataclass(frozen=True)
+class PushConfig:
+    """Settings of ``push``."""
+
+    model: str = setting("", "directory of a finished run")
+    repo: str = setting("", "name on the Hub: NAME or ORGANISATION/NAME; made if it is not there")
+    public: bool = setting(False, "let everybody see it (default: a private repository)")
+    with_metrics: bool = setting(False, "push metrics.jsonl, too")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "model", bool(self.model), "must name the directory of a finished run")
+        require(self, "repo", bool(self.repo), "must name a repository on the Hub")
+
+
 def require(config: Any, name: str, condition: bool, rule: str) -> None:
     """Raise UsageError ``--flag rule, found value`` unless ``condition`` holds."""
     if not condition:
@@ -157,7 +173,7 @@ def require(config: Any, name: str, condition: bool, rule: str) -> None:
 MEANINGLESS = frozenset({
     "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "output_dir", "resume", "overwrite",
     "debug", "device",
-    "max_minutes",
+    "max_minutes", "push_to_hub",
 })  # fmt: skip
 
 

@@ -24,6 +24,7 @@ TASKS = {
 COMMANDS = {
     "predict": ("engine.config:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
     "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
+    "push": ("engine.config:PushConfig", "engine.share:push", "upload a finished run to the Hugging Face Hub"),
 }
 
 

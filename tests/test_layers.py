@@ -20,7 +20,7 @@ LAYERS = [
     {"loop"},
     {"build"},
     {"fit"},
-    {"inference"},
+    {"inference", "share"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {"accelerate", "trl", "lightning", "pytorch_lightning", "lightning_fabric"}

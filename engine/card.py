@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from engine import lora
 from engine.config import TrainConfig
 from engine.sources import Source, SourceConfig, packaged_minilm, quietly
 from engine.task import Task
@@ -24,6 +25,8 @@ MAX_ROWS, MAX_LABELS = 20, 100
 HYPERPARAMETERS = ("epochs", "batch_size", "accumulation_steps", "learning_rate", "schedule", "warmup_ratio", "weight_decay",
                    "max_grad_norm", "seed", "max_length", "precision", "batching")  # fmt: skip
 OF_THE_PLACE = frozenset(
+    {"output_dir", "resume", "overwrite", "debug", "push_to_hub"}
+)  # settings that say nothing about the model
 SPECIAL = re.compile(r"[\\`*{}\[\]<>#|~&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")  # Markdown, HTML and bare links
 
 
@@ -67,6 +70,7 @@ def metadata(task: Task[Any], model: nn.Module, name: str, document: Mapping[str
 
     data, settings, base = document["data"], document["settings"], document.get("base_model", {})
     dataset, figures = data.get("hub_name"), figures_of(document)
+    library = "transformers" if isinstance(model, PreTrainedModel) else "peft" if lora.plain(model) is not model else None
     where: dict[str, Any] = {
         "task_type": task.pipeline_tag,
         "dataset_type": dataset or "other",
@@ -79,7 +83,7 @@ def metadata(task: Task[Any], model: nn.Module, name: str, document: Mapping[str
         base_model=base.get("base_model"),
         license=base.get("license"),
         datasets=[dataset] if dataset else None,
-        library_name="transformers" if isinstance(model, PreTrainedModel) else None,
+        library_name=library,
         pipeline_tag=task.pipeline_tag,
         metrics=[metric for metric in figures if metric != "loss"] or None,
         tags=["plainloop"],
@@ -98,9 +102,15 @@ def introduction(name: str, document: Mapping[str, Any]) -> str:
 
 def usage(task: Task[Any], model: nn.Module, name: str) -> str:
     """Code that loads the model, and the labels it gives."""
-    kind = type(model).__name__
+    whole = lora.plain(model)
+    kind = type(whole).__name__
     code = [f"name = {name!r}  # this folder, or the model's name on the Hub"]
-    if task.pipeline_tag:
+    if whole is not model:
+        base = Path(whole.name_or_path).name if Path(whole.name_or_path).is_dir() else whole.name_or_path
+        code = ["from peft import PeftModel", f"from transformers import AutoConfig, {kind}", "", *code,
+                f"base = {kind}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(name))",
+                "model = PeftModel.from_pretrained(base, name)"]  # fmt: skip
+    elif task.pipeline_tag:
         code = ["from transformers import pipeline", "", *code, f"model = pipeline({task.pipeline_tag!r}, model=name)"]
     else:
         code = [f"from transformers import {kind}", "", *code, f"model = {kind}.from_pretrained(name)"]

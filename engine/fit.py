@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine import card
+from engine import card, lora
 from engine.build import Setup, build
 from engine.checkpoint import forget_after, load_model, load_state, newest, read, steps_in, sync_directory
 from engine.config import TrainConfig, differences, note
@@ -103,9 +103,10 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     if run.best is not None and run.best["step"] != setup.state.step:
         load_model(setup.state.model, read(directory / "checkpoints" / f"step-{run.best['step']:08d}"))
         print(f"best model: that of step {run.best['step']} ({run.best['metric']} {run.best['value']:.4f})")
-    finish(directory, task, setup.state.model, {**document, "metrics": metrics, "status": "finished"})
+    kept = lora.finished(setup.state.model, merge=config.lora_merge)
+    finish(directory, task, kept, {**document, "metrics": metrics, "status": "finished"})
     print(f"saved to {directory}")
-    return Result(directory, metrics, setup.state.model.eval())
+    return Result(directory, metrics, kept.eval())
 
 
 # ------------------------------------------------------------------------------------------------- the run's settings
@@ -203,6 +204,8 @@ def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]
 def remove_run(directory: Path) -> None:
     """run.json goes first: without it there is no finished run. metrics.jsonl, emptied later, marks the directory as ours."""
     (directory / "run.json").unlink(missing_ok=True)
+    for path in [*directory.glob("*.safetensors*"), directory / lora.ADAPTER]:  # another run may write others
+        path.unlink(missing_ok=True)
     forget_after(directory / "checkpoints", 0)
 
 
@@ -246,6 +249,7 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[st
     try:
         with tempfile.TemporaryDirectory(prefix=".tmp-model-", dir=directory) as folder:
             task.save(model, Path(folder))
+            lora.complete(model, Path(folder))
             readme = card.make(task, model, directory.resolve().name, document, log)
             (Path(folder) / "README.md").write_text(readme, encoding="utf-8")
             for path in sorted(Path(folder).iterdir()):
@@ -281,7 +285,7 @@ def make_run(
         directory, config, state, setup.data.plan.num_steps,
         evaluate=measure if held_out is not None else None,
         best_metric=metric, lower_is_better=metric in task.lower_is_better,
-        flops=count_flops(state.model, task.level), peak_flops=peak_flops(state.device, setup.precision), stop=stop,
+        flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak_flops(state.device, setup.precision), stop=stop,
     )  # fmt: skip
 
 
@@ -310,7 +314,7 @@ def announce(
     """Device, data, model and plan, before the first step."""
     plan = setup.data.plan
     parameters = list(setup.state.model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    trained, frozen = (sum(p.numel() for p in parameters if p.requires_grad == wanted) for wanted in (True, False))
     lengths = examples["train"].lengths
     sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
     size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
@@ -319,7 +323,8 @@ def announce(
     print(
         f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
     )
-    print(f"model      {document['model'] or type(setup.state.model).__name__}: {trained / 1e6:.1f} M parameters to train")
+    sizes_of = f"{trained / 1e6:.1f} M parameters to train" + (f", {frozen / 1e6:.1f} M frozen" if frozen else "")
+    print(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
     print(
         f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
         f"{size} x {config.accumulation_steps} accumulated per step; "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import hub
+from engine import hub, lora
 from engine.card import without_folders
 from engine.config import PushConfig
 from engine.errors import ResourceError, UsageError
@@ -46,6 +46,8 @@ def push_run(directory: Path, repo: str | None, *, public: bool = False, with_me
         return
     if not (directory / "run.json").exists() or not is_finished(directory):
         raise UsageError(f"{directory} holds no finished run: train one first, or finish it with --resume")
+    if lora.is_adapter(directory) and Path(lora.base_of(directory)).is_absolute():
+        raise UsageError(f"{directory} is an adapter to a model in a folder of this machine: to push, train with --lora-merge")
     contents = contents_of(directory, with_metrics)
     refuse_secrets(contents)
     check_login(repo)

@@ -18,8 +18,7 @@ def main(argv: Sequence[str]) -> int:
         command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
         train(rest) if command == "train" else use(command, rest)
     except BaseException as error:
-        explained = explain(error)
-        if explained is None or "--debug" in argv:
+        if (explained := explain(error)) is None or "--debug" in argv:
             raise
         if explained[0]:
             print(explained[0], file=sys.stderr)
@@ -37,12 +36,15 @@ def train(argv: Sequence[str]) -> None:
     config, source, options = parse(argv, f"run.py --task {name}", [TrainConfig, SourceConfig, kind.Options], kind.defaults)
     from engine.fit import fit
     from engine.inference import quiet_libraries, try_examples
+    from engine.share import check_login, push_run
     from engine.sources import Source
 
     quiet_libraries()
+    check_login(config.push_to_hub)  # now, and not after hours
     task = kind(options, Source(source))
     result = fit(task, config)
     try_examples(task, result.directory, find, config.device)
+    push_run(result.directory, config.push_to_hub)
 
 
 def use(command: str, argv: Sequence[str]) -> None:
@@ -50,9 +52,7 @@ def use(command: str, argv: Sequence[str]) -> None:
         raise UsageError(f"unknown command {command!r}; there are: train, {', '.join(COMMANDS)}")
     flags, function, _ = COMMANDS[command]
     config, texts = parse(argv, f"run.py {command}", [attribute(flags)], {}, rest="texts")
-    from engine.inference import quiet_libraries
-
-    quiet_libraries()
+    attribute("engine.inference:quiet_libraries")()
     attribute(function)(config, texts, find)
 
 

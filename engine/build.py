@@ -1,7 +1,7 @@
 """Putting a run together, in the one order that works; the only place that knows it.
 
-seed -> examples -> model -> packed attention -> targets -> device -> compile -> optimizer and schedule -> (checkpoint) -> seed
-again, or the checkpoint's RNG.
+seed -> examples -> model -> packed attention -> targets -> LoRA -> frozen parameters -> device -> compile -> optimizer
+and schedule -> (checkpoint) -> seed again, or the checkpoint's RNG.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine import targets
+from engine import lora, targets
 from engine.batching import choose_layout
 from engine.clock import Clock
 from engine.collate import Layout
@@ -25,7 +25,7 @@ from engine.data import Data
 from engine.errors import UsageError
 from engine.memory import keep_freed_memory
 from engine.memory_guard import MemoryGuard
-from engine.optimizer import Guard, make_optimizer, make_schedule
+from engine.optimizer import Guard, freeze, make_optimizer, make_schedule
 from engine.parallel import World, choose_device
 from engine.plan import Plan
 from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
@@ -66,9 +66,15 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
     allow_tf32(device)
     if device.type == "cpu":
         keep_freed_memory()
+    if config.lora:
+        lora.library()  # is it there? asked before a model is loaded
     model = task.build_model() if model is None else model
     layout = choose_layout(config.batching, model, task.level, getattr(task, "max_length", None), device, precision)
     targets.enable(model, task.level)
+    if config.lora:
+        model = lora.add(model, config, task.source.config.revision)
+    if config.freeze is not None:
+        freeze(model, config.freeze)
     model = model.to(device)
     if config.cuda_graph == "on":
         longest = int(getattr(task, "max_length", 0) or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]

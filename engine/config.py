@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import sys
 import tomllib
 from argparse import ArgumentParser, HelpFormatter
@@ -47,6 +48,16 @@ class TrainConfig:
     max_steps: int | None = setting(None, "optimizer steps in all; overrides --epochs")
     max_minutes: float | None = setting(None, "save and stop in time to be done after so many minutes; --resume continues")
     learning_rate: float = setting(2e-5, "peak learning rate of AdamW")
+    head_learning_rate: float | None = setting(None, "peak rate of what stands outside the model's body; default: the same")
+    freeze: str | None = setting(None, "regular expression: parameters whose name it finds are not trained")
+    lora: bool = setting(False, "train small matrices beside the frozen body (peft); wants a higher rate, such as 5e-4")
+    lora_rank: int = setting(8, "rank of these matrices")
+    lora_alpha: int = setting(16, "their product is scaled by this number over the rank")
+    lora_dropout: float = setting(0.1, "dropout in front of them")
+    lora_targets: str | None = setting(
+        None, "modules that get them: names, comma-separated, or all-linear; default: peft's choice"
+    )
+    lora_merge: bool = setting(False, "save an ordinary model in place of an adapter")
     weight_decay: float = setting(0.01, "AdamW's decoupled decay; never applied to biases and norms")
     warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0 to its peak")
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "what the learning rate does after warm-up")
@@ -78,10 +89,11 @@ class TrainConfig:
     output_dir: str | None = setting(None, "the finished model, its checkpoints and logs; default: runs/TASK")
     resume: bool = setting(False, "continue from the newest checkpoint in the output directory, or start")
     overwrite: bool = setting(False, "remove an earlier run from the output directory first")
+    push_to_hub: str | None = setting(None, "push the finished run to this private repository of the Hub: NAME or ORG/NAME")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "eval_batch_size", "accumulation_steps", "epochs", "log_steps"):
+        for name in ("batch_size", "eval_batch_size", "accumulation_steps", "epochs", "log_steps", "lora_rank", "lora_alpha"):
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("workers", "eval_steps", "save_steps"):
             require(self, name, getattr(self, name) >= 0, "must not be negative")
@@ -91,6 +103,15 @@ class TrainConfig:
         require(self, "max_minutes", minutes is None or 0 < minutes < math.inf, "must be a positive number of minutes")
         require(self, "keep_checkpoints", self.keep_checkpoints >= 1, "must be at least 1")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a positive finite number")
+        require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "must be at least 0 and less than 1")
+        if (self.lora_merge or self.lora_targets) and not self.lora:
+            raise UsageError("--lora-merge and --lora-targets need --lora")
+        head = self.head_learning_rate
+        require(self, "head_learning_rate", head is None or 0 < head < math.inf, "must be a positive finite number")
+        try:
+            re.compile(self.freeze or "")
+        except re.error as error:
+            raise UsageError(f"--freeze {self.freeze} is no regular expression: {error}") from error
         require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "must be a finite number of at least 0")
         require(self, "warmup_ratio", 0 <= self.warmup_ratio < 1, "must be at least 0 and less than 1")
         require(self, "max_grad_norm", self.max_grad_norm > 0, "must be positive (inf turns clipping off)")
@@ -149,6 +170,21 @@ class EvaluateConfig:
         require(self, "workers", self.workers >= 0, "must not be negative")
 
 
+@dataclass(frozen=True)
+class PushConfig:
+    """Settings of ``push``."""
+
+    model: str = setting("", "directory of a finished run")
+    repo: str = setting("", "name on the Hub: NAME or ORGANISATION/NAME; made if it is not there")
+    public: bool = setting(False, "let everybody see it (default: a private repository)")
+    with_metrics: bool = setting(False, "push metrics.jsonl, too")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "model", bool(self.model), "must name the directory of a finished run")
+        require(self, "repo", bool(self.repo), "must name a repository on the Hub")
+
+
 def require(config: Any, name: str, condition: bool, rule: str) -> None:
     """Raise UsageError ``--flag rule, found value`` unless ``condition`` holds."""
     if not condition:
@@ -158,7 +194,7 @@ def require(config: Any, name: str, condition: bool, rule: str) -> None:
 # Settings that leave the finished weights as they are: a run may be resumed, and a finished one recognised, with others.
 MEANINGLESS = frozenset({
     "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "async_save", "output_dir", "resume",
-    "overwrite", "debug", "device", "max_minutes",
+    "overwrite", "debug", "device", "max_minutes", "push_to_hub",
 })  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine import card, lora
 from engine.build import Setup, build
 from engine.checkpoint import (
     clean,
@@ -90,6 +91,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
 
     setup = build(task, examples["train"], config, model)
     document |= {"device": describe_device(setup.world.device), "precision": setup.precision, "batching": setup.layout.kind}
+    document |= {"base_model": card.base_of(task.source), "command": card.command(task, settings)}
     announce(task, setup, examples, config, document)
     if config.overwrite:
         remove_run(directory)
@@ -117,9 +119,10 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     if run.best is not None and run.best["step"] != setup.state.step:
         load_model(setup.state.model, read(directory / "checkpoints" / f"step-{run.best['step']:08d}"))
         print(f"best model: that of step {run.best['step']} ({run.best['metric']} {run.best['value']:.4f})")
-    finish(directory, task, setup.state.model, {**document, "metrics": metrics, "status": "finished"})
+    kept = lora.finished(setup.state.model, merge=config.lora_merge)
+    finish(directory, task, kept, {**document, "metrics": metrics, "status": "finished"})
     print(f"saved to {directory}")
-    return Result(directory, metrics, setup.state.model.eval())
+    return Result(directory, metrics, kept.eval())
 
 
 # ------------------------------------------------------------------------------------------------- the run's settings
@@ -139,6 +142,7 @@ def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[st
         "settings": settings,
         "data": {
             "source": task.source.resolved.get("data"),
+            "hub_name": task.source.resolved.get("hub_name"),
             "num_examples": {split: len(part) for split, part in examples.items()},
             "fingerprints": {split: part.fingerprint() for split, part in examples.items()},
             "lengths": histogram(examples["train"].lengths) if len(examples["train"]) else None,
@@ -217,6 +221,8 @@ def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]
 def remove_run(directory: Path) -> None:
     """run.json goes first: without it there is no finished run. metrics.jsonl, emptied later, marks the directory as ours."""
     (directory / "run.json").unlink(missing_ok=True)
+    for path in [*directory.glob("*.safetensors*"), directory / lora.ADAPTER]:  # another run may write others
+        path.unlink(missing_ok=True)
     discard_all(directory / "checkpoints")
 
 
@@ -262,12 +268,15 @@ def write_run(directory: Path, document: dict[str, Any]) -> None:
 
 
 def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[str, Any]) -> None:
-    """Model and processor file by file, each complete when it gets its name; run.json last: it says that all is there."""
+    """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
+    log = read_lines(directory / "metrics.jsonl")
+    name = directory.resolve().name
     try:
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:
             task.save(model, Path(folder))
-            page = render([Record(directory.name, document, read_lines(directory / "metrics.jsonl"))])
-            (Path(folder) / "report.html").write_text(page, encoding="utf-8")
+            lora.complete(model, Path(folder))
+            (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
+            (Path(folder) / "report.html").write_text(render([Record(name, document, log)]), encoding="utf-8")
             for path in sorted(Path(folder).iterdir()):
                 with open(path, "rb") as stream:
                     os.fsync(stream.fileno())
@@ -301,7 +310,7 @@ def make_run(
         directory, config, state, setup.data.plan.num_steps,
         evaluate=measure if held_out is not None else None,
         best_metric=metric, lower_is_better=metric in task.lower_is_better,
-        flops=count_flops(state.model, task.level), peak_flops=peak_flops(state.device, setup.precision), stop=stop,
+        flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak_flops(state.device, setup.precision), stop=stop,
     )  # fmt: skip
 
 
@@ -333,7 +342,7 @@ def announce(
     """Device, data, model and plan, before the first step."""
     plan = setup.data.plan
     parameters = list(setup.state.model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    trained, frozen = (sum(p.numel() for p in parameters if p.requires_grad == wanted) for wanted in (True, False))
     lengths = examples["train"].lengths
     sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
     size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
@@ -342,7 +351,8 @@ def announce(
     print(
         f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
     )
-    print(f"model      {document['model'] or type(setup.state.model).__name__}: {trained / 1e6:.1f} M parameters to train")
+    sizes_of = f"{trained / 1e6:.1f} M parameters to train" + (f", {frozen / 1e6:.1f} M frozen" if frozen else "")
+    print(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
     print(
         f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
         f"{size} x {config.accumulation_steps} accumulated per step; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
+from engine import lora
 from engine.config import TrainConfig
+from engine.errors import UsageError
 
 
 def decay_names(model: nn.Module) -> set[str]:
@@ -38,14 +41,47 @@ def is_norm_or_bias(name: str) -> bool:
     )
 
 
+def freeze(model: nn.Module, pattern: str) -> None:
+    """Parameters whose name the regular expression finds (``re.search``) are not trained, in place. Raises UsageError.
+
+    A layer below the lowest trained one then costs no backward pass; dropout stays on, as in Trainer.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    found = [name for name in trained if re.search(pattern, name)]
+    if not found:
+        parts = dict.fromkeys(".".join(name.split(".")[:-1]) or name for name in trained)
+        shown = ", ".join(list(parts)[:6] + (["..."] if len(parts) > 8 else []) + list(parts)[6:][-2:])
+        raise UsageError(f"--freeze {pattern}: no parameter's name matches; there are {shown}")
+    if len(found) == len(trained):
+        raise UsageError(f"--freeze {pattern}: that is every parameter, nothing would be trained")
+    for name in found:
+        trained[name].requires_grad_(False)
+
+
+def head_of(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters outside the model's body (its ``base_model``). Raises UsageError if there are none."""
+    plain = lora.plain(model)
+    body = set(getattr(plain, "base_model", plain).parameters())
+    head = {parameter for parameter in model.parameters() if parameter not in body}
+    if not head:
+        raise UsageError(f"--head-learning-rate: {type(plain).__name__} has no parameters outside its body")
+    return head
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW (CPU, CUDA and MPS have it): two groups, with decay and without, in the model's order."""
+    """Fused AdamW (CPU, CUDA and MPS have it): groups with decay and without, in the model's order; the head's last.
+
+    The head has groups of its own with ``--head-learning-rate``; then the schedule scales both rates alike.
+    """
     decay = decay_names(model)
+    head: set[nn.Parameter] = set() if config.head_learning_rate is None else head_of(model)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in trained if name in decay], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in trained if name not in decay], "weight_decay": 0.0},
-    ]
+        {"params": [p for name, p in trained if (p in head) == is_head and (name in decay) == decays],
+         "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
+        for is_head, rate in ((False, config.learning_rate), (True, config.head_learning_rate))
+        for decays in (True, False)
+    ]  # fmt: skip
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,

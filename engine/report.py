@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
-from engine.config import TrainConfig
-
 Line = Mapping[str, Any]
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
 NOT_FIGURES = frozenset({
@@ -64,7 +62,7 @@ def render(records: Sequence[Record]) -> str:
         tiles=tiles(only.document["metrics"]) if only and only.document.get("metrics") else [],
         sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
         tables=tables(only) if only else comparison(records),
-        commands=[command_of(record.document["settings"]) for record in records],
+        commands=[command for record in records if (command := record.document.get("command"))],
     )
 
 
@@ -119,16 +117,6 @@ def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[lis
     settings = [[name, *(str(record.document["settings"].get(name)) for record in records)] for name in changed]
     columns = ["", *(record.name for record in records)]
     return [("Figures", columns, figures), ("Settings that differ", columns, settings)]
-
-
-def command_of(settings: Mapping[str, Any]) -> str:
-    """The command line of a run: what differs from the defaults of the engine. Values are quoted for a shell."""
-    import shlex
-
-    defaults = vars(TrainConfig())
-    given = {name: value for name, value in settings.items() if value is not None and value != defaults.get(name)}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if name != "task"]
-    return shlex.join(["python", "run.py", "--task", str(settings.get("task")), *flags])
 
 
 # ---------------------------------------------------------------------------------------------------------------- charts

@@ -206,6 +206,7 @@ class Source:
             check_columns(f"{data.path}, split {splits[split]}", table.column_names, columns)
         revision = f"@{config.data_revision}" if config.data_revision else ""
         self.resolved["data"] = f"Hub data set {data.path}{revision}" + (f" ({name})" if name else "")
+        self.resolved["hub_name"] = data.path
         return tables
 
     # ----------------------------------------------------------------------------------------------------- model

@@ -62,6 +62,7 @@ class Task(ABC, Generic[O]):
     additive: ClassVar[bool] = True  # the loss of a batch is the sum over its rows, so a batch can be cut anywhere
     best_metric: ClassVar[str] = "loss"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "rmse", "perplexity"})
+    pipeline_tag: ClassVar[str | None] = None  # transformers' and the Hub's name of what the model does
     try_it: ClassVar[Sequence[str]] = ()  # inputs that are predicted when training has ended
 
     def __init__(self, options: O, source: Source):

@@ -31,6 +31,7 @@ COMMANDS = {
     "generate": ("tasks.generate:GenerateConfig", "tasks.generate:generate", "let a causal language model write on"),
     "report": ("engine.compare:ReportConfig", "engine.compare:report", "draw a run's report.html again"),
     "compare": ("engine.compare:CompareConfig", "engine.compare:compare", "lay the curves of several runs over each other"),
+    "push": ("engine.config:PushConfig", "engine.share:push", "upload a finished run to the Hugging Face Hub"),
 }
 
 

@@ -69,6 +69,7 @@ class Classification(TextTask[ClassificationOptions]):
     Options = ClassificationOptions
     hub_model = "distilbert-base-uncased"
     auto_class = AutoModelForSequenceClassification
+    pipeline_tag = "text-classification"
     default_names: tuple[str, ...] | None = None  # of the classes, where the data have none of their own
 
     def __init__(self, options: ClassificationOptions, source: Source):

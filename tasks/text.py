@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
+from engine import lora
 from engine.config import note
 from engine.errors import DataError, ModelError, UsageError
 from engine.sources import HubData, minilm
@@ -144,6 +145,8 @@ class TextTask(Task[O]):
     def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         """The model in float32, never from a pickle, and the report of what the checkpoint lacked. Raises ModelError."""
         safely = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        if lora.is_adapter(path):
+            return lora.load_merged(self.source.load, self.auto_class, path, **safely, **arguments)
         loaded: tuple[Any, dict[str, Any]] = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
         return loaded
 

@@ -6,7 +6,8 @@
 `root` holds `models/ORG/NAME/<files>` and `datasets/ORG/NAME/<files>`, or `models/NAME/<files>`. That folder is the
 revision `main`; a folder `NAME@v2` beside it is the revision `v2`. The commit hash is a sha1 over a folder's contents,
 so a changed file is a new commit. A file `.gated` in the main folder makes the repository gated: it can be looked up,
-but each of its files answers 401. `hub.requests` lists "METHOD path" (without the query) of each request received.
+but each of its files answers 401; `.private` hides it from all who do not send `hub.token`, which all writing needs
+(None: nobody may write). `hub.requests` lists "METHOD path" (without the query) of each request received.
 `hub.delay_seconds` and `hub.status` may also be changed while the server runs.
 
 The calls, as huggingface_hub 2.4.0, transformers 5.23.0 and datasets 5.2.0 make them (HEAD works wherever GET does):
@@ -14,8 +15,14 @@ The calls, as huggingface_hub 2.4.0, transformers 5.23.0 and datasets 5.2.0 make
     GET  /api/{models,datasets}/ID[/revision/REV]        model_info, dataset_info, list_repo_files, from_pretrained
     GET  /api/{models,datasets}/ID/tree/REV[/FOLDER]     snapshot_download, load_dataset
     GET  /[datasets/]ID/resolve/REV/FILE                 every download, whole or a Range of it
+    POST /api/repos/create                               create_repo
+    POST /api/validate-yaml                              create_commit, for README.md
+    POST /api/models/ID/preupload/REV                    create_commit: which files go as LFS objects (binary ones)
+    POST /ID.git/info/lfs/objects/batch, PUT /lfs/OID    create_commit without hf-xet (HF_HUB_DISABLE_XET=1)
+    POST /api/models/ID/commit/REV                       create_commit; all of it happens, or nothing
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -34,7 +41,14 @@ ROUTES = [  # (method, path, the HubHandler method that answers); the first row 
     ("GET", API + "/tree" + REVISION + "(?:/(?P<path>.+))?", "tree"),
     ("GET", API, "repo_info"),
     ("GET", "(?:/(?P<kind>datasets))?" + REPO + "/resolve" + REVISION + "/(?P<path>.+)", "resolve"),
+    ("POST", "/api/repos/create", "create"),
+    ("POST", "/api/validate-yaml", "validate"),
+    ("POST", API + "/preupload" + REVISION, "preupload"),
+    ("POST", API + "/commit" + REVISION, "commit"),
+    ("POST", REPO + r"\.git/info/lfs/objects/batch", "lfs_batch"),
+    ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", "lfs_upload"),
 ]
+MARKS = (".gated", ".private")
 DATE = "2024-01-01T00:00:00.000Z"
 
 
@@ -56,7 +70,7 @@ class Snapshot(NamedTuple):
 
 def read_snapshot(folder: Path) -> Snapshot:
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".gated"):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in MARKS):
         content, name = path.read_bytes(), path.relative_to(folder).as_posix()
         oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # as git names it
         files[name] = {"type": "file", "path": name, "size": len(content), "oid": oid}
@@ -85,7 +99,7 @@ class HubHandler(BaseHTTPRequestHandler):
                 return None
         return self.send(404, {"error": "no such page"})
 
-    do_GET = do_HEAD = do_POST = answer
+    do_GET = do_HEAD = do_POST = do_PUT = answer
 
     def send(self, status: int, content: object, headers: dict[str, str] | None = None) -> None:
         """Sends bytes as they are, and anything else as JSON."""
@@ -103,7 +117,7 @@ class HubHandler(BaseHTTPRequestHandler):
     def snapshot(self, kind: str, repo_id: str, revision: str) -> Snapshot:
         """The revision with that name or that commit hash."""
         main = self.server.root / kind / repo_id
-        if not main.is_dir():
+        if not main.is_dir() or ((main / ".private").exists() and not self.knows_the_token()):
             raise HubError(404, "RepoNotFound", "Repository not found")
         for folder in [main, *main.parent.glob(f"{main.name}@*")]:
             snapshot = read_snapshot(folder)
@@ -119,7 +133,8 @@ class HubHandler(BaseHTTPRequestHandler):
         gated = "manual" if self.is_gated(kind, repo_id) else False
         siblings = [{"rfilename": e["path"], "size": e["size"], "blobId": e["oid"]} for e in snapshot.files.values()]
         info = {"id": repo_id, "sha": snapshot.commit, "gated": gated, "siblings": siblings, "lastModified": DATE}
-        self.send(200, {**info, "private": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []})
+        private = (self.server.root / kind / repo_id / ".private").exists()
+        self.send(200, {**info, "private": private, "disabled": False, "downloads": 0, "likes": 0, "tags": []})
 
     def tree(self, kind: str, repo_id: str, revision: str, path: str = "") -> None:
         snapshot = self.snapshot(kind, repo_id, revision)
@@ -146,6 +161,82 @@ class HubHandler(BaseHTTPRequestHandler):
         headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
         return self.send(206, content[first : last + 1], headers)
 
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def knows_the_token(self) -> bool:
+        return self.server.token is not None and self.headers.get("Authorization") == f"Bearer {self.server.token}"
+
+    def check_may_write(self) -> None:
+        if not self.knows_the_token():
+            raise HubError(401, "", "Invalid username or password.")
+        if self.server.read_only:
+            raise HubError(403, "", "You don't have the rights to write to this repository")
+
+    def create(self) -> None:
+        self.check_may_write()
+        asked = json.loads(self.body)
+        repo_id = f"{asked['organization'] or 'somebody'}/{asked['name']}"
+        folder, url = self.server.root / "models" / repo_id, f"{self.server.url}/{repo_id}"
+        if folder.is_dir():
+            return self.send(409, {"error": "You already created this model repo", "url": url})
+        folder.mkdir(parents=True)
+        if asked.get("visibility") == "private" or asked.get("private"):
+            (folder / ".private").touch()
+        return self.send(200, {"url": url})
+
+    def validate(self) -> None:
+        """The Hub checks more; this is the block between the lines, and that each figure has a number."""
+        from huggingface_hub import ModelCard
+
+        try:
+            ModelCard(json.loads(self.body)["content"])
+        except ValueError as error:
+            return self.send(400, {"errors": [{"message": str(error)}], "warnings": []})
+        return self.send(200, {"errors": [], "warnings": []})
+
+    def preupload(self, kind: str, repo_id: str, revision: str) -> None:
+        self.check_may_write()
+        folder, _, known = self.snapshot(kind, repo_id, revision)
+        files = []
+        for file in json.loads(self.body)["files"]:
+            mode = "lfs" if b"\0" in base64.b64decode(file["sample"]) else "regular"
+            oid = known.get(file["path"], {}).get("oid")
+            if oid and mode == "lfs":
+                oid = hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest()
+            files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        self.send(200, {"files": files})
+
+    def lfs_batch(self, repo_id: str) -> None:
+        self.check_may_write()
+        objects = []
+        for wanted in json.loads(self.body)["objects"]:
+            actions = {"upload": {"href": f"{self.server.url}/lfs/{wanted['oid']}"}}
+            objects.append(wanted if wanted["oid"] in self.server.objects else wanted | {"actions": actions})
+        self.send(200, {"transfer": "basic", "objects": objects})
+
+    def lfs_upload(self, oid: str) -> None:
+        assert hashlib.sha256(self.body).hexdigest() == oid
+        self.server.objects[oid] = self.body
+        self.send(200, {})
+
+    def commit(self, kind: str, repo_id: str, revision: str) -> None:
+        self.check_may_write()
+        folder = self.snapshot(kind, repo_id, revision).folder
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        added = {
+            line["value"]["path"]: base64.b64decode(line["value"]["content"]) if line["key"] == "file"
+            else self.server.objects[line["value"]["oid"]]
+            for line in lines if line["key"] in ("file", "lfsFile")
+        }  # fmt: skip
+        for line in lines:
+            if line["key"] == "deletedFile":
+                (folder / line["value"]["path"]).unlink()
+        for path, content in added.items():
+            (folder / path).write_bytes(content)
+        commit = self.snapshot(kind, repo_id, revision).commit
+        self.server.commits.append([line["value"] for line in lines])
+        self.send(200, {"commitUrl": f"{self.server.url}/{repo_id}/commit/{commit}", "commitOid": commit, "success": True})
+
 
 class HubServer(ThreadingHTTPServer):
     """Serves the repositories under a folder from a thread, from entering the `with` block until leaving it.
@@ -159,6 +250,10 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), HubHandler)
         self.root, self.delay_seconds, self.status = Path(root), delay_seconds, status
         self.requests: list[str] = []
+        self.token: str | None = None
+        self.read_only = False
+        self.objects: dict[str, bytes] = {}  # LFS objects by their sha256
+        self.commits: list[list[dict[str, Any]]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self) -> Self:

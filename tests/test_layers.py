@@ -12,16 +12,16 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
     {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop"},
-    {"sources", "plan", "tokens", "attention"},
+    {"sources", "plan", "tokens", "attention", "lora"},
     {"optimizer", "precision", "parallel", "collate", "packing", "targets"},
     {"task", "state", "batching", "flops"},
-    {"data", "evaluate", "checkpoint", "memory_guard"},
+    {"data", "evaluate", "checkpoint", "memory_guard", "card"},
     {"saving"},
     {"record", "report"},
     {"loop"},
     {"build"},
     {"fit"},
-    {"inference", "compare"},
+    {"inference", "compare", "share"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {"accelerate", "trl", "lightning", "pytorch_lightning", "lightning_fabric"}
@@ -80,7 +80,7 @@ def test_imports_go_down_only(name):
 
 
 def test_tasks_use_the_task_side_of_the_engine_only():
-    allowed = {"inference", "task", "batch", "collate", "sources", "tokens", "files", "config", "errors", "parallel"}
+    allowed = {"inference", "task", "batch", "collate", "sources", "tokens", "files", "config", "errors", "parallel", "lora"}
     for path in ROOT.glob("tasks/*.py"):
         for imported in imports(ast.parse(path.read_text())):
             if imported.startswith("engine."):

@@ -18,8 +18,9 @@ from transformers import Trainer, TrainingArguments
 
 from engine.build import build
 from engine.config import TrainConfig
+from engine.errors import UsageError
 from engine.loop import train_step
-from engine.optimizer import Guard, decay_names, make_optimizer, make_schedule
+from engine.optimizer import Guard, decay_names, freeze, make_optimizer, make_schedule
 from engine.parallel import World
 from tests import tiny
 
@@ -117,6 +118,90 @@ def test_frozen_parameters_are_left_out_and_an_empty_group_is_not_made():
     [group] = make_optimizer(model, TrainConfig(weight_decay=0.3)).param_groups
     assert group["weight_decay"] == 0.0
     assert [id(p) for p in group["params"]] == [id(model.classifier.bias)]
+
+
+def test_the_head_gets_its_own_rate_and_the_same_decay_rule():
+    """The references: what transformers calls the body, and Trainer's decay rule."""
+    model = tiny.distilbert()
+    named = dict(model.named_parameters())
+    decayed = set(Trainer.get_decay_parameter_names(None, model))
+    groups = make_optimizer(model, TrainConfig(learning_rate=1e-3, head_learning_rate=1e-2, weight_decay=0.3)).param_groups
+    for group, in_head, decays in zip(groups, (False, False, True, True), (True, False, True, False), strict=True):
+        expected = [n for n in named if (not n.startswith("distilbert.")) == in_head and (n in decayed) == decays]
+        assert [id(p) for p in group["params"]] == [id(named[n]) for n in expected] and expected
+        assert group["lr"] == (1e-2 if in_head else 1e-3) and group["weight_decay"] == (0.3 if decays else 0.0)
+
+
+def test_the_schedule_scales_both_rates(tmp_path):
+    config = TrainConfig(learning_rate=1e-3, head_learning_rate=1e-2, warmup_ratio=0.2)
+    optimizer = make_optimizer(tiny.bert(), config)
+    schedule = make_schedule(optimizer, config, 10)
+    shares = []
+    for _ in range(10):
+        body, head = optimizer.param_groups[0]["lr"], optimizer.param_groups[-1]["lr"]
+        assert head == pytest.approx(10 * body) and schedule.get_last_lr()[0] == body, "the log shows the body's"
+        shares.append(body / 1e-3)
+        optimizer.step()
+        schedule.step()
+    assert max(shares) == 1 and shares[0] == 0
+
+
+def test_a_model_without_a_head_has_no_rate_for_it():
+    with pytest.raises(UsageError, match="BertModel has no parameters outside its body"):
+        make_optimizer(tiny.bert().bert, TrainConfig(head_learning_rate=1e-2))
+
+
+@pytest.mark.parametrize("batching", ["padded", "packed"])
+def test_frozen_parameters_stay_and_are_in_neither_step_nor_clipping(batching):
+    """The body is frozen: no gradient is computed there, and the norm is that of the head alone."""
+    model = tiny.distilbert()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    config = TrainConfig(batch_size=8, device="cpu", batching=batching, freeze=r"^distilbert\.", max_grad_norm=1e-3)
+    setup = build(tiny.TokenTask(), tiny.token_rows(40), config, model)
+    model.train()
+    for _, micro_batches in setup.data.steps():
+        record = train_step(setup.state, tiny.TokenTask(), micro_batches, config, setup.world)
+    assert float(record.grad_norm) > 1e-3, "clipped"
+    body = {name for name in before if name.startswith("distilbert.")}
+    after = dict(model.named_parameters())
+    assert {name for name in before if torch.equal(before[name], after[name])} == body
+    assert all(after[name].grad is None and not after[name].requires_grad for name in body)
+    assert {id(p) for p in setup.state.parameters} == {id(p) for n, p in after.items() if n not in body}
+
+
+def test_frozen_layers_cost_no_backward():
+    """Counted by torch: with the body frozen, the backward pass is the head's alone."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def backward_flops(pattern: str | None) -> int:
+        model = tiny.bert(dropout=0.0)
+        if pattern:
+            freeze(model, pattern)
+        ids = torch.randint(5, 100, (4, 16), generator=torch.Generator().manual_seed(0))
+        loss = model(input_ids=ids).logits.sum()
+        with FlopCounterMode(display=False) as counter:
+            loss.backward()
+        return counter.get_total_flops()
+
+    assert backward_flops(r"^bert\.") == 2 * 4 * 32 * 3, "one product, for the classifier's weight: 4 rows of 32, 3 labels"
+    assert backward_flops("embeddings|layer.0") < backward_flops(None) * 0.6
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [("nothing", "no parameter's name matches; there are bert.embeddings.word_embeddings, .*classifier"),
+     (".", "that is every parameter")],
+)  # fmt: skip
+def test_a_pattern_that_finds_nothing_or_all_is_refused(pattern, words):
+    with pytest.raises(UsageError, match=words):
+        freeze(tiny.bert(), pattern)
+
+
+def test_what_is_no_regular_expression_is_refused():
+    with pytest.raises(UsageError, match=r"--freeze \[ is no regular expression: unterminated"):
+        TrainConfig(freeze="[")
+    with pytest.raises(UsageError, match="--head-learning-rate must be a positive finite number"):
+        TrainConfig(head_learning_rate=0.0)
 
 
 def test_a_tied_weight_is_updated_once():

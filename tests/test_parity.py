@@ -50,7 +50,8 @@ class Watch(TrainerCallback):
         self.learning_rates.append([group["lr"] for group in optimizer.param_groups])
 
 
-def run_trainer(model, rows, folder: Path, *, batch_size=8, accumulation=1, epochs=2, compute_loss=None, settings=SETTINGS):
+def run_trainer(model, rows, folder: Path, *, batch_size=8, accumulation=1, epochs=2, compute_loss=None, settings=SETTINGS,
+                optimizer=None):  # fmt: skip
     """Trainer's log (one line a step) and the learning rates used."""
     watch = Watch()
     arguments = TrainingArguments(
@@ -61,17 +62,17 @@ def run_trainer(model, rows, folder: Path, *, batch_size=8, accumulation=1, epoc
     )  # fmt: skip
     trainer = Trainer(
         model, arguments, train_dataset=TrainerRows(rows), processing_class=tiny.tokenizer(),
-        compute_loss_func=compute_loss, callbacks=[watch],
+        compute_loss_func=compute_loss, callbacks=[watch], optimizers=(optimizer, None),
     )  # fmt: skip
     trainer.train()
     return [line for line in trainer.state.log_history if "grad_norm" in line], watch.learning_rates
 
 
-def run_ours(model, rows, *, batch_size=8, accumulation=1, epochs=2, settings=SETTINGS):
+def run_ours(model, rows, *, batch_size=8, accumulation=1, epochs=2, settings=SETTINGS, **more):
     """Our losses, gradient norms and learning rates, step by step."""
     config = TrainConfig(
         batch_size=batch_size, accumulation_steps=accumulation, epochs=epochs, device="cpu", precision="fp32", batching="padded",
-        **settings,
+        **settings, **more,
     )  # fmt: skip
     setup = build(tiny.TokenTask(), rows, config, model)
     setup.state.model.train()
@@ -109,6 +110,27 @@ def test_thirty_steps_equal_trainer_bitwise(make, tmp_path):
     np.testing.assert_allclose([loss for loss, _, _ in lines], [line["loss"] for line in log], rtol=3e-7)
     assert_parameters_equal(ours, theirs)
     assert max(norm for _, norm, _ in lines) > SETTINGS["max_grad_norm"], "clipping must have happened"
+
+
+def test_a_rate_for_the_head_and_frozen_embeddings_equal_trainer_bitwise(tmp_path):
+    """Trainer with the same four groups, written down here by name."""
+    rows = tiny.token_rows(60)
+    ours = tiny.bert(dropout=0.1)
+    theirs = copy.deepcopy(ours)
+    groups: dict[tuple[bool, bool], list] = {}
+    for name, parameter in theirs.named_parameters():
+        parameter.requires_grad_("embeddings" not in name)
+        key = (name.startswith("classifier"), "bias" in name or "LayerNorm" in name)
+        if parameter.requires_grad:
+            groups.setdefault(key, []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[head, plain], "lr": 1e-2 if head else SETTINGS["learning_rate"], "weight_decay": 0.0 if plain else 0.1}
+         for head in (False, True) for plain in (False, True)], fused=True,
+    )  # fmt: skip
+    _, rates = run_trainer(theirs, rows, tmp_path, optimizer=optimizer)
+    lines = run_ours(ours, rows, head_learning_rate=1e-2, freeze="embeddings")
+    assert [rate for _, _, rate in lines] == [used[0] for used in rates] and rates[-1][2] == pytest.approx(10 * rates[-1][0])
+    assert_parameters_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("make", [tiny.bert, tiny.distilbert])

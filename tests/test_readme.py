@@ -65,7 +65,9 @@ def test_the_parity_figures_come_from_the_results():
 
 def test_constraints_pin_what_pyproject_allows():
     pins = dict(
-        line.replace("_", "-").lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+        line.replace("_", "-").lower().split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
     )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [name for names in project["optional-dependencies"].values() for name in names]

@@ -24,6 +24,7 @@ TASKS = {
 COMMANDS = {
     "predict": ("engine.config:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
     "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
+    "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
 }
 
 

@@ -10,6 +10,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+from bench.lessons.command import LessonConfig
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig
 from engine.sources import SourceConfig
 from tasks.yelp import YelpOptions
@@ -45,7 +46,7 @@ def test_the_step_is_quoted_as_it_stands():
 
 
 def test_every_flag_named_is_a_flag():
-    kinds = (TrainConfig, SourceConfig, YelpOptions, PredictConfig, EvaluateConfig)
+    kinds = (TrainConfig, SourceConfig, YelpOptions, PredictConfig, EvaluateConfig, LessonConfig)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     known |= {"config", "help", "without_pip", "python"}  # the parser's own, venv's and pip's
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", README)}

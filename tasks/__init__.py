@@ -32,6 +32,7 @@ COMMANDS = {
     "report": ("engine.compare:ReportConfig", "engine.compare:report", "draw a run's report.html again"),
     "compare": ("engine.compare:CompareConfig", "engine.compare:compare", "lay the curves of several runs over each other"),
     "push": ("engine.config:PushConfig", "engine.share:push", "upload a finished run to the Hugging Face Hub"),
+    "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
 }
 
 

@@ -74,7 +74,10 @@ def test_pushed_and_pulled_is_the_same(project, tmp_path, hub, push, capsys):  #
     results = [push(project / "run"), push(project / "run")]
     assert results[0][0] == results[1][0] == 0, results
     assert len(hub.commits) == 1, "the second time there is nothing new"
-    assert results[0][1].splitlines()[1:] == ["not pushed: checkpoints, metrics.jsonl", f"pushed to {hub.url}/org/mine"]
+    assert results[0][1].splitlines()[1:] == [
+        "not pushed: checkpoints, metrics.jsonl, report.html",
+        f"pushed to {hub.url}/org/mine",
+    ]
     pulled = Path(huggingface_hub.snapshot_download("org/mine", cache_dir=tmp_path / "cache"))
     with pytest.raises(huggingface_hub.errors.RepositoryNotFoundError):  # it is private
         huggingface_hub.snapshot_download("org/mine", cache_dir=tmp_path / "other", token=False)

@@ -8,6 +8,7 @@ Next: saving.py, which decides when the writing happens.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from engine.state import TrainState
 
 FORMAT = 1
 MIN_KEPT = 2  # one may turn out to be damaged
+NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # another time it may be read
 Files = dict[str, bytes]
 NAME = re.compile(r"step-(\d{8,})")
 PLAIN_NAME = re.compile(r"\w[\w.-]*")  # no way out of the directory
@@ -266,7 +268,10 @@ def steps_in(root: Path) -> list[int]:
 
 
 def read(directory: Path) -> Files:
-    """The files of a checkpoint, each compared with its sha256. Raises DamagedError naming the first that differs."""
+    """The files of a checkpoint, each compared with its sha256.
+
+    Raises DamagedError naming the first that differs, ResourceError if one cannot be read, but may be whole.
+    """
     try:
         content = (directory / "MANIFEST.json").read_bytes()
         manifest = json.loads(content)
@@ -287,6 +292,8 @@ def read(directory: Path) -> Files:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, ModelError):
             raise
+        if isinstance(error, OSError) and error.errno in NO_DAMAGE:
+            raise ResourceError(f"checkpoint {directory} cannot be read: {error.strerror}") from error
         raise DamagedError(f"{directory} is damaged ({type(error).__name__})") from error
     return files
 
@@ -324,37 +331,41 @@ def discard_all(root: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def rotate(root: Path, keep: int, whole: set[int]) -> None:
+def rotate(root: Path, keep: int, whole: dict[int, int]) -> None:
     """Delete all but the newest ``keep`` whole checkpoints (at least two) and the best ones that they refer to.
 
-    ``whole``: steps that this process has written or read. Another is read before it is counted, and joins them or is
-    set aside. What cannot be deleted is left, with a warning: that is no reason to end a run.
+    ``whole``: the steps that this process has written or read, each with the best step that it refers to. Another is read
+    before it is counted, and joins them or is set aside. What cannot be read or deleted is left, with a warning: that is no
+    reason to end a run.
     """
-    steps = steps_in(root)
-    kept: set[int] = set()
-    counted = 0
     try:
+        steps = steps_in(root)
+        kept: set[int] = set()
+        counted = 0
         for step in reversed(steps):
-            if counted < max(keep, MIN_KEPT) < len(steps):
-                best = best_beside(root / f"step-{step:08d}", known=step in whole)
-                if best is not None:
-                    kept |= {step, best}
-                    whole.add(step)
-                    counted += 1
+            if counted < max(keep, MIN_KEPT) < len(steps) and is_whole(root / f"step-{step:08d}", step, whole):
+                kept |= {step, whole[step]}
+                counted += 1
         for step in steps:
             if counted and step not in kept:
                 discard(root / f"step-{step:08d}")
-    except OSError as error:
-        note(f"warning: old checkpoints in {root} could not be deleted ({error.strerror})")
+    except (OSError, ResourceError) as error:
+        note(f"warning: old checkpoints in {root} could not be deleted ({getattr(error, 'strerror', None) or error})")
 
 
-def best_beside(directory: Path, *, known: bool) -> int | None:
-    """The step of the best model so far, as a checkpoint has it (its own if there is none); None, set aside, if damaged."""
-    try:
-        content = (directory / "state.json").read_bytes() if known else read(directory)["state.json"]
-        document = json.loads(content)
-        step: int = (document["progress"].get("best") or document)["step"]
-    except (DamagedError, OSError, ValueError, KeyError, TypeError):
-        set_aside(directory)
-        return None
+def is_whole(directory: Path, step: int, whole: dict[int, int]) -> bool:
+    """Known to be, or found to be and now known; else set aside. Raises ResourceError, OSError."""
+    if step not in whole:
+        try:
+            whole[step] = best_step(read(directory))
+        except DamagedError:
+            set_aside(directory)
+            return False
+    return True
+
+
+def best_step(files: Files) -> int:
+    """The step of the best model so far; a checkpoint's own if there is none."""
+    document = json.loads(files["state.json"])
+    step: int = (document["progress"].get("best") or document)["step"]
     return step

@@ -32,7 +32,6 @@ from engine.checkpoint import (
     load_state,
     newest,
     read,
-    rotate,
     set_aside_after,
     steps_in,
     sync_directory,
@@ -327,10 +326,8 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
     for name in ("precision", "batching"):
         compare(run.directory, name, {name: before[name]}, {name: document[name]})
     run.restore(load_state(setup.state, files))
-    root, saver = run.directory / "checkpoints", run.saver
-    set_aside_after(root, setup.state.step)
-    saver.whole.add(setup.state.step)
-    rotate(root, saver.keep, saver.whole)  # the process before may have been killed before it did
+    set_aside_after(run.directory / "checkpoints", setup.state.step)
+    run.saver.rotate(setup.state.step, files)  # the process before may have been killed before it did
     same = all(before[name] == document[name] for name in ("device", "versions"))
     how = "exact" if same else "same data order, not bitwise (another device or other versions)"
     print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 from types import TracebackType
 
-from engine.checkpoint import Snapshot, commit, rotate
+from engine.checkpoint import Files, Snapshot, best_step, commit, rotate
 from engine.config import note
 from engine.errors import UserError
 
@@ -18,15 +18,15 @@ from engine.errors import UserError
 class Saver:
     """Writes at once. Enter it around training: when it is left, all that was saved is on the disk.
 
-    ``whole``: the steps whose checkpoints are known to be whole. ``seconds_behind``: how long after a save it may take until
-    it is on the disk.
+    ``whole``: the steps whose checkpoints are known to be whole, with the best step each refers to. ``seconds_behind``: how
+    long after a save it may take until it is on the disk.
     """
 
     seconds_behind = 0.0
 
     def __init__(self, root: Path, keep: int):
         self.root, self.keep = root, keep
-        self.whole: set[int] = set()
+        self.whole: dict[int, int] = {}
 
     def save(self, snapshot: Snapshot) -> None:
         """Raises ResourceError."""
@@ -34,8 +34,13 @@ class Saver:
 
     def write(self, snapshot: Snapshot) -> None:
         """Commit, then let old ones go."""
-        commit(self.root, snapshot.step, snapshot.files())
-        self.whole.add(snapshot.step)
+        files = snapshot.files()
+        commit(self.root, snapshot.step, files)
+        self.rotate(snapshot.step, files)
+
+    def rotate(self, step: int, files: Files) -> None:
+        """Let old ones go; that of ``step`` is whole, and holds ``files``."""
+        self.whole[step] = best_step(files)
         rotate(self.root, self.keep, self.whole)
 
     def __enter__(self) -> Saver:

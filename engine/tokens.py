@@ -140,14 +140,15 @@ def tokenize_now(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: A
 
 @contextmanager
 def left_as_found(tokenizer: Any) -> Iterator[None]:
-    """A fast tokenizer keeps, and saves, the truncation of its last call; what is saved must not depend on the cache."""
+    """A fast tokenizer keeps, and saves, how its last call cut and padded; what is saved must not depend on the cache."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    found = backend.truncation if backend is not None else None
+    found = (backend.truncation, backend.padding) if backend is not None else (None, None)
     try:
         yield
     finally:
         if backend is not None:
-            backend.no_truncation() if found is None else backend.enable_truncation(**found)
+            backend.no_truncation() if found[0] is None else backend.enable_truncation(**found[0])
+            backend.no_padding() if found[1] is None else backend.enable_padding(**found[1])
 
 
 def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:

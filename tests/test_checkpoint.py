@@ -94,17 +94,17 @@ def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path):
 def test_rotation_keeps_the_newest_and_the_best(tmp_path):
     for step, best in ((1, 1), (2, 1), (3, 1), (4, 1)):
         commit(tmp_path, step, files(step, best))
-        rotate(tmp_path, 2, set())
+        rotate(tmp_path, 2, {})
     assert steps_in(tmp_path) == [1, 3, 4]
     commit(tmp_path, 5, files(5, best=5))
-    rotate(tmp_path, 3, set())
+    rotate(tmp_path, 3, {})
     assert steps_in(tmp_path) == [1, 3, 4, 5]
 
 
 def test_rotation_keeps_two_whatever_is_asked(tmp_path):
     for step in (1, 2, 3):
         commit(tmp_path, step, files(step))
-        rotate(tmp_path, 1, set())
+        rotate(tmp_path, 1, {})
     assert steps_in(tmp_path) == [2, 3]
 
 
@@ -113,10 +113,10 @@ def test_rotation_reads_only_what_this_process_has_neither_written_nor_read(tmp_
     commit(tmp_path, 2, files(2))
     read_ones = []
     monkeypatch.setattr(checkpoint, "read", lambda directory: read_ones.append(directory.name) or read(directory))
-    whole: set[int] = set()
+    whole: dict[int, int] = {}
     for step in (3, 4, 5):
         commit(tmp_path, step, files(step))
-        whole.add(step)
+        whole[step] = step
         rotate(tmp_path, 3, whole)
     assert read_ones == ["step-00000002"] and steps_in(tmp_path) == [3, 4, 5]
 
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_is_not_counted_by_the_rotation(tmp_path, name):
     for step in (1, 2, 3, 4, 5):
         commit(tmp_path, step, files(step))
     (tmp_path / "step-00000004" / name).write_bytes(b"")
-    rotate(tmp_path, 2, {5})
+    rotate(tmp_path, 2, {5: 5})
     assert steps_in(tmp_path) == [3, 5]
     assert (tmp_path / ".bad-step-00000004" / name).exists()
 
@@ -193,8 +193,25 @@ def test_what_fails_after_the_commit_is_a_warning(tmp_path, capsys, monkeypatch)
     assert read(tmp_path / "step-00000002") == content
     assert "may not outlive a power cut (Input/output error)" in capsys.readouterr().err
     monkeypatch.setattr("engine.checkpoint.os.rename", fail)
-    rotate(tmp_path, 2, {1, 2})
+    rotate(tmp_path, 2, {1: 1, 2: 2})
     assert not capsys.readouterr().err, "nothing to delete"
     monkeypatch.setattr("engine.checkpoint.MIN_KEPT", 1)
-    rotate(tmp_path, 1, {1, 2})
+    rotate(tmp_path, 1, {1: 1, 2: 2})
     assert "could not be deleted" in capsys.readouterr().err and steps_in(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("error", [24, 13])
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch, capsys, error):
+    """Too many open files, permission denied: no older one is taken, nothing is set aside, a run that saves goes on."""
+    for step in (1, 2, 3):
+        commit(tmp_path, step, files(step))
+
+    def fail(path):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", fail)
+    with pytest.raises(ResourceError, match=f"cannot be read: {os.strerror(error)}"):
+        newest(tmp_path)
+    rotate(tmp_path, 2, {3: 3})
+    assert f"could not be deleted (checkpoint {tmp_path}/step-00000002 cannot be read" in capsys.readouterr().err
+    assert steps_in(tmp_path) == [1, 2, 3]

@@ -32,6 +32,7 @@ from engine.task import Examples, Row
 from engine.tokens import TokenDataset, tokenize_now
 from tasks.labels import Labels, class_names, read_labels
 from tasks.metrics import ClassificationMetrics
+from tasks.mistakes import Mistakes
 from tasks.text import TextTask, check_loaded, checked_texts
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Classification(TextTask[ClassificationOptions]):
         self.labels: Labels | None = None
         self._weights: Tensor | None = None
         self.problem: str = options.problem
+        self._held_out: Dataset | None = None
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -92,6 +94,7 @@ class Classification(TextTask[ClassificationOptions]):
         o = self.options
         tables = self.splits()
         self.labels, targets = read_labels(tables, o.label_column, o.problem, self.names_for(tables), o.label_separator)
+        self._held_out = tables.get("eval")
         self.class_weights(torch.device("cpu"))  # refused before the model is loaded
         warn_of_overlap(tables, o.text_column, o.text_pair_column)
         return {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
@@ -207,6 +210,12 @@ class Classification(TextTask[ClassificationOptions]):
     def metrics(self, split: str) -> ClassificationMetrics:
         assert self.labels is not None
         return ClassificationMetrics(self.problem, len(self.labels.names))
+
+    def review(self) -> Mistakes:
+        if self.problem != "single_label" or self.labels is None or self._held_out is None:
+            raise UsageError("--errors needs a task with one class for each text (--problem single_label)")
+        columns = [name for name in (self.options.text_column, self.options.text_pair_column) if name]
+        return Mistakes(self.labels.names, self._held_out.select_columns(columns))
 
     def save(self, model: nn.Module, directory: Path) -> None:
         if self._weights is not None:

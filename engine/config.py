@@ -151,6 +151,7 @@ class EvaluateConfig:
     model: str = setting("", "directory of a finished run, or any model directory or Hub name")
     file: str | None = setting(None, "labelled file to evaluate on (default: the run's own evaluation data)")
     output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
+    errors: str | None = setting(None, "CSV file for the rows that are wrong, the surest first; prints what is taken for what")
     max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all (default: as in training)")
     text_column: str | None = setting(None, "column of the text (default: as in training)")
     text_pair_column: str | None = setting(None, "column of the second text (default: as in training)")

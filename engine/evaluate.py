@@ -30,10 +30,11 @@ def evaluate(
     *,
     split: str = "eval",
     total: int | None = None,
+    look: Callable[[Any, Batch], None] | None = None,
 ) -> dict[str, float]:
     """``{"loss", the task's metrics ..., "num_examples", "num_steps", "runtime_seconds"}``.
 
-    ``total`` is the number of batches, for the bar.
+    ``total`` is the number of batches, for the bar; ``look`` is shown the outputs of each.
     """
     began = time.perf_counter()
     was_training = model.training
@@ -50,6 +51,8 @@ def evaluate(
                 outputs = task.forward(model, moved)
                 loss_sum += task.loss(outputs, moved)
             metrics.update(model, outputs, moved)
+            if look is not None:
+                look(outputs, moved)
             num_items += batch.num_items
             num_examples += batch.num_examples
             num_steps += 1

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from torch import nn
 
@@ -135,18 +135,26 @@ def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str,
         for i, prediction in enumerate(predictions):
             yield {name: rows[name][i] for name in names} | fields(prediction)
 
-    beside_it = path.with_name(f".{path.name}.tmp")  # an older file stays until the new one is whole
+    def write(stream: TextIO) -> None:
+        if path.suffix.lower() == ".jsonl":
+            stream.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines())
+        else:
+            writer = csv.DictWriter(stream, [*dict.fromkeys([*names, *fields(predictions[0])])])
+            writer.writeheader()
+            writer.writerows(lines())
+
+    write_whole(path, "--output", write)
+
+
+def write_whole(path: Path, flag: str, write: Callable[[TextIO], None]) -> None:
+    """An older file stays until the new one is whole. Raises ResourceError."""
+    beside_it = path.with_name(f".{path.name}.tmp")
     try:
         with open(beside_it, "w", encoding="utf-8", newline="") as stream:
-            if path.suffix.lower() == ".jsonl":
-                stream.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines())
-            else:
-                writer = csv.DictWriter(stream, [*dict.fromkeys([*names, *fields(predictions[0])])])
-                writer.writeheader()
-                writer.writerows(lines())
+            write(stream)
         os.replace(beside_it, path)
     except OSError as error:
-        raise ResourceError(f"--output {path} cannot be written: {error.strerror}") from error
+        raise ResourceError(f"{flag} {path} cannot be written: {error.strerror}") from error
 
 
 def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[str, Any]:
@@ -155,6 +163,8 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
     if config.output and not Path(config.output).parent.is_dir():
         raise UsageError(f"--output {config.output}: there is no such directory")
+    if config.errors and (Path(config.errors).suffix.lower() != ".csv" or not Path(config.errors).parent.is_dir()):
+        raise UsageError(f"--errors must name a .csv file in a directory that is there, found {config.errors!r}")
     changes = {
         name: getattr(config, name)
         for name in ("text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding")
@@ -174,13 +184,19 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
     loader = eval_loader(task, examples, layout, engine, device)
     autocast = make_autocast(choose_precision(config.precision, device), device)
-    result = measure(model, task, loader, autocast, World(device), total=len(loader))
+    review = task.review() if config.errors else None
+    look = review.update if review else None
+    result = measure(model, task, loader, autocast, World(device), total=len(loader), look=look)
     figures, rates = split_figures(result)
     metrics: dict[str, Any] = {f"eval_{name}": value for name, value in (figures | rates).items()}
     for name, value in metrics.items():
         print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
     if config.output:
         Path(config.output).write_text(json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if review and config.errors:
+        header, wrong = review.rows()
+        write_whole(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
+        print(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
     return metrics
 
 

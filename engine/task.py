@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from engine.batch import Batch
 from engine.collate import PADDED, Layout
+from engine.errors import UsageError
 from engine.files import Rows
 from engine.parallel import World
 from engine.sources import Source
@@ -46,6 +47,14 @@ class Metrics(Protocol):
     def update(self, model: nn.Module, outputs: Any, batch: Batch) -> None: ...
     def compute(self) -> dict[str, float]: ...
     def sync(self, world: World) -> None: ...
+
+
+class Review(Protocol):
+    """What an evaluation gets wrong, gathered batch by batch."""
+
+    def update(self, outputs: Any, batch: Batch) -> None: ...
+    def rows(self) -> tuple[list[str], list[list[Any]]]: ...
+    def table(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,10 @@ class Task(ABC, Generic[O]):
     @abstractmethod
     def metrics(self, split: str) -> Metrics:
         """Fresh figures for one evaluation."""
+
+    def review(self) -> Review:
+        """Fresh, for ``evaluate --errors``; after ``examples()``. Raises UsageError where nothing is right or wrong."""
+        raise UsageError("--errors: this task does not tell right from wrong row by row")
 
     @abstractmethod
     def load_model(self, path: str) -> nn.Module:

@@ -10,6 +10,7 @@ The loss is cross-entropy, binary cross-entropy or the squared error, as the tra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,9 @@ from engine.files import Rows
 from engine.sources import Source
 from engine.task import Examples, Row
 from engine.tokens import TokenDataset, tokenize_now
-from tasks.labels import Labels, read_labels
+from tasks.labels import Labels, class_names, read_labels
 from tasks.metrics import ClassificationMetrics
+from tasks.mistakes import Mistakes
 from tasks.text import TextTask, check_loaded, checked_texts
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class Classification(TextTask[ClassificationOptions]):
         self.labels: Labels | None = None
         self._weights: Tensor | None = None
         self.problem: str = options.problem
+        self._held_out: Dataset | None = None
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -90,7 +93,8 @@ class Classification(TextTask[ClassificationOptions]):
     def examples(self) -> dict[str, Examples]:
         o = self.options
         tables = self.splits()
-        self.labels, targets = read_labels(tables, o.label_column, o.problem, self.given_names(), o.label_separator)
+        self.labels, targets = read_labels(tables, o.label_column, o.problem, self.names_for(tables), o.label_separator)
+        self._held_out = tables.get("eval")
         self.class_weights(torch.device("cpu"))  # refused before the model is loaded
         warn_of_overlap(tables, o.text_column, o.text_pair_column)
         return {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
@@ -105,6 +109,36 @@ class Classification(TextTask[ClassificationOptions]):
         if len(names) < 2 or "" in names or len(set(names)) < len(names):
             raise UsageError(f"--label-names needs two or more different names, found {self.options.label_names!r}")
         return names
+
+    def names_for(self, tables: Mapping[str, Dataset]) -> tuple[str, ...] | None:
+        """The given ones, else those of the classifier that training goes on from: its head keeps its meaning.
+
+        None: whatever the training data hold. Raises UsageError, DataError where model and data do not fit.
+        """
+        given, own = self.given_names(), self.names_of_the_model()
+        if own is None or self.labels is not None or self.options.label_names:
+            return given
+        o, model = self.options, self.source.config.model
+        if (kind := self.config.problem_type) not in (None, PROBLEM_TYPES[o.problem]):
+            raise UsageError(
+                f"--problem {o.problem}: {model} has been trained for another, {kind} (--label-names replaces its head)"
+            )
+        theirs = given or class_names(tables["train"], o.label_column)
+        if theirs not in (None, own):
+            raise DataError(
+                f"the labels of {model} are {', '.join(own)}, those of the data are {', '.join(theirs or ())}: "
+                "--label-names, with the names you want in order, trains on with these"
+            )
+        note(f"labels: those of {model}: {', '.join(own[:10])}{' ...' if len(own) > 10 else ''}")
+        return own
+
+    def names_of_the_model(self) -> tuple[str, ...] | None:
+        """Of the classes, in order; None for a checkpoint without a trained head, or without names of its own."""
+        names = self.config.id2label
+        is_classifier = str((self.config.architectures or [""])[0]).endswith("ForSequenceClassification")
+        if not is_classifier or all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()):
+            return None
+        return tuple(names[i] for i in range(len(names)))
 
     def adopt(self, model: nn.Module) -> None:
         names: Mapping[int, str] = model.config.id2label  # type: ignore[union-attr,assignment]
@@ -176,6 +210,12 @@ class Classification(TextTask[ClassificationOptions]):
     def metrics(self, split: str) -> ClassificationMetrics:
         assert self.labels is not None
         return ClassificationMetrics(self.problem, len(self.labels.names))
+
+    def review(self) -> Mistakes:
+        if self.problem != "single_label" or self.labels is None or self._held_out is None:
+            raise UsageError("--errors needs a task with one class for each text (--problem single_label)")
+        columns = [name for name in (self.options.text_column, self.options.text_pair_column) if name]
+        return Mistakes(self.labels.names, self._held_out.select_columns(columns))
 
     def save(self, model: nn.Module, directory: Path) -> None:
         if self._weights is not None:

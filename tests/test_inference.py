@@ -133,3 +133,38 @@ def test_train_further_from_a_finished_model(project, tmp_path, capsys):  # noqa
     captured = capsys.readouterr()
     assert "new, to be trained" not in captured.err, "the head is the finished model's"
     assert (project / "run/model.safetensors").read_bytes() != (tmp_path / "further/model.safetensors").read_bytes()
+
+
+def further(project, folder: Path, labels: str, *more: str) -> list[str]:  # noqa: F811
+    """Another run from the finished one (labels a, b, c), with these labels in its data."""
+    with open(folder / "more.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label"), *((f"w{i} w7", labels[i % len(labels)]) for i in range(24))])
+    return ["--task", "classification", "--model", str(project / "run"), "--train-file", str(folder / "more.csv"),
+            "--epochs", "1", "--device", "cpu", "--output-dir", str(folder / "further"), *more]  # fmt: skip
+
+
+def test_the_labels_of_the_model_stay_when_the_data_have_fewer(project, tmp_path, capsys):  # noqa: F811
+    assert run.main(further(project, tmp_path, "cb")) == 0
+    err = capsys.readouterr().err
+    assert f"labels: those of {project / 'run'}: a, b, c" in err and "new, to be trained" not in err
+    config = json.loads((tmp_path / "further/config.json").read_text())
+    assert config["id2label"] == {"0": "a", "1": "b", "2": "c"}
+
+
+def test_other_labels_are_refused_and_named_they_are_taken(project, tmp_path, capsys):  # noqa: F811
+    """As many labels of other names would have kept the head, and turned its meaning around."""
+    code, line = fails(further(project, tmp_path, "xyz"), capsys)
+    assert code == 3 and "label 'x' is none of the 3 labels (a, b, c)" in line
+    assert run.main(further(project, tmp_path, "xy", "--label-names", "x,y")) == 0
+    assert "new, to be trained: classifier" in capsys.readouterr().err
+
+
+def test_a_task_with_names_of_its_own_is_compared_with_the_model(project, tmp_path, capsys):  # noqa: F811
+    arguments = ["--task", "yelp", "--data", "sample", "--model", str(project / "run"), "--output-dir", str(tmp_path / "y")]
+    code, line = fails(arguments, capsys)
+    assert code == 3 and "are a, b, c, those of the data are Negative, Positive: --label-names" in line
+
+
+def test_another_kind_of_problem_is_refused(project, tmp_path, capsys):  # noqa: F811
+    code, line = fails(further(project, tmp_path, "123", "--problem", "regression"), capsys)
+    assert code == 2 and "single_label_classification" in line

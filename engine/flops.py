@@ -39,10 +39,10 @@ class FlopCount:
         return self.per_token * num_tokens + self.per_pair * num_pairs + self.per_row * num_rows
 
 
-def count_flops(model: nn.Module, level: str) -> FlopCount | None:
+def count_flops(model: nn.Module, level: str | None) -> FlopCount | None:
     """From the model's own matrices; None for a model whose cost is not of this form (convolutions, local attention).
 
-    ``level``: whether the head works on every token or on one vector per row.
+    ``level``: the task's: whether the head works on every token or on one vector per row.
     """
     config: Any = getattr(model, "config", None)
     body = getattr(model, "base_model", None)
@@ -55,7 +55,7 @@ def count_flops(model: nn.Module, level: str) -> FlopCount | None:
     layers, width = _layers_and_width(config)
     if not layers:
         return None
-    in_body = {id(m) for name, m in body.named_modules() if not name.startswith("pooler")} if body is not model else set()
+    in_body = {id(m) for name, m in body.named_modules() if not name.startswith("pooler")}
     repeats = layers if config.model_type == "albert" else 1  # one layer, used again and again
     token = row = 0.0
     for name, module in model.named_modules():

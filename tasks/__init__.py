@@ -18,12 +18,17 @@ TASKS = {
     "imdb": ("tasks.imdb", "Imdb", "is a film review positive or negative?"),
     "classification": ("tasks.classification", "Classification", "one's own CSV, JSONL, Parquet or Hub data: classes, "
                        "several labels, or a number"),
+    "embeddings": ("tasks.embeddings", "Embeddings", "vectors of texts for search, from pairs that belong together"),
+    "captioning": ("tasks.captioning", "Captioning", "describe pictures: a folder with metadata.csv, or Hub data"),
 }  # fmt: skip
 
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
 COMMANDS = {
     "predict": ("engine.config:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
     "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
+    "search": ("tasks.search:SearchConfig", "tasks.search:search", "the texts of a file nearest in meaning to a query"),
+    "compare-models": ("tasks.compare:CompareConfig", "tasks.compare:compare_models", "embedding models side by side"),
+    "caption": ("tasks.captions:CaptionConfig", "tasks.captions:caption", "describe pictures"),
 }
 
 
@@ -33,11 +38,20 @@ def attribute(name: str) -> Any:
     return getattr(importlib.import_module(module), found)
 
 
+EXTRAS = frozenset({"captioning"})  # tasks that stand on packages of their own: pip install '.[NAME]'
+
+
 def find(name: str) -> type[Any]:
     """The task class called ``name``, or ``FILE.py:CLASS``. Raises UsageError with the names there are."""
     if name in TASKS:
         module, attribute, _ = TASKS[name]
-        found: type[Any] = getattr(importlib.import_module(module), attribute)
+        try:
+            found: type[Any] = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if name not in EXTRAS:
+                raise
+            mend = f"pip install -c constraints.txt '.[{name}]'"
+            raise UsageError(f"{name} needs the package {error.name}, which is not installed: {mend}") from error
         return found
     path, colon, attribute = name.rpartition(":")
     if colon and path.endswith(".py"):

@@ -133,7 +133,7 @@ class Classification(TextTask[ClassificationOptions]):
 
     def build_model(self) -> nn.Module:
         assert self.labels is not None, "examples() comes first: the head needs the number of labels"
-        path = self.source.model(self.hub_model)
+        path = self.path
         names = self.labels.names
         model, report = self.from_pretrained(
             path,

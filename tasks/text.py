@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from engine.config import note
 from engine.errors import DataError, ModelError, UsageError
-from engine.sources import HubData
+from engine.sources import HubData, minilm
 from engine.task import Task
 from engine.tokens import Tokens, tokenize
 
@@ -85,11 +85,20 @@ class TextTask(Task[O]):
             note(f"{name}: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         return tokens
 
+    def substitute(self) -> tuple[str, str] | None:
+        """A model folder for when the Hub is out of reach, and what to call it."""
+        return minilm()
+
+    @property
+    def path(self) -> str:
+        """The folder or Hub name of the model."""
+        return self.source.model(self.hub_model, self.substitute)
+
     @property
     def tokenizer(self) -> Any:
         """The model's own; loaded when it is first needed."""
         if self._tokenizer is None:
-            path = self.source.model(self.hub_model)
+            path = self.path
             if Path(path).is_dir() and not any(next(Path(path).glob(name), None) for name in TOKENIZER_FILES):
                 raise ModelError(f"model {path} has no tokenizer files: save its tokenizer there, too")
             self._tokenizer = self.source.load(AutoTokenizer.from_pretrained, path)
@@ -103,7 +112,7 @@ class TextTask(Task[O]):
     def config(self) -> Any:
         """The checkpoint's config.json."""
         if self._config is None:
-            self._config = self.source.load(AutoConfig.from_pretrained, self.source.model(self.hub_model))
+            self._config = self.source.load(AutoConfig.from_pretrained, self.path)
         return self._config
 
     @property

@@ -23,8 +23,8 @@ class Batch:
     collate.py); ``targets`` is what the task's
     loss compares with: labels are not passed to the model, so no loss is computed out of sight. ``num_items`` is what
     the loss is a sum over: examples for classification, target tokens for language models. ``num_tokens`` counts real
-    tokens, ``executed_tokens`` those the model works on (with padding), ``longest`` is the longest row in tokens,
-    ``sum_squares`` the sum over the rows of length squared: what attention costs.
+    tokens, ``executed_tokens`` those the model works on (with padding), ``longest`` is what each example takes of a
+    padded batch, ``sum_squares`` the sum over the rows of length squared: what attention costs.
     """
 
     inputs: dict[str, Tensor | int]

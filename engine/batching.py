@@ -35,7 +35,7 @@ MAX_HEAD_WIDTH = 256
 
 
 def choose_layout(
-    name: str, model: nn.Module, level: str, max_length: int | None, device: torch.device, precision: Precision
+    name: str, model: nn.Module, level: str | None, max_length: int | None, device: torch.device, precision: Precision
 ) -> Layout:
     """The layout for ``--batching name``; a model that packed batches suit is enabled for them, in place.
 
@@ -56,14 +56,16 @@ def choose_layout(
     return Layout("padded")
 
 
-def pack(model: nn.Module, level: str) -> Layout:
+def pack(model: nn.Module, level: str | None) -> Layout:
     """Enable the model for packed batches, in place; returns their layout."""
     packing.enable(model, level)
     return Layout("packed", position_start=packing.position_start(model))
 
 
-def why_not_packed(model: nn.Module, level: str, device: torch.device, precision: Precision) -> str | None:
+def why_not_packed(model: nn.Module, level: str | None, device: torch.device, precision: Precision) -> str | None:
     """None if packed batches are the same as padded ones for this model on this device, else the reason."""
+    if level is None:
+        return "this task's batches hold more than text"
     if device.type == "mps" or (device.type == "cuda" and precision == "fp32"):
         return f"the packed attention kernel for {device.type} computes in " + (
             "half precision only (--precision bf16)" if device.type == "cuda" else "nothing: there is none"
@@ -172,7 +174,7 @@ def _run(
     """Logits ([B, C], or [tokens, V]) and the gradients of a weighted sum of them."""
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        logits = model(**inputs).logits.float()
+        logits = model(**inputs)[0].float()  # the first output: logits, or of a model without a head its hidden states
         if level == "token":
             logits = logits[real] if real is not None else logits[0]
         weights = torch.linspace(-1, 1, logits.numel()).view(logits.shape)

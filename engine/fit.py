@@ -158,6 +158,8 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
         raise DataError("there is no row to train on")
     if config.tokens_per_batch is None and (step := config.batch_size * config.accumulation_steps) > len(examples["train"]):
         note(f"warning: a step of {step} examples is more than the {len(examples['train'])} there are: an epoch is one step")
+    if not task.additive and config.batch_size == 1:
+        raise UsageError("--batch-size 1: this loss compares the rows of a micro-batch with each other, give at least 2")
     if "eval" in examples:
         known = ["loss", *task.metrics("eval").names]
         if (metric := config.best_metric or task.best_metric) not in known:
@@ -276,10 +278,13 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[st
             lora.complete(model, Path(folder))
             (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
             (Path(folder) / "report.html").write_text(render([Record(name, document, log)]), encoding="utf-8")
-            for path in sorted(Path(folder).iterdir()):
+            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
                 with open(path, "rb") as stream:
                     os.fsync(stream.fileno())
-                os.replace(path, directory / path.name)
+                target = directory / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+                sync_directory(target.parent)
         write_run(directory, document)
     except OSError as error:
         raise ResourceError(f"the model could not be saved in {directory}: {error.strerror}; the checkpoints stand") from error
@@ -355,6 +360,10 @@ def announce(
         f"{size} x {config.accumulation_steps} accumulated per step; "
         f"{config.schedule} schedule from {config.learning_rate:g}, {config.warmup_ratio:.0%} warm-up"
     )
+    if not task.additive and config.accumulation_steps > 1:
+        print(
+            f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"
+        )
     wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(plan, getattr(task, "max_length", 0)).items())
     other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)

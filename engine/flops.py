@@ -41,10 +41,10 @@ class FlopCount:
         return self.per_token * num_tokens + self.per_pair * num_pairs + heads
 
 
-def count_flops(model: nn.Module, level: str) -> FlopCount | None:
+def count_flops(model: nn.Module, level: str | None) -> FlopCount | None:
     """From the model's own matrices; None for a model whose cost is not of this form (convolutions, local attention).
 
-    ``level``: whether the head works on the tokens that are items or on one vector per row.
+    ``level``: the task's: whether the head works on the tokens that are items or on one vector per row.
     """
     config: Any = getattr(model, "config", None)
     body = getattr(model, "base_model", None)
@@ -57,7 +57,7 @@ def count_flops(model: nn.Module, level: str) -> FlopCount | None:
     layers, width = _layers_and_width(config)
     if not layers:
         return None
-    in_body = {id(m) for name, m in body.named_modules() if not name.startswith("pooler")} if body is not model else set()
+    in_body = {id(m) for name, m in body.named_modules() if not name.startswith("pooler")}
     repeats = layers if config.model_type == "albert" else 1  # one layer, used again and again
     token = head = 0.0
     for name, module in model.named_modules():

@@ -61,7 +61,7 @@ def open_model(
     source = SourceConfig(**select(settings, SourceConfig) | {"model": name, "revision": None})
     built: Task[Any] = kind(kind.Options(**select(settings, kind.Options)), Source(source, tables))
     where = choose_device(device)
-    model = built.load_model(built.source.model(None))
+    model = built.load_model(built.source.model(getattr(built, "hub_model", None)))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
     layout = pack(model, built.level) if packable else PADDED
     targets.enable(model, built.level)

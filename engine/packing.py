@@ -63,7 +63,7 @@ def position_start(model: nn.Module) -> int:
     return 0
 
 
-def enable(model: nn.Module, level: str) -> None:
+def enable(model: nn.Module, level: str | None) -> None:
     """Let the model take packed batches, in place; padded ones stay as they were. Before peft, compile and DDP wrap it.
 
     ``level``: "sequence", a head reads one vector per example, or "token". Raises NotImplementedError or ValueError for a
@@ -98,7 +98,7 @@ def _one_vector_per_segment(base: nn.Module, args: Any, kwargs: dict[str, Any], 
         return outputs
     hidden = outputs.last_hidden_state[0]
     if getattr(base.config, "classifier_pooling", "cls") == "mean":  # ModernBERT
-        rows = _segment_means(hidden, first, kwargs["segment_last"])[:, None]
+        rows = segment_means(hidden, first, kwargs["segment_last"])[:, None]
     else:
         rows = hidden.index_select(0, first)[:, None]
     outputs.last_hidden_state = rows
@@ -110,7 +110,7 @@ def _one_vector_per_segment(base: nn.Module, args: Any, kwargs: dict[str, Any], 
     return outputs
 
 
-def _segment_means(hidden: Tensor, first: Tensor, last: Tensor) -> Tensor:
+def segment_means(hidden: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """[B, H] from [T, H]. A token behind the last segment counts for a row that is cut off again."""
     segment = torch.bucketize(torch.arange(len(hidden), device=hidden.device), last)  # [T]: 0 ... B
     sums = hidden.new_zeros(len(first) + 1, hidden.shape[1], dtype=torch.float32).index_add(0, segment, hidden.float())

@@ -300,13 +300,16 @@ def packaged_file(package: str, name: str) -> Path | None:
 
 
 def files_in(folder: Path) -> dict[str, str | None]:
-    """train.* and test.*, eval.* or validation.* of a folder."""
+    """train.* and test.*, eval.* or validation.* of a folder; of a folder of pictures metadata.*, or that of its splits."""
 
     def find(*stems: str) -> str | None:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-        return next((str(p) for stem in stems for p in files if p.stem == stem), None)
+        for stem in stems:
+            for path in sorted([*folder.glob(f"{stem}.*"), *folder.glob(f"{stem}/metadata.*")]):
+                if path.suffix.lower() in SUFFIXES and path.stem in (stem, "metadata"):
+                    return str(path)
+        return None
 
-    train = find("train")
+    train = find("train", "metadata")
     if train is None:
         raise DataError(f"{folder} holds no train file (train{', train'.join(SUFFIXES)}): name one with --train-file")
     return {"train": train, "eval": find("eval", "validation", "test")}

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def enable(model: nn.Module, level: str) -> None:
+def enable(model: nn.Module, level: str | None) -> None:
     """Let a token-level model take ``target_index`` [N]; ``outputs.logits`` are then [1, N, V]. In place; any model.
 
     The index counts through the flattened [B, T] (or packed [1, T]) tokens. Where body and head cannot be told apart, the

@@ -67,9 +67,10 @@ class Task(ABC, Generic[O]):
 
     Options: ClassVar[type] = NoOptions  # frozen dataclass; its fields are flags
     defaults: ClassVar[Mapping[str, Any]] = {}  # other defaults of the engine's and source's settings
-    level: ClassVar[Literal["sequence", "token"]] = "sequence"  # what the model's head reads: one vector per row, or all
-    additive: ClassVar[bool] = True  # the loss of a batch is the sum over its rows, so a batch can be cut anywhere
-    best_metric: ClassVar[str] = "loss"
+    level: ClassVar[Literal["sequence", "token"] | None] = "sequence"  # what the model's head reads: one vector per row,
+    # or all tokens; None: batches hold more than text, and are never packed
+    additive: bool = True  # False: rows of a micro-batch see each other in the loss, so cutting it changes what is learned
+    best_metric: str = "loss"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "rmse", "perplexity"})
     pipeline_tag: ClassVar[str | None] = None  # transformers' and the Hub's name of what the model does
     try_it: ClassVar[Sequence[str]] = ()  # inputs that are predicted when training has ended

@@ -21,6 +21,8 @@ TASKS = {
     "mlm": ("tasks.masked_lm", "MaskedLM", "predict hidden words: masked language modelling"),
     "clm": ("tasks.causal_lm", "CausalLM", "write on: causal language modelling on one's own text"),
     "sft": ("tasks.sft", "SFT", "answer: supervised fine-tuning on conversations, or prompts and completions"),
+    "embeddings": ("tasks.embeddings", "Embeddings", "vectors of texts for search, from pairs that belong together"),
+    "captioning": ("tasks.captioning", "Captioning", "describe pictures: a folder with metadata.csv, or Hub data"),
 }  # fmt: skip
 
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
@@ -33,6 +35,9 @@ COMMANDS = {
     "compare": ("engine.compare:CompareConfig", "engine.compare:compare", "lay the curves of several runs over each other"),
     "push": ("engine.config:PushConfig", "engine.share:push", "upload a finished run to the Hugging Face Hub"),
     "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
+    "search": ("tasks.search:SearchConfig", "tasks.search:search", "the texts of a file nearest in meaning to a query"),
+    "compare-models": ("tasks.compare:CompareConfig", "tasks.compare:compare_models", "embedding models side by side"),
+    "caption": ("tasks.captions:CaptionConfig", "tasks.captions:caption", "describe pictures"),
 }
 
 
@@ -42,11 +47,20 @@ def attribute(name: str) -> Any:
     return getattr(importlib.import_module(module), found)
 
 
+EXTRAS = frozenset({"captioning"})  # tasks that stand on packages of their own: pip install '.[NAME]'
+
+
 def find(name: str) -> type[Any]:
     """The task class called ``name``, or ``FILE.py:CLASS``. Raises UsageError with the names there are."""
     if name in TASKS:
         module, attribute, _ = TASKS[name]
-        found: type[Any] = getattr(importlib.import_module(module), attribute)
+        try:
+            found: type[Any] = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if name not in EXTRAS:
+                raise
+            mend = f"pip install -c constraints.txt '.[{name}]'"
+            raise UsageError(f"{name} needs the package {error.name}, which is not installed: {mend}") from error
         return found
     path, colon, attribute = name.rpartition(":")
     if colon and path.endswith(".py"):

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import (
     AlbertConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -94,6 +95,10 @@ FITTING = {
     "OPT": (OPT, CAUSAL),
     "OPT, classes": (OPT, SEQUENCE),
     "GPT-NeoX": (NEOX, CAUSAL),
+    "Bert, no head": (BertConfig(**ENCODER), AutoModel),
+    "XLM-R, no head": (XLMRobertaConfig(**ROBERTA), AutoModel),
+    "ModernBert, no head": (ModernBertConfig(**MODERN), AutoModel),
+    "Qwen3, no head": (QWEN3, AutoModel),
 }
 REFUSED = {
     "DebertaV2": (DebertaV2Config(**ENCODER, relative_attention=True, pos_att_type=["p2c", "c2p"]), "attention built in"),
@@ -154,6 +159,11 @@ def test_what_does_not_fit_is_padded_and_said(name, capsys):
 def test_a_model_of_ones_own_is_padded(capsys):
     assert choose_layout("auto", nn.Linear(2, 2), "sequence", None, CPU, "fp32").kind == "padded"
     assert "Linear is not a transformers model" in capsys.readouterr().err
+
+
+def test_a_task_can_have_batches_that_are_never_packed(capsys):
+    assert choose_layout("auto", tiny.bert(), None, None, CPU, "fp32") == Layout("padded")
+    assert capsys.readouterr().err == "batching: padded, because this task's batches hold more than text\n"
 
 
 def test_real_minilm():

@@ -280,3 +280,22 @@ def test_own_model_and_data_from_python(tmp_path):
     exec(compile(code, "from-python.md", "exec"), names)
     assert names["result"].metrics["eval_accuracy"] >= 0
     assert (tmp_path / "mine/model.safetensors").exists()
+
+
+def test_a_model_may_bring_folders(tmp_path):
+    """As sentence-transformers' 1_Pooling; a second run puts its own in their place."""
+
+    class WithFolder(tiny.TokenTask):
+        content = "first"
+
+        def save(self, model, directory):
+            super().save(model, directory)
+            (directory / "1_Part/deep").mkdir(parents=True)
+            (directory / "1_Part/deep/config.json").write_text(self.content)
+
+    task = WithFolder(train=tiny.token_rows(16))
+    fit(task, config(tmp_path), tiny.bert())
+    task.content = "second"
+    fit(task, config(tmp_path, overwrite=True), tiny.bert())
+    assert (tmp_path / "run/1_Part/deep/config.json").read_text() == "second"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["1_Part", "checkpoints"]

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AlbertConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -34,6 +35,7 @@ CASES = {
     ),
     "roberta": (RobertaConfig(**SIZES), AutoModelForSequenceClassification),
     "albert": (AlbertConfig(**SIZES, embedding_size=32), AutoModelForSequenceClassification),
+    "bert, no head": (BertConfig(**SIZES), AutoModel),
     "gpt2": (GPT2Config(vocab_size=300, n_embd=64, n_layer=3, n_head=4), AutoModelForCausalLM),
     "llama": (LlamaConfig(**SIZES, **TOKENS, num_key_value_heads=2), AutoModelForCausalLM),
     "llama, wide heads": (LlamaConfig(**SIZES, **TOKENS, num_key_value_heads=2, head_dim=32), AutoModelForCausalLM),
@@ -44,10 +46,11 @@ CASES = {
 def test_equal_to_torchs_counter(name):
     """Rows of equal length, eager attention, which computes all pairs: so causal is switched off in the formula."""
     config, kind = CASES[name]
-    model = kind.from_config(config, attn_implementation="eager")
+    bare = {"add_pooling_layer": False} if kind is AutoModel else {}  # with it, one product a row that nobody reads
+    model = kind.from_config(config, attn_implementation="eager", **bare)
     rows, length = 4, 50
     with FlopCounterMode(display=False) as counter:
-        logits = model(input_ids=torch.randint(5, 300, (rows, length))).logits
+        logits = model(input_ids=torch.randint(5, 300, (rows, length)))[0]
         logits.float().sum().backward()
     level = "sequence" if kind is AutoModelForSequenceClassification else "token"
     count = count_flops(model, level)

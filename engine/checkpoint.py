@@ -27,8 +27,14 @@ from engine.errors import ModelError, ResourceError
 from engine.state import TrainState
 
 FORMAT = 1
+MOST_BYTES = 1 << 20  # of a manifest, which has a hundred bytes for each file
 Files = dict[str, bytes]
 NAME = re.compile(r"step-(\d{8,})")
+
+
+class NewerError(ModelError):
+    """A checkpoint of a format that only a later version reads."""
+
 
 # ------------------------------------------------------------------------------------------ what is in a checkpoint
 
@@ -213,20 +219,23 @@ def steps_in(root: Path) -> list[int]:
 def read(directory: Path) -> Files:
     """The files of a checkpoint, each compared with its sha256. Raises ModelError naming the first that differs."""
     try:
+        if (directory / "MANIFEST.json").stat().st_size > MOST_BYTES:
+            raise ModelError(f"{directory} is damaged (its manifest is larger than {MOST_BYTES >> 20} MiB)")
         manifest = json.loads((directory / "MANIFEST.json").read_bytes())
         if manifest["format"] > FORMAT:
-            raise ModelError(f"{directory} has format {manifest['format']}, this version reads up to {FORMAT}: update")
+            raise NewerError(f"{directory} has format {manifest['format']}, this version reads up to {FORMAT}: update")
         files = {}
         for name, expected in manifest["files"].items():
             if Path(name).name != name:
                 raise ModelError(f"{directory}: the manifest names {name!r}, which is not a plain file name")
-            content = (directory / name).read_bytes()
+            is_whole = (directory / name).stat().st_size == expected["bytes"]  # before it is read: it may be of any size
+            content = (directory / name).read_bytes() if is_whole else b""
             if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
                 raise ModelError(f"{directory / name} is damaged")
             files[name] = content
         if "state.json" not in files:
             raise ModelError(f"{directory} is damaged (its manifest names no state.json)")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{directory} is damaged ({type(error).__name__})") from error
@@ -236,12 +245,15 @@ def read(directory: Path) -> Files:
 def newest(root: Path) -> Files | None:
     """The newest checkpoint that verifies, with a warning for each that does not; None if there is none at all.
 
-    Raises ModelError when there are checkpoints and none is whole: starting over must be the user's decision.
+    Raises ModelError when there are checkpoints and none is whole: starting over must be the user's decision; and
+    NewerError when the newest is of a later version of this project.
     """
     steps = steps_in(root)
     for step in reversed(steps):
         try:
             return read(root / f"step-{step:08d}")
+        except NewerError:
+            raise  # whole, and later than all that this version could take instead
         except ModelError as error:
             note(f"warning: {error}; trying an older checkpoint")
     if steps:

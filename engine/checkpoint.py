@@ -32,6 +32,7 @@ from engine.state import TrainState
 FORMAT = 1
 MIN_KEPT = 2  # one may turn out to be damaged
 NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # another time it may be read
+MOST_BYTES = 1 << 20  # of a manifest, which has a hundred bytes for each file
 Files = dict[str, bytes]
 NAME = re.compile(r"step-(\d{8,})")
 PLAIN_NAME = re.compile(r"\w[\w.-]*")  # no way out of the directory
@@ -273,6 +274,8 @@ def read(directory: Path) -> Files:
     Raises DamagedError naming the first that differs, ResourceError if one cannot be read, but may be whole.
     """
     try:
+        if (directory / "MANIFEST.json").stat().st_size > MOST_BYTES:
+            raise DamagedError(f"{directory} is damaged (its manifest is larger than {MOST_BYTES >> 20} MiB)")
         content = (directory / "MANIFEST.json").read_bytes()
         manifest = json.loads(content)
         if sealed({key: value for key, value in manifest.items() if key != "sha256"}) != content:
@@ -283,7 +286,8 @@ def read(directory: Path) -> Files:
         for name, expected in manifest["files"].items():
             if not PLAIN_NAME.fullmatch(name):
                 raise DamagedError(f"{directory}: the manifest names {name!r}, which is not a plain file name")
-            content = (directory / name).read_bytes()
+            is_whole = (directory / name).stat().st_size == expected["bytes"]  # before it is read: it may be of any size
+            content = (directory / name).read_bytes() if is_whole else b""
             if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
                 raise DamagedError(f"{directory / name} is damaged")
             files[name] = content

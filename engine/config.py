@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import sys
 import tomllib
@@ -22,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from engine.errors import UsageError
+from engine.errors import UsageError, one_line
 
 
 def setting(default: Any, help: str) -> Any:
@@ -101,6 +102,7 @@ class TrainConfig:
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
         minutes = self.max_minutes
         require(self, "max_minutes", minutes is None or 0 < minutes < math.inf, "must be a positive number of minutes")
+        require(self, "workers", self.workers <= most_workers(), f"must be at most {most_workers()} on this machine")
         require(self, "keep_checkpoints", self.keep_checkpoints >= 1, "must be at least 1")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a positive finite number")
         require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "must be at least 0 and less than 1")
@@ -134,6 +136,8 @@ class PredictConfig:
     output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
     text_column: str | None = setting(None, "column of the text (default: as in training)")
     text_pair_column: str | None = setting(None, "column of the second text (default: as in training)")
+    id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
+    excel_safe: bool = setting(False, "put a ' before CSV cells that a spreadsheet would take for a formula")
     delimiter: str | None = setting(None, "of CSV files")
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
     task: str | None = setting(None, "the task of a model without run.json (default: classification)")
@@ -142,6 +146,8 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require(self, "model", bool(self.model), "must name a model directory")
+        if self.excel_safe and not (self.output or "").lower().endswith(".csv"):
+            raise UsageError("--excel-safe is for CSV files: give --output FILE.csv")
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,12 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         require(self, "model", bool(self.model), "must name a model directory")
         require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
-        require(self, "workers", self.workers >= 0, "must not be negative")
+        require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
+
+
+def most_workers() -> int:
+    """More processes than this only fill the machine until it stands still."""
+    return 32 * (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -266,9 +277,12 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
     except (argparse.ArgumentError, SystemExit) as error:
         raise UsageError(str(error).removeprefix("argument ")) from error
     if getattr(found, name) is None and found.config is not None:
-        found.__dict__.update({key: value for key, value in settings_in(Path(found.config)).items() if key == name})
-    value: str | None = getattr(found, name)
-    return value
+        value = settings_in(Path(found.config)).get(name)
+        if not isinstance(value, str | None):
+            raise UsageError(f"--config {found.config}: {name} must be text, found {value!r}")
+        return value
+    value = getattr(found, name)
+    return value  # type: ignore[no-any-return]
 
 
 def make_parser(program: str, kinds: Sequence[type]) -> ArgumentParser:
@@ -311,12 +325,14 @@ def refuse_duplicates(argv: Iterable[str]) -> None:
 def settings_in(path: Path) -> dict[str, Any]:
     """What a TOML or JSON file holds. Raises UsageError with line and column."""
     kind = "JSON" if path.suffix == ".json" else "TOML"
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--config {path} cannot be read: it is not a file")
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text, object_pairs_hook=each_once) if kind == "JSON" else tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} cannot be read: {error}") from error
-    except ValueError as error:  # both decoders name line and column
+    except (ValueError, RecursionError) as error:  # both decoders name line and column
         raise UsageError(f"--config {path} is not valid {kind}: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"--config {path} must hold settings by name, found {type(values).__name__}")
@@ -368,4 +384,4 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
 
 def note(message: str) -> None:
     """One visible line on stderr about a decision made for the user."""
-    print(message, file=sys.stderr, flush=True)
+    print(one_line(message), file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ import hashlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -22,10 +23,12 @@ from engine.batch import Batch, Key
 from engine.clock import Clock
 from engine.collate import Layout
 from engine.config import TrainConfig
+from engine.errors import DataError, ResourceError, UserError
 from engine.plan import Plan, Position, eval_batches
 from engine.task import Examples, Row, Task
 
 EVAL_SEED = 0  # a constant: runs with different seeds, and ``evaluate``, have to measure on the same rows
+WORKER_SECONDS = 600  # without a batch from any worker, and something is wrong
 
 
 class Rows(Dataset[tuple[Key, Row]]):
@@ -36,11 +39,12 @@ class Rows(Dataset[tuple[Key, Row]]):
 
     def __getitem__(self, key: Key) -> tuple[Key, Row]:
         epoch, row = key
-        if type(self.task).prepare is Task.prepare:  # nothing random to do
-            return key, self.examples[row]
-        digest = hashlib.blake2b(f"{self.seed} {epoch} {row}".encode(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-        return key, self.task.prepare(self.examples[row], generator)
+        with named(f"row {row}"):
+            if type(self.task).prepare is Task.prepare:  # nothing random to do
+                return key, self.examples[row]
+            digest = hashlib.blake2b(f"{self.seed} {epoch} {row}".encode(), digest_size=7).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+            return key, self.task.prepare(self.examples[row], generator)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Collate:
     layout: Layout
 
     def __call__(self, keyed: Sequence[tuple[Key, Row]]) -> Batch:
-        batch = self.task.collate([row for _, row in keyed], self.layout)
+        with named("rows " + ", ".join(str(row) for (_, row), _ in keyed[:32])):
+            batch = self.task.collate([row for _, row in keyed], self.layout)
         return dataclasses.replace(batch, keys=[key for key, _ in keyed])
 
 
@@ -67,9 +72,45 @@ def make_loader(
         collate_fn=Collate(task, layout),
         num_workers=config.workers,
         worker_init_fn=ignore_signals,
+        timeout=WORKER_SECONDS if config.workers else 0,
         generator=torch.Generator().manual_seed(config.seed),
         pin_memory=device.type == "cuda",
     )
+
+
+@contextmanager
+def named(rows: str) -> Iterator[None]:
+    """An error in the preparation of rows says which they were. Raises DataError."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{rows} (counted from 0) cannot be prepared: {reason} (--debug shows where)") from error
+
+
+def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """What the loader gives. What befalls its workers is one line. Raises DataError, ResourceError."""
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    except UserError as error:  # of a worker: torch puts the worker's traceback into the message, our line stands last
+        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
+            raise
+        for worker in getattr(iterator, "_workers", ()):
+            worker.kill()  # they ignore SIGTERM, and a hanging one would keep this process from ending
+        if "timed out" in str(error):
+            raise ResourceError(
+                f"a process that loads data gave no batch within {WORKER_SECONDS} seconds: it hangs, or waits for a disk or a "
+                "network. --workers 0 shows where"
+            ) from error
+        raise ResourceError(
+            "a process that loads data was killed, most often by the system, which ran out of memory: lower --workers or "
+            "--batch-size (or, in a container, give it more shared memory)"
+        ) from error
 
 
 def ignore_signals(worker: int) -> None:
@@ -103,7 +144,7 @@ class Data:
     def steps(self, start: int = 0) -> Iterator[tuple[Position, list[Batch]]]:
         """The micro-batches of every step after ``start`` done ones, grouped by the plan."""
         keys = MicroBatches(self.plan, start)
-        loader = iter(make_loader(self.task, self.examples, keys, self.layout, self.config, self.device))
+        loader = batches(make_loader(self.task, self.examples, keys, self.layout, self.config, self.device))
         for at in self.plan.positions(start):
             with self.clock.phase("data"):
                 micro_batches = list(islice(loader, at.num_micro_batches))

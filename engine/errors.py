@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 
+LONGEST_LINE = 800
+
 
 class UserError(ValueError):
     """Base of the errors below. The message states the rule, the value found and the remedy."""
@@ -51,18 +53,33 @@ class StoppedError(UserError):
         self.exit_code = exit_code
 
 
+def printable(text: str) -> str:
+    """One line for the terminal: no line breaks, and nothing that could drive it (ESC, bidirectional overrides ...)."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def one_line(text: str) -> str:
+    """The same, cut in its middle if it is very long: what stands first says what is wrong, what stands last how to mend it."""
+    line, half = printable(text), LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
 def explain(error: BaseException) -> tuple[str, int] | None:
     """The line for stderr and the exit code of what a user can mend; None for everything else."""
     if isinstance(error, StoppedError):
-        return str(error), error.exit_code
+        return one_line(str(error)), error.exit_code
     if isinstance(error, UserError):
-        return f"error: {error}", error.exit_code
+        return one_line(f"error: {error}"), error.exit_code
     if isinstance(error, BrokenPipeError):  # the reader of stdout has gone (| head): nothing more to say, as with SIGPIPE
         return "", 141
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C; a checkpoint, if there was one, stands (--resume continues from it)", 130
-    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        return f"error: {error.filename or 'a path'}: {error.strerror}", UsageError.exit_code
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO):
-        return f"error: {error.filename or 'disk'}: {error.strerror}; what is there stands", ResourceError.exit_code
+    if isinstance(error, MemoryError):
+        return (
+            "error: out of memory: lower --batch-size, or the number of rows; what is on disk stands",
+            ResourceError.exit_code,
+        )
+    if isinstance(error, OSError) and error.strerror:  # of the system: the disk, a permission, a path that is too long
+        kind = UsageError if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else ResourceError
+        return one_line(f"error: {error.filename or 'disk'}: {error.strerror}; what is there stands"), kind.exit_code
     return None

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.config import each_once
 from engine.errors import DataError
 
 Rows = dict[str, list[Any]]  # columns of equal length
@@ -43,6 +44,8 @@ def read_table(
             raise DataError(f"{path}: cannot read files of kind {suffix or '(none)'!r}; known kinds: {' '.join(SUFFIXES)}")
     except UnicodeDecodeError as error:
         raise DataError(encoding_message(path, encoding, error)) from error
+    except UnicodeError as error:  # UTF-16 without its mark
+        raise DataError(f"{path} is not {encoding}: {error}") from error
     if not next(iter(rows.values()), []):
         raise DataError(f"{path} has no rows")
     return rows
@@ -51,6 +54,8 @@ def read_table(
 def check_readable(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a directory: give a file ({' '.join(SUFFIXES)})")
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise DataError(f"{path} is not a regular file: write what it gives to one first")
     try:
         with open(path, "rb"):
             pass
@@ -123,7 +128,7 @@ def read_jsonl(path: Path, columns: Sequence[str] | None, encoding: str | None) 
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=each_once)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} line {number} is not JSON: {error}") from error
         if not isinstance(value, dict):
@@ -150,13 +155,16 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> Rows:
     return rows
 
 
+def delimiter_hint(found: Sequence[str]) -> str:
+    """How to go on when a header was read as one column, and looks like several."""
+    mark = next((mark for mark in ",;\t|" if len(found) == 1 and mark in found[0]), None)
+    return f"; if the cells are separated by {mark!r}, say --delimiter {mark!r}" if mark else ""
+
+
 def choose(path: Path, found: Sequence[str], wanted: Sequence[str] | None, delimiter: str | None = None) -> list[str]:
     """The wanted columns, all of which must be there."""
     for name in wanted or ():
         if name not in found:
-            hint = ""
-            if len(found) == 1 and any(mark in found[0] for mark in ",;\t|") and delimiter is not None:
-                mark = next(mark for mark in ",;\t|" if mark in found[0])
-                hint = f"; if the cells are separated by {mark!r}, say --delimiter {mark!r}"
+            hint = delimiter_hint(found) if delimiter is not None else ""
             raise DataError(f"{path} has no column {name!r} (it has: {', '.join(map(repr, found))}){hint}")
     return list(wanted if wanted is not None else found)

@@ -6,6 +6,7 @@ From the command line this is ``python run.py --task ...``; from Python it is ``
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import json
 import math
@@ -17,11 +18,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine import card, lora
 from engine.build import Setup, build
@@ -37,8 +39,8 @@ from engine.checkpoint import (
     sync_directory,
 )
 from engine.config import TrainConfig, differences, note
-from engine.data import eval_loader
-from engine.errors import DataError, ResourceError, StoppedError, UsageError
+from engine.data import batches, eval_loader
+from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
 from engine.evaluate import evaluate
 from engine.flops import count_flops, peak_flops
 from engine.loop import train
@@ -51,6 +53,7 @@ from engine.stop import Stop
 from engine.task import Examples, Task
 
 TEMPORARY = ".tmp-model-"
+MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +86,8 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     examples = task.examples()
     document = run_document(settings, task, examples)
     if not config.overwrite and is_finished(directory):
-        compare(directory, "data", read_run(directory)["data"]["fingerprints"], document["data"]["fingerprints"])
-        print(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
+        compare_data(directory, read_run(directory)["data"], document["data"])
+        say(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
         return Result(directory, read_run(directory)["metrics"], None, skipped=True)
     check_data(task, config, examples)
 
@@ -92,6 +95,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     document |= {"device": describe_device(setup.world.device), "precision": setup.precision, "batching": setup.layout.kind}
     document |= {"base_model": card.base_of(task.source), "command": card.command(task, settings)}
     announce(task, setup, examples, config, document)
+    check_space(directory, setup, config)
     if config.overwrite:
         remove_run(directory)
     run = make_run(directory, task, config, setup, examples, stop)
@@ -120,7 +124,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
         print(f"best model: that of step {run.best['step']} ({run.best['metric']} {run.best['value']:.4f})")
     kept = lora.finished(setup.state.model, merge=config.lora_merge)
     finish(directory, task, kept, {**document, "metrics": metrics, "status": "finished"})
-    print(f"saved to {directory}")
+    say(f"saved to {directory}")
     return Result(directory, metrics, kept.eval())
 
 
@@ -179,12 +183,17 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
 
 def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> None:
     """May this run write here? Raises UsageError with the way out; ``--overwrite`` empties what a run has left."""
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"--output-dir {directory} is a file")
-    model = Path(settings["model"])
+    for path in (directory, *directory.parents):
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"--output-dir {directory}: {path} is a file")
+    model = Path(settings["model"]).expanduser()
+    if holds_unfinished(model):
+        raise UsageError(f"--model {model} holds an unfinished run, whose weights are not those of its end: --resume it first")
     if model.is_dir() and (directory.resolve() == model.resolve() or directory.resolve() in model.resolve().parents):
         raise UsageError(f"--model {model} lies inside --output-dir {directory}, which will be written: choose another")
-    if directory.is_dir() and any(directory.iterdir()) and not holds_run(directory):
+    if directory.is_dir() and not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise UsageError(f"--output-dir {directory} is not writable: choose another")
+    if directory.is_dir() and not all(is_leftover(path) for path in directory.iterdir()) and not holds_run(directory):
         raise UsageError(f"--output-dir {directory} is not empty and holds no run: choose another")
     if not config.overwrite:  # with it, what is there goes when everything else has been checked
         is_unfinished = not is_finished(directory) and bool(steps_in(directory / "checkpoints"))
@@ -195,9 +204,8 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(f"--output-dir {directory} cannot be made: {error.strerror}") from error
-    if not os.access(directory, os.W_OK):
-        raise ResourceError(f"--output-dir {directory} is not writable")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        raise (ResourceError if full else UsageError)(f"--output-dir {directory} cannot be made: {error.strerror}") from error
 
 
 @contextmanager
@@ -208,6 +216,8 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(f"{directory} is in use by another run: wait for it, or choose another --output-dir") from error
+        for path in directory.glob(".tmp-model-*"):  # of a run that was killed while it wrote its model
+            shutil.rmtree(path, ignore_errors=True)
         yield
 
 
@@ -216,6 +226,35 @@ def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]
     if changed := differences(old, new):
         raise UsageError(
             f"{directory} holds a run with other {what} ({'; '.join(changed)}): choose another --output-dir, or --overwrite"
+        )
+
+
+def compare_data(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raises DataError when the rows are not those of the run there: which split, and how many rows then and now."""
+    splits = [split for split in dict.fromkeys([*old["fingerprints"], *new["fingerprints"]])
+              if old["fingerprints"].get(split) != new["fingerprints"].get(split)]  # fmt: skip
+    if splits:
+        sizes = [f"{s}: other rows ({old['num_examples'].get(s, 0)} then, {new['num_examples'].get(s, 0)} now)" for s in splits]
+        raise DataError(
+            f"the data have changed since the run in {directory} began ({'; '.join(sizes)}): "
+            "put them back, or choose another --output-dir, or --overwrite"
+        )
+
+
+def check_space(directory: Path, setup: Setup, config: TrainConfig) -> None:
+    """Raises ResourceError when the disk has no room for the checkpoints kept at one time, and the model."""
+    plan, model = setup.data.plan, setup.state.model
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    moments = 2 * sum(parameter.nbytes for parameter in setup.state.parameters)
+    saved = (at for at in plan.positions(0) if at.due(config.save_steps))
+    num_kept = len(list(islice(saved, config.keep_checkpoints + 2)))  # beside them the best, and the one being written
+    needed = weights + num_kept * (weights + moments)
+    free = shutil.disk_usage(directory).free
+    free += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())  # what is replaced here
+    if needed > free:
+        raise ResourceError(
+            f"--output-dir {directory} needs {needed / 2**20:,.0f} MiB for checkpoints and the model, and {free / 2**20:,.0f} "
+            "MiB are free: lower --keep-checkpoints, or choose a directory on another disk"
         )
 
 
@@ -240,6 +279,19 @@ def holds_run(directory: Path) -> bool:
     return ours or bool(steps_in(directory / "checkpoints"))
 
 
+def is_leftover(path: Path) -> bool:
+    """Something that a killed run has left of what it was about to write; removed when the next one begins."""
+    return path.name in (".lock", ".run.json.tmp") or path.name.startswith(".tmp-model-")
+
+
+def holds_unfinished(directory: Path) -> bool:
+    """A run of ours that has not come to its end; a foreign run.json says nothing."""
+    try:
+        return (directory / "run.json").is_file() and not is_finished(directory)
+    except UsageError:
+        return False
+
+
 def is_finished(directory: Path) -> bool:
     return (directory / "run.json").exists() and read_run(directory).get("status") == "finished"
 
@@ -247,13 +299,17 @@ def is_finished(directory: Path) -> bool:
 def read_run(directory: Path) -> dict[str, Any]:
     """run.json. Raises UsageError if it cannot be read."""
     try:
+        if (directory / "run.json").stat().st_size > MOST_BYTES:
+            raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
         document: dict[str, Any] = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        if not isinstance(document["settings"], dict) or not isinstance(document["data"], dict):
+        data, settings = document["data"], document["settings"]
+        parts = (settings, data["fingerprints"], data["num_examples"], document["versions"]) if "versions" in document else ()
+        if not isinstance(settings, dict) or not isinstance(data, dict) or not all(isinstance(part, dict) for part in parts):
             raise ValueError("settings and data are not there")
         document["status"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"{directory / 'run.json'} is not a run's ({error}): choose another --output-dir, or --overwrite"
+            f"{directory / 'run.json'} is not a run's ({error}): choose another directory, or --overwrite the run there"
         ) from error
     return document
 
@@ -308,7 +364,7 @@ def make_run(
     def measure() -> dict[str, float]:
         assert held_out is not None
         loader = eval_loader(task, held_out, setup.layout, config, setup.world.device)
-        return evaluate(state.model, task, loader, state.autocast, setup.world, total=len(loader))
+        return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
 
     return Run(
         directory, config, state, setup.data.plan.num_steps,
@@ -327,15 +383,46 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
             print("resume: there is no checkpoint, starting at step 0")
         return
     before = read_run(run.directory)
-    compare(run.directory, "data", before["data"]["fingerprints"], document["data"]["fingerprints"])
+    compare_data(run.directory, before["data"], document["data"])
     for name in ("precision", "batching"):
-        compare(run.directory, name, {name: before[name]}, {name: document[name]})
-    run.restore(load_state(setup.state, files))
+        compare(run.directory, name, {name: before.get(name)}, {name: document[name]})
+    with whole_or_refused(run.directory):
+        progress = load_state(setup.state, files)
+        check_progress(setup, progress, run.num_steps)
+        run.restore(progress)
     set_aside_after(run.directory / "checkpoints", setup.state.step)
     run.saver.rotate(setup.state.step, files)  # the process before may have been killed before it did
-    same = all(before[name] == document[name] for name in ("device", "versions"))
+    same = all(before.get(name) == document[name] for name in ("device", "versions"))
     how = "exact" if same else "same data order, not bitwise (another device or other versions)"
     print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
+
+
+def check_progress(setup: Setup, progress: dict[str, Any], num_steps: int) -> None:
+    """Raises ValueError for what would be taken over as it is and go wrong later. The loads themselves refuse the rest."""
+    step, best = setup.state.step, progress["best"]
+    if not isinstance(step, int) or not 0 <= step <= num_steps:
+        raise ValueError(f"step {step!r} of {num_steps}")
+    tallies = [value for name in ("window", "epoch", "total") for value in progress[name].values()]
+    rates = [group["lr"] for group in setup.state.optimizer.param_groups]
+    for value in (*tallies, *rates, progress["metrics_bytes"], progress["num_worse"], progress["train_seconds"]):
+        if not isinstance(value, int | float | Tensor):
+            raise ValueError(f"{value!r} where a number is needed")
+    if progress["metrics_bytes"] < 0:
+        raise ValueError(f"a log of {progress['metrics_bytes']} bytes")
+    if best is not None and not (isinstance(best["step"], int) and isinstance(best["evaluation"], dict)):
+        raise ValueError(f"{best!r} as the best model")
+
+
+@contextmanager
+def whole_or_refused(directory: Path) -> Iterator[None]:
+    """A checkpoint whose hashes are right and whose contents are not was made by something else. Raises ModelError."""
+    try:
+        yield
+    except (UserError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # any kind: every type in it may be another
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(f"the checkpoint in {directory} does not hold what a run saves ({reason}): --overwrite it") from error
 
 
 def announce(
@@ -350,11 +437,11 @@ def announce(
     size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
     tf32 = " with TF32" if torch.get_float32_matmul_precision() == "high" and setup.world.device.type == "cuda" else ""
     print(f"device     {document['device']}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
-    print(
+    say(
         f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
     )
     sizes_of = f"{trained / 1e6:.1f} M parameters to train" + (f", {frozen / 1e6:.1f} M frozen" if frozen else "")
-    print(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
+    say(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
     print(
         f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
         f"{size} x {config.accumulation_steps} accumulated per step; "
@@ -367,6 +454,11 @@ def announce(
     wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(plan, getattr(task, "max_length", 0)).items())
     other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
+
+
+def say(line: str) -> None:
+    """On stdout, whatever stands in the names of files."""
+    print(printable(line))
 
 
 def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, get_args, get_type_hints
 
 from torch import nn
 
@@ -20,10 +21,10 @@ from engine import targets
 from engine.batching import pack, why_not_packed
 from engine.collate import PADDED, Layout
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig
-from engine.data import eval_loader
-from engine.errors import DataError, ResourceError, UsageError
+from engine.data import batches, eval_loader
+from engine.errors import DataError, ModelError, ResourceError, UsageError, printable
 from engine.evaluate import evaluate as measure
-from engine.files import Rows, read_table
+from engine.files import Rows, choose, read_table
 from engine.fit import is_finished, read_run
 from engine.parallel import World, choose_device
 from engine.precision import choose_precision, make_autocast
@@ -56,10 +57,15 @@ def open_model(
     if (directory / "run.json").exists() and not is_finished(directory):
         raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
     settings: dict[str, Any] = read_run(directory)["settings"] if (directory / "run.json").exists() else {}
+    if task is None:
+        refuse_code_of(directory, settings.get("task"))
     settings |= {key: value for key, value in (changes or {}).items() if value is not None}
-    kind = find(task or settings.get("task") or "classification")
-    source = SourceConfig(**select(settings, SourceConfig) | {"model": name, "revision": None})
-    built: Task[Any] = kind(kind.Options(**select(settings, kind.Options)), Source(source, tables))
+    named = task or settings.get("task") or "classification"
+    if not isinstance(named, str):
+        raise ModelError(f"{directory / 'run.json'} is damaged: task cannot be {named!r}")
+    kind = find(named)
+    source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
+    built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables))
     where = choose_device(device)
     model = built.load_model(built.source.model(getattr(built, "hub_model", None)))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
@@ -69,9 +75,34 @@ def open_model(
     return built, model.to(where).eval(), layout
 
 
-def select(settings: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """The settings that are fields of a dataclass."""
-    return {field.name: settings[field.name] for field in dataclasses.fields(kind) if field.name in settings}
+def filled(kind: type[Any], settings: Mapping[str, Any], directory: Path) -> Any:
+    """A dataclass from those settings that are its fields. Raises ModelError for a value of another kind than its own."""
+    types = get_type_hints(kind)
+    given = {field.name: settings[field.name] for field in dataclasses.fields(kind) if field.name in settings}
+    for name, value in given.items():
+        if not fits(value, types[name]):
+            raise ModelError(f"{directory / 'run.json'} is damaged: {name} cannot be {value!r}")
+    return kind(**given)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Is the value of this type, of one in this union, or among the choices of this Literal?"""
+    kinds = get_args(kind) or (kind,)
+    return (
+        value in kinds
+        or isinstance(value, tuple(k for k in kinds if isinstance(k, type)))
+        or (float in kinds and isinstance(value, int))
+    )
+
+
+def refuse_code_of(directory: Path, task: Any) -> None:
+    """run.json may name a task of the user's own; one that came with the model is code of a stranger. Raises ModelError."""
+    path, colon, _ = task.rpartition(":") if isinstance(task, str) else ("", "", "")
+    if colon and Path(path).resolve().is_relative_to(directory.resolve()):
+        raise ModelError(
+            f"{directory / 'run.json'} names a task that lies in the model directory; code of a model is never run. "
+            f"If it is your own, say --task {task}"
+        )
 
 
 def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
@@ -82,19 +113,44 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError(f"--output must end in .csv or .jsonl, found {config.output!r}")
     if config.input and config.output and Path(config.input).resolve() == Path(config.output).resolve():
         raise UsageError(f"--output {config.output} is the input: name another file")
+    check_output(config.output)
     rows: Rows = {"text": list(texts)}
     if config.input:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
+        for column in filter(None, (config.text_column, config.text_pair_column, config.id_column)):
+            choose(Path(config.input), list(rows), [column])
+        refuse_repeated(rows.get(config.id_column or "id", []), config.input)
+    elif named := config.text_column or config.text_pair_column or config.id_column:
+        raise UsageError(f"a column, {named!r}, can only be named with --input FILE")
     columns = {"text_column": config.text_column, "text_pair_column": config.text_pair_column}
     task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=columns)
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:
-        write_predictions(Path(config.output), rows, predictions)
-        print(f"{len(predictions)} predictions written to {config.output}")
+        write_predictions(Path(config.output), rows, predictions, config.excel_safe)
+        print(f"{len(predictions)} predictions written to {printable(config.output)}")
     else:
         for text, prediction in zip(inputs, predictions, strict=True):
-            print(f"{task.describe(prediction)}\t{one_line(text)}")
+            print(f"{printable(task.describe(prediction))}\t{shown(text)}")
+
+
+def check_output(name: str | None) -> None:
+    """Raises UsageError for a file that cannot be made: better now than when the work is done."""
+    if name is not None and not Path(name).parent.is_dir():
+        raise UsageError(f"--output {name}: there is no such directory")
+    if name is not None and Path(name).is_dir():
+        raise UsageError(f"--output {name} is a directory: name a file")
+
+
+def refuse_repeated(ids: Sequence[Any], name: str) -> None:
+    """Two predictions of one id could not be told apart. Raises DataError."""
+    first: dict[str, int] = {}
+    for row, value in enumerate(ids, start=1):
+        if (before := first.setdefault(str(value), row)) != row:
+            raise DataError(
+                f"{name} row {row}: id {str(value)!r} stands in row {before}, too. "
+                "Give each row its own, or name another column with --id-column"
+            )
 
 
 def try_examples(task: Task[Any], directory: Path, find: Find, device: str) -> None:
@@ -103,19 +159,25 @@ def try_examples(task: Task[Any], directory: Path, find: Find, device: str) -> N
         return
     saved, model, layout = open_model(str(directory), find, device=device)
     for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
-        print(f"{saved.describe(prediction)}\t{one_line(text)}")
+        print(f"{printable(saved.describe(prediction))}\t{shown(text)}")
 
 
-def one_line(value: Any, width: int = 100) -> str:
+def shown(value: Any, width: int = 100) -> str:
     """A text for the terminal: no line breaks, no control characters, cut."""
-    text = " | ".join(value) if isinstance(value, tuple) else str(value)
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = printable(" | ".join(value) if isinstance(value, tuple) else str(value))
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str, Any]]) -> None:
-    """The input's columns as they were, and the prediction's beside them (a CSV gets one column per probability)."""
+def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str, Any]], excel_safe: bool = False) -> None:
+    """The input's columns as they were, and the prediction's beside them (a CSV gets one column per probability).
+
+    ``excel_safe`` changes cells that a spreadsheet would compute (CSV injection, OWASP): a quote before them makes them text.
+    """
     names = list(rows)
+
+    def cell(value: Any) -> Any:
+        is_formula = excel_safe and isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        return f"'{value}" if is_formula else value
 
     def beside(key: str) -> str:
         return key if key not in rows else f"predicted_{key}"
@@ -139,9 +201,10 @@ def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str,
         if path.suffix.lower() == ".jsonl":
             stream.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines())
         else:
-            writer = csv.DictWriter(stream, [*dict.fromkeys([*names, *fields(predictions[0])])])
-            writer.writeheader()
-            writer.writerows(lines())
+            writer = csv.writer(stream)
+            columns = [*dict.fromkeys([*names, *fields(predictions[0])])]
+            writer.writerow([cell(name) for name in columns])
+            writer.writerows([cell(line[name]) for name in columns] for line in lines())
 
     write_whole(path, "--output", write)
 
@@ -161,8 +224,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     """The command: loss and metrics of a finished model, printed and returned. Raises UsageError, DataError, ModelError."""
     if texts:
         raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
-    if config.output and not Path(config.output).parent.is_dir():
-        raise UsageError(f"--output {config.output}: there is no such directory")
+    check_output(config.output)
     if config.errors and (Path(config.errors).suffix.lower() != ".csv" or not Path(config.errors).parent.is_dir()):
         raise UsageError(f"--errors must name a .csv file in a directory that is there, found {config.errors!r}")
     changes = {
@@ -186,8 +248,12 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     autocast = make_autocast(choose_precision(config.precision, device), device)
     review = task.review() if config.errors else None
     look = review.update if review else None
-    result = measure(model, task, loader, autocast, World(device), total=len(loader), look=look)
+    result = measure(model, task, batches(loader), autocast, World(device), total=len(loader), look=look)
     figures, rates = split_figures(result)
+    if not math.isfinite(figures["loss"]):
+        raise ModelError(
+            f"model {config.model}: the loss on these data is {figures['loss']}: its weights give no finite numbers"
+        )
     metrics: dict[str, Any] = {f"eval_{name}": value for name, value in (figures | rates).items()}
     for name, value in metrics.items():
         print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")

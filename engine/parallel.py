@@ -43,7 +43,7 @@ def choose_device(name: str) -> torch.device:
         return device
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("--device mps: torch sees no Apple GPU; use --device cpu")
-    if device.type not in ("cpu", "mps"):
+    if device.type not in ("cpu", "mps") or device.index:
         raise UsageError(f"--device must be auto, cpu, cuda, cuda:N or mps, found {name!r}")
     return device
 

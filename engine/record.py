@@ -36,6 +36,7 @@ from engine.stop import Stop
 
 MIN_LOSS_SCALE = 1e-4  # GradScaler starts at 65,536 and halves at each overflow
 MAX_ROWS_NAMED = 32
+JUMP, MEMORY = 3.0, 5  # how many times the usual loss is a jump; lines that make up what is usual
 Evaluate = Callable[[], dict[str, float]]
 
 
@@ -107,6 +108,8 @@ class Run:
         self.best: dict[str, Any] | None = None
         self.last_evaluation: dict[str, float] | None = None
         self.num_worse = 0
+        self.usual_loss: float | None = None  # a moving mean of the lines' losses, and the first: of this process
+        self.first_loss = 0.0
         self.is_best = self.should_stop = False
         self.train_seconds = self.process_seconds = 0.0  # of the whole run, of this process
         self._pending = self._zeros()
@@ -158,6 +161,7 @@ class Run:
             "mfu": mfu, "tflops": tflops, "memory_gb": peak_memory_gb(self.state.device), "seconds": seconds,
         }  # fmt: skip
         self.write(line)
+        self._warn_of_jump(at, self.window.loss)
         work = waste_text(self.window) + (f", MFU {mfu:.0%}" if mfu else f", {tflops * 1000:,.0f} GFLOP/s" if tflops else "")
         self._bar.set_postfix_str(
             f"loss {line['loss']:.4f}, lr {line['learning_rate']:.1e}, {line['tokens_per_second']:,.0f} tok/s, {work}"
@@ -170,6 +174,18 @@ class Run:
                 f"{line['memory_gb']:.1f} GB"
             )
         self.window, self.timed, self.timed_seconds = Tally(), Tally(), 0.0
+
+    def _warn_of_jump(self, at: Position, loss: float) -> None:
+        """A loss far above the usual one, and above where it began: bad rows, or a learning rate that is too high."""
+        if self.usual_loss is None:
+            self.usual_loss = self.first_loss = loss
+        if loss > JUMP * self.usual_loss and loss > JUMP * self.first_loss / 2:
+            tqdm.write(
+                f"warning: the loss has jumped to {loss:.4g} by step {at.step}; it was {self.usual_loss:.4g}. "
+                "Look at the rows of these steps, or lower --learning-rate",
+                file=sys.stderr,
+            )
+        self.usual_loss += (loss - self.usual_loss) / MEMORY
 
     def evaluate(self, at: Position) -> None:
         """Measure on the evaluation data, if there is any; note whether it is the best so far."""

@@ -8,6 +8,8 @@ run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub i
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Substitute = Callable[[], "tuple[str, str] | None"]  # a model folder and what to call it, if there is one
+FRAME_WORK = re.compile(r"\d{3} Client Error|\(Request ID|Traceback|[\^~ ]+$")  # lines that give no reason
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Source:
         """
         config = self.config
         if self.given is not None:
+            self.only_for_the_hub("given in Python")
             self.resolved["data"] = "given in Python"
             for split, table in self.given.items():
                 check_columns(f"the {split} data set", table.column_names, columns)
@@ -145,7 +149,15 @@ class Source:
                 raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")
         return parts
 
+    def only_for_the_hub(self, where: str) -> None:
+        """Raises UsageError for a setting that would silently have no effect on data that are not the Hub's."""
+        for name in ("data_config", "data_revision", "train_split", "eval_split"):
+            if getattr(self.config, name):
+                flag = f"--{name.replace('_', '-')} {getattr(self.config, name)}"
+                raise UsageError(f"{flag} is for data sets of the Hub, and these data are {where}: leave it out")
+
     def _files(self, files: Mapping[str, str | None], columns: Sequence[str]) -> dict[str, Dataset]:
+        self.only_for_the_hub("in files")
         tables = {}
         for split, name in files.items():
             if name is None:
@@ -160,6 +172,7 @@ class Source:
     ) -> dict[str, Dataset]:
         if sample is None:
             raise UsageError("this task has no embedded sample: give --train-file FILE or --data HUB_NAME")
+        self.only_for_the_hub("embedded")
         tables, description = sample()
         for table in tables.values():
             check_columns("the embedded sample", table.column_names, columns)
@@ -227,6 +240,9 @@ class Source:
             if folder.is_dir():
                 if not (folder / "config.json").exists():
                     raise ModelError(f"--model {wanted} holds no config.json: it is not a model directory")
+                check_settings(folder)
+                if self.config.revision:
+                    raise UsageError(f"--revision {self.config.revision} is for models of the Hub, and {wanted} is a folder")
                 return str(folder), f"folder {wanted}"
             if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1:
                 raise ModelError(f"--model {wanted}: there is no such directory")
@@ -257,7 +273,7 @@ class Source:
         if not hub.reachable() and not isinstance(error, ValueError):
             asked = "you have set the Hub offline" if hub.told_offline() else f"{hub.endpoint()} is not reachable"
             return f"{what}: {asked} and the cache holds no copy. Use --data sample, or a file with --train-file"
-        return f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return f"{what}: {type(error).__name__}: {first_reason(error)}"
 
     def load(self, loader: Callable[..., T], path: str, **arguments: Any) -> T:
         """``loader`` is a ``from_pretrained``: no remote code, no pickles; what it raises becomes a ModelError."""
@@ -265,7 +281,33 @@ class Source:
         try:
             return loader(path, revision=revision or "main", trust_remote_code=False, **arguments)
         except Exception as error:  # a broken model directory raises almost anything; each says what
-            raise ModelError(f"model {path}: {' '.join(str(error).split())[:400]}") from error
+            what = "its weights file is damaged: " if type(error).__name__ == "SafetensorError" else ""
+            raise ModelError(f"model {path}: {what}{first_reason(error)}") from error
+
+
+def check_settings(folder: Path) -> None:
+    """Raises ModelError for settings of a model directory that are no JSON: the libraries pass over some of them."""
+    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        try:
+            if (folder / name).is_file():
+                json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelError(f"model {folder}: {name} is damaged ({error}): fetch it again") from error
+
+
+def first_reason(error: BaseException) -> str:
+    """What the Hub libraries say in many lines, in one: the first that gives a reason, and what to do about a locked door."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    reasons = [line for line in lines if not FRAME_WORK.match(line)] or lines or [type(error).__name__]
+    if "trust_remote_code" in str(error):
+        return "it comes with code of its own, which is never run: use a model whose architecture transformers knows"
+    reason = " ".join(reasons[: 2 if reasons[0].endswith(":") else 1])
+    if not isinstance(error, OSError | ValueError | RuntimeError | ImportError):  # a library that trusts its files
+        reason = f"its files are damaged, or not those of a model ({type(error).__name__}: {reason})"
+    reason = reason if len(reason) <= 300 else reason[:297] + "..."
+    if any(word in str(error) for word in ("gated repo", "401 Client Error", "Invalid credentials")):
+        reason += ". Ask for access on its page, then: hf auth login (or set HF_TOKEN)"
+    return reason
 
 
 def as_dataset(rows: Rows, name: str) -> Dataset:

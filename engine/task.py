@@ -88,7 +88,10 @@ class Task(ABC, Generic[O]):
         """The model in float32 on the CPU; called after the seed is set. Raises ModelError."""
 
     def adopt(self, model: nn.Module) -> None:
-        """Take from a finished model what ``examples()`` finds out when training (the labels' names, say)."""
+        """Take from a finished model what ``examples()`` finds out when training (the labels' names, say).
+
+        From then on ``examples()`` may leave the training data out.
+        """
 
     def prepare(self, row: Row, generator: torch.Generator) -> Row:
         """Masking, augmentation: ``generator`` is a function of (seed, epoch, row), so resuming repeats it exactly."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.config import require, setting
 from engine.errors import UsageError
-from engine.inference import Find, one_line, open_model, write_predictions
+from engine.inference import Find, open_model, shown, write_predictions
 
 
 @dataclass(frozen=True)
@@ -41,4 +41,4 @@ def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
         print(f"{len(pictures)} captions written to {config.output}")
         return
     for picture, found in zip(pictures, captions, strict=True):
-        print(f"{task.describe(found)}\t{one_line(picture)}")
+        print(f"{task.describe(found)}\t{shown(picture)}")

@@ -26,7 +26,7 @@ from engine.batch import Batch
 from engine.collate import PADDED, Layout, arrange
 from engine.config import note, require, setting
 from engine.errors import DataError, ModelError, UsageError
-from engine.files import Rows
+from engine.files import Rows, delimiter_hint
 from engine.sources import Source
 from engine.task import Examples, Row
 from engine.tokens import TokenDataset, tokenize_now
@@ -77,6 +77,7 @@ class Classification(TextTask[ClassificationOptions]):
     def __init__(self, options: ClassificationOptions, source: Source):
         super().__init__(options, source)
         self.labels: Labels | None = None
+        self.is_finished = False  # has a finished model been adopted?
         self._weights: Tensor | None = None
         self.problem: str = options.problem
         self._held_out: Dataset | None = None
@@ -93,6 +94,10 @@ class Classification(TextTask[ClassificationOptions]):
     def examples(self) -> dict[str, Examples]:
         o = self.options
         tables = self.splits()
+        if self.is_finished:  # nothing is trained any more: only what is measured needs to be read
+            tables.pop("train", None)
+        if not tables:
+            return {}
         self.labels, targets = read_labels(tables, o.label_column, o.problem, self.names_for(tables), o.label_separator)
         self._held_out = tables.get("eval")
         self.class_weights(torch.device("cpu"))  # refused before the model is loaded
@@ -141,9 +146,14 @@ class Classification(TextTask[ClassificationOptions]):
         return tuple(names[i] for i in range(len(names)))
 
     def adopt(self, model: nn.Module) -> None:
+        self.is_finished = True
         names: Mapping[int, str] = model.config.id2label  # type: ignore[union-attr,assignment]
+        if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
+            raise ModelError(f"config.json of the model must name labels 0 to {len(names) - 1}, each once, found {dict(names)}")
         self.labels = Labels(tuple(names[i] for i in range(len(names))), np.zeros(len(names)))
         if (weights := getattr(model.config, "class_weights", None)) is not None:
+            if not isinstance(weights, list) or len(weights) != len(names) or not all(isinstance(w, float) for w in weights):
+                raise ModelError(f"config.json of the model must have a class weight for each of the {len(names)} labels")
             self._weights = torch.tensor(weights)
         if model.config.problem_type is not None or len(names) == 1:  # type: ignore[union-attr]
             kinds = {kind: problem for problem, kind in PROBLEM_TYPES.items()}
@@ -184,7 +194,9 @@ class Classification(TextTask[ClassificationOptions]):
         return self.with_room_for_the_tokens(model, path)
 
     def load_model(self, path: str) -> nn.Module:
-        model, report = self.from_pretrained(path)
+        model, report = self.from_pretrained(path, ignore_mismatched_sizes=True)
+        for name, found, wanted in sorted(report["mismatched_keys"], reverse=True):
+            raise ModelError(f"model {path}: {name} is {list(found)} in the file, but {list(wanted)} by config.json")
         if missing := sorted(report["missing_keys"]):
             raise ModelError(f"model {path} is not a finished classifier: it lacks {missing[0]}")
         return self.with_room_for_the_tokens(model, path)
@@ -226,11 +238,12 @@ class Classification(TextTask[ClassificationOptions]):
 
     def inputs_of(self, rows: Rows) -> list[Any]:
         o = self.options
-        if len(rows) == 1 and not o.text_pair_column:
-            return list(checked_texts(next(iter(rows.values())), "the input"))
+        if list(rows) == ["text"] and not o.text_pair_column:  # a .txt file has no column but this one
+            return list(checked_texts(rows["text"], "the input"))
         for name in filter(None, (o.text_column, o.text_pair_column)):
             if name not in rows:
-                raise DataError(f"the input has no column {name!r} (it has: {', '.join(rows)}): name it with --text-column")
+                hint = delimiter_hint(list(rows)) or ": name it with --text-column"
+                raise DataError(f"the input has no column {name!r} (it has: {', '.join(rows)}){hint}")
         texts = checked_texts(rows[o.text_column], "the input")
         if not o.text_pair_column:
             return list(texts)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.config import require
 from engine.errors import ResourceError, UsageError
-from engine.inference import Find, one_line, open_model
+from engine.inference import Find, open_model, shown
 from tasks.embeddings import Embeddings
 from tasks.text import checked_texts
 
@@ -72,7 +72,7 @@ def compare_models(config: CompareConfig, texts: Sequence[str], find: Find) -> N
     for model in found:
         print(f"{model.name:<{width}}  {model.vectors.shape[1]:>4} dimensions  {1000 * model.seconds:.2f} ms a sentence")
     for row, sentence in enumerate(config.sentences, start=1):
-        print(f"\n{row}. {one_line(sentence)}")
+        print(f"\n{row}. {shown(sentence)}")
         for model in found:
             print(f"{model.name:<{width}}  first {FIRST}: {' '.join(f'{x:7.4f}' for x in model.vectors[row - 1, :FIRST])}")
     for model in found:
@@ -125,7 +125,7 @@ def draw(found: Sequence[Embedded], sentences: Sequence[str], path: Path) -> Non
     figure, axes = plt.subplots(
         1, len(found), figsize=(3.2 + (size + 0.7) * len(found), size + 1.4), squeeze=False, layout="constrained"
     )
-    labels = [f"{i}. {one_line(sentence, 34)}" for i, sentence in enumerate(sentences, start=1)]
+    labels = [f"{i}. {shown(sentence, 34)}" for i, sentence in enumerate(sentences, start=1)]
     for model, axis in zip(found, axes[0], strict=True):
         image = axis.imshow(model.similarities, cmap="Blues", vmin=0, vmax=1)
         for row, values in enumerate(model.similarities.tolist()):
@@ -133,7 +133,7 @@ def draw(found: Sequence[Embedded], sentences: Sequence[str], path: Path) -> Non
                 colour = "white" if value > 0.55 else "black"
                 axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
         axis.set_title(
-            f"{one_line(model.name, 40)}\n{model.vectors.shape[1]} dimensions, {1000 * model.seconds:.1f} ms", fontsize=9
+            f"{shown(model.name, 40)}\n{model.vectors.shape[1]} dimensions, {1000 * model.seconds:.1f} ms", fontsize=9
         )
         axis.set_xticks(range(number), [str(i) for i in range(1, number + 1)])
         axis.set_yticks(range(number), labels if axis is axes[0, 0] else [str(i) for i in range(1, number + 1)], fontsize=8)

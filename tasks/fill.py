@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.config import require, setting
 from engine.errors import UsageError
-from engine.inference import Find, one_line, open_model
+from engine.inference import Find, open_model, shown
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ def fill(config: FillConfig, texts: Sequence[str], find: Find) -> None:
     for text, found in zip(texts, filled, strict=True):
         for number, mask in enumerate(found["masks"], start=1):
             if not is_one:
-                print(f"{one_line(text)} (mask {number} of {len(found['masks'])})")
+                print(f"{shown(text)} (mask {number} of {len(found['masks'])})")
             for token, probability in mask:
-                print(f"{one_line(token.strip())}\t{probability:.4f}")
+                print(f"{shown(token.strip())}\t{probability:.4f}")

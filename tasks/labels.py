@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.config import note
 from engine.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+)")
+MOST_DIGITS = 18  # of a whole number; what is longer is a name (and Python refuses to convert thousands of digits)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def whole_number(cell: Any) -> int | None:
     """``3``, ``"3"``, ``"-1"``; None for anything else."""
     if isinstance(cell, str):
         text = cell.strip()
-        return int(text) if text.removeprefix("-").isdecimal() else None
+        return int(text) if text.removeprefix("-").isdecimal() and len(text) <= MOST_DIGITS else None
     return cell if isinstance(cell, int) and not isinstance(cell, bool) else None
 
 
@@ -92,10 +94,10 @@ def one_of_each(
     ids: dict[str, int] = {}
     arrays = {}
     for split, values in cells.items():
+        if (missing := next((row for row, cell in enumerate(values, start=1) if is_missing(cell)), None)) is not None:
+            raise DataError(f"{split} data, row {missing}: the label is missing (column {column!r})")
         for row, cell in enumerate(values, start=1):
             where = f"{split} data, row {row}: label {cell!r}"
-            if cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and math.isnan(cell)):
-                raise DataError(f"{split} data, row {row}: the label is missing (column {column!r})")
             if isinstance(cell, float) or (given is None and isinstance(cell, str) and DECIMAL.fullmatch(cell.strip())):
                 raise DataError(f"{where} is not a class: classes are whole numbers or names (or --problem regression)")
             if (whole_number(cell) or 0) < 0:
@@ -111,6 +113,7 @@ def one_of_each(
             number, word = found[are_numbers.index(True)], found[are_numbers.index(False)]
             raise DataError(f"column {column!r} mixes numbers and names ({number!r}, {word!r}): use one kind")
         given = in_order({str(cell) for cell in found})
+        warn_of_odd_classes(given, len(cells["train"]))
         ids = {name: i for i, name in enumerate(given)}
     else:
         if repeated := [name for name in given if given.count(name) > 1]:
@@ -128,6 +131,21 @@ def one_of_each(
     return Labels(given, np.bincount(trained, minlength=len(given))), arrays
 
 
+def warn_of_odd_classes(names: Sequence[str], num_rows: int) -> None:
+    """Names that look like one class written in two ways, and so many that the column can hardly be a label."""
+    alike: dict[str, str] = {}
+    for name in names:
+        if (other := alike.setdefault(" ".join(name.split()).casefold(), name)) != name:
+            note(f"warning: the labels {other!r} and {name!r} differ in spaces or capitals only, and are two classes")
+            break
+    if len(names) > max(10, num_rows / 2):
+        note(f"warning: {len(names)} different labels in {num_rows} rows; is that the right column?")
+
+
+def is_missing(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and math.isnan(cell))
+
+
 def many_of_each(
     cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None, separator: str
 ) -> tuple[Labels, dict[str, np.ndarray]]:
@@ -140,8 +158,10 @@ def many_of_each(
             return [word.strip() for word in cell.split(separator) if word.strip()]
         if isinstance(cell, list):
             for word in cell:
-                if word in (None, "") or (isinstance(word, float) and math.isnan(word)) or (whole_number(word) or 0) < 0:
+                if is_missing(word) or (whole_number(word) or 0) < 0:
                     raise DataError(f"{where}: {cell!r} holds a label that is missing or negative")
+                if not isinstance(word, str | int | float) or (isinstance(word, float) and word not in (0, 1)):
+                    raise DataError(f"{where}: {cell!r} holds {word!r}, which is neither a name nor a whole number")
             return cell
         raise DataError(f"{where}: a list of labels is needed, found {cell!r}")
 
@@ -164,6 +184,10 @@ def many_of_each(
         ids = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names)) if str(i) not in names}
         if not names:
             raise DataError(f"column {column!r}: no training row has a label")
+        if odd := next((word for rows in lists.values() for row in rows for word in row if isinstance(word, float)), None):
+            raise DataError(
+                f"column {column!r} holds {odd!r} beside labels that are neither 0 nor 1: use whole numbers or names"
+            )
         matrices = {split: np.zeros((len(rows), len(names)), dtype=np.float32) for split, rows in lists.items()}
         for split, rows in lists.items():
             for row, values in enumerate(rows):
@@ -195,7 +219,7 @@ def numbers(values: Sequence[Any], split: str, column: str) -> np.ndarray:
     result = np.empty(len(values), dtype=np.float32)
     for row, cell in enumerate(values):
         try:
-            result[row] = float(cell)
+            result[row] = float("" if "_" in str(cell) else cell)  # Python would read 1_000 as a number
         except (TypeError, ValueError) as error:
             raise DataError(f"{split} data, row {row + 1}: {cell!r} (column {column!r}) is not a number") from error
         if not np.isfinite(result[row]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.batch import Batch
-from engine.inference import one_line
+from engine.inference import shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,7 +41,7 @@ class Mistakes:
 
     def table(self) -> str:
         """All classes against all, or with many of them the pairs that are confused most."""
-        names = [one_line(name, 18) for name in self.names]
+        names = [shown(name, 18) for name in self.names]
         if len(names) <= MAX_CLASSES:
             rows = [["label / prediction", *names], *([name, *row] for name, row in zip(names, self.counts, strict=True))]
             width = max(map(len, names)) + 2

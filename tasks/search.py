@@ -21,7 +21,7 @@ from engine.collate import Layout
 from engine.config import note, require, setting
 from engine.errors import DataError, UsageError
 from engine.files import read_table
-from engine.inference import Find, one_line, open_model, write_predictions
+from engine.inference import Find, open_model, shown, write_predictions
 from engine.tokens import cache_folder, tokens_fingerprint
 from tasks.embeddings import Embeddings
 from tasks.text import checked_texts
@@ -76,8 +76,8 @@ def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
         return
     for hit in found:
         if hit["rank"] == 1:
-            print(one_line(hit["query"]))
-        print(f"  {hit['score']:.4f}  row {hit['row']}\t{one_line(texts[hit['row'] - 1])}")
+            print(shown(hit["query"]))
+        print(f"  {hit['score']:.4f}  row {hit['row']}\t{shown(texts[hit['row'] - 1])}")
 
 
 def corpus_vectors(task: Embeddings, model: nn.Module, layout: Layout, texts: Sequence[str]) -> Tensor:

@@ -148,6 +148,9 @@ class TextTask(Task[O]):
         if lora.is_adapter(path):
             return lora.load_merged(self.source.load, self.auto_class, path, **safely, **arguments)
         loaded: tuple[Any, dict[str, Any]] = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
+        for name, weights in loaded[0].named_parameters():
+            if not torch.isfinite(weights).all():
+                raise ModelError(f"model {path}: {name} holds NaN or infinity: the run that made it diverged, or it is damaged")
         return loaded
 
     def save(self, model: nn.Module, directory: Path) -> None:
@@ -173,7 +176,11 @@ def check_loaded(model: nn.Module, report: Mapping[str, Any], path: str) -> None
     missing = sorted(name for name in report["missing_keys"] if name.startswith(body) and ".pooler." not in name)
     missing += sorted(str(name) for name, *_ in report["mismatched_keys"] if str(name).startswith(body))
     if missing:
-        raise ModelError(f"model {path}: the checkpoint lacks {len(missing)} weights of the model, such as {missing[0]}")
+        what = "lacks, or has in another size," if report["mismatched_keys"] else "lacks"
+        raise ModelError(f"model {path}: the checkpoint {what} {len(missing)} weights of the model, such as {missing[0]}")
+    spare = sorted(n for n in report["unexpected_keys"] if n.startswith(body) and not n.endswith(("position_ids", ".bias")))
+    if spare := [name for name in spare if ".pooler." not in name]:
+        note(f"warning: {len(spare)} weights of the checkpoint have no place in the model, such as {spare[0]}")
     new = sorted({*report["missing_keys"], *(str(name) for name, *_ in report["mismatched_keys"])})
     if new:
         note(f"model: new, to be trained: {', '.join(new)}")

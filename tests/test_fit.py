@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from engine.config import TrainConfig
-from engine.errors import DivergedError, UsageError
+from engine.errors import DataError, DivergedError, UsageError
 from engine.fit import fit
 from engine.plan import Plan
 from tests import tiny
@@ -162,7 +162,7 @@ def test_the_same_again_is_skipped_and_another_is_refused(tmp_path, capsys):
     assert again.skipped and "training skipped" in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"learning_rate: 0.001 -> 0.002.*--overwrite"):
         fit(make_task(), config(tmp_path, learning_rate=2e-3), tiny.bert())
-    with pytest.raises(UsageError, match="other data"):
+    with pytest.raises(DataError, match=r"train: other rows \(40 then, 41 now\)"):
         fit(tiny.TokenTask(train=tiny.token_rows(41), evaluation=tiny.token_rows(21, seed=5)), config(tmp_path), tiny.bert())
     assert weights == (tmp_path / "run/model.safetensors").stat().st_mtime_ns
     fit(make_task(), config(tmp_path, learning_rate=2e-3, overwrite=True), tiny.bert())

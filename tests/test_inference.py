@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import run
 import tasks
-from engine.inference import one_line, open_model
+from engine.inference import open_model, shown
 from tests import tiny
 from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
 
@@ -122,7 +122,7 @@ def test_evaluate_a_file_with_a_label_the_model_does_not_know(project, tmp_path,
 
 
 def test_texts_cannot_drive_the_terminal():
-    assert "\x1b" not in one_line("\x1b]0;title\x07 text\nmore") and "\n" not in one_line("a\nb")
+    assert "\x1b" not in shown("\x1b]0;title\x07 text\nmore") and "\n" not in shown("a\nb")
 
 
 def test_train_further_from_a_finished_model(project, tmp_path, capsys):  # noqa: F811

@@ -27,7 +27,9 @@ from tests.test_layers import ROOT, imports
 LESSONS = command.all_lessons()
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
 SLOW = {"padding"}  # a real model
-MENDED_SLOW = SLOW | {"class-name", "seed", "fp16", "looking", "resume", "last-batch", "host-reads", "half-weights"}
+MENDED_SLOW = SLOW | {
+    "class-name", "seed", "fp16", "looking", "resume", "last-batch", "host-reads", "half-weights", "order", "num-items",
+}  # fmt: skip
 PAGE = page.PAGE.read_text(encoding="utf-8")
 
 
@@ -277,7 +279,7 @@ def test_a_line_that_moved_is_noticed_and_mended():
     assert wrong(pointer for pointer in page.pointers(shifted) if pointer.file == "engine/loop.py")
     assert not wrong(p for p in page.pointers(page.renumbered(shifted)) if p.whose == "here")
     with pytest.raises(ValueError, match="has no line with"):
-        page.renumbered("   - here: `engine/loop.py:1` `not in this file`")
+        page.renumbered("    - here: `engine/loop.py:1` `not in this file`")
 
 
 def test_the_loop_is_told_as_it_stands():

@@ -151,7 +151,7 @@ def num_items(folder: str) -> Finding:
 
 
 def class_name(folder: str) -> Finding:
-    lengths = (2, 4, 8, 32)
+    lengths = (2, 8, 32)
     gpt2: list[float] = []
     llama: list[float] = []
     ours: list[float] = []
@@ -176,7 +176,7 @@ def class_name(folder: str) -> Finding:
     return Finding(
         holds=all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(gpt2, missing, strict=True))
         and all(math.isclose(a, 1, rel_tol=1e-3) for a in (*llama, *ours)),
-        said=f"GPT-2's class is not called ...ForCausalLM: with {lengths[2]} tokens a row, {gpt2[2]:.0%} of the true gradient",
+        said=f"GPT-2's class is not called ...ForCausalLM: with {lengths[1]} tokens a row, {gpt2[1]:.0%} of the true gradient",
         table=toys.in_columns("tokens a row", lengths, ratios, "{:.4f}"),
         draw=draw,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bench.lessons.lesson import ROOT, path_of
 
 PAGE = ROOT / "docs/what-trainer-hides.md"
-POINTER = re.compile(r"^   - (Trainer|here): `([^`:]+):(\d+)` `([^`]+)`$", re.MULTILINE)
+POINTER = re.compile(r"^    - (Trainer|here): `([^`:]+):(\d+)` `([^`]+)`$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def renumbered(page: str) -> str:
         found = Pointer(whose, file, int(line), quote).lines()
         if not found:
             raise ValueError(f"{file} has no line with {quote!r}")
-        return f"   - {whose}: `{file}:{min(found, key=lambda number: abs(number - int(line)))}` `{quote}`"
+        return f"    - {whose}: `{file}:{min(found, key=lambda number: abs(number - int(line)))}` `{quote}`"
 
     return POINTER.sub(renumber, page)
 

@@ -35,8 +35,6 @@ from engine.task import Task
 
 Rows = Sequence[dict[str, Any]]
 MAX_LENGTH = 64
-
-
 SIZE: dict[str, Any] = {
     "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
     "max_position_embeddings": MAX_LENGTH, "initializer_range": 0.2, "pad_token_id": 0,

@@ -64,7 +64,7 @@ class Decoder(LanguageModel[O]):
     def predict(self, model: nn.Module, inputs: Iterable[str], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each text ``{"text"}``: what the model finds most probable next, at most 50 tokens."""
         for text in inputs:
-            yield {"text": write_on(self, model, text, self.prompt(text), max_new_tokens=50)[0]}
+            yield {"text": write_on(self, model, "", self.prompt(text), max_new_tokens=50)[0]}
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         return " ".join(prediction["text"].split())

@@ -106,3 +106,21 @@ def test_a_sequence_head_is_left_alone():
     model = make("Bert")
     targets.enable(model, "sequence")
     assert not model._forward_pre_hooks
+
+
+def test_compiled_it_stays_one_graph():
+    """The hooks are traced with the model: no break, and no graph of its own for each number of targets."""
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = make("Bert")
+    targets.enable(model, "token")
+    expected = [model(input_ids=IDS, target_index=INDEX[:n]).logits for n in (2, 4, 6)]
+    model.compile(backend=count, dynamic=True, fullgraph=True)
+    for n, wanted in zip((2, 4, 6), expected, strict=True):
+        torch.testing.assert_close(model(input_ids=IDS, target_index=INDEX[:n]).logits, wanted)
+    torch._dynamo.reset()
+    assert len(graphs) == 1

@@ -26,7 +26,7 @@ from unittest.mock import patch
 import safetensors.torch
 import torch
 
-from bench.bad_case import ROOT, Attempts, Place, Result, as_nobody, call, edit, files_in, row, spawn
+from bench.bad_case import ROOT, Attempts, Place, Result, as_nobody, call, edit, files_in, reseal, row, spawn
 from engine.checkpoint import steps_in
 from tests import tiny
 
@@ -390,7 +390,7 @@ def _(at: Place) -> Attempts:
 @row(87, "checkpoint of a newer version", 4, "has format 99, this version reads up to 1: update")
 def _(at: Place) -> Attempts:
     arguments = at.resume()
-    edit(newest(at) / "MANIFEST.json", format=99)
+    reseal(newest(at), format=99)
     yield arguments
 
 
@@ -599,9 +599,8 @@ def _(at: Place) -> Attempts:
     arguments = at.resume()
     secret = at.write("secret", "mine")
     for step in steps_in(at.out / "checkpoints"):
-        path = at.out / f"checkpoints/step-{step:08d}/MANIFEST.json"
         entry = {"bytes": 4, "sha256": "0" * 64}
-        edit(path, files={"../../../secret": entry, secret: entry})
+        reseal(at.out / f"checkpoints/step-{step:08d}", files={"../../../secret": entry, secret: entry})
     result = call(arguments)
     yield Result(result.code, result.out, result.err.replace("warning: ", "error: ", 1).split("\n")[0], result.raised)
 

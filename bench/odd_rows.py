@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors.torch
 
-from bench.bad_case import Place, edit
+from bench.bad_case import Place, edit, reseal
 from bench.bad_rows import HEADER, ROWS_OF_DATA, each
 
 Lines = Callable[[Place], Sequence[list[str]]]
@@ -107,7 +107,7 @@ def checkpoint_file(name: str, content: bytes) -> Lines:
 def forge(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     files = json.loads((folder / "MANIFEST.json").read_text())["files"]
-    edit(folder / "MANIFEST.json", files=files | {name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}})
+    reseal(folder, files=files | {name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}})
 
 
 def in_out(make: Callable[[Path], Any]) -> Lines:
@@ -202,7 +202,7 @@ ODD: list[tuple[str, int, str, Lines]] = [
     ("a model with fewer layers than weights", 0, "have no place in the model", model(num_hidden_layers=1)),
     ("a model with a smaller vocabulary", 4, "word_embeddings", model(vocab_size=50)),
     ("a model whose kind is a list", 4, "damaged", model(model_type=["bert"])),
-    ("a config.json that is a list", 4, "damaged", model_file("config.json", b"[]")),
+    ("a config.json that is a list", 4, "config.json", model_file("config.json", b"[]")),
     ("an empty config.json", 4, "config.json is damaged", model_file("config.json", b"")),
     ("an empty tokenizer.json", 4, "damaged", model_file("tokenizer.json", b"{}")),
     ("an adapter that names another model", 4, "", model_file("adapter_config.json", b'{"base_model_name_or_path": "e/e", "peft_type": "LORA"}')),

@@ -178,7 +178,9 @@ def check_loaded(model: nn.Module, report: Mapping[str, Any], path: str) -> None
     if missing:
         what = "lacks, or has in another size," if report["mismatched_keys"] else "lacks"
         raise ModelError(f"model {path}: the checkpoint {what} {len(missing)} weights of the model, such as {missing[0]}")
-    spare = sorted(n for n in report["unexpected_keys"] if n.startswith(body) and not n.endswith(("position_ids", ".bias")))
+    spare = sorted(
+        n for n in report.get("unexpected_keys", ()) if n.startswith(body) and not n.endswith(("position_ids", ".bias"))
+    )
     if spare := [name for name in spare if ".pooler." not in name]:
         note(f"warning: {len(spare)} weights of the checkpoint have no place in the model, such as {spare[0]}")
     new = sorted({*report["missing_keys"], *(str(name) for name, *_ in report["mismatched_keys"])})

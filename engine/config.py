@@ -374,7 +374,7 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
         raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} (python run.py --help)")
     print(
         "usage: python run.py --task TASK [flags]             fine-tune, evaluate, save\n"
-        "       python run.py COMMAND --model DIR [flags] ...  use what was trained\n\n"
+        "       python run.py COMMAND [flags] ...              use what was trained, learn, compare\n\n"
         f"commands (each has flags of its own: python run.py COMMAND --help):\n{others}\n\n"
         f"tasks (each has flags of its own: python run.py --task TASK --help):\n{listing}\n"
         "  FILE.py:CLASS    a task of your own\n"

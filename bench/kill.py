@@ -360,8 +360,8 @@ def forget_position() -> None:
     import engine.data
 
     class FromTheStart(engine.data.MicroBatches):
-        def __init__(self, plan: Any, start: int):
-            super().__init__(plan, 0)
+        def __init__(self, plan: Any, start: int, world: Any):
+            super().__init__(plan, 0, world)
 
     engine.data.MicroBatches = FromTheStart  # type: ignore[misc]
 
@@ -371,15 +371,15 @@ def forget_optimizer() -> None:
 
     load = engine.checkpoint.load_state
 
-    def forgetful(state: Any, files: Any) -> Any:
-        progress = load(state, files)
+    def forgetful(state: Any, *others: Any) -> Any:
+        progress = load(state, *others)
         for values in state.optimizer.state.values():
             values["exp_avg_sq"].zero_()
         return progress
 
     import engine.fit
 
-    engine.fit.load_state = forgetful  # type: ignore[attr-defined]
+    engine.fit.load_state = forgetful  # type: ignore[attr-defined, assignment]
 
 
 CONTROLS: dict[str, Patch] = {

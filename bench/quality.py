@@ -27,6 +27,7 @@ from engine.config import TrainConfig, parse
 from engine.data import eval_loader
 from engine.fit import fit
 from engine.inference import quiet_libraries
+from engine.parallel import World
 from engine.precision import has_native_bf16, make_autocast
 from engine.sources import Source, SourceConfig, packaged_minilm
 from tasks import find
@@ -72,7 +73,7 @@ def correct(task: Any, config: TrainConfig, model: Any, precision: Any) -> np.nd
     examples = task.examples()["eval"]
     right = np.zeros(len(examples), dtype=bool)
     autocast = make_autocast(precision, torch.device("cpu"))
-    for batch in eval_loader(task, examples, Layout(), config, torch.device("cpu")):
+    for batch in eval_loader(task, examples, Layout(), config, World(torch.device("cpu"))):
         with torch.inference_mode(), autocast():
             predicted = model(**batch.inputs).logits.argmax(-1)
         right[[row for _, row in batch.keys]] = (predicted == batch.targets["labels"]).numpy()

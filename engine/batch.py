@@ -24,7 +24,8 @@ class Batch:
     loss compares with: labels are not passed to the model, so no loss is computed out of sight. ``num_items`` is what
     the loss is a sum over: examples for classification, target tokens for language models. ``num_tokens`` counts real
     tokens, ``executed_tokens`` those the model works on (with padding), ``longest`` is what each example takes of a
-    padded batch, ``sum_squares`` the sum over the rows of length squared: what attention costs.
+    padded batch, ``sum_squares`` the sum over the rows of length squared: what attention costs. ``weight`` is 0.0 for a
+    stand-in: a rank without rows of a micro-batch takes part in it with a row that counts for nothing.
     """
 
     inputs: dict[str, Tensor | int]
@@ -36,6 +37,7 @@ class Batch:
     sum_squares: int
     longest: int
     keys: list[Key] = field(default_factory=list)
+    weight: float = 1.0
 
     def to(self, device: torch.device) -> Batch:
         """On ``device``; asynchronous on CUDA only, where the memory is pinned (on MPS it would read freed memory)."""

@@ -1,7 +1,7 @@
 """Putting a run together, in the one order that works; the only place that knows it.
 
-seed -> examples -> model -> packed attention -> targets -> LoRA -> frozen parameters -> device -> compile -> optimizer
-and schedule -> (checkpoint) -> seed again, or the checkpoint's RNG.
+seed -> examples -> model -> packed attention -> targets -> gradient checkpointing -> LoRA -> frozen parameters -> device, or
+shards -> compile -> DDP -> optimizer and schedule -> a rehearsal, with DDP -> seed again -> (checkpoint, with its RNG).
 """
 
 from __future__ import annotations
@@ -18,46 +18,62 @@ from torch import nn
 
 from engine import lora, targets
 from engine.batching import choose_layout
+from engine.checkpoint import model_tensors
 from engine.clock import Clock
 from engine.collate import Layout
 from engine.config import TrainConfig
-from engine.data import Data
+from engine.data import Data, share
 from engine.errors import UsageError
+from engine.loop import accumulate
 from engine.memory import keep_freed_memory
 from engine.memory_guard import MemoryGuard
 from engine.optimizer import Guard, freeze, make_optimizer, make_schedule
-from engine.parallel import World, choose_device
+from engine.parallel import World, choose_device, replicate
 from engine.plan import Plan
 from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
+from engine.sharding import collect, fill, shard, skeleton
 from engine.state import TrainState
 from engine.task import Examples, Task
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run put together, before its first step."""
+    """A run put together, before its first step. ``plain``: the model to save, without its weights if they are sharded."""
 
     state: TrainState
     data: Data
     world: World
     precision: Precision
     layout: Layout
+    plain: nn.Module
+
+    def whole_model(self) -> nn.Module | None:
+        """The trained model as transformers knows it; a sharded one on rank 0, on the CPU, and None elsewhere. Collective."""
+        if self.plain is self.state.model:
+            return self.plain
+        tensors = collect(model_tensors(self.state.model), self.world)
+        return fill(self.plain, tensors) if self.world.is_main else None
 
 
-def set_seed(seed: int) -> None:
-    """Every generator a step may draw from."""
+def set_seed(seed: int, rank: int = 0) -> None:
+    """Every generator a step may draw from; ranks drop different units."""
+    if rank:
+        seed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # CUDA and MPS too
 
 
-def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Module | None = None) -> Setup:
+def build(
+    task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Module | None = None, world: World | None = None
+) -> Setup:
     """The state before step 1. ``model``: one's own, else the task's. Raises UsageError, ModelError.
 
     The seed is set before the model is built, so that a new head is a function of it, and again after, so that the
     dropout of step 1 does not depend on how many numbers the head took (nor does Trainer's, which seeds there).
     """
-    device = choose_device(config.device)
+    world = world or World(choose_device(config.device))
+    device = world.device
     precision = choose_precision(config.precision, device)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it before its first call
@@ -66,28 +82,19 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
     allow_tf32(device)
     if device.type == "cpu":
         keep_freed_memory()
-    if config.lora:
-        lora.library()  # is it there? asked before a model is loaded
-    model = task.build_model() if model is None else model
-    layout = choose_layout(config.batching, model, task.level, getattr(task, "max_length", None), device, precision)
-    targets.enable(model, task.level)
-    if config.lora:
-        model = lora.add(model, config, task.source.config.revision)
-    if config.freeze is not None:
-        freeze(model, config.freeze)
-    model = model.to(device)
-    if config.cuda_graph == "on":
-        longest = int(getattr(task, "max_length", 0) or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
-        layout = few_shapes(layout, longest, device)
-    if config.compile and layout.kind == "packed" and device.type == "cpu":
-        raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")
+    model, plain, layout = world.together(lambda: prepared(task, config, device, precision, model))
+    model = shard(model, world, precision) if config.shard else model.to(device)
     if config.compiled:  # in place: torch.compile(model) would rename the parameters
         model.compile(dynamic=True, mode="reduce-overhead" if config.cuda_graph == "on" else None)
+    replica = model
+    if not config.shard:
+        replica = replicate(model, world, find_unused_parameters=config.find_unused_parameters)
     plan = Plan.of(config, examples.lengths, packed=layout.kind == "packed")
     optimizer = make_optimizer(model, config)
     clock = Clock(device)
     state = TrainState(
         model=model,
+        replica=replica,
         parameters=[p for p in model.parameters() if p.requires_grad],
         optimizer=optimizer,
         schedule=make_schedule(optimizer, config, plan.num_steps),
@@ -97,11 +104,53 @@ def build(task: Task[Any], examples: Examples, config: TrainConfig, model: nn.Mo
         clock=clock,
         device=device,
     )
-    data = Data(plan, task, examples, layout, config, device, clock)
-    if task.additive:
+    data = Data(plan, task, examples, layout, config, world, clock)
+    if task.additive and world.size == 1:  # another rank would not know of the micro-batches of a cut one
         state.run = MemoryGuard(data.batch)
-    set_seed(config.seed)
-    return Setup(state, data, World(device), precision, layout)
+    if replica is not model:
+        rehearse(state, data)
+    set_seed(config.seed, world.rank)
+    return Setup(state, data, world, precision, layout, plain)
+
+
+def rehearse(state: TrainState, data: Data) -> None:
+    """One backward pass of which nothing stays but the order that it ends in. Raises UsageError, as its exchange does.
+
+    After the first one DDP puts the gradients into other buckets, and where a number lies in a bucket decides in which order
+    the ranks' are added up. A run that is resumed would so be rounded otherwise than one that never stopped.
+    """
+    rows = next(iter(data.plan.micro_batches()))
+    batch = data.world.together(lambda: data.batch(share(rows, data.world)))
+    state.model.train()
+    accumulate(state, data.task, [batch], torch.ones((), device=state.device))
+    state.optimizer.zero_grad(set_to_none=True)
+    state.clock.take()
+
+
+def prepared(
+    task: Task[Any], config: TrainConfig, device: torch.device, precision: Precision, model: nn.Module | None
+) -> tuple[nn.Module, nn.Module, Layout]:
+    """The model on the CPU, ready for its batches; the one to save; the layout. Raises UsageError, ModelError."""
+    if config.lora:
+        lora.library()  # is it there? asked before a model is loaded
+    model = task.build_model() if model is None else model
+    plain = skeleton(model) if config.shard else None
+    layout = choose_layout(config.batching, model, task.level, getattr(task, "max_length", None), device, precision)
+    targets.enable(model, task.level)
+    if config.gradient_checkpointing:
+        if not getattr(model, "supports_gradient_checkpointing", False):
+            raise UsageError(f"--gradient-checkpointing: {type(model).__name__} does not know it; leave it out")
+        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    if config.lora:
+        model = lora.add(model, config, task.source.config.revision)
+    if config.freeze is not None:
+        freeze(model, config.freeze)
+    if config.cuda_graph == "on":
+        longest = int(getattr(task, "max_length", 0) or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
+        layout = few_shapes(layout, longest, device)
+    if config.compile and layout.kind == "packed" and device.type == "cpu":
+        raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")
+    return model, model if plain is None else plain, layout
 
 
 def few_shapes(layout: Layout, max_length: int, device: torch.device) -> Layout:

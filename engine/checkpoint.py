@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from engine.config import note
 from engine.errors import ModelError, ResourceError
+from engine.parallel import World
+from engine.sharding import collect, put
 from engine.state import TrainState
 
 FORMAT = 1
@@ -73,8 +75,9 @@ class Snapshot:
         return {file: pack(tensors) for file, tensors in self.tensors.items()} | {"state.json": self.state_json}
 
 
-def take_snapshot(state: TrainState, progress: Mapping[str, Any]) -> Snapshot:
-    """The state as it is now. ``progress`` is the run's own (log window, best, ...), kept as JSON."""
+def take_snapshot(state: TrainState, progress: Mapping[str, Any], world: World | None = None) -> Snapshot:
+    """The state as it is now, in full on rank 0. ``progress`` is the run's own (log window, best, ...), kept as JSON."""
+    world = world or World(state.device)
     names: dict[Tensor, str] = {parameter: name for name, parameter in state.model.named_parameters()}
     tensors: dict[str, Tensor] = {}
     for parameter, values in state.optimizer.state.items():
@@ -84,7 +87,7 @@ def take_snapshot(state: TrainState, progress: Mapping[str, Any]) -> Snapshot:
         for group in state.optimizer.param_groups
     ]
     schedule = {key: value for key, value in state.schedule.state_dict().items() if key != "lr_lambdas"}
-    rng_tensors, rng_numbers = get_rng()
+    streams = world.gather(get_rng())
     document = {
         "format": FORMAT,
         "step": state.step,
@@ -92,15 +95,15 @@ def take_snapshot(state: TrainState, progress: Mapping[str, Any]) -> Snapshot:
         "optimizer": groups,
         "schedule": schedule,
         "scaler": state.scaler.state_dict(),
-        "rng": rng_numbers,
+        "rng": [numbers for _, numbers in streams],
         "progress": dict(progress),
     }
     return Snapshot(
         state.step,
         {
-            "model.safetensors": model_tensors(state.model),
-            "optimizer.safetensors": tensors,
-            "rng.safetensors": rng_tensors,
+            "model.safetensors": collect(model_tensors(state.model), world),
+            "optimizer.safetensors": collect(tensors, world),
+            "rng.safetensors": {f"{rank}.{n}": t for rank, (stream, _) in enumerate(streams) for n, t in stream.items()},
         },
         json.dumps(document, indent=1, allow_nan=False).encode(),
     )
@@ -110,19 +113,26 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save({name: t.detach().contiguous().cpu() for name, t in tensors.items()})
 
 
-def load_state(state: TrainState, files: Files) -> dict[str, Any]:
-    """Put a checkpoint back, bit by bit; returns the run's progress. The RNG comes last: loading must not shift it."""
-    document = json.loads(files["state.json"])
-    load_model(state.model, files)
+def load_state(state: TrainState, files: Files | None, world: World | None = None) -> dict[str, Any]:
+    """Put a checkpoint, which rank 0 has read, back bit by bit on all ranks; returns the run's progress.
+
+    The RNG comes last: loading must not shift it. A rank that the checkpoint has no stream for keeps its own.
+    """
+    world = world or World(state.device)
+    document: dict[str, Any] = world.on_main(lambda: json.loads(files["state.json"]))  # type: ignore[index]
+    load_model(state.model, files, world)
     names = [name for group in state.optimizer.param_groups for name in parameter_names(state.model, group["params"])]
     saved = [name for group in document["optimizer"] for name in group["params"]]
     if names != saved:
         raise ModelError("the checkpoint's optimizer holds other parameters than this model: resume with the same model")
-    tensors = safetensors.torch.load(files["optimizer.safetensors"])
+    tensors = {} if files is None else safetensors.torch.load(files["optimizer.safetensors"])
+    parameters = dict(state.model.named_parameters())
     values: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for key, tensor in tensors.items():
+    for key in world.from_main(list(tensors)):
         name, _, kind = key.rpartition("//")
-        values[name][kind] = tensor
+        own = torch.zeros((), device=state.device) if kind == "step" else torch.zeros_like(parameters[name])
+        put(own, tensors.get(key), world)
+        values[name][kind] = own.detach()
     groups = [
         {**group, "betas": tuple(group["betas"]), "params": current["params"]}
         for group, current in zip(document["optimizer"], state.optimizer.state_dict()["param_groups"], strict=True)
@@ -135,21 +145,26 @@ def load_state(state: TrainState, files: Files) -> dict[str, Any]:
     if document["scaler"]:
         state.scaler.load_state_dict(document["scaler"])
     state.step, state.max_tokens = document["step"], document["max_tokens"]
-    set_rng(safetensors.torch.load(files["rng.safetensors"]), document["rng"])
+    streams = world.on_main(lambda: safetensors.torch.load(files["rng.safetensors"]))  # type: ignore[index]
+    if world.rank < len(document["rng"]):
+        mark = f"{world.rank}."
+        own_stream = {name.removeprefix(mark): tensor for name, tensor in streams.items() if name.startswith(mark)}
+        set_rng(own_stream, document["rng"][world.rank])
     progress: dict[str, Any] = document["progress"]
     return progress
 
 
-def load_model(model: nn.Module, files: Files) -> None:
-    """The weights alone, in place."""
-    saved = safetensors.torch.load(files["model.safetensors"])
+def load_model(model: nn.Module, files: Files | None, world: World | None = None) -> None:
+    """The weights alone, in place, on all ranks from what rank 0 has read."""
     own = model_tensors(model)
-    if saved.keys() != own.keys():
-        odd = sorted(saved.keys() ^ own.keys())[0]
+    world = world or World(next(iter(own.values())).device)
+    saved = {} if files is None else safetensors.torch.load(files["model.safetensors"])
+    names = world.from_main(list(saved))
+    if {*names} != own.keys():
+        odd = sorted({*names} ^ own.keys())[0]
         raise ModelError(f"the checkpoint does not fit the model ({odd} is in one of them only)")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(saved[name])
+    for name in names:
+        put(own[name], saved.get(name), world)
 
 
 def parameter_names(model: nn.Module, parameters: list[Tensor]) -> list[str]:
@@ -167,7 +182,7 @@ def get_rng() -> tuple[dict[str, Tensor], dict[str, Any]]:
         "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
     }
     if torch.cuda.is_available():
-        tensors |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+        tensors["cuda"] = torch.cuda.get_rng_state()  # of this rank's device, which choose_device has made the current one
     if torch.backends.mps.is_available():
         tensors["mps"] = torch.mps.get_rng_state()
     return tensors, {"python": [version, gauss], "numpy": [kind, int(position), int(has_gauss), float(cached)]}
@@ -180,9 +195,8 @@ def set_rng(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(tensors["python"].tolist()), gauss))
     kind, position, has_gauss, cached = numbers["numpy"]
     np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
-    for i in range(torch.cuda.device_count()):
-        if f"cuda.{i}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"cuda.{i}"], i)
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
     if "mps" in tensors and torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["mps"])
 

@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from engine.errors import UsageError, one_line
+from engine.errors import UsageError, is_main_process, one_line
 
 
 def setting(default: Any, help: str) -> Any:
@@ -77,7 +77,12 @@ class TrainConfig:
         "auto", "record the compiled model as CUDA graphs, one for each length rounded up to 256; auto: off"
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    workers: int = setting(0, "processes that load data")
+    shard: bool = setting(False, "spread weights, gradients and AdamW's state over the ranks (FSDP2); needs torchrun")
+    gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, a third more work")
+    find_unused_parameters: bool = setting(False, "several ranks: allow that a step gives some parameters no gradient")
+    log_ranks: bool = setting(False, "several ranks: log the throughput and the phases of each, too")
+    rank_timeout: float = setting(300.0, "seconds that ranks wait for each other in a step before the run ends")
+    workers: int = setting(0, "processes that load data, for each rank")
     seed: int = setting(42, "of the new head, the order of the examples and dropout")
     deterministic: bool = setting(False, "only deterministic kernels; slower on a GPU")
     log_steps: int = setting(10, "steps between two log lines")
@@ -103,6 +108,7 @@ class TrainConfig:
         minutes = self.max_minutes
         require(self, "max_minutes", minutes is None or 0 < minutes < math.inf, "must be a positive number of minutes")
         require(self, "workers", self.workers <= most_workers(), f"must be at most {most_workers()} on this machine")
+        require(self, "rank_timeout", 1 <= self.rank_timeout < math.inf, "must be a finite number of at least 1")
         require(self, "keep_checkpoints", self.keep_checkpoints >= 1, "must be at least 1")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a positive finite number")
         require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "must be at least 0 and less than 1")
@@ -118,6 +124,10 @@ class TrainConfig:
         require(self, "warmup_ratio", 0 <= self.warmup_ratio < 1, "must be at least 0 and less than 1")
         require(self, "max_grad_norm", self.max_grad_norm > 0, "must be positive (inf turns clipping off)")
         require(self, "seed", 0 <= self.seed < 2**32, "must be at least 0 and less than 2**32")
+        if self.shard and self.lora:
+            raise UsageError("--shard spreads what is trained, of which --lora leaves little: give one of them")
+        if self.shard and self.find_unused_parameters:
+            raise UsageError("--find-unused-parameters is for DDP, --shard needs no such search: leave it out")
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite contradict each other: give one of them")
 
@@ -206,7 +216,8 @@ def require(config: Any, name: str, condition: bool, rule: str) -> None:
 # Settings that leave the finished weights as they are: a run may be resumed, and a finished one recognised, with others.
 MEANINGLESS = frozenset({
     "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "async_save", "output_dir", "resume",
-    "overwrite", "debug", "device", "max_minutes", "push_to_hub",
+    "overwrite", "debug", "device", "max_minutes", "push_to_hub", "shard", "gradient_checkpointing",
+    "find_unused_parameters", "rank_timeout", "log_ranks",
 })  # fmt: skip
 
 
@@ -383,5 +394,6 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
 
 
 def note(message: str) -> None:
-    """One visible line on stderr about a decision made for the user."""
-    print(one_line(message), file=sys.stderr, flush=True)
+    """One visible line on stderr about a decision made for the user; of several ranks, rank 0 says it."""
+    if is_main_process():
+        print(one_line(message), file=sys.stderr, flush=True)

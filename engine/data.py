@@ -24,6 +24,7 @@ from engine.clock import Clock
 from engine.collate import Layout
 from engine.config import TrainConfig
 from engine.errors import DataError, ResourceError, UserError
+from engine.parallel import World
 from engine.plan import Plan, Position, eval_batches
 from engine.task import Examples, Row, Task
 
@@ -39,6 +40,7 @@ class Rows(Dataset[tuple[Key, Row]]):
 
     def __getitem__(self, key: Key) -> tuple[Key, Row]:
         epoch, row = key
+        row = max(row, ~row)  # of a stand-in, too
         with named(f"row {row}"):
             if type(self.task).prepare is Task.prepare:  # nothing random to do
                 return key, self.examples[row]
@@ -55,9 +57,22 @@ class Collate:
     layout: Layout
 
     def __call__(self, keyed: Sequence[tuple[Key, Row]]) -> Batch:
-        with named("rows " + ", ".join(str(row) for (_, row), _ in keyed[:32])):
+        with named("rows " + ", ".join(str(max(row, ~row)) for (_, row), _ in keyed[:32])):
             batch = self.task.collate([row for _, row in keyed], self.layout)
-        return dataclasses.replace(batch, keys=[key for key, _ in keyed])
+        keys = [key for key, _ in keyed]
+        return stand_in(batch) if keys[0][1] < 0 else dataclasses.replace(batch, keys=keys)
+
+
+def share(keys: Sequence[Key], world: World) -> list[Key]:
+    """This rank's rows of a micro-batch, every ``size``-th; a rank without any gets the first, marked by its complement."""
+    return [*keys[world.rank :: world.size]] or [(keys[0][0], ~keys[0][1])]
+
+
+def stand_in(batch: Batch) -> Batch:
+    """The batch as one that counts for nothing."""
+    return dataclasses.replace(
+        batch, num_items=0, num_examples=0, num_tokens=0, executed_tokens=0, sum_squares=0, longest=0, weight=0.0
+    )
 
 
 def make_loader(
@@ -120,13 +135,13 @@ def ignore_signals(worker: int) -> None:
 
 
 class MicroBatches:
-    """The plan's micro-batches from a step on, as a DataLoader's batch_sampler."""
+    """This rank's share of the plan's micro-batches from a step on, as a DataLoader's batch_sampler."""
 
-    def __init__(self, plan: Plan, start: int):
-        self.plan, self.start = plan, start
+    def __init__(self, plan: Plan, start: int, world: World):
+        self.plan, self.start, self.world = plan, start, world
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return self.plan.micro_batches(self.start)
+        return (share(keys, self.world) for keys in self.plan.micro_batches(self.start))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +153,13 @@ class Data:
     examples: Examples
     layout: Layout
     config: TrainConfig
-    device: torch.device
+    world: World
     clock: Clock
 
     def steps(self, start: int = 0) -> Iterator[tuple[Position, list[Batch]]]:
         """The micro-batches of every step after ``start`` done ones, grouped by the plan."""
-        keys = MicroBatches(self.plan, start)
-        loader = batches(make_loader(self.task, self.examples, keys, self.layout, self.config, self.device))
+        keys = MicroBatches(self.plan, start, self.world)
+        loader = batches(make_loader(self.task, self.examples, keys, self.layout, self.config, self.world.device))
         for at in self.plan.positions(start):
             with self.clock.phase("data"):
                 micro_batches = list(islice(loader, at.num_micro_batches))
@@ -156,9 +171,10 @@ class Data:
         return Collate(self.task, self.layout)([rows[key] for key in keys])
 
 
-def eval_loader(
-    task: Task[Any], examples: Examples, layout: Layout, config: TrainConfig, device: torch.device
-) -> DataLoader[Batch]:
-    """Every example once, longest first; what is random (masks) is the same each time, whatever ``--seed`` is."""
-    keys = eval_batches(examples.lengths, config.eval_batch_size)
-    return make_loader(task, examples, keys, layout, dataclasses.replace(config, seed=EVAL_SEED), device)
+def eval_loader(task: Task[Any], examples: Examples, layout: Layout, config: TrainConfig, world: World) -> DataLoader[Batch]:
+    """Every example once, longest first, dealt over the ranks, all of which have as many batches.
+
+    What is random (masks) is the same each time, whatever ``--seed`` is.
+    """
+    keys = [share(batch, world) for batch in eval_batches(examples.lengths, config.eval_batch_size)]
+    return make_loader(task, examples, keys, layout, dataclasses.replace(config, seed=EVAL_SEED), world.device)

@@ -7,14 +7,19 @@ ours and shows its traceback. All are ``ValueError``, so Python callers need no 
 from __future__ import annotations
 
 import errno
+import os
 
 LONGEST_LINE = 800
 
 
 class UserError(ValueError):
-    """Base of the errors below. The message states the rule, the value found and the remedy."""
+    """Base of the errors below. The message states the rule, the value found and the remedy.
+
+    ``shared``: all ranks raise it alike, so rank 0 alone says it.
+    """
 
     exit_code = 2
+    shared = False
 
 
 class UsageError(UserError):
@@ -37,6 +42,7 @@ class DivergedError(UserError):
     """The loss or a gradient is not finite; the last good checkpoint stands (exit code 5)."""
 
     exit_code = 5
+    shared = True  # what it is read from has been added up over the ranks
 
 
 class ResourceError(UserError):
@@ -45,8 +51,16 @@ class ResourceError(UserError):
     exit_code = 6
 
 
+class DistributedError(UserError):
+    """The ranks of a run cannot work together: not all there, told different things, or one is gone (exit code 7)."""
+
+    exit_code = 7
+
+
 class StoppedError(UserError):
     """The run was asked to stop, and has saved; the exit code says by whom (130 Ctrl-C, 143 SIGTERM or a time limit)."""
+
+    shared = True
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
@@ -64,8 +78,23 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
+def is_main_process() -> bool:
+    """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """The line for stderr and the exit code of what a user can mend; None for everything else."""
+    """The line for stderr ("": another rank says it) and the exit code of what a user can mend; None for everything else."""
+    explained = _explain(error)
+    if explained is None or is_main_process():
+        return explained
+    rank = getattr(error, "rank", None)  # it has left a World: every rank has come as far as that
+    starts_alike = rank is None and os.environ.get("LOCAL_RANK") != "0"  # a wrong flag, say: one command starts a node
+    is_heard = not (starts_alike or getattr(error, "shared", False))
+    return (f"rank {os.environ['RANK']}: {explained[0]}" if is_heard else "", explained[1])
+
+
+def _explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, StoppedError):
         return one_line(str(error)), error.exit_code
     if isinstance(error, UserError):

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from engine.batch import Batch
-from engine.parallel import World
+from engine.parallel import World, release
 from engine.task import Task
 
 
@@ -43,22 +43,27 @@ def evaluate(
     wide = torch.float32 if world.device.type == "mps" else torch.float64
     loss_sum = torch.zeros((), dtype=wide, device=world.device)
     num_items = num_examples = num_steps = 0
-    bar = tqdm(loader, desc=f"evaluating ({split})", total=total, leave=False, disable=None, unit="batch")
+    hidden = None if world.is_main else True  # None: where there is no terminal
+    bar = tqdm(loader, desc=f"evaluating ({split})", total=total, leave=False, disable=hidden, unit="batch")
     with torch.inference_mode():
         for batch in bar:
             moved = batch.to(world.device)
             with autocast():
                 outputs = task.forward(model, moved)
-                loss_sum += task.loss(outputs, moved)
-            metrics.update(model, outputs, moved)
+                loss_sum += task.loss(outputs, moved) * moved.weight
+            if moved.weight:  # a stand-in is there for the other ranks only
+                metrics.update(model, outputs, moved)
             if look is not None:
                 look(outputs, moved)
             num_items += batch.num_items
             num_examples += batch.num_examples
             num_steps += 1
+    release(model)
     metrics.sync(world)
     model.train(was_training)
-    loss = float(loss_sum) / max(num_items, 1)
+    loss, *counts = world.add(torch.tensor([float(loss_sum), num_items, num_examples], dtype=torch.float64)).tolist()
+    num_items, num_examples = (int(count) for count in counts)
+    loss /= max(num_items, 1)
     runtime = time.perf_counter() - began
     return {"loss": loss, **metrics.compute(), "num_examples": num_examples, "num_steps": num_steps,
             "runtime_seconds": runtime}  # fmt: skip

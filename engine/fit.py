@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from engine import card, lora
 from engine.build import Setup, build
 from engine.checkpoint import (
+    Files,
     clean,
     discard_all,
     load_model,
@@ -44,11 +45,12 @@ from engine.errors import DataError, ModelError, ResourceError, StoppedError, Us
 from engine.evaluate import evaluate
 from engine.flops import count_flops, peak_flops
 from engine.loop import train
-from engine.parallel import choose_device, describe_device
+from engine.parallel import World, describe_device, is_lost_rank, join
 from engine.plan import Plan
 from engine.precision import choose_precision
 from engine.record import Run, split_figures
 from engine.report import Record, histogram, read_lines, render
+from engine.sharding import bytes_per_rank
 from engine.stop import Stop
 from engine.task import Examples, Task
 
@@ -58,7 +60,10 @@ MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run came to. ``metrics``: those of the model that was kept; ``model``: in eval mode, on its device."""
+    """What a run came to. ``metrics``: those of the model that was kept; ``model``: in eval mode, on its device.
+
+    Of a run with ``--shard``, rank 0 alone has the model, in full and on the CPU.
+    """
 
     directory: Path
     metrics: dict[str, Any]
@@ -66,66 +71,106 @@ class Result:
     skipped: bool = False
 
 
-def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None) -> Result:
-    """Fine-tune, and leave a model directory that ``from_pretrained`` takes. ``model``: one's own, else the task's.
+def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, world: World | None = None) -> Result:
+    """Fine-tune, and leave a model directory that ``from_pretrained`` takes.
+
+    ``model``: one's own, else the task's. ``world``: that of ``with join(...) as world``, for several runs by the same
+    ranks; else it is joined and left here.
 
     A finished run with the same settings and data is not repeated: ``Result.skipped`` is then true and ``model`` None.
-    Raises UsageError (directory taken, settings that do not fit), DataError, ModelError, DivergedError, ResourceError.
+    Raises UsageError (directory taken, settings that do not fit), DataError, ModelError, DivergedError, ResourceError; with
+    several ranks, which torchrun starts and all of which call this, DistributedError.
     """
     directory = Path(config.output_dir or f"runs/{config.task or type(task).__name__.lower()}")
     settings = settings_of(task, config)
-    claim(directory, config, settings)
-    with locked(directory):
-        remove_leftovers(directory)
-        return _fit(task, config, model, directory, settings)
+    with join(config.device, config.rank_timeout) if world is None else nullcontext(world) as ranks:
+        ranks.agree("settings", settings)
+        ranks.only_main(lambda: claim(directory, config, settings))
+        with ranks.held_by_main(locked(directory)):
+            ranks.only_main(lambda: remove_leftovers(directory))
+            return _fit(task, config, model, directory, settings, ranks)
 
 
-def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, directory: Path, settings: dict[str, Any]) -> Result:
+def _fit(
+    task: Task[Any], config: TrainConfig, model: nn.Module | None, directory: Path, settings: dict[str, Any], world: World
+) -> Result:
     stop = Stop(config.max_minutes)
-    choose_precision(config.precision, choose_device(config.device))  # refused before anything is read
-    examples = task.examples()
+    choose_precision(config.precision, world.device)  # refused before anything is read
+    examples = world.together(task.examples, in_turn=True)
     document = run_document(settings, task, examples)
-    if not config.overwrite and is_finished(directory):
-        compare_data(directory, read_run(directory)["data"], document["data"])
+    world.agree("versions", document["versions"])
+    world.agree("data", document["data"]["fingerprints"])
+    finished = world.on_main(lambda: finished_before(directory, config, document))
+    if finished is not None:
         say(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
-        return Result(directory, read_run(directory)["metrics"], None, skipped=True)
-    check_data(task, config, examples)
+        return Result(directory, finished, None, skipped=True)
+    world.together(lambda: check_data(task, config, examples, world.size))
 
-    setup = build(task, examples["train"], config, model)
-    document |= {"device": describe_device(setup.world.device), "precision": setup.precision, "batching": setup.layout.kind}
+    setup = build(task, examples["train"], config, model, world)
+    document |= {"device": describe_device(world.device), "precision": setup.precision, "batching": setup.layout.kind}
     document |= {"base_model": card.base_of(task.source), "command": card.command(task, settings)}
     announce(task, setup, examples, config, document)
-    check_space(directory, setup, config)
+    world.together(lambda: check_memory(setup, config))
+    world.only_main(lambda: check_space(directory, setup, config))
     if config.overwrite:
-        remove_run(directory)
-    run = make_run(directory, task, config, setup, examples, stop)
+        world.only_main(lambda: remove_run(directory))
+    run = world.together(lambda: make_run(directory, task, config, setup, examples, stop))
     began = time.perf_counter()
     try:
         resume(run, setup, config, document)
-        write_run(directory, {**document, "status": "running"})
-        with stop, run.saver:
+        world.only_main(lambda: write_run(directory, {**document, "status": "running"}))
+        with stop, world.held_by_main(run.saver):
             if not run.should_stop:
-                train(setup.state, task, setup.data, config, setup.world, run)
+                train(setup.state, task, setup.data, config, world, run)
     except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"out of memory on {document['device']}: lower --batch-size and raise --accumulation-steps (the same step), "
-            "lower --eval-batch-size, or lower --max-length"
-        ) from error
+        raise ResourceError(out_of_memory(config, world, document["device"])) from error
     finally:
         run.close()
-    if stop.reason is not None and setup.state.step < run.num_steps:
+    asked = [(rank, reason, code) for rank, (reason, code) in enumerate(world.gather((stop.reason, stop.exit_code))) if reason]
+    if asked and setup.state.step < run.num_steps:
+        rank, reason, code = asked[0]
+        who = f" (rank {rank})" if rank else ""
         raise StoppedError(
-            f"stopped by {stop.reason} after step {setup.state.step} of {run.num_steps}, and saved: --resume continues",
-            stop.exit_code,
+            f"stopped by {reason}{who} after step {setup.state.step} of {run.num_steps}, and saved: --resume continues", code
         )
     metrics = summarise(run, setup, time.perf_counter() - began)
-    if run.best is not None and run.best["step"] != setup.state.step:
-        load_model(setup.state.model, read(directory / "checkpoints" / f"step-{run.best['step']:08d}"))
-        print(f"best model: that of step {run.best['step']} ({run.best['metric']} {run.best['value']:.4f})")
-    kept = lora.finished(setup.state.model, merge=config.lora_merge)
-    finish(directory, task, kept, {**document, "metrics": metrics, "status": "finished"})
+    if (best := run.best) is not None and best["step"] != setup.state.step:
+        files = world.only_main(lambda: read(directory / "checkpoints" / f"step-{best['step']:08d}"))
+        load_model(setup.state.model, files, world)
+        print(f"best model: that of step {best['step']} ({best['metric']} {best['value']:.4f})")
+    whole = setup.whole_model()
+    kept = None if whole is None else lora.finished(whole, merge=config.lora_merge)
+    world.only_main(lambda: finish(directory, task, kept, {**document, "metrics": metrics, "status": "finished"}))  # type: ignore[arg-type]
     say(f"saved to {directory}")
-    return Result(directory, metrics, kept.eval())
+    return Result(directory, metrics, None if kept is None else kept.eval())
+
+
+def memory_needed(setup: Setup, config: TrainConfig) -> dict[str, int]:
+    """Bytes on each rank, by what they are for."""
+    many = config.accumulation_steps > 1
+    return bytes_per_rank(setup.state.model, setup.world.size, setup.precision, shard=config.shard, accumulates=many)
+
+
+def check_memory(setup: Setup, config: TrainConfig) -> None:
+    """Raises ResourceError when a GPU could not even hold the weights, their gradients and AdamW's state."""
+    if setup.state.device.type != "cuda":
+        return
+    needed, there = sum(memory_needed(setup, config).values()), torch.cuda.mem_get_info(setup.state.device)[1]
+    if needed > there:
+        raise ResourceError(
+            f"training needs at least {needed / 2**30:.1f} GB on each device, and {describe_device(setup.state.device)} has "
+            f"{there / 2**30:.1f} GB: {'more ranks' if config.shard else '--shard over several'}, --lora, or a smaller model"
+        )
+
+
+def out_of_memory(config: TrainConfig, world: World, device: str) -> str:
+    """What to do about it."""
+    spread = "" if config.shard or world.size == 1 else "--shard, "
+    recompute = "" if config.gradient_checkpointing else "--gradient-checkpointing, "
+    return (
+        f"out of memory on {device}: {spread}{recompute}a lower --batch-size with more --accumulation-steps (the same step), "
+        "a lower --eval-batch-size, or a lower --max-length"
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the run's settings
@@ -156,14 +201,19 @@ def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[st
     }
 
 
-def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples]) -> None:
+def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples], num_ranks: int = 1) -> None:
     """Raises DataError without training rows, UsageError when an evaluation is asked for that cannot be."""
     if len(examples["train"]) == 0:
         raise DataError("there is no row to train on")
     if config.tokens_per_batch is None and (step := config.batch_size * config.accumulation_steps) > len(examples["train"]):
         note(f"warning: a step of {step} examples is more than the {len(examples['train'])} there are: an epoch is one step")
-    if not task.additive and config.batch_size == 1:
-        raise UsageError("--batch-size 1: this loss compares the rows of a micro-batch with each other, give at least 2")
+    if config.shard and not task.shardable:
+        raise UsageError("--shard: this task's evaluation generates, and the ranks would wait for each other: leave it out")
+    if not task.additive and config.batch_size < 2 * num_ranks:
+        raise UsageError(
+            f"--batch-size {config.batch_size}: this loss compares the rows of a micro-batch with each other, give at least "
+            f"{2 * num_ranks}"
+        )
     if "eval" in examples:
         known = ["loss", *task.metrics("eval").names]
         if (metric := config.best_metric or task.best_metric) not in known:
@@ -279,6 +329,15 @@ def holds_run(directory: Path) -> bool:
     return ours or bool(steps_in(directory / "checkpoints"))
 
 
+def finished_before(directory: Path, config: TrainConfig, document: dict[str, Any]) -> dict[str, Any] | None:
+    """The metrics of the finished run there, which need not be repeated. Raises DataError if it had other data."""
+    if config.overwrite or not is_finished(directory):
+        return None
+    compare_data(directory, read_run(directory)["data"], document["data"])
+    metrics: dict[str, Any] = read_run(directory)["metrics"]
+    return metrics
+
+
 def is_leftover(path: Path) -> bool:
     """Something that a killed run has left of what it was about to write; removed when the next one begins."""
     return path.name in (".lock", ".run.json.tmp") or path.name.startswith(".tmp-model-")
@@ -359,42 +418,61 @@ def make_run(
 ) -> Run:
     """The book-keeping, with the evaluation it is to call."""
     metric = config.best_metric or task.best_metric
+    peak = peak_flops(setup.state.device, setup.precision)
     state, held_out = setup.state, examples.get("eval")
 
     def measure() -> dict[str, float]:
         assert held_out is not None
-        loader = eval_loader(task, held_out, setup.layout, config, setup.world.device)
+        loader = eval_loader(task, held_out, setup.layout, config, setup.world)
         return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
 
     return Run(
         directory, config, state, setup.data.plan.num_steps,
         evaluate=measure if held_out is not None else None,
         best_metric=metric, lower_is_better=metric in task.lower_is_better,
-        flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak_flops(state.device, setup.precision), stop=stop,
+        flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
+        world=setup.world,
     )  # fmt: skip
 
 
 def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]) -> None:
     """Continue from the newest whole checkpoint if that is asked for and there is one. Raises UsageError, ModelError."""
-    files = newest(run.directory / "checkpoints") if config.resume else None
-    if files is None:
+    world = setup.world
+    files = world.only_main(lambda: checkpoint_to_resume(run.directory, document) if config.resume else None)
+    if not world.from_main(files is not None):
         run.start()
         if config.resume:
             print("resume: there is no checkpoint, starting at step 0")
         return
-    before = read_run(run.directory)
-    compare_data(run.directory, before["data"], document["data"])
-    for name in ("precision", "batching"):
-        compare(run.directory, name, {name: before.get(name)}, {name: document[name]})
+    before = world.on_main(lambda: read_run(run.directory))
     with whole_or_refused(run.directory):
-        progress = load_state(setup.state, files)
+        progress = load_state(setup.state, files, world)
         check_progress(setup, progress, run.num_steps)
         run.restore(progress)
-    set_aside_after(run.directory / "checkpoints", setup.state.step)
-    run.saver.rotate(setup.state.step, files)  # the process before may have been killed before it did
-    same = all(before.get(name) == document[name] for name in ("device", "versions"))
-    how = "exact" if same else "same data order, not bitwise (another device or other versions)"
+    world.only_main(lambda: tidy(run, setup.state.step, files))
+    old, new = ({"world size": 1, "sharded": False} | ways for ways in (progress.get("ranks", {}), run.ranks()))
+    changes = [f"{name} {old[name]} -> {new[name]}" for name in new if old[name] != new[name]]
+    changes += [f"other {name}" for name in ("device", "versions") if before.get(name) != document[name]]
+    how = f"same data order, not bitwise ({', '.join(changes)})" if changes else "exact"
     print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
+
+
+def checkpoint_to_resume(directory: Path, document: dict[str, Any]) -> Files | None:
+    """The newest whole one, of a run on the same data, computed in the same way. Raises UsageError, DataError, ModelError."""
+    files = newest(directory / "checkpoints")
+    if files is not None:
+        before = read_run(directory)
+        compare_data(directory, before["data"], document["data"])
+        for name in ("precision", "batching"):
+            compare(directory, name, {name: before.get(name)}, {name: document[name]})
+    return files
+
+
+def tidy(run: Run, step: int, files: Files | None) -> None:
+    """The checkpoints beside the one that was resumed from."""
+    assert files is not None
+    set_aside_after(run.directory / "checkpoints", step)
+    run.saver.rotate(step, files)  # the process before may have been killed before it did
 
 
 def check_progress(setup: Setup, progress: dict[str, Any], num_steps: int) -> None:
@@ -421,6 +499,8 @@ def whole_or_refused(directory: Path) -> Iterator[None]:
     except (UserError, OSError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # any kind: every type in it may be another
+        if is_lost_rank(error):
+            raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(f"the checkpoint in {directory} does not hold what a run saves ({reason}): --overwrite it") from error
 
@@ -436,7 +516,11 @@ def announce(
     sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
     size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
     tf32 = " with TF32" if torch.get_float32_matmul_precision() == "high" and setup.world.device.type == "cuda" else ""
-    print(f"device     {document['device']}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
+    world = setup.world
+    ranks = f"{world.size} ranks on " if world.size > 1 else ""
+    how = ", sharded" if config.shard else ""
+    each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
+    print(f"device     {ranks}{document['device']}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
     say(
         f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
     )
@@ -444,15 +528,21 @@ def announce(
     say(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
     print(
         f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
-        f"{size} x {config.accumulation_steps} accumulated per step; "
+        f"{size}{each} x {config.accumulation_steps} accumulated per step; "
         f"{config.schedule} schedule from {config.learning_rate:g}, {config.warmup_ratio:.0%} warm-up"
     )
     if not task.additive and config.accumulation_steps > 1:
         print(
             f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"
         )
+    if not task.additive and world.size > 1:
+        print("           each rank compares its own rows with each other: that is another loss than one rank's")
     wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(plan, getattr(task, "max_length", 0)).items())
     other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
+    if world.size > 1:
+        need = memory_needed(setup, config)
+        parts = ", ".join(f"{value / 2**30:.2f} {name}" for name, value in need.items())
+        print(f"memory     at least {sum(need.values()) / 2**30:.2f} GB on each rank ({parts}); activations come on top")
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
 
 

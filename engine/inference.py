@@ -22,7 +22,7 @@ from engine.batching import pack, why_not_packed
 from engine.collate import PADDED, Layout
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig
 from engine.data import batches, eval_loader
-from engine.errors import DataError, ModelError, ResourceError, UsageError, printable
+from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable
 from engine.evaluate import evaluate as measure
 from engine.files import Rows, choose, read_table
 from engine.fit import is_finished, read_run
@@ -155,7 +155,7 @@ def refuse_repeated(ids: Sequence[Any], name: str) -> None:
 
 def try_examples(task: Task[Any], directory: Path, find: Find, device: str) -> None:
     """What a tutorial does last: load what was saved, and predict a few inputs."""
-    if not task.try_it:
+    if not task.try_it or not is_main_process():
         return
     saved, model, layout = open_model(str(directory), find, device=device)
     for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
@@ -244,11 +244,12 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         raise DataError(f"the run {config.model} has no evaluation data: give --file")
     device = next(model.parameters()).device
     engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
-    loader = eval_loader(task, examples, layout, engine, device)
+    world = World(device)
+    loader = eval_loader(task, examples, layout, engine, world)
     autocast = make_autocast(choose_precision(config.precision, device), device)
     review = task.review() if config.errors else None
     look = review.update if review else None
-    result = measure(model, task, batches(loader), autocast, World(device), total=len(loader), look=look)
+    result = measure(model, task, batches(loader), autocast, world, total=len(loader), look=look)
     figures, rates = split_figures(result)
     if not math.isfinite(figures["loss"]):
         raise ModelError(

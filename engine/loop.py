@@ -1,23 +1,21 @@
 """The training loop. Everything that Trainer hides is a line below; read from top to bottom.
 
-A feature enters by a door that is open already, never by an ``if`` here: an object whose "off" is the identity
-(autocast, scaler, guard), the data (plan and collate decide what a micro-batch is), a context (``clock.phase``), or a
-function around these three.
+A feature enters by a door that is open already, never by an ``if`` here: an object whose "off" is the identity (autocast,
+scaler, guard, world), the data (plan and collate decide what a micro-batch is), a context, or a function around these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from engine.batch import Batch
 from engine.config import TrainConfig
 from engine.data import Data
-from engine.parallel import World
+from engine.parallel import World, gradient_sync, whole
 from engine.record import Run
 from engine.state import StepRecord, TrainState
 from engine.task import Task
@@ -26,23 +24,26 @@ from engine.task import Task
 def forward_backward(state: TrainState, task: Task[Any], batch: Batch, divisor: Tensor) -> Tensor:
     """Add one micro-batch's share to the gradients; returns its loss, a () SUM over its items."""
     with state.clock.phase("forward"), state.autocast():  # the identity in fp32
-        loss = task.loss(task.forward(state.model, batch), batch)  # () sum over the batch's items
+        loss = task.loss(task.forward(state.replica, batch), batch) * batch.weight  # () sum over the batch's items
     with state.clock.phase("backward"):
         state.scaler.scale(loss / divisor).backward()  # scaled in fp16 only, so that small gradients survive
     return loss.detach()
 
 
-def accumulate(state: TrainState, task: Task[Any], micro_batches: Iterable[Batch], divisor: Tensor) -> Tensor:
-    """The gradients of a whole step; returns the () SUM of its losses."""
-    losses = (forward_backward(state, task, batch.to(state.device), divisor) for batch in micro_batches)
-    return sum(losses, start=torch.zeros((), device=state.device))
+def accumulate(state: TrainState, task: Task[Any], micro_batches: Collection[Batch], divisor: Tensor) -> Tensor:
+    """The gradients of a whole step; returns the () SUM of this rank's losses."""
+    loss_sum = divisor.new_zeros(())
+    for i, batch in enumerate(micro_batches):
+        with gradient_sync(state.replica, last=i + 1 == len(micro_batches)):  # the ranks exchange them once a step
+            loss_sum += forward_backward(state, task, batch.to(state.device), divisor)
+    return loss_sum
 
 
 def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
     """One AdamW step from the gathered gradients; returns their () 2-norm before clipping."""
     with state.clock.phase("optimizer"):
         state.scaler.unscale_(state.optimizer)  # clipping has to see the true gradients
-        grad_norm = clip_grad_norm_(state.parameters, config.max_grad_norm)
+        grad_norm = whole(clip_grad_norm_(state.parameters, config.max_grad_norm))
         state.guard.check(grad_norm, num_items)  # no items, or not finite: the step below changes nothing
         state.scaler.step(state.optimizer)  # in fp16, skipped when a gradient overflowed ...
         state.scaler.update()  # ... and then the scale is halved
@@ -52,14 +53,14 @@ def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
 
 
 def train_step(state: TrainState, task: Task[Any], micro_batches: list[Batch], config: TrainConfig, world: World) -> StepRecord:
-    """One optimizer step over ``micro_batches``; the same however its examples were cut into them.
+    """One optimizer step over ``micro_batches``; the same however its examples were cut into them, and over the ranks.
 
-    The loss of the step is the sum of all losses divided by the number of all items: dividing each micro-batch by its
-    own items, and by the number of micro-batches, is wrong as soon as they differ.
+    The sum of all losses is divided by the number of all items: each micro-batch by its own would be wrong.
     """
-    [num_items] = world.sum([sum(batch.num_items for batch in micro_batches)])  # () of the whole step
+    [num_items] = world.sum([sum(batch.num_items for batch in micro_batches)])  # () of the whole step, over all ranks
     learning_rate = state.schedule.get_last_lr()[0]
-    loss_sum = state.run(accumulate, state, task, micro_batches, num_items.clamp(min=1))
+    divisor = num_items.clamp(min=1) / world.size  # the ranks' gradients are averaged
+    loss_sum = state.run(accumulate, state, task, micro_batches, divisor)
     grad_norm = update(state, config, num_items)
     state.step += 1
     return StepRecord(loss_sum, num_items, grad_norm, learning_rate)

@@ -8,7 +8,7 @@ of the state, so a resumed run cuts the same. Next: loop.py, whose ``accumulate`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from engine.errors import ResourceError
 from engine.parallel import describe_device
 from engine.state import TrainState
 
-Accumulate = Callable[[TrainState, Any, Iterable[Batch], Tensor], Tensor]
+Accumulate = Callable[[TrainState, Any, Collection[Batch], Tensor], Tensor]
 
 
 class MemoryGuard:
@@ -32,7 +32,7 @@ class MemoryGuard:
         self.at: Batch | None = None
 
     def __call__(
-        self, accumulate: Accumulate, state: TrainState, task: Any, batches: Iterable[Batch], divisor: Tensor
+        self, accumulate: Accumulate, state: TrainState, task: Any, batches: Collection[Batch], divisor: Tensor
     ) -> Tensor:
         """``accumulate(...)``. Raises ResourceError when a single example does not fit."""
         before = get_rng(state.device)
@@ -40,7 +40,7 @@ class MemoryGuard:
         while True:
             batches = [piece for batch in batches for piece in self.fitting(batch, state.max_tokens)]
             try:
-                return accumulate(state, task, self.noted(batches), divisor)
+                return accumulate(state, task, Noted(self, batches), divisor)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -51,11 +51,6 @@ class MemoryGuard:
             if state.device.type == "cuda":
                 torch.cuda.empty_cache()  # in pieces of the old size
             self.shrink(self.at, state)
-
-    def noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """``batches``; ``at`` is the one that was asked for last."""
-        for self.at in batches:
-            yield self.at
 
     def fitting(self, batch: Batch, max_tokens: int | None) -> list[Batch]:
         """``batch`` in halves, and halves of these, until each is within ``max_tokens`` or one example."""
@@ -79,6 +74,24 @@ class MemoryGuard:
             f"out of memory on {where} at step {state.step + 1} with {len(batch.keys)} examples ({size}): from here on "
             "micro-batches of that size are cut in two; a step still holds the same examples"
         )
+
+
+class Noted(Collection[Batch]):
+    """``batches``; the guard's ``at`` is the one that was asked for last."""
+
+    def __init__(self, guard: MemoryGuard, batches: Collection[Batch]):
+        self.guard, self.batches = guard, batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            self.guard.at = batch
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __contains__(self, batch: object) -> bool:
+        return batch in self.batches
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

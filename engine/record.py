@@ -14,12 +14,13 @@ import math
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from tqdm import tqdm
@@ -29,6 +30,7 @@ from engine.checkpoint import take_snapshot
 from engine.config import TrainConfig
 from engine.errors import DivergedError
 from engine.flops import FlopCount
+from engine.parallel import World
 from engine.plan import Position
 from engine.saving import AsyncSaver, Saver
 from engine.state import StepRecord, TrainState
@@ -54,13 +56,25 @@ class Tally:
     sum_squares: int = 0
 
     def count(self, micro_batches: list[Batch]) -> None:
-        """Add a step's host-side counts; its loss follows when the device is read."""
+        """Add this rank's host-side counts of a step; its loss follows when the device is read."""
         self.num_steps += 1
+        self.num_items += sum(batch.num_items for batch in micro_batches)
         self.num_examples += sum(batch.num_examples for batch in micro_batches)
         self.num_tokens += sum(batch.num_tokens for batch in micro_batches)
         self.executed_tokens += sum(batch.executed_tokens for batch in micro_batches)
         self.padded_tokens += sum(batch.num_examples * batch.longest for batch in micro_batches)
         self.sum_squares += sum(batch.sum_squares for batch in micro_batches)
+
+    def over_ranks(self, world: World) -> Tally:
+        """The counts of all ranks added up; each has done the same steps."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "num_steps"]
+        sums = world.add(torch.tensor([getattr(self, name) for name in names], dtype=torch.float64)).tolist()
+        counts = {name: type(getattr(self, name))(value) for name, value in zip(names, sums, strict=True)}
+        return Tally(num_steps=self.num_steps, **counts)
+
+    def add(self, other: Tally) -> None:
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     @property
     def loss(self) -> float:
@@ -94,11 +108,17 @@ class Run:
         flops: FlopCount | None = None,
         peak_flops: float | None = None,
         stop: Stop | None = None,
+        world: World | None = None,
     ):
+        self.world = world or World(state.device)
         self.directory, self.config, self.state, self.num_steps = directory, config, state, num_steps
         self.evaluator, self.best_metric, self.lower_is_better = evaluate, best_metric, lower_is_better
         self.window, self.epoch, self.total = Tally(), Tally(), Tally()
-        self.timed, self.timed_seconds = Tally(), 0.0  # since the last line, in this process: what rates are made of
+        self.timed, self.timed_own, self.timed_seconds = (
+            Tally(),
+            Tally(),
+            0.0,
+        )  # since the last line, in this process: what rates are made of
         self.flops, self.peak_flops = flops, peak_flops
         self.stop = stop or Stop()
         self.saver = (AsyncSaver if config.async_save else Saver)(directory / "checkpoints", config.keep_checkpoints)
@@ -112,29 +132,31 @@ class Run:
         self.first_loss = 0.0
         self.is_best = self.should_stop = False
         self.train_seconds = self.process_seconds = 0.0  # of the whole run, of this process
-        self._pending = self._zeros()
-        self._bar = tqdm(total=num_steps, desc="training", unit="step", disable=None, dynamic_ncols=True, smoothing=0.1)
-        self._metrics = open(directory / "metrics.jsonl", "ab")  # noqa: SIM115 - closed in close()
+        self._pending, self._loss_sum = Tally(), self._zero()
+        hidden = None if self.world.is_main else True  # None: where there is no terminal
+        self._bar = tqdm(total=num_steps, desc="training", unit="step", disable=hidden, dynamic_ncols=True, smoothing=0.1)
+        self._metrics: BinaryIO = (  # rank 0 writes; the others go through the motions
+            open(directory / "metrics.jsonl", "ab") if self.world.is_main else tempfile.TemporaryFile()  # noqa: SIM115
+        )
         self._mark = self._stepped = time.perf_counter()
 
-    def _zeros(self) -> torch.Tensor:
-        """[2]: loss sum and items of the steps that the host has not read yet."""
+    def _zero(self) -> torch.Tensor:
+        """(): this rank's losses of the steps that the host has not read yet; ``_pending`` has their counts."""
         dtype = torch.float32 if self.state.device.type == "mps" else torch.float64
-        return torch.zeros(2, dtype=dtype, device=self.state.device)
+        return torch.zeros((), dtype=dtype, device=self.state.device)
 
     # --------------------------------------------------------------------------------------------- called by the loop
 
     def log(self, at: Position, micro_batches: list[Batch], record: StepRecord) -> None:
         """Count a step; write a line every ``log_steps`` and at the last one. Raises DivergedError there."""
-        self._pending += torch.stack([record.loss_sum, record.num_items])
+        self._watch_the_time(at)
+        self._loss_sum += record.loss_sum
+        self._pending.count(micro_batches)
         self._unread.append((at, [key for batch in micro_batches for key in batch.keys], record))
-        for tally in (self.window, self.epoch, self.total, self.timed):
-            tally.count(micro_batches)
         if at.due(self.config.log_steps):
             self._read_losses()
             self._log_line(at, record)
         self._bar.update()
-        self._watch_the_time(at)
         if at.is_epoch_end or at.is_last:
             self._read_losses()
             epoch = {"kind": "epoch", "step": at.step, "epoch": round(at.epochs_done, 4), "loss": self.epoch.loss,
@@ -150,7 +172,7 @@ class Run:
         flops = self.flops(timed.num_tokens, timed.sum_squares, timed.num_examples, timed.num_items) if self.flops else None
         tflops = flops / self.timed_seconds / 1e12 if flops else None
         mfu = tflops * 1e12 / self.peak_flops if tflops and self.peak_flops else None
-        line = {
+        line: dict[str, Any] = {
             "kind": "train", "step": at.step, "epoch": round(at.epochs_done, 4), "loss": self.window.loss,
             "grad_norm": float(record.grad_norm), "learning_rate": float(record.learning_rate),
             "num_examples": self.total.num_examples, "num_tokens": self.total.num_tokens,
@@ -160,6 +182,9 @@ class Run:
             "padding_waste": round(self.window.padding_waste, 4), "waste_if_padded": round(self.window.waste_if_padded, 4),
             "mfu": mfu, "tflops": tflops, "memory_gb": peak_memory_gb(self.state.device), "seconds": seconds,
         }  # fmt: skip
+        if self.config.log_ranks:
+            own = {"tokens_per_second": self.timed_own.num_tokens / self.timed_seconds, "seconds": seconds}
+            line["ranks"] = self.world.gather(own)
         self.write(line)
         self._warn_of_jump(at, self.window.loss)
         work = waste_text(self.window) + (f", MFU {mfu:.0%}" if mfu else f", {tflops * 1000:,.0f} GFLOP/s" if tflops else "")
@@ -173,7 +198,10 @@ class Run:
                 f"{line['examples_per_second']:.1f} examples/s  {line['tokens_per_second']:,.0f} tokens/s  {work}  "
                 f"{line['memory_gb']:.1f} GB"
             )
-        self.window, self.timed, self.timed_seconds = Tally(), Tally(), 0.0
+        for rank, own in enumerate(line.get("ranks", [])):
+            phases = ", ".join(f"{name} {value:.2f} s" for name, value in own["seconds"].items())
+            self.say(f"  rank {rank}: {own['tokens_per_second']:,.0f} tokens/s; {phases}")
+        self.window, self.timed, self.timed_own, self.timed_seconds = Tally(), Tally(), Tally(), 0.0
 
     def _warn_of_jump(self, at: Position, loss: float) -> None:
         """A loss far above the usual one, and above where it began: bad rows, or a learning rate that is too high."""
@@ -192,7 +220,7 @@ class Run:
         if self.evaluator is None:
             return
         with self._paused("evaluation"):
-            result = self.evaluator()
+            result = self.world.from_main(self.evaluator())  # what follows from it has to be the same on all
         self.last_evaluation = finite(result)
         value = self.last_evaluation[self.best_metric]
         self.is_best = value is not None and (self.best is None or self._better(value, self.best["value"]))
@@ -218,8 +246,9 @@ class Run:
         now = time.perf_counter()
         self.slowest["step"] = max(self.slowest["step"], now - max(self._mark, self._stepped))
         self._stepped = now
-        to_end = 2 * self.slowest["step"] + self.slowest["saving"] + self.saver.seconds_behind
-        if not at.is_last and self.stop.wanted(to_end):
+        num_steps = 2 + self.world.vote_delay
+        to_end = num_steps * self.slowest["step"] + self.slowest["saving"] + self.saver.seconds_behind
+        if self.world.vote(self.stop.wanted(to_end)) and not at.is_last:
             self.should_stop = True
 
     def _is_hopeless(self) -> bool:
@@ -231,7 +260,8 @@ class Run:
     def save(self, at: Position) -> None:
         """A checkpoint of everything; with ``--async-save`` it is on the disk later. Raises ResourceError."""
         with self._paused("saving"):
-            self.saver.save(take_snapshot(self.state, self.progress()))
+            snapshot = take_snapshot(self.state, self.progress(), self.world)
+            self.world.on_main(lambda: self.saver.save(snapshot))
         self.is_best = False
 
     # ---------------------------------------------------------------------------------------------------- resuming
@@ -242,6 +272,7 @@ class Run:
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         return {
+            "ranks": self.ranks(),
             "window": dataclasses.asdict(self.window),
             "epoch": dataclasses.asdict(self.epoch),
             "total": dataclasses.asdict(self.total),
@@ -251,6 +282,10 @@ class Run:
             "train_seconds": self.train_seconds,
             "metrics_bytes": self._metrics.tell(),
         }
+
+    def ranks(self) -> dict[str, Any]:
+        """What decides in which order numbers are added up."""
+        return {"world size": self.world.size, "sharded": self.config.shard}
 
     def start(self) -> None:
         """From the beginning: what an interrupted run has logged before its first checkpoint goes."""
@@ -294,20 +329,22 @@ class Run:
 
         Raises DivergedError if one of them was not finite; the guard has kept every update since from happening.
         """
-        loss_sum, num_items = self._pending.tolist()
-        self._pending.zero_()
-        unread, self._unread = self._unread, []
+        self.world.votes_in()
+        self._pending.loss_sum = float(self._loss_sum)
+        self.timed_own.add(self._pending)
+        passed = self._pending.over_ranks(self.world)
+        self._pending, unread, self._unread = Tally(), self._unread, []
+        self._loss_sum.zero_()
         for tally in (self.window, self.epoch, self.total, self.timed):
-            tally.loss_sum += loss_sum
-            tally.num_items += num_items
+            tally.add(passed)
         step = self.state.step
         if self.state.scaler.is_enabled() and self.state.scaler.get_scale() < MIN_LOSS_SCALE:
             raise DivergedError(
                 f"the fp16 loss scale has collapsed to {self.state.scaler.get_scale():.1e} by step {step}: all overflow. "
                 "Use --precision bf16 or fp32, or lower --learning-rate"
             )
-        if bool(self.state.guard.diverged) or not math.isfinite(loss_sum):
-            raise DivergedError(first_bad_step(unread))
+        if bool(self.state.guard.diverged) or not math.isfinite(passed.loss_sum):
+            raise DivergedError(describe_first([bad for bad in self.world.gather(first_bad_step(unread)) if bad]))
 
     def _lap(self) -> None:
         """Training time up to now."""
@@ -342,18 +379,30 @@ class Run:
         return f"time       {training:.1f} s training: {shares}; {others}"
 
 
-def first_bad_step(steps: list[tuple[Position, list[Key], StepRecord]]) -> str:
-    """The first step that is not finite, and its rows; the guard has kept it, and all after it, from updating."""
+Bad = tuple[int, bool, float, list[int]]  # step, was its loss finite, epochs done, rows
+
+
+def first_bad_step(steps: list[tuple[Position, list[Key], StepRecord]]) -> Bad | None:
+    """The first step that is not finite, and this rank's rows of it; the guard has kept it, and all after, from updating."""
     for at, keys, record in steps:
-        values = {"loss": record.loss_sum, "gradient norm": record.grad_norm}
-        what = next((name for name, value in values.items() if not torch.isfinite(value)), None)
-        if what is not None:
-            rows = ", ".join(str(row) for _, row in keys[:MAX_ROWS_NAMED]) + (" ..." if len(keys) > MAX_ROWS_NAMED else "")
-            return (
-                f"the {what} is not finite at step {at.step} (epoch {at.epochs_done:.2f}), rows {rows} of the training data, "
-                "counted from 0. Lower --learning-rate, or look at these rows; the last checkpoint holds finite weights"
-            )
-    return "the loss is not finite. Lower --learning-rate, or look at the data; the last checkpoint holds finite weights"
+        has_loss = bool(torch.isfinite(record.loss_sum))
+        if not has_loss or not torch.isfinite(record.grad_norm):
+            return at.step, has_loss, at.epochs_done, [row for _, row in keys]
+    return None
+
+
+def describe_first(bad: list[Bad]) -> str:
+    """What the ranks have found as one message: the rows are those of the ranks whose loss it is, if it is a loss."""
+    advice = "Lower --learning-rate, or look at {}; the last checkpoint holds finite weights"
+    if not bad:
+        return "the loss is not finite. " + advice.format("the data")
+    step, has_loss, epochs_done, _ = min(bad)
+    rows = [row for *where, _, found in bad if where == [step, has_loss] for row in found]
+    named = ", ".join(map(str, rows[:MAX_ROWS_NAMED])) + (" ..." if len(rows) > MAX_ROWS_NAMED else "")
+    return (
+        f"the {'gradient norm' if has_loss else 'loss'} is not finite at step {step} (epoch {epochs_done:.2f}), rows {named} "
+        f"of the training data, counted from 0. {advice.format('these rows')}"
+    )
 
 
 def waste_text(tally: Tally) -> str:

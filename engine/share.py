@@ -17,7 +17,7 @@ from typing import Any
 from engine import hub, lora
 from engine.card import without_folders
 from engine.config import PushConfig
-from engine.errors import ResourceError, UsageError
+from engine.errors import ResourceError, UsageError, is_main_process
 from engine.fit import is_finished, read_run
 
 UPLOADED = (
@@ -42,7 +42,7 @@ def push(config: PushConfig, texts: Sequence[str], find: Callable[[str], Any]) -
 
 def push_run(directory: Path, repo: str | None, *, public: bool = False, with_metrics: bool = False) -> None:
     """Upload a finished run, and print where it is; None: do nothing. The repository is made if it is not there."""
-    if repo is None:
+    if repo is None or not is_main_process():
         return
     if not (directory / "run.json").exists() or not is_finished(directory):
         raise UsageError(f"{directory} holds no finished run: train one first, or finish it with --resume")

@@ -26,7 +26,8 @@ def call(function: Callable[..., T], *arguments: Any) -> T:
 class TrainState:
     """The state of a run between two steps; ``step`` counts optimizer steps done."""
 
-    model: nn.Module
+    model: nn.Module  # for saving, metrics and evaluation
+    replica: nn.Module  # the same as training calls it: with several ranks, DistributedDataParallel is around it
     parameters: list[nn.Parameter]  # the trained ones, listed once: walking the modules costs a small model half its step
     optimizer: torch.optim.AdamW
     schedule: LRScheduler
@@ -44,7 +45,7 @@ class TrainState:
 class StepRecord:
     """What a step leaves for the log. The tensors live on the device; reading them waits for it.
 
-    ``loss_sum``: () over ``num_items`` () items of the whole step; ``grad_norm``: () before clipping;
+    ``loss_sum``: () over this rank's items; ``num_items``: () of the whole step; ``grad_norm``: () before clipping;
     ``learning_rate``: the one this step used.
     """
 

@@ -12,6 +12,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from engine.errors import is_main_process
+
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -51,4 +53,5 @@ class Stop:
             self.exit_code = EXIT_CODES[signal.Signals(number)]
             again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
             line = f"\n{self.reason}: finishing this step and saving{again}\n"
-            os.write(2, line.encode())  # print may be what was interrupted
+            if is_main_process():
+                os.write(2, line.encode())  # print may be what was interrupted

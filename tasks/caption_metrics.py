@@ -44,4 +44,5 @@ class CaptionMetrics:
         return {"bleu": float(bleu), "rouge_l": sum(rouge) / len(rows), "exact_match": sum(met) / len(rows)}
 
     def sync(self, world: World) -> None:
-        """One device writes all captions."""
+        """Each rank has written those of its own rows."""
+        self.written = {row: text for part in world.gather(self.written) for row, text in part.items()}

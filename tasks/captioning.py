@@ -72,6 +72,7 @@ class Captioning(TextTask[CaptioningOptions]):
     hub_model = "microsoft/git-base-coco"
     auto_class = AutoModelForImageTextToText
     level = None  # padded only
+    shardable = False  # the metrics write captions, each of its own length
     best_metric = "rouge_l"
 
     def __init__(self, options: CaptioningOptions, source: Source):

@@ -106,7 +106,9 @@ class LanguageMetrics:
         return figures
 
     def sync(self, world: World) -> None:
-        """torchmetrics merges by itself when torch.distributed is running."""
+        """torchmetrics merges by itself when torch.distributed is running: on the host, as a rank without rows is there."""
+        self.nats.to("cpu")
+        self.hits.to("cpu")
 
 
 def in_pieces(tokens: Tokens, size: int, name: str) -> Tokens:

@@ -62,4 +62,5 @@ class ClassificationMetrics:
         return {name: float(value) for name, value in self.collection.compute().items()}
 
     def sync(self, world: World) -> None:
-        """torchmetrics merges by itself when torch.distributed is running."""
+        """torchmetrics merges by itself when torch.distributed is running: on the host, as a rank without rows is there."""
+        self.collection.to("cpu")

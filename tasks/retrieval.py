@@ -33,23 +33,23 @@ class RetrievalMetrics:
     names = (f"recall@{TOP}", "mrr")
 
     def __init__(self) -> None:
-        from torchmetrics import CatMetric
-
-        self.anchors, self.positives = CatMetric("disable"), CatMetric("disable")
+        self.anchors: list[Tensor] = []
+        self.positives: list[Tensor] = []
 
     def update(self, model: nn.Module, outputs: Tensor, batch: Batch) -> None:
         """``outputs``: [n B, H]."""
         anchors, positives, *_ = outputs.split(batch.num_examples)
-        for metric, vectors in ((self.anchors, anchors), (self.positives, positives)):
-            metric.to(outputs.device)
-            metric.update(vectors)
+        self.anchors.append(anchors)
+        self.positives.append(positives)
 
     def compute(self) -> dict[str, float]:
-        found = ranks(self.anchors.compute(), self.positives.compute())
+        found = ranks(torch.cat(self.anchors), torch.cat(self.positives))
         return {self.names[0]: float((found < TOP).float().mean()), "mrr": float((1 / (found + 1)).mean())}
 
     def sync(self, world: World) -> None:
-        """torchmetrics merges by itself when torch.distributed is running."""
+        """torchmetrics would do it, but not where a rank has no vectors."""
+        parts = world.gather([torch.cat(kept).cpu() for kept in (self.anchors, self.positives) if kept])
+        self.anchors, self.positives = ([part[i].to(world.device) for part in parts if part] for i in range(2))
 
 
 class ScoreMetrics:
@@ -74,4 +74,5 @@ class ScoreMetrics:
         return {name: float(value) for name, value in self.collection.compute().items()}
 
     def sync(self, world: World) -> None:
-        """torchmetrics merges by itself when torch.distributed is running."""
+        """torchmetrics merges by itself when torch.distributed is running: on the host, as a rank without rows is there."""
+        self.collection.to("cpu")

@@ -8,6 +8,7 @@ from engine.build import build
 from engine.collate import Layout
 from engine.config import TrainConfig
 from engine.data import eval_loader
+from engine.parallel import World
 from tests import tiny
 
 
@@ -26,7 +27,7 @@ def test_evaluation_draws_the_same_whatever_the_seed_is():
     """Runs with different seeds, and evaluate after a run with its own, have to measure on the same rows."""
     rows = tiny.token_rows(20)
     found = [
-        drawn(eval_loader(Drawing(), rows, Layout(), TrainConfig(seed=seed, eval_batch_size=size), torch.device("cpu")))
+        drawn(eval_loader(Drawing(), rows, Layout(), TrainConfig(seed=seed, eval_batch_size=size), World(torch.device("cpu"))))
         for seed, size in ((1, 4), (2, 4), (2, 7))
     ]
     assert found[0] == found[1] == found[2] and len(set(found[0])) > 10

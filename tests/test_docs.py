@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 import run
+from bench import scaling
 from engine.config import TrainConfig
 from engine.sources import SourceConfig
 from tasks.classification import ClassificationOptions
@@ -146,3 +147,8 @@ def test_the_same_run_both_ways(tmp_path, monkeypatch):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     moved = [name for name in start if not torch.equal(start[name], ours[f"distilbert.{name}"])]
     assert moved, "training must have changed something"
+
+
+def test_the_calculation_on_the_scaling_page_is_what_the_command_prints():
+    page = (Path(__file__).parent.parent / "docs/scaling.md").read_text(encoding="utf-8")
+    assert "\n".join(scaling.rows()) in page

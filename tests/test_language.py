@@ -149,7 +149,7 @@ def test_figures_against_numpy(batch_size):
     task, rows, model = make_task("clm"), make_rows("clm", 10), gpt2()
     targets.enable(model, "token")
     config = TrainConfig(eval_batch_size=batch_size)
-    found = evaluate(model, task, eval_loader(task, rows, Layout(), config, CPU), torch.no_grad, World(CPU))
+    found = evaluate(model, task, eval_loader(task, rows, Layout(), config, World(CPU)), torch.no_grad, World(CPU))
     nats, hits = [], []
     with torch.no_grad():
         for i in range(10):
@@ -334,7 +334,8 @@ def test_masks_are_new_each_epoch_and_the_same_each_evaluation():
     assert torch.equal(one[0], again[0])
     assert sorted(one[0].flatten().tolist()) != sorted(two[0].flatten().tolist())
     evaluations = [
-        next(iter(eval_loader(task, rows, Layout(), TrainConfig(seed=seed), CPU))).inputs["input_ids"] for seed in (1, 1, 2)
+        next(iter(eval_loader(task, rows, Layout(), TrainConfig(seed=seed), World(CPU)))).inputs["input_ids"]
+        for seed in (1, 1, 2)
     ]
     assert torch.equal(evaluations[0], evaluations[1]) and torch.equal(evaluations[0], evaluations[2])
 

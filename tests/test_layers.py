@@ -14,6 +14,7 @@ LAYERS = [
     {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop"},
     {"sources", "plan", "tokens", "attention", "lora"},
     {"optimizer", "precision", "parallel", "collate", "packing", "targets"},
+    {"sharding"},
     {"task", "state", "batching", "flops"},
     {"data", "evaluate", "checkpoint", "memory_guard", "card"},
     {"saving"},

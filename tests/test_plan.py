@@ -15,6 +15,7 @@ from engine.clock import Clock
 from engine.collate import Layout
 from engine.config import TrainConfig
 from engine.data import Data
+from engine.parallel import World
 from engine.plan import BUCKET_BATCHES, Plan, Position, cut, eval_batches
 from tests import tiny
 
@@ -244,7 +245,7 @@ def test_planning_reads_no_row_and_resuming_reads_only_the_tail(batching):
     keys = list(plan.micro_batches())
     list(plan.positions())
     assert examples.read == []
-    data = Data(plan, tiny.TokenTask(), examples, Layout(), config, CPU, Clock(CPU))
+    data = Data(plan, tiny.TokenTask(), examples, Layout(), config, World(CPU), Clock(CPU))
     batches = [batch for _, micro_batches in data.steps(start=4) for batch in micro_batches]
     skipped = sum(at.num_micro_batches for at in islice(plan.positions(), 4))
     assert [batch.keys for batch in batches] == keys[skipped:]

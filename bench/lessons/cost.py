@@ -177,7 +177,7 @@ LESSONS = [
     ),
     Lesson(
         "host-reads", "the loss of every micro-batch is read by the host, which waits for the device",
-        ("engine/record.py", "loss_sum, num_items = self._pending.tolist()"),
+        ("engine/record.py", "self._pending.loss_sum = float(self._loss_sum)"),
         ("transformers/trainer.py", "and (torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step))"), host_reads,
     ),
 ]  # fmt: skip

@@ -23,7 +23,7 @@ from engine.task import Task
 def our_loss(model: nn.Module, task: Task[Any], workload: Workload, size: int) -> float:
     """Ours, of the model as it is."""
     setup, _ = toys.set_up(model, workload, task=task, eval_batch_size=size)
-    loader = eval_loader(task, workload.examples(), setup.layout, setup.data.config, setup.world.device)
+    loader = eval_loader(task, workload.examples(), setup.layout, setup.data.config, setup.world)
     return evaluate(model, task, loader, setup.state.autocast, setup.world)["loss"]
 
 

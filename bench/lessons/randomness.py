@@ -165,7 +165,7 @@ def trained_by_us(every: int | None, train: Workload, held_out: Workload) -> tup
     for at, _, record in toys.our_steps(setup, task):
         losses.append(float(record.loss_sum / record.num_items))
         if every and at.step % every == 0:
-            loader = eval_loader(task, held_out.examples(), setup.layout, setup.data.config, state.device)
+            loader = eval_loader(task, held_out.examples(), setup.layout, setup.data.config, setup.world)
             evaluate(state.model, task, loader, state.autocast, setup.world)
     return losses, toys.parameters_of(state.model)
 

@@ -1,0 +1,119 @@
+"""A model spread over the ranks (``--shard``): torch's fully_shard on each transformer block, then on the rest.
+
+Each rank holds a share of every weight, its gradient and its AdamW state in float32; a block's weights are gathered, in
+the precision that is computed in, just before they are used, and let go after. What is saved is whole, and a plain model.
+Next: build.py, which decides.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import UsageError
+from engine.parallel import World, whole
+from engine.precision import DTYPES, Precision
+
+
+def shard(model: nn.Module, world: World, precision: Precision) -> nn.Module:
+    """Spread the model, on the CPU so far, over the ranks, in place. Raises UsageError without torchrun."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    if not dist.is_initialized():
+        raise UsageError("--shard spreads the model over several processes: start with torchrun --nproc-per-node N run.py ...")
+    low = None if precision == "fp32" else DTYPES[precision]
+    settings: dict[str, Any] = {
+        "mesh": init_device_mesh(world.device.type, (world.size,)),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32),
+    }
+    for block in blocks(model):
+        fully_shard(block, **settings)
+    fully_shard(model, **settings)
+    return model
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks: the members of each outermost nn.ModuleList."""
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in model.modules():  # outer ones come first
+        if isinstance(module, nn.ModuleList) and module not in inside:
+            found += module
+            inside |= {*module.modules()}
+    return found
+
+
+def collect(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+    """All of them in full on rank 0, sharded ones one at a time into the CPU's memory; {} on the others. Collective."""
+    found = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if world.is_main:
+            found[name] = full.cpu() if hasattr(tensor, "full_tensor") else tensor
+    return found
+
+
+@torch.no_grad()
+def put(own: Tensor, saved: Tensor | None, world: World) -> None:
+    """Rank 0's ``saved``, in full, into ``own`` on all ranks, of which a sharded one takes its share. Collective."""
+    import torch.distributed as dist
+
+    if not hasattr(own, "full_tensor"):
+        if saved is not None:
+            own.copy_(saved)
+        if world.size > 1:
+            dist.broadcast(own, 0)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded: Any = own
+    full = torch.empty(own.shape, dtype=own.dtype, device=world.device)
+    if saved is not None:
+        full.copy_(saved)
+    own.copy_(distribute_tensor(full, sharded.device_mesh, sharded.placements))
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """A copy without weights, taken before the model is sharded or patched."""
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, empty)  # type: ignore[arg-type]
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The skeleton with these weights and buffers; what is tied stays tied."""
+    filled = {id(p): nn.Parameter(tensors[name], p.requires_grad) for name, p in model.named_parameters()}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = filled[id(parameter)]
+    for name, buffer in model.named_buffers():
+        if name in tensors:
+            buffer.copy_(tensors[name])
+    return model
+
+
+def bytes_per_rank(model: nn.Module, size: int, precision: Precision, *, shard: bool, accumulates: bool) -> dict[str, int]:
+    """What training is known to hold on each rank, activations aside.
+
+    Weights, gradients and AdamW's two averages are float32; in half precision, autocast keeps a copy of the weights through
+    a step. Of a sharded model each rank has a share. On top of that the weights outside of blocks and two blocks (one in use,
+    the next on its way) are there in full, and the gradients of one; of all, if they add up over several micro-batches.
+    """
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters()) - trained
+    held = 16 * trained + 4 * frozen
+    if not shard:
+        copies = 0 if precision == "fp32" else DTYPES[precision].itemsize * (trained + frozen)
+        return {"weights, gradients and AdamW's averages": held} | ({f"{precision} copies": copies} if copies else {})
+    of_blocks = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+    outside = trained + frozen - sum(of_blocks)
+    largest = max(of_blocks, default=0)
+    width = DTYPES[precision].itemsize
+    gradients = 4 * trained if accumulates else width * max(outside, largest)
+    return {"shares": held // size, "gathered": width * (outside + 2 * largest) + gradients}

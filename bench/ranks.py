@@ -1,6 +1,6 @@
 """Kill one rank of a run at random times until it is done, again and again: is the end that of the undisturbed run?
 
-    python -m bench.ranks [--kills 20] [--seed 0] [--results FILE]
+    python -m bench.ranks [--kills 20] [--seed 0] [--shard] [--keep]
 
 The ranks are forked processes with torchrun's environment and gloo between them; what torchrun does when a rank dies, end
 the others and start all of them again with the same command, is done here. SIGKILL strikes one rank, drawn at random, at a
@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
-import platform
 import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bench.forked import warm_up
 from bench.kill import differences, tiny_lab
-from bench.machine import processor
+from bench.machine import RESULTS, keep
 
 SIZE = 2
 FLAGS = ["--save-steps", "2", "--log-steps", "3", "--rank-timeout", "20", "--resume"]
@@ -58,10 +55,14 @@ class Ranks:
         return time.perf_counter() - began
 
     def killed(self, output: Path, victim: int, after_seconds: float) -> list[Any]:
-        """Each rank's exit code; None for one that was killed."""
+        """Each rank's exit code; None for one that was killed. The other is asked to end, as torchrun asks it."""
         children = self.start(output)
         time.sleep(after_seconds)
         os.kill(children[victim].process, signal.SIGKILL)
+        ended = os.waitid(os.P_PID, children[victim].process, os.WEXITED | os.WNOWAIT)
+        if ended is not None and ended.si_code == os.CLD_KILLED:  # and not come to its end before
+            time.sleep(0.1)
+            os.kill(children[1 - victim].process, signal.SIGTERM)
         return [child.result() for child in children]
 
 
@@ -83,13 +84,11 @@ def measure(folder: Path, kills: int, seed: int, more: list[str]) -> dict[str, A
             if codes[victim] is not None:  # it had ended before
                 break
             resumed = said.partition("resume: exact, from step ")[2].partition(" ")[0] or "0"
-            names = f"rank {victim} does not answer" in said
+            names = f"error: rank {victim} " in said  # does not answer; or, where it had the store, is gone
             rows.append({"run": runs, "victim": victim, "after_seconds": round(after, 2), "resumed_from": int(resumed),
                          "survivor": codes[1 - victim], "named": names})  # fmt: skip
             print(f"  {len(rows):3}  run {runs}  rank {victim} at {after:5.2f} s  resumed from step {resumed:>2}  "
                   f"the other: exit {codes[1 - victim]}{', names it' if names else ''}", flush=True)  # fmt: skip
-            if len(rows) >= 2 * kills:
-                break
         found = differences(whole, output) if not any(codes) else [f"exit codes {codes}"]
         wrong += [{"run": runs, "differences": found}] if found else []
         print(f"       run {runs}: {'equal' if not found else ', '.join(found)}", flush=True)
@@ -101,7 +100,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard", action="store_true")
-    parser.add_argument("--results", type=Path)
+    parser.add_argument("--keep", action="store_true", help="write bench/results/ranks-cpu.json, or ranks-shard-cpu.json")
     options = parser.parse_args(argv)
     warm_up()
     with tempfile.TemporaryDirectory() as folder:
@@ -109,12 +108,11 @@ def main(argv: list[str]) -> int:
         found = measure(Path(folder) / "lab", options.kills, options.seed, ["--shard"] if options.shard else [])
     survivors, named = [row["survivor"] for row in found["kills"]], sum(row["named"] for row in found["kills"])
     print(
-        f"{len(survivors)} kills in {found['runs']} runs, {len(found['wrong'])} of which ended differently; the other rank "
-        f"left with exit code 7 after {survivors.count(7)}, naming the lost one {named} times"
+        f"{len(survivors)} kills in {found['runs']} runs, {len(found['wrong'])} of which ended differently; the other rank left "
+        f"with exit code 7 {survivors.count(7)} times, naming the lost one {named} times"
     )
-    if options.results:
-        versions = {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()}
-        options.results.write_text(json.dumps(found | {"versions": versions, "machine": processor()}, indent=1) + "\n")
+    if options.keep:
+        keep(RESULTS / f"ranks{'-shard' if options.shard else ''}-cpu.json", found)
     return int(bool(found["wrong"]))
 
 

@@ -9,7 +9,9 @@ Next: sharding.py, models that are spread over the ranks.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 import uuid
 import warnings
@@ -198,6 +200,8 @@ class World:
                 with suppress(RuntimeError):  # nobody is there to hear it
                     self.store.set(f"words/{self.rank}", describe(error))
             return None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, to those that are left: first they say what they know
         try:
             found = roll_call(self.store, self.rank, self.size) if self.store is not None else {}
         except RuntimeError:

@@ -56,6 +56,7 @@ def flags(data: Path, out: Path, **changes: object) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in (settings | changes).items()]
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_and_the_run_goes_on_by_itself(data, tmp_path):
     """Rank 1 is killed in step 6: the other says so, both start again from step 4, and the end is the undisturbed one's."""
     faulty = ["--task", f"{data}/faulty.py:Faulty"]
@@ -77,9 +78,6 @@ def test_torchrun_restarts_and_the_run_goes_on_by_itself(data, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     steps = [[(line["step"], line["loss"]) for line in lines(tmp_path / name)] for name in ("run", "whole")]
     assert steps[0] == steps[1]
-
-
-# -------------------------------------------------------------------------------------------------------------- slow
 
 
 def node(data: Path, out: Path, rank: int, port: int) -> subprocess.Popen[str]:
@@ -167,10 +165,10 @@ def test_two_ranks_equal_trainer_on_two_ranks(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
-def test_twenty_kills_of_one_rank_end_in_the_same_bits(shard):
+def test_kills_of_one_rank_end_in_the_same_bits(shard):
     from bench.ranks import main
 
-    assert main(["--kills", "20", *(["--shard"] if shard else [])]) == 0
+    assert main(["--kills", "6", *(["--shard"] if shard else [])]) == 0
 
 
 # --------------------------------------------------------------------------------------------------------------- CUDA

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from engine import card, lora
@@ -94,6 +95,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     setup = build(task, examples["train"], config, model)
     document |= {"device": describe_device(setup.world.device), "precision": setup.precision, "batching": setup.layout.kind}
     document |= {"base_model": card.base_of(task.source), "command": card.command(task, settings)}
+    document |= {"model_config": config_of(setup.state.model)}
     announce(task, setup, examples, config, document)
     check_space(directory, setup, config)
     if config.overwrite:
@@ -152,8 +154,16 @@ def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[st
         },
         "model": task.source.resolved.get("model"),
         "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")},
+        | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")}
+        | {"instructions": torch.backends.cpu.get_cpu_capability()},
     }
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """What the model's config.json says of it; {} for a model without."""
+    config: Any = getattr(model, "config", None)
+    settings: dict[str, Any] = json.loads(config.to_json_string(use_diff=False)) if hasattr(config, "to_json_string") else {}
+    return {name: value for name, value in settings.items() if name not in ("transformers_version", "_name_or_path")}
 
 
 def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples]) -> None:
@@ -230,13 +240,13 @@ def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]
 
 
 def compare_data(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises DataError when the rows are not those of the run there: which split, and how many rows then and now."""
+    """Raises DataError when the tokens are not those of the run there: which split, and how many rows then and now."""
     splits = [split for split in dict.fromkeys([*old["fingerprints"], *new["fingerprints"]])
               if old["fingerprints"].get(split) != new["fingerprints"].get(split)]  # fmt: skip
     if splits:
         sizes = [f"{s}: other rows ({old['num_examples'].get(s, 0)} then, {new['num_examples'].get(s, 0)} now)" for s in splits]
         raise DataError(
-            f"the data have changed since the run in {directory} began ({'; '.join(sizes)}): "
+            f"the data, or the tokenizer, have changed since the run in {directory} began ({'; '.join(sizes)}): "
             "put them back, or choose another --output-dir, or --overwrite"
         )
 
@@ -342,8 +352,9 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[st
                 os.replace(path, target)
                 sync_directory(target.parent)
         write_run(directory, document)
-    except OSError as error:
-        raise ResourceError(f"the model could not be saved in {directory}: {error.strerror}; the checkpoints stand") from error
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ResourceError(f"the model could not be saved in {directory}: {why}; the checkpoints stand") from error
 
 
 # ------------------------------------------------------------------------------------------------------ before, after
@@ -384,6 +395,7 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
         return
     before = read_run(run.directory)
     compare_data(run.directory, before["data"], document["data"])
+    compare(run.directory, "model", before.get("model_config", {}), document["model_config"])
     for name in ("precision", "batching"):
         compare(run.directory, name, {name: before.get(name)}, {name: document[name]})
     with whole_or_refused(run.directory):
@@ -392,8 +404,8 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
         run.restore(progress)
     set_aside_after(run.directory / "checkpoints", setup.state.step)
     run.saver.rotate(setup.state.step, files)  # the process before may have been killed before it did
-    same = all(before.get(name) == document[name] for name in ("device", "versions"))
-    how = "exact" if same else "same data order, not bitwise (another device or other versions)"
+    changed = differences(*({"runs on": there["device"], **there["versions"]} for there in (before, document)))
+    how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
     print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
@@ -440,7 +452,7 @@ def announce(
     say(
         f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
     )
-    sizes_of = f"{trained / 1e6:.1f} M parameters to train" + (f", {frozen / 1e6:.1f} M frozen" if frozen else "")
+    sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
     say(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
     print(
         f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
@@ -459,6 +471,11 @@ def announce(
 def say(line: str) -> None:
     """On stdout, whatever stands in the names of files."""
     print(printable(line))
+
+
+def millions(number: int) -> str:
+    """``22.7 M``; a head alone is written out."""
+    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
 
 
 def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:

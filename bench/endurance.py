@@ -130,6 +130,7 @@ def run_on(lab: Lab, kind: str, number: int) -> dict[str, Any]:
                 csv.writer(stream).writerows([("text", "label"), *zip(columns["text"], columns["label"], strict=True)])
 
     def work(_: Callable[[], None]) -> int:
+        os.environ["PLAINLOOP_CACHE"] = str(lab.folder / f"cache-{number}-{kind}")  # the texts of both kinds are the same
         run: Any = importlib.import_module("run")
         fit: Any = importlib.import_module("engine.fit")
         train, began, first = fit.train, time.perf_counter(), []

@@ -261,6 +261,8 @@ def fill_disks(lab: Lab, folder: Path) -> list[dict[str, Any]]:
         print("  mounting is not allowed here: RLIMIT_FSIZE alone")
     rows.append(stopped_by(f"files of at most {FILE_LIMIT} bytes (RLIMIT_FSIZE)", lab, flags, place / "limited", undisturbed,
                            patch=limit_files))  # fmt: skip
+    rows.append(stopped_by("no room for the finished model (RLIMIT_FSIZE)", lab, flags, place / "last", undisturbed,
+                           patch=limit_files_at_the_end))  # fmt: skip
     return rows
 
 
@@ -273,6 +275,19 @@ def die_after_step(step: int) -> None:
 def limit_files() -> None:
     """Python ignores SIGXFSZ, so a write beyond it is an error."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
+
+
+def limit_files_at_the_end() -> None:
+    import importlib
+
+    fit: Any = importlib.import_module("engine.fit")
+    finish = fit.finish
+
+    def limited(*arguments: Any) -> None:
+        limit_files()
+        finish(*arguments)
+
+    fit.finish = limited
 
 
 def mount(place: Path, size: int, options: str = "") -> bool:

@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
         found = measure(Path(folder) / "lab", options.kills, options.seed, ["--shard"] if options.shard else [])
     survivors, named = [row["survivor"] for row in found["kills"]], sum(row["named"] for row in found["kills"])
     print(
-        f"{len(survivors)} kills in {found['runs']} runs, {len(found['wrong'])} of which ended differently; the other rank left "
+        f"{len(survivors)} kills in {found['runs']} runs, {len(found['wrong'])} of which ended differently; the other left "
         f"with exit code 7 {survivors.count(7)} times, naming the lost one {named} times"
     )
     if options.keep:

@@ -21,11 +21,11 @@ import transformers
 from torch import nn
 
 from engine import attention, collate, dropout, packing
+from engine.cache import cache_folder
 from engine.collate import Layout, arrange
 from engine.config import note
 from engine.errors import UsageError
 from engine.precision import Precision
-from engine.tokens import cache_folder
 
 TOLERANCE = 1e-5  # of logits and gradients, relative to the largest of them where that is above 1
 TWIN_LENGTHS = (3, 17, 30, 30)

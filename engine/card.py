@@ -55,9 +55,15 @@ def base_of(source: Source) -> dict[str, str | None]:
     except Exception:  # no card, or one that nobody can read: the libraries raise a dozen kinds
         data = {}
     found = {key: data.get(key) for key in ("base_model", "license")}
-    if path == packaged_minilm() or not is_folder:
-        found["base_model"] = path if not is_folder else "sentence-transformers/all-MiniLM-L6-v2"
+    found["base_model"] = hub_name(path) or found["base_model"]
     return {key: value if isinstance(value, str) else None for key, value in found.items()}
+
+
+def hub_name(path: str) -> str | None:
+    """What the Hub calls the checkpoint that was loaded from ``path``; None for a folder of the user's."""
+    if path == packaged_minilm():
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return None if Path(path).is_dir() else path
 
 
 # --------------------------------------------------------------------------------------------------------- its parts
@@ -106,7 +112,7 @@ def usage(task: Task[Any], model: nn.Module, name: str) -> str:
     kind = type(whole).__name__
     code = [f"name = {name!r}  # this folder, or the model's name on the Hub"]
     if whole is not model:
-        base = Path(whole.name_or_path).name if Path(whole.name_or_path).is_dir() else whole.name_or_path
+        base = hub_name(whole.name_or_path) or Path(whole.name_or_path).name
         code = ["from peft import PeftModel", f"from transformers import AutoConfig, {kind}", "", *code,
                 f"base = {kind}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(name))",
                 "model = PeftModel.from_pretrained(base, name)"]  # fmt: skip

@@ -146,6 +146,8 @@ def load_state(state: TrainState, files: Files | None, world: World | None = Non
         state.scaler.load_state_dict(document["scaler"])
     state.step, state.max_tokens = document["step"], document["max_tokens"]
     streams = world.on_main(lambda: safetensors.torch.load(files["rng.safetensors"]))  # type: ignore[index]
+    if not document["rng"]:
+        raise ValueError("no state of the random generators")
     if world.rank < len(document["rng"]):
         mark = f"{world.rank}."
         own_stream = {name.removeprefix(mark): tensor for name, tensor in streams.items() if name.startswith(mark)}

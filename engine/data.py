@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -23,7 +24,7 @@ from engine.batch import Batch, Key
 from engine.clock import Clock
 from engine.collate import Layout
 from engine.config import TrainConfig
-from engine.errors import DataError, ResourceError, UserError
+from engine.errors import WORKER_KILLED, DataError, ResourceError, UserError
 from engine.parallel import World
 from engine.plan import Plan, Position, eval_batches
 from engine.task import Examples, Row, Task
@@ -115,17 +116,31 @@ def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
             raise
-        for worker in getattr(iterator, "_workers", ()):
-            worker.kill()  # they ignore SIGTERM, and a hanging one would keep this process from ending
+        end_workers(iterator)
         if "timed out" in str(error):
             raise ResourceError(
                 f"a process that loads data gave no batch within {WORKER_SECONDS} seconds: it hangs, or waits for a disk or a "
                 "network. --workers 0 shows where"
             ) from error
-        raise ResourceError(
-            "a process that loads data was killed, most often by the system, which ran out of memory: lower --workers or "
-            "--batch-size (or, in a container, give it more shared memory)"
-        ) from error
+        raise ResourceError(WORKER_KILLED) from error
+
+
+def end_workers(iterator: Any) -> None:
+    """Kill them: they ignore SIGTERM, and a hanging one would keep this process from ending.
+
+    torch raises in the main thread for any worker that dies before its iterator has forgotten it, so not now.
+    """
+    workers = getattr(iterator, "_workers", [])
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main else None
+    try:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+        iterator._shutdown_workers()
+    finally:
+        if in_main:
+            signal.signal(signal.SIGCHLD, before)
 
 
 def ignore_signals(worker: int) -> None:

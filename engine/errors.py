@@ -10,6 +10,10 @@ import errno
 import os
 
 LONGEST_LINE = 800
+WORKER_KILLED = (
+    "a process that loads data was killed, most often by the system, which ran out of memory: lower --workers or "
+    "--batch-size (or, in a container, give it more shared memory); what is on disk stands"
+)
 
 
 class UserError(ValueError):
@@ -103,6 +107,8 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return "", 141
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C; a checkpoint, if there was one, stands (--resume continues from it)", 130
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch raises it wherever the main thread is
+        return f"error: {WORKER_KILLED}", ResourceError.exit_code
     if isinstance(error, MemoryError):
         return (
             "error: out of memory: lower --batch-size, or the number of rows; what is on disk stands",

@@ -1,7 +1,8 @@
 """Reading CSV, JSONL, Parquet and text files without losing anything: every text arrives as it stands in the file.
 
 Table readers that guess types turn the text "NA" into nothing and "007" into 7; here a CSV cell is a string, always.
-A file that is broken is refused with the number of the row, never repaired. Only the columns asked for are kept.
+A file that is broken is refused with the number of the row, never repaired. Only the columns asked for are kept. Rows
+come in pieces, so that a file may be larger than the memory; a JSONL file comes whole, for its types show at its end.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ import codecs
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.config import each_once
 from engine.errors import DataError
 
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
 Rows = dict[str, list[Any]]  # columns of equal length
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
+PIECE_ROWS = 10_000
 
 
 def read_table(
@@ -28,27 +34,40 @@ def read_table(
     Raises DataError: missing file, broken row (with its number), missing column (with those there), wrong encoding
     (with the byte offset), no rows.
     """
+    rows: Rows = {}
+    for piece in read_pieces(path, columns, delimiter=delimiter, encoding=encoding):
+        for name, cells in piece.items():
+            rows.setdefault(name, []).extend(cells)
+    return rows
+
+
+def read_pieces(
+    path: Path, columns: Sequence[str] | None = None, *, delimiter: str | None = None, encoding: str | None = None
+) -> Iterator[Rows]:
+    """The same, some rows at a time."""
     check_readable(path)
     suffix = path.suffix.lower()
+    is_empty = True
     try:
         if suffix in (".csv", ".tsv"):
-            rows = read_csv(path, columns, delimiter or ("\t" if suffix == ".tsv" else ","), encoding)
+            pieces = read_csv(path, columns, delimiter or ("\t" if suffix == ".tsv" else ","), encoding)
         elif suffix == ".jsonl":
-            rows = read_jsonl(path, columns, encoding)
+            pieces = iter([read_jsonl(path, columns, encoding)])
         elif suffix == ".parquet":
-            rows = read_parquet(path, columns)
+            pieces = (batch.to_pydict() for batch in read_parquet(path, columns))
         elif suffix == ".txt":
-            rows = {"text": [line.removesuffix("\n").removesuffix("\r") for line in open_text(path, encoding)]}
-            choose(path, list(rows), columns)
+            pieces = read_lines(path, columns, encoding)
         else:
             raise DataError(f"{path}: cannot read files of kind {suffix or '(none)'!r}; known kinds: {' '.join(SUFFIXES)}")
+        for piece in pieces:
+            is_empty = is_empty and not next(iter(piece.values()), [])
+            yield piece
     except UnicodeDecodeError as error:
         raise DataError(encoding_message(path, encoding, error)) from error
     except UnicodeError as error:  # UTF-16 without its mark
         raise DataError(f"{path} is not {encoding}: {error}") from error
-    if not next(iter(rows.values()), []):
+    if is_empty:
         raise DataError(f"{path} has no rows")
-    return rows
 
 
 def check_readable(path: Path) -> None:
@@ -88,7 +107,15 @@ def encoding_message(path: Path, encoding: str | None, error: UnicodeDecodeError
     return f"{path} is not {encoding or 'UTF-8'} (byte {offset}): name its encoding, for instance --encoding latin-1"
 
 
-def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding: str | None) -> Rows:
+def read_lines(path: Path, columns: Sequence[str] | None, encoding: str | None) -> Iterator[Rows]:
+    """The lines of a .txt file, without their ends."""
+    choose(path, ["text"], columns)
+    lines = open_text(path, encoding)
+    while piece := [line.removesuffix("\n").removesuffix("\r") for line in islice(lines, PIECE_ROWS)]:
+        yield {"text": piece}
+
+
+def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding: str | None) -> Iterator[Rows]:
     """Strict CSV: quoted newlines and delimiters are text, a ragged row or an open quote is an error."""
     if len(delimiter.replace("\\t", "\t")) != 1:
         raise DataError(f"--delimiter must be one character, found {delimiter!r}")
@@ -115,10 +142,13 @@ def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding
                 )
             for name, index in kept:
                 rows[name].append(cells[index])
+            if number % PIECE_ROWS == 0:
+                yield rows
+                rows = {name: [] for name, _ in kept}
     except csv.Error as error:
         cause = "a quote is not closed" if "unexpected end" in str(error) else str(error)
         raise DataError(f"{path} row {number + 1} (line {reader.line_num}): {cause}") from error
-    return rows
+    yield rows
 
 
 def read_jsonl(path: Path, columns: Sequence[str] | None, encoding: str | None) -> Rows:
@@ -142,17 +172,22 @@ def read_jsonl(path: Path, columns: Sequence[str] | None, encoding: str | None) 
     return rows
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None) -> Rows:
+def read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[RecordBatch]:
+    """Some rows at a time, with plain types: pandas' categories become what they stand for."""
     import pyarrow
     import pyarrow.parquet
 
+    check_readable(path)
     try:
-        names = pyarrow.parquet.read_schema(path).names
-        table = pyarrow.parquet.read_table(path, columns=choose(path, names, columns))
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows == 0:
+                raise DataError(f"{path} has no rows")
+            names = choose(path, file.schema_arrow.names, columns)
+            for batch in file.iter_batches(PIECE_ROWS, columns=names):
+                cells = [c.dictionary_decode() if pyarrow.types.is_dictionary(c.type) else c for c in batch.select(names)]
+                yield pyarrow.RecordBatch.from_arrays(cells, names=names)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-    rows: Rows = table.to_pydict()
-    return rows
 
 
 def delimiter_hint(found: Sequence[str]) -> str:

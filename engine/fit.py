@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from engine import card, lora
@@ -109,6 +110,7 @@ def _fit(
     setup = build(task, examples["train"], config, model, world)
     document |= {"device": describe_device(world.device), "precision": setup.precision, "batching": setup.layout.kind}
     document |= {"base_model": card.base_of(task.source), "command": card.command(task, settings)}
+    document |= {"model_config": config_of(setup.state.model)}
     announce(task, setup, examples, config, document)
     world.together(lambda: check_memory(setup, config))
     world.only_main(lambda: check_space(directory, setup, config))
@@ -197,8 +199,16 @@ def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[st
         },
         "model": task.source.resolved.get("model"),
         "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")},
+        | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")}
+        | {"instructions": torch.backends.cpu.get_cpu_capability()},
     }
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """What the model's config.json says of it; {} for a model without."""
+    config: Any = getattr(model, "config", None)
+    settings: dict[str, Any] = json.loads(config.to_json_string(use_diff=False)) if hasattr(config, "to_json_string") else {}
+    return {name: value for name, value in settings.items() if name not in ("transformers_version", "_name_or_path")}
 
 
 def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples], num_ranks: int = 1) -> None:
@@ -280,13 +290,13 @@ def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]
 
 
 def compare_data(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises DataError when the rows are not those of the run there: which split, and how many rows then and now."""
+    """Raises DataError when the tokens are not those of the run there: which split, and how many rows then and now."""
     splits = [split for split in dict.fromkeys([*old["fingerprints"], *new["fingerprints"]])
               if old["fingerprints"].get(split) != new["fingerprints"].get(split)]  # fmt: skip
     if splits:
         sizes = [f"{s}: other rows ({old['num_examples'].get(s, 0)} then, {new['num_examples'].get(s, 0)} now)" for s in splits]
         raise DataError(
-            f"the data have changed since the run in {directory} began ({'; '.join(sizes)}): "
+            f"the data, or the tokenizer, have changed since the run in {directory} began ({'; '.join(sizes)}): "
             "put them back, or choose another --output-dir, or --overwrite"
         )
 
@@ -401,8 +411,9 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[st
                 os.replace(path, target)
                 sync_directory(target.parent)
         write_run(directory, document)
-    except OSError as error:
-        raise ResourceError(f"the model could not be saved in {directory}: {error.strerror}; the checkpoints stand") from error
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ResourceError(f"the model could not be saved in {directory}: {why}; the checkpoints stand") from error
 
 
 # ------------------------------------------------------------------------------------------------------ before, after
@@ -450,10 +461,9 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
         check_progress(setup, progress, run.num_steps)
         run.restore(progress)
     world.only_main(lambda: tidy(run, setup.state.step, files))
-    old, new = ({"world size": 1, "sharded": False} | ways for ways in (progress.get("ranks", {}), run.ranks()))
-    changes = [f"{name} {old[name]} -> {new[name]}" for name in new if old[name] != new[name]]
-    changes += [f"other {name}" for name in ("device", "versions") if before.get(name) != document[name]]
-    how = f"same data order, not bitwise ({', '.join(changes)})" if changes else "exact"
+    then = {"world size": 1, "sharded": False} | progress.get("ranks", {}) | {"runs on": before["device"]} | before["versions"]
+    changed = differences(then, run.ranks() | {"runs on": document["device"]} | document["versions"])
+    how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
     print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
@@ -463,6 +473,7 @@ def checkpoint_to_resume(directory: Path, document: dict[str, Any]) -> Files | N
     if files is not None:
         before = read_run(directory)
         compare_data(directory, before["data"], document["data"])
+        compare(directory, "model", before.get("model_config", {}), document["model_config"])
         for name in ("precision", "batching"):
             compare(directory, name, {name: before.get(name)}, {name: document[name]})
     return files
@@ -524,7 +535,7 @@ def announce(
     say(
         f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
     )
-    sizes_of = f"{trained / 1e6:.1f} M parameters to train" + (f", {frozen / 1e6:.1f} M frozen" if frozen else "")
+    sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
     say(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
     print(
         f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
@@ -549,6 +560,11 @@ def announce(
 def say(line: str) -> None:
     """On stdout, whatever stands in the names of files."""
     print(printable(line))
+
+
+def millions(number: int) -> str:
+    """``22.7 M``; a head alone is written out."""
+    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
 
 
 def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:

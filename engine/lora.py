@@ -8,12 +8,14 @@ is exact whatever becomes of the base. Reading an adapter back merges it: the re
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from engine import hub
 from engine.config import TrainConfig
 from engine.errors import ModelError, UsageError
 
@@ -27,6 +29,9 @@ def library() -> Any:
         import peft
     except ImportError as error:
         raise UsageError("--lora needs peft: pip install -c constraints.txt '.[lora]'") from error
+    warnings.filterwarnings(
+        "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+    )  # between the two libraries
     return peft
 
 
@@ -113,6 +118,8 @@ def load_merged(load: Callable[..., Any], auto_class: Any, path: str, **argument
     peft, base = library(), base_of(path)
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise ModelError(f"model {path} is an adapter, and its base model is no longer in {base}")
+    if not Path(base).is_dir() and not hub.reachable():
+        hub.go_offline()
     config = load(AutoConfig.from_pretrained, path, **{k: v for k, v in arguments.items() if k not in OF_LOADING})
     of_loading = {name: value for name, value in arguments.items() if name in OF_LOADING} | {"ignore_mismatched_sizes": True}
 

@@ -16,7 +16,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -177,12 +177,13 @@ class World:
     # ---------------------------------------------------------------------------------------------- beginning and end
 
     def __enter__(self) -> World:
-        self._silence = redirect_stdout(open(os.devnull, "w")) if not self.is_main else nullcontext()
-        self._silence.__enter__()
+        self._silence = ExitStack()
+        if not self.is_main:
+            self._silence.enter_context(redirect_stdout(self._silence.enter_context(open(os.devnull, "w"))))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._silence.__exit__(None, None, None)
+        self._silence.close()
         if self.size > 1 and error is not None:
             lost = self._diagnosed(error)
             for one in (error, lost):
@@ -200,10 +201,9 @@ class World:
                 with suppress(RuntimeError):  # nobody is there to hear it
                     self.store.set(f"words/{self.rank}", describe(error))
             return None
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, to those that are left: first they say what they know
         try:
-            found = roll_call(self.store, self.rank, self.size) if self.store is not None else {}
+            with deaf():
+                found = roll_call(self.store, self.rank, self.size) if self.store is not None else {}
         except RuntimeError:
             found = {0: "is gone, and with it the rendezvous"}
         what = "; ".join(f"rank {rank} {text}" for rank, text in found.items())
@@ -213,6 +213,19 @@ class World:
         )
         lost.shared = self.rank != min({*range(self.size)} - found.keys())  # one of those left says it
         return lost
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """SIGTERM, which torchrun sends to those that are left as soon as one is gone, waits: they have something to say."""
+    if threading.current_thread() is not threading.main_thread():  # where Python hands out no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def roll_call(store: Store, rank: int, size: int) -> dict[int, str]:

@@ -10,18 +10,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine import hub
+from engine.cache import SCRATCH, scratch_folder
 from engine.config import note, require, setting
 from engine.errors import DataError, ModelError, UsageError
-from engine.files import SUFFIXES, Rows, read_table
+from engine.files import SUFFIXES, Rows, read_parquet, read_pieces, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pyarrow import RecordBatch
 
 T = TypeVar("T")
 Substitute = Callable[[], "tuple[str, str] | None"]  # a model folder and what to call it, if there is one
@@ -162,8 +165,8 @@ class Source:
         for split, name in files.items():
             if name is None:
                 continue
-            rows = read_table(Path(name).expanduser(), columns, delimiter=self.config.delimiter, encoding=self.config.encoding)
-            tables[split] = as_dataset(rows, name)
+            options = {"delimiter": self.config.delimiter, "encoding": self.config.encoding}
+            tables[split] = read_dataset(Path(name).expanduser(), columns, name, **options)
         self.resolved["data"] = ", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name)
         return tables
 
@@ -308,6 +311,42 @@ def first_reason(error: BaseException) -> str:
     if any(word in str(error) for word in ("gated repo", "401 Client Error", "Invalid credentials")):
         reason += ". Ask for access on its page, then: hf auth login (or set HF_TOKEN)"
     return reason
+
+
+def read_dataset(path: Path, columns: Sequence[str], name: str, **options: str | None) -> Dataset:
+    """The columns of a file, mapped into memory from a copy on disk, which goes with this process. Raises DataError.
+
+    A JSONL file, whose columns may change their kind at its end, is held in memory.
+    """
+    import pyarrow
+    from datasets import Dataset
+
+    if path.suffix.lower() == ".jsonl":
+        return as_dataset(read_table(path, columns, **options), name)
+    if path.suffix.lower() == ".parquet":
+        batches = read_parquet(path, columns)
+    else:
+        kinds = pyarrow.schema([(column, pyarrow.string()) for column in columns])
+        pieces = read_pieces(path, columns, **options)
+        batches = (pyarrow.RecordBatch.from_pydict(piece, kinds) for piece in pieces)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch_folder()) as folder:  # what is mapped stays
+        copy = Path(folder) / "rows.arrow"
+        try:
+            write_arrow(batches, copy)
+        except UnicodeEncodeError as error:
+            raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
+        return Dataset.from_file(str(copy))
+
+
+def write_arrow(batches: Iterator[RecordBatch], path: Path) -> None:
+    """A stream of record batches, as ``Dataset.from_file`` reads it."""
+    import pyarrow
+
+    first = next(batches)  # there is one: a file without rows is refused
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, first.schema) as stream:
+        stream.write_batch(first)
+        for batch in batches:
+            stream.write_batch(batch)
 
 
 def as_dataset(rows: Rows, name: str) -> Dataset:

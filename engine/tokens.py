@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from engine.cache import cache_folder
 from engine.config import note
 from engine.errors import DataError
 
@@ -85,13 +86,6 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return digest.hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where tokenised data is kept between runs."""
-    given = os.environ.get("PLAINLOOP_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else Path(base or Path.home() / ".cache") / "plainloop"
-
-
 def tokenize(
     texts: Sequence[str], tokenizer: Any, max_length: int, pairs: Sequence[str] | None = None, *, name: str = "texts"
 ) -> Tokens:
@@ -105,12 +99,12 @@ def tokenize(
             return load(folder)
         except (OSError, ValueError, EOFError):  # damaged: made again
             shutil.rmtree(folder, ignore_errors=True)
-    tokens = tokenize_now(texts, pairs, tokenizer, max_length, name)
     try:
-        store(tokens, folder)
+        with closing(encode(texts, pairs, tokenizer, max_length, name)) as pieces:
+            store(pieces, folder)
     except OSError as error:
         note(f"tokens: not cached, {folder} cannot be written ({error.strerror})")
-        return tokens
+        return tokenize_now(texts, pairs, tokenizer, max_length, name)
     return load(folder)
 
 
@@ -123,19 +117,30 @@ def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokeni
     digest = hashlib.sha256(f"{CACHE_FORMAT} {max_length} {type(tokenizer).__name__} {pairs is not None};".encode())
     digest.update(vocabulary.encode())
     for column in (texts, pairs or ()):
-        for text in column:
+        for text in cells_of(column):
             encoded = text.encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)
     return digest.hexdigest()[:32]
 
 
+def cells_of(column: Sequence[Any]) -> Iterator[Any]:
+    """One after the other; of a data set's column a thousand are in memory at a time."""
+    for start in range(0, len(column), CHUNK_ROWS):
+        yield from column[start : start + CHUNK_ROWS]
+
+
 def tokenize_now(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:
-    """The work itself, in chunks, with a bar for long ones."""
-    if not texts:
-        raise DataError(f"{name}: there is no row")
-    with left_as_found(tokenizer):
-        return encode(texts, pairs, tokenizer, max_length, name)
+    """In memory, without the cache."""
+    pieces = list(encode(texts, pairs, tokenizer, max_length, name))
+    types = [piece.types for piece in pieces if piece.types is not None]
+    lengths = np.concatenate([piece.lengths for piece in pieces])
+    return Tokens(
+        ids=np.concatenate([piece.ids for piece in pieces]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        types=np.concatenate(types) if types else None,
+        num_truncated=sum(piece.num_truncated for piece in pieces),
+    )
 
 
 @contextmanager
@@ -151,47 +156,74 @@ def left_as_found(tokenizer: Any) -> Iterator[None]:
             backend.no_padding() if found[1] is None else backend.enable_padding(**found[1])
 
 
-def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:
-    """Chunk by chunk."""
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
-    lengths: list[int] = []
-    num_truncated = 0
+def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Generator[Tokens]:
+    """The work itself: a thousand rows at a time, with a bar for many."""
+    if not len(texts):
+        raise DataError(f"{name}: there is no row")
     starts = range(0, len(texts), CHUNK_ROWS)
-    for start in tqdm(starts, desc=f"tokenizing {name}", unit="k rows", disable=None if len(starts) > 10 else True):
-        chunk = slice(start, start + CHUNK_ROWS)
-        encoded = tokenizer(
-            list(texts[chunk]),
-            list(pairs[chunk]) if pairs is not None else None,
-            truncation=True,
-            max_length=max_length,
-        )
-        for row, row_ids in enumerate(encoded["input_ids"]):
-            if not row_ids:
-                raise DataError(f"row {start + row + 1} of {name} has no token (its text is empty): remove or fill it")
-            lengths.append(len(row_ids))
-            ids.append(np.asarray(row_ids, dtype=np.int32))
-        for row_types in encoded.get("token_type_ids", ()):
-            types.append(np.asarray(row_types, dtype=np.int8))
-        num_truncated += sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
-    return Tokens(
-        ids=np.concatenate(ids),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        types=np.concatenate(types) if types else None,
-        num_truncated=num_truncated,
-    )
+    with left_as_found(tokenizer):
+        for start in tqdm(starts, desc=f"tokenizing {name}", unit="k rows", disable=None if len(starts) > 10 else True):
+            chunk = slice(start, start + CHUNK_ROWS)
+            encoded = tokenizer(
+                list(texts[chunk]),
+                list(pairs[chunk]) if pairs is not None else None,
+                truncation=True,
+                max_length=max_length,
+            )
+            lengths = [len(ids) for ids in encoded["input_ids"]]
+            if 0 in lengths:
+                row = start + lengths.index(0) + 1
+                raise DataError(f"row {row} of {name} has no token (its text is empty): remove or fill it")
+            types = encoded.get("token_type_ids")
+            yield Tokens(
+                ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]),
+                offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+                types=np.concatenate([np.asarray(row, dtype=np.int8) for row in types]) if types else None,
+                num_truncated=sum(bool(encoding.overflowing) for encoding in encoded.encodings or ()),
+            )
 
 
-def store(tokens: Tokens, folder: Path) -> None:
+class Growing:
+    """A one-dimensional .npy file written piece by piece; its header leaves room for the length, which comes last."""
+
+    def __init__(self, path: Path, dtype: type[np.generic]):
+        self.stream, self.dtype, self.length = open(path, "wb"), np.dtype(dtype), 0  # noqa: SIM115 - closed in close()
+        self._header()
+
+    def _header(self) -> None:
+        self.stream.seek(0)
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.stream, header)  # type: ignore[no-untyped-call]
+
+    def append(self, piece: np.ndarray) -> None:
+        assert piece.dtype == self.dtype
+        self.stream.write(np.ascontiguousarray(piece).data)
+        self.length += len(piece)
+
+    def close(self) -> None:
+        with self.stream:
+            self._header()
+
+
+def store(pieces: Iterable[Tokens], folder: Path) -> None:
     """Write to a folder beside the target, then rename: a half-written entry is never seen."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    lengths: list[np.ndarray] = [np.zeros(1, dtype=np.int64)]
+    num_truncated = 0
     try:
-        np.save(temporary / "ids.npy", tokens.ids)
-        np.save(temporary / "offsets.npy", tokens.offsets)
-        if tokens.types is not None:
-            np.save(temporary / "types.npy", tokens.types)
-        (temporary / "meta.json").write_text(json.dumps({"num_truncated": tokens.num_truncated}))
+        with ExitStack() as files:
+            ids = files.enter_context(closing(Growing(temporary / "ids.npy", np.int32)))
+            types = None
+            for piece in pieces:
+                ids.append(piece.ids)
+                if piece.types is not None:
+                    types = types or files.enter_context(closing(Growing(temporary / "types.npy", np.int8)))
+                    types.append(piece.types)
+                lengths.append(piece.lengths)
+                num_truncated += piece.num_truncated
+        np.save(temporary / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+        (temporary / "meta.json").write_text(json.dumps({"num_truncated": num_truncated}))
         if not folder.exists():
             os.rename(temporary, folder)
     finally:

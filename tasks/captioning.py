@@ -73,6 +73,7 @@ class Captioning(TextTask[CaptioningOptions]):
     auto_class = AutoModelForImageTextToText
     level = None  # padded only
     shardable = False  # the metrics write captions, each of its own length
+    default_length = CAPTION_TOKENS
     best_metric = "rouge_l"
 
     def __init__(self, options: CaptioningOptions, source: Source):
@@ -164,12 +165,10 @@ class Captioning(TextTask[CaptioningOptions]):
         return Batch(inputs=inputs, targets={"labels": labels}, num_items=int((labels != -100).sum()), **counts)
 
     @property
-    def max_length(self) -> int:
-        text = self.config.get_text_config(decoder=True)
-        limit = min(getattr(text, "max_position_embeddings", None) or 512, self.tokenizer.model_max_length)
-        if self.options.max_length is not None and self.options.max_length > limit:
-            raise UsageError(f"--max-length {self.options.max_length}: this model takes at most {limit} tokens")
-        return self.options.max_length or min(CAPTION_TOKENS, limit)
+    def model_length(self) -> int:
+        """The most tokens that the decoder has positions for."""
+        decoder = self.config.get_text_config(decoder=True)
+        return int(min(getattr(decoder, "max_position_embeddings", None) or 512, self.tokenizer.model_max_length))
 
     # --------------------------------------------------------------------------------------------------------- model
 

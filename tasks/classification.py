@@ -29,8 +29,8 @@ from engine.errors import DataError, ModelError, UsageError
 from engine.files import Rows, delimiter_hint
 from engine.sources import Source
 from engine.task import Examples, Row
-from engine.tokens import TokenDataset, tokenize_now
-from tasks.labels import Labels, class_names, read_labels
+from engine.tokens import TokenDataset, cells_of, tokenize_now
+from tasks.labels import Labels, class_names, read_labels, shared
 from tasks.metrics import ClassificationMetrics
 from tasks.mistakes import Mistakes
 from tasks.text import TextTask, check_loaded, checked_texts
@@ -89,7 +89,7 @@ class Classification(TextTask[ClassificationOptions]):
         return [name for name in (o.text_column, o.text_pair_column, o.label_column) if name]
 
     def strata(self, table: Dataset) -> Sequence[Any] | None:
-        return list(table[self.options.label_column]) if self.options.problem == "single_label" else None
+        return shared(table[self.options.label_column]) if self.options.problem == "single_label" else None
 
     def examples(self) -> dict[str, Examples]:
         o = self.options
@@ -162,10 +162,10 @@ class Classification(TextTask[ClassificationOptions]):
     def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
         """Token ids beside the labels; says how many texts were cut or blank."""
         o = self.options
-        texts = checked_texts(table[o.text_column][:], f"{split} data, column {o.text_column!r}")
+        texts = checked_texts(table[o.text_column], f"{split} data, column {o.text_column!r}")
         pairs = None
         if o.text_pair_column:
-            pairs = checked_texts(table[o.text_pair_column][:], f"{split} data, column {o.text_pair_column!r}")
+            pairs = checked_texts(table[o.text_pair_column], f"{split} data, column {o.text_pair_column!r}")
         return TokenDataset(self.tokenize(texts, pairs, f"{split} data"), {"labels": targets})
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
@@ -309,9 +309,10 @@ def warn_of_overlap(tables: Mapping[str, Dataset], column: str, pair_column: str
     if not {"train", "eval"} <= tables.keys():
         return
 
-    def rows(table: Dataset) -> list[Any]:
-        return list(zip(table[column][:], table[pair_column][:], strict=True)) if pair_column else table[column][:]
+    def hashes(table: Dataset) -> np.ndarray:
+        """[N]: of each row's texts; the texts themselves may be more than the memory holds."""
+        texts = [cells_of(table[name]) for name in (column, pair_column) if name]
+        return np.fromiter((hash(row) for row in zip(*texts, strict=True)), dtype=np.int64, count=len(table))
 
-    seen = set(rows(tables["train"]))
-    if shared := sum(row in seen for row in rows(tables["eval"])):
-        note(f"warning: {shared} of {len(tables['eval'])} evaluation texts stand in the training data, too")
+    if repeated := int(np.isin(hashes(tables["eval"]), hashes(tables["train"])).sum()):
+        note(f"warning: {repeated} of {len(tables['eval'])} evaluation texts stand in the training data, too")

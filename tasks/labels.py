@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.config import note
 from engine.errors import DataError, UsageError
+from engine.tokens import cells_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,7 +55,7 @@ def read_labels(
     Names are those given, else a Hub data set's own, else those in the training data: in numeric order if all are
     whole numbers, else in alphabetical order. Without training data names must be given. Raises DataError with the row.
     """
-    cells = {split: table[column][:] for split, table in tables.items()}
+    cells = {split: shared(table[column]) for split, table in tables.items()}
     if given is None:
         given = class_names(tables["train"], column)
     if problem == "regression":
@@ -63,6 +64,12 @@ def read_labels(
     if problem == "multi_label":
         return many_of_each(cells, column, given, separator)
     return one_of_each(cells, column, given)
+
+
+def shared(column: Sequence[Any]) -> list[Any]:
+    """The cells; equal texts are one object, so that a million labels of few kinds take little memory."""
+    kinds: dict[str, str] = {}
+    return [kinds.setdefault(cell, cell) if isinstance(cell, str) else cell for cell in cells_of(column)]
 
 
 def class_names(table: Dataset, column: str) -> tuple[str, ...] | None:

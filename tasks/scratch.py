@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from engine.tokens import cache_folder
+from engine.cache import cache_folder
 
 SIZES = {"n_embd": 192, "n_layer": 4, "n_head": 6, "n_positions": 512}
 VOCABULARY = 4096
@@ -37,14 +38,14 @@ def small_gpt2(texts: Sequence[str]) -> tuple[str, str]:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-        tokenizer = train_tokenizer(texts)
-        end = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            config = GPT2Config(vocab_size=len(tokenizer), **SIZES, **end, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-            GPT2LMHeadModel(config).save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        os.rename(made, folder)  # whole or not at all
+        try:
+            tokenizer = train_tokenizer(texts)
+            tokenizer.save_pretrained(made)
+            random_gpt2(tokenizer).save_pretrained(made)
+            if not folder.exists():
+                os.rename(made, folder)  # whole or not at all
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
     return str(folder), "a small GPT-2 with random weights and a tokenizer made from this text (--learning-rate 1e-3 suits it)"
 
 
@@ -56,3 +57,13 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=Tokenizer.from_str(bpe.to_str()), bos_token=END, eos_token=END, pad_token=END,
         chat_template=CHAT_TEMPLATE, model_max_length=SIZES["n_positions"], clean_up_tokenization_spaces=False,
     )  # fmt: skip
+
+
+def random_gpt2(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    """The same weights each time, whatever has been drawn before. Without dropout: it will not overfit in minutes."""
+    end = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return GPT2LMHeadModel(
+            GPT2Config(vocab_size=len(tokenizer), **SIZES, **end, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        )

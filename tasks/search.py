@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.cache import cache_folder
 from engine.collate import Layout
 from engine.config import note, require, setting
 from engine.errors import DataError, UsageError
 from engine.files import read_table
 from engine.inference import Find, open_model, shown, write_predictions
-from engine.tokens import cache_folder, tokens_fingerprint
+from engine.tokens import tokens_fingerprint
 from tasks.embeddings import Embeddings
 from tasks.text import checked_texts
 

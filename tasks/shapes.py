@@ -33,7 +33,7 @@ from transformers import (
     ViTModel,
 )
 
-from engine.tokens import cache_folder
+from engine.cache import cache_folder
 
 VERSION = 1
 SIZE, SEED = 48, 7

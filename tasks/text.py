@@ -18,7 +18,7 @@ from engine.config import note
 from engine.errors import DataError, ModelError, UsageError
 from engine.sources import HubData, minilm
 from engine.task import Task
-from engine.tokens import Tokens, tokenize
+from engine.tokens import Tokens, cells_of, tokenize
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -160,12 +160,14 @@ class TextTask(Task[O]):
 
 def checked_texts(texts: Sequence[Any], where: str) -> Sequence[str]:
     """All strings, or DataError with the row; blank ones are counted and said."""
-    for row, text in enumerate(texts, start=1):
+    blank = 0
+    for row, text in enumerate(cells_of(texts), start=1):
         if not isinstance(text, str):
             raise DataError(f"{where}, row {row}: a text is needed, found {text!r}")
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             raise DataError(f"{where}, row {row}: the text holds half a character (a lone surrogate)")
-    if blank := sum(not text.strip() for text in texts):
+        blank += not text.strip()
+    if blank:
         note(f"{where}: {blank} of {len(texts)} texts are blank")
     return texts
 

@@ -33,5 +33,8 @@ def clean(tmp_path_factory, monkeypatch):
     for name in changed:
         os.environ.pop(name)
     os.environ.update(environment)
-    alive = [t.name for t in set(threading.enumerate()) - threads if t.is_alive() and not t.daemon]
+    left = [thread for thread in set(threading.enumerate()) - threads if not thread.daemon]
+    for thread in left:
+        thread.join(10)  # transformers' loaders of weights end a moment after their work
+    alive = [thread.name for thread in left if thread.is_alive()]
     assert not alive, f"threads left running: {alive}"

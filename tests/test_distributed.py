@@ -337,7 +337,7 @@ def test_resuming_with_another_number_of_ranks(sizes, shard, tmp_path, capfd):
     assert steps == whole
     assert_close_runs(tmp_path / "whole", out)
     said = capfd.readouterr().out
-    changes = f"world size {sizes[0]} -> {sizes[1]}" + (", sharded True -> False" if shard else "")
+    changes = f"world size: {sizes[0]} -> {sizes[1]}" + ("; sharded: True -> False" if shard else "")
     assert f"resume: same data order, not bitwise ({changes}), from step 2 of" in said
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import inspect
+import json
 import re
 import shlex
 from importlib.metadata import version
@@ -118,6 +119,15 @@ def test_trainers_defaults_are_as_written():
 def test_every_argument_of_trainer_is_on_the_page():
     named = names_in([left for left, _ in table("Other arguments of Trainer")])
     assert set(inspect.signature(Trainer.__init__).parameters) - {"self"} <= set(named)
+
+
+def test_the_gain_of_embeddings_is_that_of_the_results():
+    root = Path(__file__).parent.parent
+    document = json.loads((root / "bench/results/embeddings-imdb.json").read_text())
+    page = (root / "docs/tasks-embeddings.md").read_text(encoding="utf-8")
+    assert f"{document['train_pairs']:,} pairs of passages" in page and f"on {document['pairs']:,} pairs" in page
+    for name, f in document["figures"].items():
+        assert f"| {name} | {f['start']:.4f} | {f['trained']:.4f} | {f['gain']:+.4f} ± {f['standard_error']:.4f} |" in page
 
 
 def test_the_same_run_both_ways(tmp_path, monkeypatch):

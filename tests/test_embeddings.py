@@ -516,7 +516,7 @@ def test_a_corpus_is_embedded_once(finished, corpus, monkeypatch, capsys):
 
 
 def test_a_damaged_cache_is_made_anew(finished, corpus, capsys):
-    from engine.tokens import cache_folder
+    from engine.cache import cache_folder
 
     arguments = ["search", "--model", str(finished / "run"), "--corpus", str(corpus), "w5"]
     assert run.main(arguments) == 0

@@ -9,11 +9,15 @@ import csv
 import json
 import os
 import random
+import time
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets.table import MemoryMappedTable
 
+from engine import files
+from engine.cache import scratch_folder
 from engine.errors import DataError, UserError
 from engine.files import read_table
 from engine.sources import Source, SourceConfig
@@ -391,3 +395,58 @@ def test_a_lone_surrogate_is_refused_for_what_it_is(tmp_path):
         Source(SourceConfig(train_file=str(path))).tables(["text"])
     assert "mixes kinds" not in str(caught.value)
     assert "surrogate" in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ more rows than a piece
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_pieces_make_the_whole(tmp_path, monkeypatch, rows):
+    """Two rows a piece: fewer than that, one piece, an odd row at the end."""
+    monkeypatch.setattr(files, "PIECE_ROWS", 2)
+    texts = [f"text {i}" for i in range(rows)]
+    (tmp_path / "a.txt").write_text("".join(f"{text}\n" for text in texts))
+    for path in [*files_with(texts, tmp_path), tmp_path / "a.txt"]:
+        assert read_table(path, ["text"]) == {"text": texts}
+        table = Source(SourceConfig(train_file=str(path))).tables(["text"])["train"]
+        assert table["text"][:] == texts and table.column_names == ["text"]
+
+
+def test_errors_in_later_pieces_name_their_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PIECE_ROWS", 2)
+    path = write(tmp_path, "a.csv", "text,label\n" + "a,1\n" * 6 + "b\n")
+    with pytest.raises(DataError, match=r"row 7 \(line 8\) has 1 cells, the header has 2"):
+        Source(SourceConfig(train_file=str(path))).tables(["text", "label"])
+
+
+def test_categories_of_a_parquet_file_are_what_they_stand_for(tmp_path):
+    labels = pyarrow.array(["a", "b", "a", None]).dictionary_encode()
+    pyarrow.parquet.write_table(pyarrow.table({"text": list("wxyz"), "label": labels}), tmp_path / "a.parquet")
+    table = Source(SourceConfig(train_file=str(tmp_path / "a.parquet"))).tables(["text", "label"])["train"]
+    assert table[:] == {"text": list("wxyz"), "label": ["a", "b", "a", None]}
+
+
+def test_the_rows_are_mapped_from_a_copy_that_leaves_no_trace(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAINLOOP_CACHE", str(tmp_path / "cache"))
+    path = write(tmp_path, "a.csv", "text\n" + "x\n" * 50)
+    table = Source(SourceConfig(train_file=str(path))).tables(["text"])["train"]
+    assert isinstance(table.data, MemoryMappedTable)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert table.select([3, 1])["text"][:] == ["x", "x"], "what is mapped outlives its name"
+
+
+def test_what_a_killed_process_has_left_of_copies_goes_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAINLOOP_CACHE", str(tmp_path))
+    for name, age in (("old", 2), ("new", 0)):
+        (tmp_path / f".tmp-rows-{name}").mkdir()
+        os.utime(tmp_path / f".tmp-rows-{name}", (time.time() - age * 86400,) * 2)
+    assert scratch_folder() == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == [".tmp-rows-new"]
+
+
+def test_without_a_cache_folder_the_systems_own_will_do(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PLAINLOOP_CACHE", str(tmp_path / "file"))
+    path = write(tmp_path, "a.csv", "text\nx\n")
+    assert scratch_folder() is None
+    assert Source(SourceConfig(train_file=str(path))).tables(["text"])["train"]["text"][:] == ["x"]

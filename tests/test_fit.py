@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from engine.config import TrainConfig
-from engine.errors import DataError, DivergedError, UsageError
-from engine.fit import fit
+from engine.errors import DataError, DivergedError, ResourceError, UsageError
+from engine.fit import fit, millions
 from engine.plan import Plan
 from tests import tiny
 
@@ -89,6 +89,14 @@ def test_log_lines_say_what_padding_costs_and_how_much_was_computed(tmp_path):
         flops = 6 * matrices * sizes[cut].sum() + 12 * 2 * width * (sizes[cut] ** 2).sum() + 6 * (width * width + 3 * width) * 8
         assert line["tflops"] * 1e12 / line["steps_per_second"] == pytest.approx(flops)
         assert line["mfu"] is None and 0.05 < line["memory_gb"] < 64
+
+
+def test_a_small_number_of_parameters_is_written_out(tmp_path, capsys):
+    fit(make_task(), config(tmp_path, freeze="^bert"), tiny.bert())
+    model = tiny.bert()
+    head, all_of_it = (sum(p.numel() for p in part.parameters()) for part in (model.classifier, model))
+    assert f": {head} parameters to train, {all_of_it - head:,} frozen\n" in capsys.readouterr().out
+    assert millions(22_713_986) == "22.7 M"
 
 
 def test_the_end_says_where_the_time_went(tmp_path, capsys):
@@ -211,6 +219,12 @@ def test_two_runs_cannot_share_a_directory(tmp_path):
     subprocess.run(command, cwd=root, check=True)
 
 
+def unfinish(folder: Path, **changes) -> None:
+    """As if the run had been killed just before its end; ``changes`` to what run.json says of it."""
+    document = json.loads((folder / "run/run.json").read_text())
+    (folder / "run/run.json").write_text(json.dumps(document | {"status": "running"} | changes))
+
+
 def test_a_run_killed_after_stopping_early_does_not_train_on(tmp_path):
     Scripted.calls = -1
     rows = tiny.token_rows(40)
@@ -224,19 +238,21 @@ def test_a_run_killed_after_stopping_early_does_not_train_on(tmp_path):
     assert again.metrics["num_steps"] == 20 and again.metrics["eval_accuracy"] == 0.9
 
 
-def test_resuming_past_a_damaged_checkpoint_drops_it(tmp_path, capsys):
-    """Else rotation would keep the damaged later one in place of the whole earlier ones."""
+def test_resuming_past_a_damaged_checkpoint_sets_it_aside(tmp_path, capsys):
+    """Else it would stand in the way of the one that takes its place."""
     first = fit(make_task(), config(tmp_path, epochs=3), tiny.bert())
     checkpoints = tmp_path / "run/checkpoints"
     latest = sorted(checkpoints.iterdir())[-1]
     (latest / "model.safetensors").write_bytes(b"damaged")
-    document = json.loads((tmp_path / "run/run.json").read_text())
-    (tmp_path / "run/run.json").write_text(json.dumps(document | {"status": "running"}))
+    unfinish(tmp_path)
     weights = (tmp_path / "run/model.safetensors").read_bytes()
     again = fit(make_task(), config(tmp_path, epochs=3, resume=True), tiny.bert())
     assert "warning: " in capsys.readouterr().err
     assert weights == (tmp_path / "run/model.safetensors").read_bytes()
     assert first.metrics["eval_loss"] == again.metrics["eval_loss"]
+    assert (checkpoints / f".bad-{latest.name}/model.safetensors").read_bytes() == b"damaged"
+    fit(make_task(), config(tmp_path, epochs=3, overwrite=True), tiny.bert())
+    assert not list(checkpoints.glob(".bad-*")), "--overwrite removes all of the earlier run"
 
 
 def test_a_model_inside_the_output_directory_is_refused(tmp_path):
@@ -299,3 +315,108 @@ def test_a_model_may_bring_folders(tmp_path):
     fit(task, config(tmp_path, overwrite=True), tiny.bert())
     assert (tmp_path / "run/1_Part/deep/config.json").read_text() == "second"
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["1_Part", "checkpoints"]
+
+
+# ------------------------------------------------------------------------------------------------ what resuming compares
+
+
+def test_resuming_without_a_checkpoint_starts_and_says_so(tmp_path, capsys):
+    fit(make_task(), config(tmp_path, resume=True), tiny.bert())
+    assert "resume: there is no checkpoint, starting at step 0" in capsys.readouterr().out
+
+
+def test_changes_that_mean_nothing_do_not_stop_a_resumed_run(tmp_path, capsys):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    unfinish(tmp_path)
+    others = {"log_steps": 1, "save_steps": 2, "eval_batch_size": 3, "workers": 1, "keep_checkpoints": 5, "async_save": True}
+    fit(make_task(), config(tmp_path, resume=True, **others), tiny.bert())
+    assert "resume: exact, from step 10 of 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "dropout", "words"),
+    [({"learning_rate": 1e-4}, 40, 0.1, "other settings (learning_rate: 0.001 -> 0.0001)"), ({}, 39, 0.1, "train: other rows (40 then, 39 now)"),
+     ({}, 40, 0.2, "other model (attention_probs_dropout_prob: 0.1 -> 0.2; hidden_dropout_prob: 0.1 -> 0.2)"),
+     ({"batching": "padded"}, 40, 0.1, "other settings (batching: 'auto' -> 'padded')")],
+)  # fmt: skip
+def test_what_would_be_another_run_is_shown_and_refused(tmp_path, changes, rows, dropout, words):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    unfinish(tmp_path)
+    task = tiny.TokenTask(train=tiny.token_rows(rows), evaluation=tiny.token_rows(21, seed=5))
+    with pytest.raises((UsageError, DataError)) as refused:
+        fit(task, config(tmp_path, resume=True, **changes), tiny.bert(dropout=dropout))
+    assert words in str(refused.value) and "--overwrite" in str(refused.value)
+
+
+def test_another_tokenizer_is_other_data(tmp_path, capsys):
+    import run
+
+    tiny.save_model(tmp_path / "model")
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in tiny.texts(40)))
+    command = ["--task", "classification", "--train-file", f"{tmp_path}/t.csv", "--model", f"{tmp_path}/model", "--epochs", "1",
+               "--output-dir", f"{tmp_path}/run", "--device", "cpu"]  # fmt: skip
+    assert run.main(command) == 0
+    unfinish(tmp_path)
+    vocabulary = tmp_path / "model/tokenizer.json"
+    vocabulary.write_text(vocabulary.read_text().replace('"w3"', '"x"').replace('"w4"', '"w3"').replace('"x"', '"w4"'))
+    capsys.readouterr()
+    assert run.main([*command, "--resume"]) == 3
+    assert "the data, or the tokenizer, have changed" in capsys.readouterr().err
+
+
+def test_a_resumed_run_says_what_makes_it_not_bitwise(tmp_path, capsys):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    versions = json.loads((tmp_path / "run/run.json").read_text())["versions"]
+    unfinish(tmp_path, device="cpu (64 threads)", versions=versions | {"torch": "2.0"})
+    fit(make_task(), config(tmp_path, resume=True), tiny.bert())
+    expected = (
+        "resume: same data order, not bitwise (runs on: 'cpu (64 threads)' -> 'cpu (1 threads)'; "
+        f"torch: '2.0' -> '{torch.__version__}'), from step 10 of 10"
+    )
+    assert expected in capsys.readouterr().out
+
+
+def test_what_a_killed_process_has_left_half_done_goes_at_the_start(tmp_path):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    unfinish(tmp_path)
+    left = [
+        tmp_path / "run" / name
+        for name in ("checkpoints/.tmp-step-00000099", "checkpoints/.dead-step-00000001", ".tmp-model-x")
+    ]
+    for folder in left:
+        folder.mkdir()
+        (folder / "half").write_bytes(b"half")
+    kept = tmp_path / "run/.of-the-user"
+    kept.mkdir()
+    fit(make_task(), config(tmp_path, resume=True), tiny.bert())
+    assert not any(folder.exists() for folder in left) and kept.exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- no room
+
+
+def test_a_disk_without_room_is_refused_at_the_start(tmp_path, monkeypatch):
+    model = tiny.bert()
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    moments = 2 * sum(parameter.nbytes for parameter in model.parameters())
+    needed = weights + 2 * (weights + moments)  # two epochs: two checkpoints
+    for free in (needed - 1, needed):
+        monkeypatch.setattr("engine.fit.shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
+        if free < needed:
+            with pytest.raises(ResourceError, match=r"needs \d+ MiB for checkpoints and the model, and \d+ MiB are free"):
+                fit(make_task(), config(tmp_path), model)
+            assert not (tmp_path / "run/run.json").exists()
+    fit(make_task(), config(tmp_path), tiny.bert())
+
+
+def test_no_room_for_the_finished_model_is_one_line_and_the_checkpoints_stand(tmp_path):
+    from safetensors import SafetensorError
+
+    class Full(tiny.TokenTask):
+        def save(self, model, directory):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    full = Full(train=tiny.token_rows(40), evaluation=tiny.token_rows(21, seed=5))
+    with pytest.raises(ResourceError, match=r"could not be saved in .*No space left on device.*the checkpoints stand"):
+        fit(full, config(tmp_path), tiny.bert())
+    assert fit(make_task(), config(tmp_path, resume=True), tiny.bert()).metrics["num_steps"] == 10

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from huggingface_hub import ModelCard
 
 from tests import tiny
 from tests.hub_server import HubServer
@@ -25,6 +26,7 @@ def hub_root(tmp_path_factory):
     """distilbert-base-uncased (a toy) in two revisions; Yelp polarity with two rows in three about restaurants."""
     root = tmp_path_factory.mktemp("hub")
     tiny.save_model(root / "models/distilbert-base-uncased", tiny.distilbert())
+    (root / "models/distilbert-base-uncased/README.md").write_text("---\nlicense: apache-2.0\n---\n")
     tiny.save_model(root / "models/org/other", tiny.distilbert())
     tiny.save_model(root / "models/org/other@v2", tiny.distilbert(seed=9))
     tiny.save_model(root / "models/org/locked")
@@ -57,6 +59,11 @@ def test_yelp_from_the_hub_then_from_its_cache(hub_root, tmp_path):
     assert document["data"]["source"] == "Hub data set fancyzhx/yelp_polarity"
     assert document["data"]["num_examples"] == {"train": 24, "eval": 16}
     assert document["model"] == "Hub model distilbert-base-uncased"
+    card = ModelCard.load(tmp_path / "runs/yelp/README.md").data
+    assert (card.base_model, card.license, card.datasets) == (
+        "distilbert-base-uncased", "apache-2.0", ["fancyzhx/yelp_polarity"]
+    )  # fmt: skip
+    assert {result.dataset_type for result in card.eval_results} == {"fancyzhx/yelp_polarity"}
     assert any("model.safetensors" in line for line in asked) and not any(".bin" in line for line in asked)
 
     offline = run(tmp_path, hub.url, "--task", "yelp", *SMALL, "--output-dir", "runs/again")

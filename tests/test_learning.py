@@ -18,6 +18,7 @@ from engine.collate import Layout
 from engine.config import TrainConfig
 from engine.data import eval_loader
 from engine.inference import open_model
+from engine.parallel import World
 from engine.sources import packaged_file, packaged_minilm
 from tasks import find
 
@@ -39,7 +40,7 @@ def test_three_standard_errors_above_the_trivial_answer(name, tmp_path):
     task, _, _ = open_model(str(tmp_path / "run"), find, device="cpu")
     rows = task.examples()["eval"]
     labels = np.concatenate([
-        batch.targets["labels"].numpy() for batch in eval_loader(task, rows, Layout(), TrainConfig(), torch.device("cpu"))
+        batch.targets["labels"].numpy() for batch in eval_loader(task, rows, Layout(), TrainConfig(), World(torch.device("cpu")))
     ])  # fmt: skip
     trivial = np.bincount(labels).max() / len(labels)
     accuracy = json.loads((tmp_path / "run/run.json").read_text())["metrics"]["eval_accuracy"]

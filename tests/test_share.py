@@ -86,7 +86,9 @@ def test_pushed_and_pulled_is_the_same(project, tmp_path, hub, push, capsys):  #
     assert not {"metrics.jsonl", ".lock"} & there.keys()
     assert [name for name in there if there[name] != here[name]] == ["run.json"]
     documents = [json.loads((folder / "run.json").read_text()) for folder in (project / "run", pulled)]
-    assert documents[1] == without_folders(documents[0]) and str(project) not in (pulled / "run.json").read_text()
+    assert documents[1] == without_folders(documents[0])
+    for path in pulled.iterdir():
+        assert str(project).encode() not in path.read_bytes(), f"{path.name} names a folder of this machine"
 
     capsys.readouterr()
     assert run.main(["predict", "--model", str(pulled), "w0 w7"]) == 0, "what was pulled is a run like any other"
@@ -189,8 +191,10 @@ PLANTED = {
 }  # fmt: skip
 
 
-def test_every_kind_of_secret_has_its_plant():
+def test_every_kind_of_secret_has_its_plant_and_is_on_the_page():
     assert PLANTED.keys() == SECRETS.keys()
+    page = " ".join((ROOT / "docs/sharing.md").read_text().split())
+    assert all(kind in page for kind in [*SECRETS, "your token of the Hub"])
 
 
 @pytest.mark.parametrize("kind", SECRETS)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from engine import tokens as module
+from engine.cache import cache_folder
 from engine.errors import DataError
-from engine.tokens import TokenDataset, Tokens, cache_folder, load, tokenize, tokenize_now, tokens_fingerprint
+from engine.tokens import TokenDataset, Tokens, load, tokenize, tokenize_now, tokens_fingerprint
 from tests import tiny
 
 TEXTS = [text for text, _ in tiny.texts(40)]
@@ -291,16 +292,27 @@ def test_an_unwritable_cache_folder_is_said_and_does_not_matter(monkeypatch, tmp
     assert "tokens: not cached" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_behind(monkeypatch, capsys):
+@pytest.mark.parametrize("failing", ["append", "save"])
+def test_a_full_disk_is_said_and_leaves_nothing_behind(monkeypatch, capsys, failing):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     expected = tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts")
     with monkeypatch.context() as patch:
-        patch.setattr(module.np, "save", full)
+        patch.setattr(module.Growing if failing == "append" else module.np, failing, full)
         assert_same(tokenize(TEXTS, tiny.tokenizer(), 12), expected)
     assert "No space left on device" in capsys.readouterr().err
     assert entries() == []
+
+
+def test_pieces_on_disk_are_the_whole_in_memory(tmp_path, monkeypatch):
+    """Three pieces, with and without types; the file is one that numpy reads."""
+    monkeypatch.setattr(module, "CHUNK_ROWS", 15)
+    for make in (tiny.tokenizer, with_types):
+        whole = tokenize_now(TEXTS, None, make(), 12, "texts")
+        module.store(module.encode(TEXTS, None, make(), 12, "texts"), tmp_path / make.__name__)
+        assert_same(load(tmp_path / make.__name__), whole)
+        assert np.load(tmp_path / make.__name__ / "ids.npy").tolist() == whole.ids.tolist()
 
 
 def test_a_half_written_entry_is_ignored():
@@ -334,8 +346,8 @@ def test_two_processes_may_write_the_same_entry():
     """The other one is done first: its entry stands, ours is thrown away."""
     tokens = tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts")
     folder = cache_folder() / "tokens" / fingerprint()
-    module.store(tokens, folder)
-    module.store(tokens, folder)
+    module.store([tokens], folder)
+    module.store([tokens], folder)
     assert entries() == [folder.name]
     assert_same(load(folder), tokens)
 

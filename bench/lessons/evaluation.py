@@ -185,7 +185,7 @@ def logits(folder: str) -> Finding:
 LESSONS = [
     Lesson(
         "last-batch", "how batches of unequal size are weighed: the loop one writes in its place counts the last one too much",
-        ("engine/evaluate.py", "loss = float(loss_sum) / max(num_items, 1)"),
+        ("engine/evaluate.py", "loss /= max(num_items, 1)"),
         ("transformers/trainer.py", "losses = self.gather_function(losses.repeat(batch_size))"), last_batch,
     ),
     Lesson(

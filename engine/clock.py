@@ -12,41 +12,42 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
 STREAM = ("copy", "forward", "backward", "clip", "optimizer")  # what the device does
 PHASES = ("data", "guard", *STREAM, "log")  # of a step; guard: noting the generators, see memory_guard.py
-BESIDE = ("evaluation", "saving")  # between steps
+BESIDE = ("evaluation", "saving", "profiling")  # between steps
 
 
 class Clock:
-    """Adds up the seconds of each phase. ``watch`` is entered around each, by name; the profiler puts its own there."""
+    """Adds up the seconds of each phase. ``watch`` is entered around each, by name; profiling.py puts its own there."""
 
     def __init__(self, device: torch.device):
-        self.on_stream = device.type == "cuda"
+        self.device = device
         self.seconds = dict.fromkeys((*PHASES, *BESIDE), 0.0)  # since the start of the process
         self.taken = dict(self.seconds)  # as they were when they were last taken
         self.events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        self.watch: Callable[[str], AbstractContextManager[None]] = nullcontext
+        self.watch: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time what happens inside."""
-        on_stream = self.on_stream and name in STREAM
-        began = time.perf_counter()
-        if on_stream:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            start.record()
-        try:
-            with self.watch(name):
-                yield
-        finally:
+        on_stream = self.device.type == "cuda" and name in STREAM
+        with self.watch(name):
+            began = time.perf_counter()
             if on_stream:
-                end.record()
-                self.events.append((name, start, end))
-            else:
-                self.seconds[name] += time.perf_counter() - began
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+                start.record()
+            try:
+                yield
+            finally:
+                if on_stream:
+                    end.record()
+                    self.events.append((name, start, end))
+                else:
+                    self.seconds[name] += time.perf_counter() - began
 
     def read(self) -> dict[str, float]:
         """Seconds of each phase since the start of the process; waits for the device to get there."""

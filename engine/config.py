@@ -91,6 +91,11 @@ class TrainConfig:
     resume: bool = setting(False, "continue from the newest checkpoint in the output directory, or start")
     overwrite: bool = setting(False, "remove an earlier run from the output directory first")
     push_to_hub: str | None = setting(None, "push the finished run to this private repository of the Hub: NAME or ORG/NAME")
+    explain: bool = setting(False, "print what this run would do, cost and take, from the plan and a few tried steps, and end")
+    profile: int | None = setting(None, "look closely at so many steps: a trace, the hottest operations, memory; in profile/")
+    write_to: str | None = setting(
+        None, "write the log lines elsewhere, too: tensorboard, wandb, trackio, or several, comma-separated"
+    )
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
@@ -98,7 +103,7 @@ class TrainConfig:
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("workers", "eval_steps", "save_steps"):
             require(self, name, getattr(self, name) >= 0, "must not be negative")
-        for name in ("max_steps", "patience", "tokens_per_batch"):
+        for name in ("max_steps", "patience", "tokens_per_batch", "profile"):
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
         minutes = self.max_minutes
         require(self, "max_minutes", minutes is None or 0 < minutes < math.inf, "must be a positive number of minutes")
@@ -206,7 +211,7 @@ def require(config: Any, name: str, condition: bool, rule: str) -> None:
 # Settings that leave the finished weights as they are: a run may be resumed, and a finished one recognised, with others.
 MEANINGLESS = frozenset({
     "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "async_save", "output_dir", "resume",
-    "overwrite", "debug", "device", "max_minutes", "push_to_hub",
+    "overwrite", "debug", "device", "max_minutes", "push_to_hub", "explain", "profile", "write_to",
 })  # fmt: skip
 
 

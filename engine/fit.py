@@ -42,11 +42,12 @@ from engine.config import TrainConfig, differences, note
 from engine.data import batches, eval_loader
 from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
 from engine.evaluate import evaluate
+from engine.explain import explain, padding_wastes
 from engine.flops import count_flops, peak_flops
 from engine.loop import train
 from engine.parallel import choose_device, describe_device
-from engine.plan import Plan
 from engine.precision import choose_precision
+from engine.profiling import FOLDER, profiling
 from engine.record import Run, split_figures
 from engine.report import Record, histogram, read_lines, render
 from engine.stop import Stop
@@ -70,9 +71,15 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None) ->
     """Fine-tune, and leave a model directory that ``from_pretrained`` takes. ``model``: one's own, else the task's.
 
     A finished run with the same settings and data is not repeated: ``Result.skipped`` is then true and ``model`` None.
+    With ``config.explain`` the plan is printed, and nothing else happens.
     Raises UsageError (directory taken, settings that do not fit), DataError, ModelError, DivergedError, ResourceError.
     """
     directory = Path(config.output_dir or f"runs/{config.task or type(task).__name__.lower()}")
+    if config.explain:
+        examples = task.examples()
+        check_data(task, config, examples)
+        explain(task, config, examples, model)
+        return Result(directory, {}, None)
     settings = settings_of(task, config)
     claim(directory, config, settings)
     with locked(directory):
@@ -103,7 +110,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     try:
         resume(run, setup, config, document)
         write_run(directory, {**document, "status": "running"})
-        with stop, run.saver:
+        with stop, run.saver, profiling(run, config.profile):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, setup.world, run)
     except torch.OutOfMemoryError as error:
@@ -264,6 +271,7 @@ def remove_run(directory: Path) -> None:
     for path in [*directory.glob("*.safetensors*"), directory / lora.ADAPTER]:  # another run may write others
         path.unlink(missing_ok=True)
     discard_all(directory / "checkpoints")
+    shutil.rmtree(directory / FOLDER, ignore_errors=True)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -451,7 +459,8 @@ def announce(
         print(
             f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"
         )
-    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(plan, getattr(task, "max_length", 0)).items())
+    first, max_length = dataclasses.replace(plan, epochs=1, max_steps=None), getattr(task, "max_length", 0)
+    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, max_length).items())
     other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
 
@@ -459,19 +468,6 @@ def announce(
 def say(line: str) -> None:
     """On stdout, whatever stands in the names of files."""
     print(printable(line))
-
-
-def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:
-    """Share of padding in the first epoch under each ``--batching``, of the batches that it would make."""
-    assert plan.lengths is not None
-    lengths, real = plan.lengths, float(plan.lengths.sum())
-
-    def waste(bucketed: bool) -> float:
-        batches = dataclasses.replace(plan, bucketed=bucketed, packed=False).batches(0)
-        return 1 - real / sum(len(rows) * int(lengths[rows].max()) for rows in batches)
-
-    fixed = {"max_length": 1 - real / (len(lengths) * max_length)} if max_length else {}
-    return {"packed": 0.0, "bucketed": waste(True), "padded": waste(False)} | fixed
 
 
 def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Run:
         """Measure on the evaluation data, if there is any; note whether it is the best so far."""
         if self.evaluator is None:
             return
-        with self._paused("evaluation"):
+        with self.paused("evaluation"):
             result = self.evaluator()
         self.last_evaluation = finite(result)
         value = self.last_evaluation[self.best_metric]
@@ -233,7 +233,7 @@ class Run:
 
     def save(self, at: Position) -> None:
         """A checkpoint of everything; with ``--async-save`` it is on the disk later. Raises ResourceError."""
-        with self._paused("saving"):
+        with self.paused("saving"):
             self.saver.save(take_snapshot(self.state, self.progress()))
         self.is_best = False
 
@@ -321,7 +321,7 @@ class Run:
         self._mark = now
 
     @contextmanager
-    def _paused(self, what: str) -> Iterator[None]:
+    def paused(self, what: str) -> Iterator[None]:
         """What happens inside is not training time."""
         self._lap()
         with self.state.clock.phase(what):
@@ -336,7 +336,7 @@ class Run:
         shares = {name: seconds[name] / training for name in PHASES}
         shares["other"] = max(1 - sum(shares.values()), 0.0)
         shown = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
-        others = ", ".join(f"{seconds[name]:.1f} s {name}" for name in BESIDE)
+        others = ", ".join(f"{seconds[name]:.1f} s {name}" for name in BESIDE if seconds[name] or name != "profiling")
         return f"time       {training:.1f} s training: {shown}; {others}"
 
 

@@ -18,8 +18,9 @@ LAYERS = [
     {"data", "evaluate", "checkpoint", "memory_guard", "card"},
     {"saving"},
     {"record", "report"},
-    {"loop"},
+    {"loop", "profiling"},
     {"build"},
+    {"explain"},
     {"fit"},
     {"inference", "compare", "share"},
 ]

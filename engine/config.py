@@ -162,7 +162,10 @@ class EvaluateConfig:
     model: str = setting("", "directory of a finished run, or any model directory or Hub name")
     file: str | None = setting(None, "labelled file to evaluate on (default: the run's own evaluation data)")
     output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
-    errors: str | None = setting(None, "CSV file for the rows that are wrong, the surest first; prints what is taken for what")
+    errors: str | None = setting(
+        None,
+        "CSV file for the rows that are wrong, the surest first; errors.csv in the model's directory is shown in its report",
+    )
     max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all (default: as in training)")
     text_column: str | None = setting(None, "column of the text (default: as in training)")
     text_pair_column: str | None = setting(None, "column of the second text (default: as in training)")
@@ -388,5 +391,8 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
 
 
 def note(message: str) -> None:
-    """One visible line on stderr about a decision made for the user."""
-    print(one_line(message), file=sys.stderr, flush=True)
+    """One visible line on stderr about a decision made for the user; above a bar, if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(one_line(message), file=sys.stderr)
+    sys.stderr.flush()

@@ -49,9 +49,10 @@ from engine.parallel import choose_device, describe_device
 from engine.precision import choose_precision
 from engine.profiling import FOLDER, profiling
 from engine.record import Run, split_figures
-from engine.report import Record, histogram, read_lines, render
+from engine.report import ERRORS, histogram, read_lines, record_in, render
 from engine.stop import Stop
 from engine.task import Examples, Task
+from engine.writers import Writers, names_in
 
 TEMPORARY = ".tmp-model-"
 MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
@@ -80,6 +81,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None) ->
         check_data(task, config, examples)
         explain(task, config, examples, model)
         return Result(directory, {}, None)
+    names_in(config.write_to)  # is all there that is to write?
     settings = settings_of(task, config)
     claim(directory, config, settings)
     with locked(directory):
@@ -109,6 +111,7 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     began = time.perf_counter()
     try:
         resume(run, setup, config, document)
+        run.writers = Writers(config, directory, setup.state.step)
         write_run(directory, {**document, "status": "running"})
         with stop, run.saver, profiling(run, config.profile):
             if not run.should_stop:
@@ -271,7 +274,9 @@ def remove_run(directory: Path) -> None:
     for path in [*directory.glob("*.safetensors*"), directory / lora.ADAPTER]:  # another run may write others
         path.unlink(missing_ok=True)
     discard_all(directory / "checkpoints")
-    shutil.rmtree(directory / FOLDER, ignore_errors=True)
+    for name in (FOLDER, "tensorboard"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    (directory / ERRORS).unlink(missing_ok=True)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -341,7 +346,7 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[st
             task.save(model, Path(folder))
             lora.complete(model, Path(folder))
             (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
-            (Path(folder) / "report.html").write_text(render([Record(name, document, log)]), encoding="utf-8")
+            (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
             for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
                 with open(path, "rb") as stream:
                     os.fsync(stream.fileno())
@@ -388,7 +393,7 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
     if files is None:
         run.start()
         if config.resume:
-            print("resume: there is no checkpoint, starting at step 0")
+            run.say("resume: there is no checkpoint, starting at step 0")
         return
     before = read_run(run.directory)
     compare_data(run.directory, before["data"], document["data"])
@@ -402,7 +407,7 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
     run.saver.rotate(setup.state.step, files)  # the process before may have been killed before it did
     same = all(before.get(name) == document[name] for name in ("device", "versions"))
     how = "exact" if same else "same data order, not bitwise (another device or other versions)"
-    print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
+    run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
 def check_progress(setup: Setup, progress: dict[str, Any], num_steps: int) -> None:

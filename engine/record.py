@@ -34,6 +34,7 @@ from engine.plan import Position
 from engine.saving import AsyncSaver, Saver
 from engine.state import StepRecord, TrainState
 from engine.stop import Stop
+from engine.writers import Writers
 
 MIN_LOSS_SCALE = 1e-4  # GradScaler starts at 65,536 and halves at each overflow
 MAX_ROWS_NAMED = 32
@@ -103,6 +104,7 @@ class Run:
         self.flops, self.peak_flops = flops, peak_flops
         self.stop = stop or Stop()
         self.saver = (AsyncSaver if config.async_save else Saver)(directory / "checkpoints", config.keep_checkpoints)
+        self.writers: Writers | None = None  # open from the start of the training
         self.slowest: dict[str, float] = {"step": 0.0, "saving": 0.0}  # seconds
         self._unread: list[tuple[Position, list[Key], StepRecord]] = []
         self.best: dict[str, Any] | None = None
@@ -165,11 +167,14 @@ class Run:
         }  # fmt: skip
         self.write(line)
         self._warn_of_jump(at, self.window.loss)
-        work = waste_text(self.window) + (f", MFU {mfu:.0%}" if mfu else f", {tflops * 1000:,.0f} GFLOP/s" if tflops else "")
         self._bar.set_postfix_str(
-            f"loss {line['loss']:.4f}, lr {line['learning_rate']:.1e}, {line['tokens_per_second']:,.0f} tok/s, {work}"
+            f"loss {line['loss']:.4f}, lr {line['learning_rate']:.1e}, {line['examples_per_second']:,.1f} examples/s, "
+            f"{line['padding_waste']:.0%} padding"
         )
         if self._bar.disable:  # no terminal: the line takes the bar's place
+            work = waste_text(self.window) + (
+                f", MFU {mfu:.0%}" if mfu else f", {tflops * 1000:,.0f} GFLOP/s" if tflops else ""
+            )
             self.say(
                 f"step {at.step}/{self.num_steps}  loss {line['loss']:.4f}  grad_norm {line['grad_norm']:.3f}  "
                 f"lr {line['learning_rate']:.2e}  {line['steps_per_second']:.2f} steps/s  "
@@ -278,6 +283,8 @@ class Run:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         self._metrics.write(json.dumps(clean, allow_nan=False).encode() + b"\n")
         self._metrics.flush()
+        if self.writers is not None:
+            self.writers.log(clean)
 
     def say(self, text: str) -> None:
         """A line for the reader, above the bar."""
@@ -289,6 +296,8 @@ class Run:
         self._lap()
         self._bar.close()
         self._metrics.close()
+        if self.writers is not None:
+            self.writers.close()
 
     # ------------------------------------------------------------------------------------------------------ counting
 

@@ -107,3 +107,34 @@ def test_every_phase_of_the_run_is_one_of_these(tmp_path, monkeypatch):
     task = tiny.TokenTask(train=tiny.token_rows(8), evaluation=tiny.token_rows(8))
     fitting.fit(task, TrainConfig(output_dir=str(tmp_path / "run"), epochs=1, batch_size=4, device="cpu"), tiny.bert())
     assert entered == {*PHASES, *BESIDE} - {"profiling"}  # that one: tests/test_profiling.py
+
+
+@pytest.mark.slow
+def test_timing_the_phases_costs_less_than_a_hundredth_of_a_step_of_minilm():
+    """Forward and backward alone of 16 rows of 64 tokens: a step is more. Smallest of several, so that pauses do not count."""
+    from transformers import AutoModel
+
+    from engine.sources import packaged_minilm
+
+    clock = Clock(CPU)
+
+    def seconds_of(work, times: int) -> float:
+        began = time.perf_counter()
+        for _ in range(times):
+            work()
+        return (time.perf_counter() - began) / times
+
+    def phase() -> None:
+        with clock.phase("forward"):
+            pass
+
+    model = AutoModel.from_pretrained(packaged_minilm(), dtype=torch.float32)
+    ids = torch.randint(1000, 2000, (16, 64))
+
+    def step() -> None:
+        model(input_ids=ids)[0].sum().backward()
+
+    cost = min(seconds_of(phase, 2000) for _ in range(5)) * len(PHASES)
+    whole = min(seconds_of(step, 1) for _ in range(3))
+    print(f"{1e6 * cost:.1f} microseconds of {1e3 * whole:.0f} ms: {cost / whole:.5%}")
+    assert cost < 0.01 * whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from engine.clock import PHASES
-from engine.config import TrainConfig
+from engine.config import TrainConfig, note
 from engine.errors import DataError, DivergedError, UsageError
 from engine.fit import fit
 from engine.plan import Plan
@@ -99,6 +100,54 @@ def test_the_end_says_where_the_time_went(tmp_path, capsys):
     assert {"forward", "backward", "optimizer"} <= set(re.findall(r"(\w+) \d+%", line)) <= {*PHASES, "other"}
     assert 97 <= sum(shares) <= 103
     assert re.search(r"[\d.]+ s evaluation, [\d.]+ s saving$", line)
+
+
+class Terminal(io.StringIO):
+    """Both streams of a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def screen(self) -> list[str]:
+        """What stands there in the end: carriage returns, line feeds and the cursor going up."""
+        lines, row, column = [""], 0, 0
+        for piece in re.findall(r"\x1b\[A|[\r\n]|[^\r\n\x1b]+", self.getvalue()):
+            if piece == "\x1b[A":
+                row -= 1
+            elif piece == "\r":
+                column = 0
+            elif piece == "\n":
+                row, column = row + 1, 0
+                lines += [""] * (row + 1 - len(lines))
+            else:
+                lines[row] = lines[row][:column].ljust(column) + piece + lines[row][column + len(piece) :]
+                column += len(piece)
+        return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_on_a_terminal_a_bar_and_no_line_is_broken(tmp_path, monkeypatch):
+    """A warning in the middle, two evaluations with a bar of their own that goes, and one line in the end."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+
+    class Warning(tiny.TokenTask):
+        def forward(self, model, batch):
+            if batch.keys[0][0] == 1 and model.training:
+                note("a note of one line")
+            return super().forward(model, batch)
+
+    rows = {"train": tiny.token_rows(40), "evaluation": tiny.token_rows(21, seed=5)}
+    fit(Warning(**rows), config(tmp_path, log_steps=2, resume=True), tiny.bert())
+    screen = terminal.screen()
+    assert "evaluating (eval)" in terminal.getvalue() and not any("evaluating" in line for line in screen)
+    assert sum("training" in line and "|" in line for line in screen) == 1
+    [bar] = [line for line in screen if line.startswith("training: 100%")]
+    assert re.search(r"10/10 \[.*loss [\d.]+, lr [\d.e-]+, [\d,.]+ examples/s, \d+% padding\]$", bar)
+    assert screen.count("a note of one line") == 5 and "resume: there is no checkpoint, starting at step 0" in screen
+    for start in ("epoch 1: mean loss", "epoch 1: evaluation loss", "epoch 2: mean loss", "epoch 2: evaluation loss"):
+        assert sum(line.startswith(start) for line in screen) == 1, start
+    assert not any(line.startswith("step ") for line in screen)
 
 
 def test_eval_loss_and_metrics_do_not_depend_on_the_eval_batch_size(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop"},
+    {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "writers"},
     {"sources", "plan", "tokens", "attention", "lora"},
     {"optimizer", "precision", "parallel", "collate", "packing", "targets"},
     {"task", "state", "batching", "flops"},
@@ -22,7 +22,8 @@ LAYERS = [
     {"build"},
     {"explain"},
     {"fit"},
-    {"inference", "compare", "share"},
+    {"compare", "share"},
+    {"inference"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {"accelerate", "trl", "lightning", "pytorch_lightning", "lightning_fabric"}

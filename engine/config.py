@@ -91,6 +91,11 @@ class TrainConfig:
     resume: bool = setting(False, "continue from the newest checkpoint in the output directory, or start")
     overwrite: bool = setting(False, "remove an earlier run from the output directory first")
     push_to_hub: str | None = setting(None, "push the finished run to this private repository of the Hub: NAME or ORG/NAME")
+    explain: bool = setting(False, "print what this run would do, cost and take, from the plan and a few tried steps, and end")
+    profile: int | None = setting(None, "look closely at so many steps: a trace, the hottest operations, memory; in profile/")
+    write_to: str | None = setting(
+        None, "write the log lines elsewhere, too: tensorboard, wandb, trackio, or several, comma-separated"
+    )
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
@@ -98,7 +103,7 @@ class TrainConfig:
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("workers", "eval_steps", "save_steps"):
             require(self, name, getattr(self, name) >= 0, "must not be negative")
-        for name in ("max_steps", "patience", "tokens_per_batch"):
+        for name in ("max_steps", "patience", "tokens_per_batch", "profile"):
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
         minutes = self.max_minutes
         require(self, "max_minutes", minutes is None or 0 < minutes < math.inf, "must be a positive number of minutes")
@@ -157,7 +162,10 @@ class EvaluateConfig:
     model: str = setting("", "directory of a finished run, or any model directory or Hub name")
     file: str | None = setting(None, "labelled file to evaluate on (default: the run's own evaluation data)")
     output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
-    errors: str | None = setting(None, "CSV file for the rows that are wrong, the surest first; prints what is taken for what")
+    errors: str | None = setting(
+        None,
+        "CSV file for the rows that are wrong, the surest first; errors.csv in the model's directory is shown in its report",
+    )
     max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all (default: as in training)")
     text_column: str | None = setting(None, "column of the text (default: as in training)")
     text_pair_column: str | None = setting(None, "column of the second text (default: as in training)")
@@ -206,7 +214,7 @@ def require(config: Any, name: str, condition: bool, rule: str) -> None:
 # Settings that leave the finished weights as they are: a run may be resumed, and a finished one recognised, with others.
 MEANINGLESS = frozenset({
     "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "async_save", "output_dir", "resume",
-    "overwrite", "debug", "device", "max_minutes", "push_to_hub",
+    "overwrite", "debug", "device", "max_minutes", "push_to_hub", "explain", "profile", "write_to",
 })  # fmt: skip
 
 
@@ -383,5 +391,8 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
 
 
 def note(message: str) -> None:
-    """One visible line on stderr about a decision made for the user."""
-    print(one_line(message), file=sys.stderr, flush=True)
+    """One visible line on stderr about a decision made for the user; above a bar, if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(one_line(message), file=sys.stderr)
+    sys.stderr.flush()

@@ -43,15 +43,17 @@ from engine.config import TrainConfig, differences, note
 from engine.data import batches, eval_loader
 from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
 from engine.evaluate import evaluate
+from engine.explain import explain, padding_wastes
 from engine.flops import count_flops, peak_flops
 from engine.loop import train
 from engine.parallel import choose_device, describe_device
-from engine.plan import Plan
 from engine.precision import choose_precision
+from engine.profiling import FOLDER, profiling
 from engine.record import Run, split_figures
-from engine.report import Record, histogram, read_lines, render
+from engine.report import ERRORS, histogram, read_lines, record_in, render
 from engine.stop import Stop
 from engine.task import Examples, Task
+from engine.writers import Writers, names_in
 
 TEMPORARY = ".tmp-model-"
 MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
@@ -71,9 +73,16 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None) ->
     """Fine-tune, and leave a model directory that ``from_pretrained`` takes. ``model``: one's own, else the task's.
 
     A finished run with the same settings and data is not repeated: ``Result.skipped`` is then true and ``model`` None.
+    With ``config.explain`` the plan is printed, and nothing else happens.
     Raises UsageError (directory taken, settings that do not fit), DataError, ModelError, DivergedError, ResourceError.
     """
     directory = Path(config.output_dir or f"runs/{config.task or type(task).__name__.lower()}")
+    if config.explain:
+        examples = task.examples()
+        check_data(task, config, examples)
+        explain(task, config, examples, model)
+        return Result(directory, {}, None)
+    names_in(config.write_to)  # is all there that is to write?
     settings = settings_of(task, config)
     claim(directory, config, settings)
     with locked(directory):
@@ -104,8 +113,9 @@ def _fit(task: Task[Any], config: TrainConfig, model: nn.Module | None, director
     began = time.perf_counter()
     try:
         resume(run, setup, config, document)
+        run.writers = Writers(config, directory, setup.state.step)
         write_run(directory, {**document, "status": "running"})
-        with stop, run.saver:
+        with stop, run.saver, profiling(run, config.profile):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, setup.world, run)
     except torch.OutOfMemoryError as error:
@@ -274,6 +284,9 @@ def remove_run(directory: Path) -> None:
     for path in [*directory.glob("*.safetensors*"), directory / lora.ADAPTER]:  # another run may write others
         path.unlink(missing_ok=True)
     discard_all(directory / "checkpoints")
+    for name in (FOLDER, "tensorboard"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    (directory / ERRORS).unlink(missing_ok=True)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -343,7 +356,7 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[st
             task.save(model, Path(folder))
             lora.complete(model, Path(folder))
             (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
-            (Path(folder) / "report.html").write_text(render([Record(name, document, log)]), encoding="utf-8")
+            (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
             for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
                 with open(path, "rb") as stream:
                     os.fsync(stream.fileno())
@@ -391,7 +404,7 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
     if files is None:
         run.start()
         if config.resume:
-            print("resume: there is no checkpoint, starting at step 0")
+            run.say("resume: there is no checkpoint, starting at step 0")
         return
     before = read_run(run.directory)
     compare_data(run.directory, before["data"], document["data"])
@@ -406,7 +419,7 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
     run.saver.rotate(setup.state.step, files)  # the process before may have been killed before it did
     changed = differences(*({"runs on": there["device"], **there["versions"]} for there in (before, document)))
     how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
-    print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
+    run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
 def check_progress(setup: Setup, progress: dict[str, Any], num_steps: int) -> None:
@@ -463,7 +476,8 @@ def announce(
         print(
             f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"
         )
-    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(plan, getattr(task, "max_length", 0)).items())
+    first, max_length = dataclasses.replace(plan, epochs=1, max_steps=None), getattr(task, "max_length", 0)
+    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, max_length).items())
     other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
 
@@ -476,19 +490,6 @@ def say(line: str) -> None:
 def millions(number: int) -> str:
     """``22.7 M``; a head alone is written out."""
     return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
-
-
-def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:
-    """Share of padding in the first epoch under each ``--batching``, of the batches that it would make."""
-    assert plan.lengths is not None
-    lengths, real = plan.lengths, float(plan.lengths.sum())
-
-    def waste(bucketed: bool) -> float:
-        batches = dataclasses.replace(plan, bucketed=bucketed, packed=False).batches(0)
-        return 1 - real / sum(len(rows) * int(lengths[rows].max()) for rows in batches)
-
-    fixed = {"max_length": 1 - real / (len(lengths) * max_length)} if max_length else {}
-    return {"packed": 0.0, "bucketed": waste(True), "padded": waste(False)} | fixed
 
 
 def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """The training loop. Everything that Trainer hides is a line below; read from top to bottom.
 
-A feature enters by a door that is open already, never by an ``if`` here: an object whose "off" is the identity
-(autocast, scaler, guard), the data (plan and collate decide what a micro-batch is), a context (``clock.phase``), or a
-function around these three.
+A feature enters by a door that is open already, never by an ``if`` here: an object whose "off" is the identity (autocast,
+scaler, guard), the data (plan, collate), a context (``clock.phase``), or a function around these three.
 """
 
 from __future__ import annotations
@@ -29,20 +28,22 @@ def forward_backward(state: TrainState, task: Task[Any], batch: Batch, divisor: 
         loss = task.loss(task.forward(state.model, batch), batch)  # () sum over the batch's items
     with state.clock.phase("backward"):
         state.scaler.scale(loss / divisor).backward()  # scaled in fp16 only, so that small gradients survive
-    return loss.detach()
+        loss = loss.detach()  # the graph goes here
+    return loss
 
 
 def accumulate(state: TrainState, task: Task[Any], micro_batches: Iterable[Batch], divisor: Tensor) -> Tensor:
     """The gradients of a whole step; returns the () SUM of its losses."""
-    losses = (forward_backward(state, task, batch.to(state.device), divisor) for batch in micro_batches)
+    losses = (forward_backward(state, task, state.put(batch), divisor) for batch in micro_batches)
     return sum(losses, start=torch.zeros((), device=state.device))
 
 
 def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
     """One AdamW step from the gathered gradients; returns their () 2-norm before clipping."""
-    with state.clock.phase("optimizer"):
+    with state.clock.phase("clip"):
         state.scaler.unscale_(state.optimizer)  # clipping has to see the true gradients
         grad_norm = clip_grad_norm_(state.parameters, config.max_grad_norm)
+    with state.clock.phase("optimizer"):
         state.guard.check(grad_norm, num_items)  # no items, or not finite: the step below changes nothing
         state.scaler.step(state.optimizer)  # in fp16, skipped when a gradient overflowed ...
         state.scaler.update()  # ... and then the scale is halved

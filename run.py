@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from engine.config import TrainConfig, flag_value, parse, show_help
 from engine.errors import UsageError, explain
-from engine.sources import SourceConfig
+from engine.sources import Source, SourceConfig
 from tasks import COMMANDS, TASKS, attribute, find
 
 
@@ -37,14 +37,14 @@ def train(argv: Sequence[str]) -> None:
     from engine.fit import fit
     from engine.inference import quiet_libraries, try_examples
     from engine.share import check_login, push_run
-    from engine.sources import Source
 
     quiet_libraries()
     check_login(config.push_to_hub)  # now, and not after hours
     task = kind(options, Source(source))
     result = fit(task, config)
-    try_examples(task, result.directory, find, config.device)
-    push_run(result.directory, config.push_to_hub)
+    if not config.explain:
+        try_examples(task, result.directory, find, config.device)
+        push_run(result.directory, config.push_to_hub)
 
 
 def use(command: str, argv: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ class Tutorial:
 TUTORIALS = {
     "yelp": Tutorial("--task yelp", 'predict --model runs/yelp "Great tacos, slow service."', "accuracy"),
     "imdb": Tutorial(f"--task imdb {REVIEWS}", 'predict --model runs/imdb "I want these two hours back."', "accuracy"),
-    "mlm": Tutorial("--task mlm --max-train-examples 2000 --max-eval-examples 300 --epochs 1 --learning-rate 4e-4",
+    "mlm": Tutorial("--task mlm --max-train-examples 1400 --max-eval-examples 300 --epochs 1 --learning-rate 4e-4",
                     'fill --model runs/mlm "This is a [MASK] movie!"', "accuracy"),
     "clm": Tutorial("--task clm --learning-rate 1e-3",
                     'generate --model runs/clm "The food was" --max-new-tokens 30', "accuracy"),

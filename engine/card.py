@@ -76,7 +76,7 @@ def metadata(task: Task[Any], model: nn.Module, name: str, document: Mapping[str
 
     data, settings, base = document["data"], document["settings"], document.get("base_model", {})
     dataset, figures = data.get("hub_name"), figures_of(document)
-    library = "transformers" if isinstance(model, PreTrainedModel) else "peft" if lora.plain(model) is not model else None
+    library = task.library if isinstance(model, PreTrainedModel) else "peft" if lora.plain(model) is not model else None
     where: dict[str, Any] = {
         "task_type": task.pipeline_tag,
         "dataset_type": dataset or "other",
@@ -116,10 +116,11 @@ def usage(task: Task[Any], model: nn.Module, name: str) -> str:
         code = ["from peft import PeftModel", f"from transformers import AutoConfig, {kind}", "", *code,
                 f"base = {kind}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(name))",
                 "model = PeftModel.from_pretrained(base, name)"]  # fmt: skip
-    elif task.pipeline_tag:
-        code = ["from transformers import pipeline", "", *code, f"model = pipeline({task.pipeline_tag!r}, model=name)"]
     else:
-        code = [f"from transformers import {kind}", "", *code, f"model = {kind}.from_pretrained(name)"]
+        of_pipeline = "from transformers import pipeline", f"pipeline({task.pipeline_tag!r}, model=name)"
+        of_class = f"from transformers import {kind}", f"{kind}.from_pretrained(name)"
+        imports, loaded = task.loading or (of_pipeline if task.pipeline_tag else of_class)
+        code = [imports, "", *code, f"model = {loaded}"]
     names: Mapping[int, str] = getattr(getattr(model, "config", None), "id2label", None) or {}
     shown = ", ".join(escaped(str(names[i])) for i in sorted(names)[:MAX_LABELS])
     more = f" and {len(names) - MAX_LABELS} more" if len(names) > MAX_LABELS else ""

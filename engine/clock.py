@@ -1,51 +1,65 @@
-"""Where the time of a step goes: data, forward, backward, optimizer.
+"""Where the time of a run goes: waiting for data, copying, forward, backward, clipping, the optimizer, logging, and beside
+the steps evaluation and saving.
 
-On a CPU a phase is the wall time inside it. On CUDA, kernels run behind the program, so a phase is the time between two
-events on the stream, read when the log line is written: no synchronisation is added to a step. On MPS it is the time to
-hand the work over.
+On a CPU a phase is the wall time inside it, and together they are the run's (a test holds them to 2%). On CUDA, kernels
+run behind the program, so the phases of the device are the time between two events on the stream, read when the log line
+is written: no synchronisation is added to a step. On MPS they are the time to hand the work over. Next: profiling.py,
+which looks closer.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
-PHASES = ("data", "forward", "backward", "optimizer")
+STREAM = ("copy", "forward", "backward", "clip", "optimizer")  # what the device does
+PHASES = ("data", "guard", *STREAM, "log")  # of a step; guard: noting the generators, see memory_guard.py
+BESIDE = ("evaluation", "saving", "profiling")  # between steps
 
 
 class Clock:
-    """Adds up the seconds of each phase until they are taken."""
+    """Adds up the seconds of each phase. ``watch`` is entered around each, by name; profiling.py puts its own there."""
 
     def __init__(self, device: torch.device):
-        self.on_stream = device.type == "cuda"
-        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.device = device
+        self.seconds = dict.fromkeys((*PHASES, *BESIDE), 0.0)  # since the start of the process
+        self.taken = dict(self.seconds)  # as they were when they were last taken
         self.events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self.watch: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside; ``data`` is the host's waiting, on every device."""
-        on_stream = self.on_stream and name != "data"
-        if on_stream:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            start.record()
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
+        """Time what happens inside."""
+        on_stream = self.device.type == "cuda" and name in STREAM
+        with self.watch(name):
+            began = time.perf_counter()
             if on_stream:
-                end.record()
-                self.events.append((name, start, end))
-            else:
-                self.seconds[name] += time.perf_counter() - began
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+                start.record()
+            try:
+                yield
+            finally:
+                if on_stream:
+                    end.record()
+                    self.events.append((name, start, end))
+                else:
+                    self.seconds[name] += time.perf_counter() - began
 
-    def take(self) -> dict[str, float]:
-        """Seconds of each phase since the last call; waits for the device to get there."""
+    def read(self) -> dict[str, float]:
+        """Seconds of each phase since the start of the process; waits for the device to get there."""
         if self.events:
             self.events[-1][2].synchronize()
         for name, start, end in self.events:
             self.seconds[name] += start.elapsed_time(end) / 1000
-        taken, self.seconds, self.events = self.seconds, dict.fromkeys(PHASES, 0.0), []
-        return taken
+        self.events = []
+        return dict(self.seconds)
+
+    def take(self) -> dict[str, float]:
+        """Seconds of each phase of a step since the last call; waits for the device, too."""
+        now = self.read()
+        before, self.taken = self.taken, now
+        return {name: now[name] - before[name] for name in PHASES}

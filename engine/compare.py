@@ -10,7 +10,7 @@ from typing import Any
 from engine.config import require, setting
 from engine.errors import ResourceError, UsageError
 from engine.fit import read_run
-from engine.report import Record, comparison, read_lines, render
+from engine.report import Record, comparison, record_in, render
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def record_of(directory: Path) -> Record:
     """Raises UsageError when there is no run."""
     if not (directory / "run.json").exists():
         raise UsageError(f"{directory} holds no run (there is no run.json)")
-    path = directory / "metrics.jsonl"
-    return Record(str(directory), read_run(directory), read_lines(path) if path.exists() else [])
+    return record_in(directory, read_run(directory), str(directory))
 
 
 def write(path: Path, records: Sequence[Record]) -> None:

@@ -96,6 +96,11 @@ class TrainConfig:
     resume: bool = setting(False, "continue from the newest checkpoint in the output directory, or start")
     overwrite: bool = setting(False, "remove an earlier run from the output directory first")
     push_to_hub: str | None = setting(None, "push the finished run to this private repository of the Hub: NAME or ORG/NAME")
+    explain: bool = setting(False, "print what this run would do, cost and take, from the plan and a few tried steps, and end")
+    profile: int | None = setting(None, "look closely at so many steps: a trace, the hottest operations, memory; in profile/")
+    write_to: str | None = setting(
+        None, "write the log lines elsewhere, too: tensorboard, wandb, trackio, or several, comma-separated"
+    )
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
@@ -103,7 +108,7 @@ class TrainConfig:
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("workers", "eval_steps", "save_steps"):
             require(self, name, getattr(self, name) >= 0, "must not be negative")
-        for name in ("max_steps", "patience", "tokens_per_batch"):
+        for name in ("max_steps", "patience", "tokens_per_batch", "profile"):
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
         minutes = self.max_minutes
         require(self, "max_minutes", minutes is None or 0 < minutes < math.inf, "must be a positive number of minutes")
@@ -167,7 +172,10 @@ class EvaluateConfig:
     model: str = setting("", "directory of a finished run, or any model directory or Hub name")
     file: str | None = setting(None, "labelled file to evaluate on (default: the run's own evaluation data)")
     output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
-    errors: str | None = setting(None, "CSV file for the rows that are wrong, the surest first; prints what is taken for what")
+    errors: str | None = setting(
+        None,
+        "CSV file for the rows that are wrong, the surest first; errors.csv in the model's directory is shown in its report",
+    )
     max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all (default: as in training)")
     text_column: str | None = setting(None, "column of the text (default: as in training)")
     text_pair_column: str | None = setting(None, "column of the second text (default: as in training)")
@@ -217,7 +225,7 @@ def require(config: Any, name: str, condition: bool, rule: str) -> None:
 MEANINGLESS = frozenset({
     "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "async_save", "output_dir", "resume",
     "overwrite", "debug", "device", "max_minutes", "push_to_hub", "shard", "gradient_checkpointing",
-    "find_unused_parameters", "rank_timeout", "log_ranks",
+    "find_unused_parameters", "rank_timeout", "log_ranks", "explain", "profile", "write_to",
 })  # fmt: skip
 
 
@@ -394,6 +402,9 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
 
 
 def note(message: str) -> None:
-    """One visible line on stderr about a decision made for the user; of several ranks, rank 0 says it."""
+    """One visible line on stderr about a decision made for the user; above a bar, and of several ranks rank 0 says it."""
+    from tqdm import tqdm
+
     if is_main_process():
-        print(one_line(message), file=sys.stderr, flush=True)
+        tqdm.write(one_line(message), file=sys.stderr)
+        sys.stderr.flush()

@@ -44,16 +44,17 @@ from engine.config import TrainConfig, differences, note
 from engine.data import batches, eval_loader
 from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
 from engine.evaluate import evaluate
+from engine.explain import explain, memory_needed, padding_wastes
 from engine.flops import count_flops, peak_flops
 from engine.loop import train
 from engine.parallel import World, describe_device, is_lost_rank, join
-from engine.plan import Plan
 from engine.precision import choose_precision
+from engine.profiling import FOLDER, profiling
 from engine.record import Run, split_figures
-from engine.report import Record, histogram, read_lines, render
-from engine.sharding import bytes_per_rank
+from engine.report import ERRORS, histogram, read_lines, record_in, render
 from engine.stop import Stop
 from engine.task import Examples, Task
+from engine.writers import Writers, names_in
 
 TEMPORARY = ".tmp-model-"
 MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
@@ -79,13 +80,20 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, wo
     ranks; else it is joined and left here.
 
     A finished run with the same settings and data is not repeated: ``Result.skipped`` is then true and ``model`` None.
+    With ``config.explain`` the plan is printed, and nothing else happens.
     Raises UsageError (directory taken, settings that do not fit), DataError, ModelError, DivergedError, ResourceError; with
     several ranks, which torchrun starts and all of which call this, DistributedError.
     """
     directory = Path(config.output_dir or f"runs/{config.task or type(task).__name__.lower()}")
+    names_in(config.write_to)  # is all there that is to write?
     settings = settings_of(task, config)
     with join(config.device, config.rank_timeout) if world is None else nullcontext(world) as ranks:
         ranks.agree("settings", settings)
+        if config.explain:
+            examples = ranks.together(task.examples, in_turn=True)
+            ranks.together(lambda: check_data(task, config, examples, ranks.size))
+            explain(task, config, examples, model, ranks)
+            return Result(directory, {}, None)
         ranks.only_main(lambda: claim(directory, config, settings))
         with ranks.held_by_main(locked(directory)):
             ranks.only_main(lambda: remove_leftovers(directory))
@@ -120,8 +128,9 @@ def _fit(
     began = time.perf_counter()
     try:
         resume(run, setup, config, document)
+        run.writers = world.only_main(lambda: Writers(config, directory, setup.state.step))
         world.only_main(lambda: write_run(directory, {**document, "status": "running"}))
-        with stop, world.held_by_main(run.saver):
+        with stop, world.held_by_main(run.saver), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)
     except torch.OutOfMemoryError as error:
@@ -145,12 +154,6 @@ def _fit(
     world.only_main(lambda: finish(directory, task, kept, {**document, "metrics": metrics, "status": "finished"}))  # type: ignore[arg-type]
     say(f"saved to {directory}")
     return Result(directory, metrics, None if kept is None else kept.eval())
-
-
-def memory_needed(setup: Setup, config: TrainConfig) -> dict[str, int]:
-    """Bytes on each rank, by what they are for."""
-    many = config.accumulation_steps > 1
-    return bytes_per_rank(setup.state.model, setup.world.size, setup.precision, shard=config.shard, accumulates=many)
 
 
 def check_memory(setup: Setup, config: TrainConfig) -> None:
@@ -276,8 +279,6 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(f"{directory} is in use by another run: wait for it, or choose another --output-dir") from error
-        for path in directory.glob(".tmp-model-*"):  # of a run that was killed while it wrote its model
-            shutil.rmtree(path, ignore_errors=True)
         yield
 
 
@@ -324,6 +325,9 @@ def remove_run(directory: Path) -> None:
     for path in [*directory.glob("*.safetensors*"), directory / lora.ADAPTER]:  # another run may write others
         path.unlink(missing_ok=True)
     discard_all(directory / "checkpoints")
+    for name in (FOLDER, "tensorboard"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    (directory / ERRORS).unlink(missing_ok=True)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -350,7 +354,7 @@ def finished_before(directory: Path, config: TrainConfig, document: dict[str, An
 
 def is_leftover(path: Path) -> bool:
     """Something that a killed run has left of what it was about to write; removed when the next one begins."""
-    return path.name in (".lock", ".run.json.tmp") or path.name.startswith(".tmp-model-")
+    return path.name in (".lock", ".run.json.tmp") or path.name.startswith(TEMPORARY)
 
 
 def holds_unfinished(directory: Path) -> bool:
@@ -402,7 +406,7 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[st
             task.save(model, Path(folder))
             lora.complete(model, Path(folder))
             (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
-            (Path(folder) / "report.html").write_text(render([Record(name, document, log)]), encoding="utf-8")
+            (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
             for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
                 with open(path, "rb") as stream:
                     os.fsync(stream.fileno())
@@ -453,7 +457,7 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
     if not world.from_main(files is not None):
         run.start()
         if config.resume:
-            print("resume: there is no checkpoint, starting at step 0")
+            run.say("resume: there is no checkpoint, starting at step 0")
         return
     before = world.on_main(lambda: read_run(run.directory))
     with whole_or_refused(run.directory):
@@ -464,7 +468,7 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
     then = {"world size": 1, "sharded": False} | progress.get("ranks", {}) | {"runs on": before["device"]} | before["versions"]
     changed = differences(then, run.ranks() | {"runs on": document["device"]} | document["versions"])
     how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
-    print(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
+    run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
 def checkpoint_to_resume(directory: Path, document: dict[str, Any]) -> Files | None:
@@ -548,7 +552,8 @@ def announce(
         )
     if not task.additive and world.size > 1:
         print("           each rank compares its own rows with each other: that is another loss than one rank's")
-    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(plan, getattr(task, "max_length", 0)).items())
+    first, max_length = dataclasses.replace(plan, epochs=1, max_steps=None), getattr(task, "max_length", 0)
+    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, max_length).items())
     other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
     if world.size > 1:
         need = memory_needed(setup, config)
@@ -565,19 +570,6 @@ def say(line: str) -> None:
 def millions(number: int) -> str:
     """``22.7 M``; a head alone is written out."""
     return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
-
-
-def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:
-    """Share of padding in the first epoch under each ``--batching``, of the batches that it would make."""
-    assert plan.lengths is not None
-    lengths, real = plan.lengths, float(plan.lengths.sum())
-
-    def waste(bucketed: bool) -> float:
-        batches = dataclasses.replace(plan, bucketed=bucketed, packed=False).batches(0)
-        return 1 - real / sum(len(rows) * int(lengths[rows].max()) for rows in batches)
-
-    fixed = {"max_length": 1 - real / (len(lengths) * max_length)} if max_length else {}
-    return {"packed": 0.0, "bucketed": waste(True), "padded": waste(False)} | fixed
 
 
 def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:

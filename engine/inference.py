@@ -20,6 +20,8 @@ from torch import nn
 from engine import targets
 from engine.batching import pack, why_not_packed
 from engine.collate import PADDED, Layout
+from engine.compare import record_of
+from engine.compare import write as draw
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig
 from engine.data import batches, eval_loader
 from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable
@@ -29,6 +31,7 @@ from engine.fit import is_finished, read_run
 from engine.parallel import World, choose_device
 from engine.precision import choose_precision, make_autocast
 from engine.record import finite, split_figures
+from engine.report import ERRORS
 from engine.sources import Source, SourceConfig, as_dataset
 from engine.task import Task
 
@@ -264,6 +267,9 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         header, wrong = review.rows()
         write_whole(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
         print(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
+        directory = Path(config.model).expanduser()
+        if Path(config.errors).resolve() == (directory / ERRORS).resolve() and (directory / "run.json").exists():
+            draw(directory / "report.html", [record_of(directory)])
     return metrics
 
 

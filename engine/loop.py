@@ -1,7 +1,7 @@
 """The training loop. Everything that Trainer hides is a line below; read from top to bottom.
 
 A feature enters by a door that is open already, never by an ``if`` here: an object whose "off" is the identity (autocast,
-scaler, guard, world), the data (plan and collate decide what a micro-batch is), a context, or a function around these.
+scaler, guard, world), the data (plan, collate), a context (``clock.phase``), or a function around these three.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def forward_backward(state: TrainState, task: Task[Any], batch: Batch, divisor: 
         loss = task.loss(task.forward(state.replica, batch), batch) * batch.weight  # () sum over the batch's items
     with state.clock.phase("backward"):
         state.scaler.scale(loss / divisor).backward()  # scaled in fp16 only, so that small gradients survive
-    return loss.detach()
+        loss = loss.detach()  # the graph goes here
+    return loss
 
 
 def accumulate(state: TrainState, task: Task[Any], micro_batches: Collection[Batch], divisor: Tensor) -> Tensor:
@@ -35,15 +36,16 @@ def accumulate(state: TrainState, task: Task[Any], micro_batches: Collection[Bat
     loss_sum = divisor.new_zeros(())
     for i, batch in enumerate(micro_batches):
         with gradient_sync(state.replica, last=i + 1 == len(micro_batches)):  # the ranks exchange them once a step
-            loss_sum += forward_backward(state, task, batch.to(state.device), divisor)
+            loss_sum += forward_backward(state, task, state.put(batch), divisor)
     return loss_sum
 
 
 def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
     """One AdamW step from the gathered gradients; returns their () 2-norm before clipping."""
-    with state.clock.phase("optimizer"):
+    with state.clock.phase("clip"):
         state.scaler.unscale_(state.optimizer)  # clipping has to see the true gradients
         grad_norm = whole(clip_grad_norm_(state.parameters, config.max_grad_norm))
+    with state.clock.phase("optimizer"):
         state.guard.check(grad_norm, num_items)  # no items, or not finite: the step below changes nothing
         state.scaler.step(state.optimizer)  # in fp16, skipped when a gradient overflowed ...
         state.scaler.update()  # ... and then the scale is halved
@@ -53,11 +55,8 @@ def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
 
 
 def train_step(state: TrainState, task: Task[Any], micro_batches: list[Batch], config: TrainConfig, world: World) -> StepRecord:
-    """One optimizer step over ``micro_batches``; the same however its examples were cut into them, and over the ranks.
-
-    The sum of all losses is divided by the number of all items: each micro-batch by its own would be wrong.
-    """
-    [num_items] = world.sum([sum(batch.num_items for batch in micro_batches)])  # () of the whole step, over all ranks
+    """One optimizer step over ``micro_batches``: the same however its examples were cut into them, and over the ranks."""
+    [num_items] = world.sum([sum(batch.num_items for batch in micro_batches)])  # (): a mean of means would be wrong
     learning_rate = state.schedule.get_last_lr()[0]
     divisor = num_items.clamp(min=1) / world.size  # the ranks' gradients are averaged
     loss_sum = state.run(accumulate, state, task, micro_batches, divisor)

@@ -35,8 +35,9 @@ class MemoryGuard:
         self, accumulate: Accumulate, state: TrainState, task: Any, batches: Collection[Batch], divisor: Tensor
     ) -> Tensor:
         """``accumulate(...)``. Raises ResourceError when a single example does not fit."""
-        before = get_rng(state.device)
-        batches = list(batches)
+        with state.clock.phase("guard"):
+            before = get_rng(state.device)
+            batches = list(batches)
         while True:
             batches = [piece for batch in batches for piece in self.fitting(batch, state.max_tokens)]
             try:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from engine.batch import Batch, Key
 from engine.checkpoint import take_snapshot
+from engine.clock import BESIDE, PHASES
 from engine.config import TrainConfig
 from engine.errors import DivergedError
 from engine.flops import FlopCount
@@ -35,6 +36,7 @@ from engine.plan import Position
 from engine.saving import AsyncSaver, Saver
 from engine.state import StepRecord, TrainState
 from engine.stop import Stop
+from engine.writers import Writers
 
 MIN_LOSS_SCALE = 1e-4  # GradScaler starts at 65,536 and halves at each overflow
 MAX_ROWS_NAMED = 32
@@ -122,9 +124,9 @@ class Run:
         self.flops, self.peak_flops = flops, peak_flops
         self.stop = stop or Stop()
         self.saver = (AsyncSaver if config.async_save else Saver)(directory / "checkpoints", config.keep_checkpoints)
+        self.writers: Writers | None = None  # open from the start of the training
         self.slowest: dict[str, float] = {"step": 0.0, "saving": 0.0}  # seconds
         self._unread: list[tuple[Position, list[Key], StepRecord]] = []
-        self.seconds_of: dict[str, float] = {}  # where this process's time has gone
         self.best: dict[str, Any] | None = None
         self.last_evaluation: dict[str, float] | None = None
         self.num_worse = 0
@@ -149,26 +151,29 @@ class Run:
 
     def log(self, at: Position, micro_batches: list[Batch], record: StepRecord) -> None:
         """Count a step; write a line every ``log_steps`` and at the last one. Raises DivergedError there."""
-        self._watch_the_time(at)
-        self._loss_sum += record.loss_sum
-        self._pending.count(micro_batches)
-        self._unread.append((at, [key for batch in micro_batches for key in batch.keys], record))
-        if at.due(self.config.log_steps):
-            self._read_losses()
-            self._log_line(at, record)
-        self._bar.update()
-        if at.is_epoch_end or at.is_last:
-            self._read_losses()
-            epoch = {"kind": "epoch", "step": at.step, "epoch": round(at.epochs_done, 4), "loss": self.epoch.loss,
-                     "num_steps": self.epoch.num_steps, "padding_waste": round(self.epoch.padding_waste, 4)}  # fmt: skip
-            self.write(epoch)
-            self.say(f"epoch {at.epochs_done:g}: mean loss {epoch['loss']:.4f} over {epoch['num_steps']} steps")
-            self.epoch = Tally()
+        with self.state.clock.phase("log"):
+            self._loss_sum += record.loss_sum
+            self._pending.count(micro_batches)
+            self._unread.append((at, [key for batch in micro_batches for key in batch.keys], record))
+            if at.due(self.config.log_steps):
+                self._read_losses()
+                self._log_line(at, record)
+            self._bar.update()
+            self._watch_the_time(at)
+            if at.is_epoch_end or at.is_last:
+                self._read_losses()
+                self._epoch_line(at)
+
+    def _epoch_line(self, at: Position) -> None:
+        epoch = {"kind": "epoch", "step": at.step, "epoch": round(at.epochs_done, 4), "loss": self.epoch.loss,
+                 "num_steps": self.epoch.num_steps, "padding_waste": round(self.epoch.padding_waste, 4)}  # fmt: skip
+        self.write(epoch)
+        self.say(f"epoch {at.epochs_done:g}: mean loss {epoch['loss']:.4f} over {epoch['num_steps']} steps")
+        self.epoch = Tally()
 
     def _log_line(self, at: Position, record: StepRecord) -> None:
         self._lap()
         seconds, timed = self.state.clock.take(), self.timed
-        self._add_seconds(seconds)
         flops = self.flops(timed.num_tokens, timed.sum_squares, timed.num_examples, timed.num_items) if self.flops else None
         tflops = flops / self.timed_seconds / 1e12 if flops else None
         mfu = tflops * 1e12 / self.peak_flops if tflops and self.peak_flops else None
@@ -187,11 +192,14 @@ class Run:
             line["ranks"] = self.world.gather(own)
         self.write(line)
         self._warn_of_jump(at, self.window.loss)
-        work = waste_text(self.window) + (f", MFU {mfu:.0%}" if mfu else f", {tflops * 1000:,.0f} GFLOP/s" if tflops else "")
         self._bar.set_postfix_str(
-            f"loss {line['loss']:.4f}, lr {line['learning_rate']:.1e}, {line['tokens_per_second']:,.0f} tok/s, {work}"
+            f"loss {line['loss']:.4f}, lr {line['learning_rate']:.1e}, {line['examples_per_second']:,.1f} examples/s, "
+            f"{line['padding_waste']:.0%} padding"
         )
         if self._bar.disable:  # no terminal: the line takes the bar's place
+            work = waste_text(self.window) + (
+                f", MFU {mfu:.0%}" if mfu else f", {tflops * 1000:,.0f} GFLOP/s" if tflops else ""
+            )
             self.say(
                 f"step {at.step}/{self.num_steps}  loss {line['loss']:.4f}  grad_norm {line['grad_norm']:.3f}  "
                 f"lr {line['learning_rate']:.2e}  {line['steps_per_second']:.2f} steps/s  "
@@ -219,7 +227,7 @@ class Run:
         """Measure on the evaluation data, if there is any; note whether it is the best so far."""
         if self.evaluator is None:
             return
-        with self._paused("evaluation"):
+        with self.paused("evaluation"):
             result = self.world.from_main(self.evaluator())  # what follows from it has to be the same on all
         self.last_evaluation = finite(result)
         value = self.last_evaluation[self.best_metric]
@@ -259,7 +267,7 @@ class Run:
 
     def save(self, at: Position) -> None:
         """A checkpoint of everything; with ``--async-save`` it is on the disk later. Raises ResourceError."""
-        with self._paused("saving"):
+        with self.paused("saving"):
             snapshot = take_snapshot(self.state, self.progress(), self.world)
             self.world.on_main(lambda: self.saver.save(snapshot))
         self.is_best = False
@@ -310,6 +318,8 @@ class Run:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         self._metrics.write(json.dumps(clean, allow_nan=False).encode() + b"\n")
         self._metrics.flush()
+        if self.writers is not None:
+            self.writers.log(clean)
 
     def say(self, text: str) -> None:
         """A line for the reader, above the bar."""
@@ -321,6 +331,8 @@ class Run:
         self._lap()
         self._bar.close()
         self._metrics.close()
+        if self.writers is not None:
+            self.writers.close()
 
     # ------------------------------------------------------------------------------------------------------ counting
 
@@ -355,28 +367,23 @@ class Run:
         self._mark = now
 
     @contextmanager
-    def _paused(self, what: str) -> Iterator[None]:
+    def paused(self, what: str) -> Iterator[None]:
         """What happens inside is not training time."""
         self._lap()
-        yield
+        with self.state.clock.phase(what):
+            yield
         began, self._mark = self._mark, time.perf_counter()
-        self._add_seconds({what: self._mark - began})
         self.slowest[what] = max(self.slowest.get(what, 0.0), self._mark - began)
-
-    def _add_seconds(self, seconds: dict[str, float]) -> None:
-        for name, value in seconds.items():
-            self.seconds_of[name] = self.seconds_of.get(name, 0.0) + value
 
     def where_time_went(self) -> str:
         """One line: the share of each phase in this process's training time, and what came beside it."""
-        self._add_seconds(self.state.clock.take())
-        beside = {name: self.seconds_of.get(name, 0.0) for name in ("evaluation", "saving")}
-        phases = {name: seconds for name, seconds in self.seconds_of.items() if name not in beside}
+        seconds = self.state.clock.read()
         training = max(self.process_seconds, 1e-9)
-        phases["other"] = max(training - sum(phases.values()), 0.0)
-        shares = ", ".join(f"{name} {seconds / training:.0%}" for name, seconds in phases.items())
-        others = ", ".join(f"{seconds:.1f} s {name}" for name, seconds in beside.items())
-        return f"time       {training:.1f} s training: {shares}; {others}"
+        shares = {name: seconds[name] / training for name in PHASES}
+        shares["other"] = max(1 - sum(shares.values()), 0.0)
+        shown = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
+        others = ", ".join(f"{seconds[name]:.1f} s {name}" for name in BESIDE if seconds[name] or name != "profiling")
+        return f"time       {training:.1f} s training: {shown}; {others}"
 
 
 Bad = tuple[int, bool, float, list[int]]  # step, was its loss finite, epochs done, rows

@@ -7,14 +7,18 @@ request. Next: fit.py, which writes it at the end of a run.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
+
+from engine.errors import DataError
 
 Line = Mapping[str, Any]
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
@@ -23,15 +27,20 @@ NOT_FIGURES = frozenset({
     "steps_per_second",
 })  # fmt: skip
 NUM_BARS = 30
+PROFILE, ERRORS = "profile/profile.json", "errors.csv"  # of a run
+NUM_ERRORS, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run as it stands in its directory. ``document``: run.json; ``lines``: metrics.jsonl."""
+    """A run as it stands in its directory. ``document``: run.json; ``lines``: metrics.jsonl; where they are there:
+    ``profile``: profile/profile.json; ``errors``: errors.csv, header and rows."""
 
     name: str
     document: Mapping[str, Any]
     lines: Sequence[Line]
+    profile: Mapping[str, Any] | None = None
+    errors: Sequence[Sequence[str]] = ()
 
     def of_kind(self, kind: str) -> list[Line]:
         return [line for line in self.lines if line["kind"] == kind]
@@ -39,6 +48,22 @@ class Record:
     def points(self, kind: str, key: str, scale: float = 1.0) -> list[list[float]]:
         """``[step, value]`` of the lines that have it."""
         return [[line["step"], line[key] * scale] for line in self.of_kind(kind) if line.get(key) is not None]
+
+
+def record_in(directory: Path, document: Mapping[str, Any], name: str) -> Record:
+    """What a directory holds beside its run.json. Raises DataError for an errors.csv that cannot be read."""
+    log, profile, errors = (directory / part for part in ("metrics.jsonl", PROFILE, ERRORS))
+    try:
+        with open(errors, encoding="utf-8", newline="") as stream:
+            wrong = list(islice(csv.reader(stream), 1 + NUM_ERRORS))
+    except FileNotFoundError:
+        wrong = []
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{errors} is not what evaluate --errors writes ({error}): remove it, or write it anew") from error
+    return Record(
+        name, document, read_lines(log) if log.exists() else [],
+        json.loads(profile.read_text(encoding="utf-8")) if profile.exists() else None, wrong,
+    )  # fmt: skip
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -101,10 +126,29 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
         names = [name for name in evaluations[0] if name not in NOT_FIGURES]
         rows = [[figure(line["epoch"]), str(line["step"]), *(figure(line.get(name)) for name in names)] for line in evaluations]
         found.append(("Evaluations", ["epoch", "step", *names], rows))
+    if record.profile:
+        found.append(("Hottest operations", *operations(record.profile)))
+    if len(record.errors) > 1:
+        header, *rows = [[cut(cell) for cell in row] for row in record.errors]
+        found.append((f"Most confident mistakes (the first {len(rows)} of {ERRORS})", header, rows))
     settings = record.document["settings"]
     found.append(("Settings", [], [[name, "" if value is None else str(value)] for name, value in settings.items()]))
     found.append(("Versions", [], [[name, str(value)] for name, value in record.document["versions"].items()]))
     return found
+
+
+def operations(profile: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of the profiled steps."""
+    columns = ["own time, without what it calls", "ms a step", "calls a step", "% of the wall clock"]
+    return columns, [
+        [row["name"], f"{row['milliseconds']:.2f}", f"{row['calls']:.1f}", f"{100 * row['share']:.1f}"]
+        for row in profile["operations"]
+    ]
+
+
+def cut(text: str) -> str:
+    """At most so many characters as a page can show of one text."""
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " ..."
 
 
 def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -176,12 +220,26 @@ def single(record: Record) -> list[Chart]:
         chart("Time of a step", "ms, by phase", time, stacked=True),
         chart("Padding", "% of the tokens computed", waste),
     ]
+    if record.profile:
+        charts += profiled(record.profile)
     lengths = record.document["data"].get("lengths")
     if lengths:
         middles = [(a + b) / 2 for a, b in zip(lengths["edges"], lengths["edges"][1:], strict=False)]
         points = [[x, y] for x, y in zip(middles, lengths["counts"], strict=True)]
         charts.append(chart("Lengths", "training examples", {"examples": points}, bars=True, x="tokens"))
     return charts
+
+
+def profiled(profile: Mapping[str, Any]) -> list[Chart]:
+    """The steps that --profile has looked at, one by one."""
+    steps = profile["steps"]
+    phases = {name: [[step["step"], 1000 * step["phases"][name]] for step in steps] for name in steps[0]["phases"]}
+    memory = {f"after {name}": [[step["step"], step["memory_gb"][name]] for step in steps] for name in steps[0]["memory_gb"]}
+    where = "allocated" if profile["device"] == "cuda" else "resident"
+    return [
+        chart("Profiled steps", "ms, by phase", phases, stacked=True),
+        chart("Memory in the profiled steps", f"GiB {where}", memory),
+    ]
 
 
 def histogram(lengths: np.ndarray) -> dict[str, list[float]]:

@@ -107,13 +107,12 @@ def bytes_per_rank(model: nn.Module, size: int, precision: Precision, *, shard: 
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters()) - trained
-    held = 16 * trained + 4 * frozen
+    held = {"weights": 4 * (trained + frozen), "gradients": 4 * trained, "AdamW": 8 * trained}
     if not shard:
-        copies = 0 if precision == "fp32" else DTYPES[precision].itemsize * (trained + frozen)
-        return {"weights, gradients and AdamW's averages": held} | ({f"{precision} copies": copies} if copies else {})
+        return held if precision == "fp32" else held | {f"{precision} copies": DTYPES[precision].itemsize * (trained + frozen)}
     of_blocks = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
     outside = trained + frozen - sum(of_blocks)
     largest = max(of_blocks, default=0)
     width = DTYPES[precision].itemsize
     gradients = 4 * trained if accumulates else width * max(outside, largest)
-    return {"shares": held // size, "gathered": width * (outside + 2 * largest) + gradients}
+    return {"shares": sum(held.values()) // size, "gathered": width * (outside + 2 * largest) + gradients}

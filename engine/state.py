@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from engine.batch import Batch
 from engine.clock import Clock
 from engine.optimizer import Guard
 
@@ -39,6 +40,11 @@ class TrainState:
     step: int = 0
     max_tokens: int | None = None  # larger micro-batches are cut in two, because one has not fitted into memory
     run: Callable[..., Any] = call
+
+    def put(self, batch: Batch) -> Batch:
+        """On this device; asynchronous on CUDA."""
+        with self.clock.phase("copy"):
+            return batch.to(self.device)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,9 @@ class Task(ABC, Generic[O]):
     shardable: ClassVar[bool] = True  # False: metrics call the model as often as the rows of a rank happen to want
     best_metric: str = "loss"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "rmse", "perplexity"})
-    pipeline_tag: ClassVar[str | None] = None  # transformers' and the Hub's name of what the model does
+    pipeline_tag: ClassVar[str | None] = None  # the Hub's name of what the model does
+    library: ClassVar[str] = "transformers"  # that loads the model, for the card
+    loading: ClassVar[tuple[str, str] | None] = None  # how: an import, and an expression of ``name``; else its pipeline
     try_it: ClassVar[Sequence[str]] = ()  # inputs that are predicted when training has ended
 
     def __init__(self, options: O, source: Source):

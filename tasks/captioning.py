@@ -71,6 +71,8 @@ class Captioning(TextTask[CaptioningOptions]):
     hub_data = HubData("reach-vb/pokemon-blip-captions")
     hub_model = "microsoft/git-base-coco"
     auto_class = AutoModelForImageTextToText
+    pipeline_tag = "image-to-text"
+    loading = "from transformers import AutoModelForImageTextToText", "AutoModelForImageTextToText.from_pretrained(name)"
     level = None  # padded only
     shardable = False  # the metrics write captions, each of its own length
     default_length = CAPTION_TOKENS

@@ -42,6 +42,7 @@ class Decoder(LanguageModel[O]):
     """A model that writes on: what causal language models and fine-tuned assistants have in common."""
 
     auto_class = AutoModelForCausalLM
+    pipeline_tag = "text-generation"
     kind = "causal language model"
     hub_model = "gpt2"
     corpus: Sequence[str] = ()  # of the training data: what a tokenizer is made from when there is no checkpoint

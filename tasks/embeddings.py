@@ -116,6 +116,9 @@ class Embeddings(TextTask[EmbeddingsOptions]):
     Options = EmbeddingsOptions
     hub_model = "sentence-transformers/all-MiniLM-L6-v2"
     auto_class = AutoModel
+    pipeline_tag = "sentence-similarity"
+    library = "sentence-transformers"
+    loading = "from sentence_transformers import SentenceTransformer", "SentenceTransformer(name)"
     level = "token"  # of the transformer's, all are read
 
     def __init__(self, options: EmbeddingsOptions, source: Source):

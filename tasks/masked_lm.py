@@ -56,6 +56,7 @@ class MaskedLM(LanguageModel[MaskedOptions]):
     hub_data = HubData("stanfordnlp/imdb", eval="test")
     hub_model = "distilbert-base-uncased"
     auto_class = AutoModelForMaskedLM
+    pipeline_tag = "fill-mask"
     kind = "masked language model"
     default_length = 128
     try_it = ("This is a [MASK] movie!",)

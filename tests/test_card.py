@@ -16,7 +16,9 @@ from engine import card
 from engine.config import TrainConfig
 from engine.fit import fit
 from engine.sources import Source, SourceConfig, packaged_minilm
+from tasks import find, shapes
 from tests import tiny
+from tests.language import make_model, make_task
 from tests.test_cli import command, project  # noqa: F401 - the fixture
 
 
@@ -159,3 +161,27 @@ def test_base_model_and_licence_come_from_the_checkpoints_card(tmp_path):
 )  # fmt: skip
 def test_what_is_taken_for_a_path(value, expected):
     assert card.is_path(value) is expected
+
+
+@pytest.mark.parametrize("kind", ["mlm", "clm", "sft"])
+def test_the_code_of_a_language_model_loads_it(kind, tmp_path, monkeypatch):
+    task, model = make_task(kind), make_model(kind)
+    model.save_pretrained(tmp_path / "m")
+    task.tokenizer.save_pretrained(tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code_in(card.usage(task, model, "m"), "python"), names)
+    assert names["model"].task == task.pipeline_tag and type(names["model"].model) is type(model)
+
+
+def test_the_code_of_an_embedding_and_of_a_captioning_model_loads_it(tmp_path):
+    pytest.importorskip("sentence_transformers")
+    if (start := packaged_minilm()) is None:
+        pytest.skip("the offline extra is not installed")
+    for kind, path in (("embeddings", start), ("captioning", shapes.small_captioner(["a b"])[0])):
+        task = find(kind)(find(kind).Options(), Source(SourceConfig(model=path)))
+        model = task.build_model()
+        names: dict = {}
+        exec(code_in(card.usage(task, model, path), "python"), names)
+        loaded = sorted(parameter.numel() for parameter in names["model"].parameters())
+        assert loaded == sorted(parameter.numel() for parameter in model.parameters())

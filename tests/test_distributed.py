@@ -596,7 +596,9 @@ def test_the_estimate_of_memory():
     outside = total - 2 * block
     for size in (2, 4):
         assert bytes_per_rank(model, size, "fp32", shard=False, accumulates=True) == {
-            "weights, gradients and AdamW's averages": 16 * total
+            "weights": 4 * total,
+            "gradients": 4 * total,
+            "AdamW": 8 * total,
         }
         once, often = (bytes_per_rank(model, size, "bf16", shard=True, accumulates=flag) for flag in (False, True))
         assert once["shares"] == often["shares"] == 16 * total // size
@@ -604,7 +606,9 @@ def test_the_estimate_of_memory():
     model.bert.requires_grad_(False)
     head = sum(parameter.numel() for parameter in model.classifier.parameters())
     assert bytes_per_rank(model, 2, "bf16", shard=False, accumulates=False) == {
-        "weights, gradients and AdamW's averages": 16 * head + 4 * (total - head),
+        "weights": 4 * total,
+        "gradients": 4 * head,
+        "AdamW": 8 * head,
         "bf16 copies": 2 * total,
     }
 

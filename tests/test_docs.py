@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 import run
-from bench import scaling
+from bench import quality, scaling
 from engine.config import TrainConfig
 from engine.sources import SourceConfig
 from tasks.classification import ClassificationOptions
@@ -128,6 +129,23 @@ def test_the_gain_of_embeddings_is_that_of_the_results():
     assert f"{document['train_pairs']:,} pairs of passages" in page and f"on {document['pairs']:,} pairs" in page
     for name, f in document["figures"].items():
         assert f"| {name} | {f['start']:.4f} | {f['trained']:.4f} | {f['gain']:+.4f} ± {f['standard_error']:.4f} |" in page
+
+
+def test_the_price_of_packing_is_that_of_the_results():
+    """And within the bounds: two standard errors, a point and a half."""
+    root = Path(__file__).parent.parent
+    rows = json.loads((root / "bench/results/quality-imdb.json").read_text())["rows"]
+    page = (root / "docs/performance.md").read_text(encoding="utf-8")
+    by = {(row["variant"], row["seed"]): row for row in rows}
+    for variant in quality.VARIANTS:
+        found = [by[variant, seed] for seed in quality.SEEDS]
+        pairs = [quality.bits(row) - quality.bits(by["padded fp32", row["seed"]]) for row in found]
+        gaps = np.concatenate(pairs)
+        mean, error = gaps.mean(), gaps.std(ddof=1) / len(gaps) ** 0.5
+        figures = [f"{row['accuracy']:.3f}" for row in found] + [f"{np.mean([row['accuracy'] for row in found]):.3f}"]
+        text = "" if variant == "padded fp32" else f"{mean:+.4f} ± {error:.4f}"
+        assert f"| {variant} | {' | '.join(figures)} | {text} |" in page
+        assert abs(mean) <= min(2 * error, 0.015)
 
 
 def test_the_same_run_both_ways(tmp_path, monkeypatch):

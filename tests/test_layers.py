@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache"},
+    {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers"},
     {"sources", "plan", "tokens", "attention", "lora"},
     {"optimizer", "precision", "parallel", "collate", "packing", "targets"},
     {"sharding"},
@@ -19,10 +19,12 @@ LAYERS = [
     {"data", "evaluate", "checkpoint", "memory_guard", "card"},
     {"saving"},
     {"record", "report"},
-    {"loop"},
+    {"loop", "profiling"},
     {"build"},
+    {"explain"},
     {"fit"},
-    {"inference", "compare", "share"},
+    {"compare", "share"},
+    {"inference"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {"accelerate", "trl", "lightning", "pytorch_lightning", "lightning_fabric"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -46,6 +47,19 @@ def test_the_wrong_rows_are_those_that_predict_gets_wrong(project, tmp_path, cap
     assert table[0].split()[-3:] == ["a", "b", "c"]
     assert [[int(cell) for cell in line.split()[1:]] for line in table[1:4]] == expected.tolist()
     assert table[4] == f"{len(wrong)} wrong rows written to {tmp_path / 'errors.csv'}, the surest first"
+
+
+def test_mistakes_in_the_run_are_in_its_report(project, tmp_path, capsys):  # noqa: F811
+    """Written there, the report is drawn again; written elsewhere, it is left alone."""
+    shutil.copytree(project / "run", tmp_path / "run")
+    before = (tmp_path / "run/report.html").read_text()
+    arguments = ["evaluate", "--model", str(tmp_path / "run"), "--errors"]
+    assert run.main([*arguments, str(tmp_path / "errors.csv")]) == 0
+    assert (tmp_path / "run/report.html").read_text() == before and "mistakes" not in before
+    assert run.main([*arguments, str(tmp_path / "run/errors.csv")]) == 0
+    page = (tmp_path / "run/report.html").read_text()
+    surest = rows_of(tmp_path / "run/errors.csv")[0]
+    assert "Most confident mistakes" in page and surest["text"] in page and "open it in a browser" in capsys.readouterr().out
 
 
 def test_many_classes_are_shown_as_pairs():

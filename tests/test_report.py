@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -15,7 +16,7 @@ import pytest
 
 from engine.compare import CompareConfig, ReportConfig, compare, report
 from engine.config import TrainConfig
-from engine.errors import UsageError
+from engine.errors import DataError, UsageError
 from engine.fit import fit
 from engine.report import Record, histogram, read_lines, render
 from tests import tiny
@@ -145,6 +146,42 @@ def test_the_report_of_an_unfinished_run(run, tmp_path):
 def test_what_is_no_run_is_refused(call, tmp_path):
     with pytest.raises(UsageError):
         call(tmp_path)
+
+
+def test_a_profile_and_mistakes_are_shown_when_they_are_there(run, tmp_path):
+    page = (run / "report.html").read_text()
+    assert "Profiled steps" not in page and "Hottest operations" not in page and "mistakes" not in page
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/profile").mkdir()
+    steps = [{"step": step, "seconds": 0.3, "phases": {"forward": 0.1 * step, "backward": 0.2},
+              "memory_gb": {"forward": 2.0, "backward": 1.5}} for step in (4, 5)]  # fmt: skip
+    operations = [{"name": EVIL, "milliseconds": 1.234, "calls": 2.5, "share": 0.25}]
+    profile = {"device": "cuda", "steps": steps, "operations": operations, "busy": None}
+    (tmp_path / "run/profile/profile.json").write_text(json.dumps(profile))
+    rows = [
+        ["row", "text", "label", "prediction", "confidence"],
+        *([str(i), EVIL + "y" * 700, "a", "b", "0.9"] for i in range(30)),
+    ]
+    with open(tmp_path / "run/errors.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    report(ReportConfig(model=str(tmp_path / "run")), [], None)
+    page = (tmp_path / "run/report.html").read_text()
+    charts = charts_of(page)
+    assert charts["Profiled steps"]["series"][0] == {"name": "forward", "points": [[4, 400.0], [5, 500.0]]}
+    assert charts["Memory in the profiled steps"]["unit"] == "GiB allocated"
+    assert ">1.23<" in page and ">25.0<" in page
+    assert "Most confident mistakes (the first 20 of errors.csv)" in page and page.count("yyy ...") == 20
+    assert (
+        sum(tag == "script" for tag, _ in parsed(page)) == 1
+        and html.escape(EVIL).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
+    )
+
+
+def test_mistakes_that_cannot_be_read_are_refused(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/errors.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"errors.csv is not what evaluate --errors writes"):
+        report(ReportConfig(model=str(tmp_path / "run")), [], None)
 
 
 PROBE = """<script>

@@ -1,0 +1,223 @@
+"""What a run would do, cost and take, before it does: ``--explain``. Nothing is written, and nothing of the run changes.
+
+The run is put together as ever, a few of its steps are tried, and all of that is thrown away. Each line ends with the
+function that its numbers come from. Next: plan.py, flops.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine import lora
+from engine.build import Setup, build
+from engine.config import TrainConfig
+from engine.flops import count_flops
+from engine.loop import train_step
+from engine.optimizer import freeze, make_optimizer, make_schedule
+from engine.parallel import World, describe_device
+from engine.plan import Plan
+from engine.record import Tally, peak_memory_gb
+from engine.report import histogram
+from engine.sharding import bytes_per_rank
+from engine.task import Examples, Task
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+CURVE, MARGIN = 40, 124  # characters: of a curve, of a line
+TRIED_STEPS, TRIED_SECONDS = 3, 20.0  # after one to get warm; none is begun when so much time has passed
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Of the whole run, from its plan. ``executed_tokens``: with padding; ``sum_squares``: of the rows' lengths."""
+
+    num_rows: int
+    num_tokens: int
+    executed_tokens: int
+    sum_squares: int
+    num_micro_batches: int
+
+
+@dataclass
+class Tried:
+    """A few steps: what they held, and what they took. ``squares``: of their rows' lengths in the plan."""
+
+    tally: Tally = field(default_factory=Tally)
+    squares: int = 0
+    seconds: float = 0.0
+    forward_seconds: float = 0.0
+
+
+def explain(
+    task: Task[Any],
+    config: TrainConfig,
+    examples: Mapping[str, Examples],
+    model: nn.Module | None = None,
+    world: World | None = None,
+) -> None:
+    """Print it. ``model``: one's own, of which a copy is taken. Collective. Raises UsageError, ModelError, ResourceError."""
+    setup = build(task, examples["train"], config, copy.deepcopy(model), world)
+    plan, lengths = setup.data.plan, examples["train"].lengths
+    kind, max_length = "bucketed" if plan.bucketed else setup.layout.kind, int(getattr(task, "max_length", 0) or 0)
+    totals = totals_of(plan, kind, max_length)
+    ranks = f"{setup.world.size} ranks on " if setup.world.size > 1 else ""
+    show("device", f"{ranks}{describe_device(setup.world.device)}, {setup.precision}", describe_device)
+    for group in setup.state.optimizer.param_groups:
+        size = sum(parameter.numel() for parameter in group["params"])
+        rate, decay = group["initial_lr"], group["weight_decay"]
+        show("train", f"{size:,} parameters in {len(group['params'])} tensors: rate {rate:g}, decay {decay:g}", make_optimizer)
+    if frozen := sum(p.numel() for p in setup.state.model.parameters() if not p.requires_grad):
+        show("frozen", f"{frozen:,} parameters", freeze if config.freeze else lora.add)
+    epochs = f"{plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0):,}"
+    show("steps", f"{plan.num_steps:,} = {epochs}, of {totals.num_micro_batches:,} micro-batches", Plan.num_steps)
+    per_step = f"{totals.num_rows / plan.num_steps:.2f} examples, {totals.num_tokens / plan.num_steps:,.1f} tokens"
+    show("batch", f"{per_step} a step, on average", totals_of)
+    rates = learning_rates(setup)
+    show("rate", f"{curve(rates)}  {rates[0]:.3g} to {max(rates):.3g} to {rates[-1]:.3g}", make_schedule)
+    counts = histogram(lengths)["counts"]
+    show("lengths", f"{curve(counts)}  {lengths.min()} to {lengths.max()} tokens, {lengths.mean():.1f} on average", histogram)
+    wastes = ", ".join(f"{name} {waste:.2%}" for name, waste in padding_wastes(plan, max_length).items())
+    show("padding", f"{wastes}; here {kind}", padding_wastes)
+    sizes, each = memory_needed(setup, config), " on each rank" if ranks else ""
+    parts = " + ".join(f"{name} {size / 2**20:,.1f}" for name, size in sizes.items())
+    show("memory", f"{parts} = {sum(sizes.values()) / 2**20:,.1f} MiB{each}, and the activations", bytes_per_rank)
+
+    tried = try_steps(setup, task, config)
+    num_steps = tried.tally.num_steps
+    whole = "allocated on the device" if setup.world.device.type == "cuda" else "of the whole process"
+    show("", f"{peak_memory_gb(setup.world.device):.2f} GiB {whole} at most in {num_steps} tried steps", peak_memory_gb)
+    flops = flops_of(setup, task, totals, tried)
+    show("compute", f"{flops / 1e9:,.4g} GFLOP a step, on average" if flops else "of this model not counted", flops_of)
+    seconds = tried.seconds / tried.tally.executed_tokens * totals.executed_tokens
+    show("time", f"{duration(seconds)}, {seconds / plan.num_steps:.3g} s a step, as the tried steps went", try_steps)
+    if "eval" in examples:
+        num = sum(at.due(config.eval_steps) for at in plan.positions())
+        seconds = num * tried.forward_seconds / tried.tally.num_tokens * float(examples["eval"].lengths.sum())
+        show("", f"{duration(seconds)} more for {num} evaluations, as their forward passes went; and saving", try_steps)
+    print("nothing was trained and nothing written: the same without --explain does it")
+
+
+def show(name: str, text: str, source: Any) -> None:
+    """A line, at its right margin the function behind it."""
+    function = inspect.unwrap(source.func if isinstance(source, cached_property) else source)
+    where = f"{function.__module__.replace('.', '/')}.py: {function.__qualname__}"
+    print(f"{f'{name:<10} {text}':<{MARGIN - len(where) - 1}} {where}", flush=True)
+
+
+# --------------------------------------------------------------------------------------------------------- from the plan
+
+
+def rows_of(plan: Plan) -> Iterator[np.ndarray]:
+    """The rows of every micro-batch of the run."""
+    for epoch, _, _, until in plan.epochs_from(0):
+        yield from plan.batches(epoch)[: until * plan.accumulation_steps]
+
+
+def totals_of(plan: Plan, kind: str, max_length: int) -> Totals:
+    """Counts of the run when its batches are laid out as ``kind``."""
+    assert plan.lengths is not None
+    rows = tokens = executed = squares = num = 0
+    for micro_batch in rows_of(plan):
+        lengths = plan.lengths[micro_batch].astype(np.int64)
+        width = max_length if kind == "max_length" else int(lengths.max())
+        rows, tokens, squares, num = (
+            rows + len(lengths),
+            tokens + int(lengths.sum()),
+            squares + int((lengths**2).sum()),
+            num + 1,
+        )
+        executed += int(lengths.sum()) if kind == "packed" else len(lengths) * width
+    return Totals(rows, tokens, executed, squares, num)
+
+
+def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:
+    """Share of padding under each ``--batching``, of the batches that it would make."""
+    kinds = ["packed", "bucketed", "padded"] + (["max_length"] if max_length else [])
+    found = {}
+    for kind in kinds:
+        totals = totals_of(replace(plan, bucketed=kind == "bucketed", packed=kind == "packed"), kind, max_length)
+        found[kind] = 1 - totals.num_tokens / totals.executed_tokens
+    return found
+
+
+def learning_rates(setup: Setup) -> list[float]:
+    """Of at most so many steps as a curve has characters, the first and the last among them."""
+    schedule, num_steps = setup.state.schedule, setup.data.plan.num_steps
+    steps = np.unique(np.linspace(0, num_steps - 1, CURVE).astype(int)).tolist()
+    return [schedule.base_lrs[0] * schedule.lr_lambdas[0](step) for step in steps]  # type: ignore[attr-defined]
+
+
+def curve(values: Sequence[float]) -> str:
+    """As blocks; only nothing is blank."""
+    top = max(values) or 1.0
+    return "".join(BLOCKS[int(np.ceil(value / top * (len(BLOCKS) - 1)))] for value in values)
+
+
+def memory_needed(setup: Setup, config: TrainConfig) -> dict[str, int]:
+    """Bytes on each rank, by what they are for."""
+    many = config.accumulation_steps > 1
+    return bytes_per_rank(setup.state.model, setup.world.size, setup.precision, shard=config.shard, accumulates=many)
+
+
+# --------------------------------------------------------------------------------------------------- from a few steps
+
+
+def try_steps(setup: Setup, task: Task[Any], config: TrainConfig) -> Tried:
+    """Take the first steps, the very first to get warm. ``setup`` is worn afterwards."""
+    assert setup.data.plan.lengths is not None
+    tried, state = Tried(), setup.state
+    state.model.train()
+    start = began = time.perf_counter()
+    for at, micro_batches in islice(setup.data.steps(), 1 + TRIED_STEPS):
+        record = train_step(state, task, micro_batches, config, setup.world)
+        float(record.num_items)  # waits for the device
+        forward = state.clock.take()["forward"]
+        began, seconds = time.perf_counter(), time.perf_counter() - began
+        if at.step == 1 and not at.is_last:
+            continue
+        tried.tally.count(micro_batches)
+        rows = [row for batch in micro_batches for _, row in batch.keys]
+        tried.squares += int((setup.data.plan.lengths[rows].astype(np.int64) ** 2).sum())
+        tried.seconds, tried.forward_seconds = tried.seconds + seconds, tried.forward_seconds + forward
+        if setup.world.from_main(began - start > TRIED_SECONDS):
+            break
+    tried.tally = tried.tally.over_ranks(setup.world)
+    tried.squares = int(setup.world.add(torch.tensor(tried.squares)))
+    return tried
+
+
+def flops_of(setup: Setup, task: Task[Any], totals: Totals, tried: Tried) -> float | None:
+    """Of an average step of the run, for its real tokens; None for a model that flops.py does not count.
+
+    How many items an example has (targets of a language model), and whether its length is of one text or of several, is
+    taken from the tried steps.
+    """
+    count, tally = count_flops(lora.plain(setup.state.model), task.level), tried.tally
+    if count is None:
+        return None
+    share = totals.num_rows / tally.num_examples
+    whole = count(
+        totals.num_tokens,
+        round(totals.sum_squares * tally.sum_squares / tried.squares),
+        totals.num_rows,
+        tally.num_items * share,
+    )
+    return whole / setup.data.plan.num_steps
+
+
+def duration(seconds: float) -> str:
+    """``about 2 h 5 min``, ``about 3 min 10 s``, ``about 4.2 s``."""
+    minutes = int(seconds // 60)
+    if minutes >= 60:
+        return f"about {minutes // 60:,} h {minutes % 60} min"
+    return f"about {minutes} min {seconds % 60:.0f} s" if minutes else f"about {seconds:.2g} s"

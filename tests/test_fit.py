@@ -259,14 +259,26 @@ def test_two_runs_cannot_share_a_directory(tmp_path):
 
     from engine.fit import locked
 
-    (tmp_path / "run").mkdir()
-    code = f"from pathlib import Path; from engine.fit import locked\nwith locked(Path({str(tmp_path / 'run')!r})): pass"
-    command = [sys.executable, "-c", code]
-    root = Path(__file__).parent.parent
-    with locked(tmp_path / "run"):
-        refused = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert "is in use by another run" in refused.stderr
-    subprocess.run(command, cwd=root, check=True)
+    code = (
+        "import fcntl, sys; stream = open('.lock', 'a'); fcntl.lockf(stream, fcntl.LOCK_EX); print('held', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="is in use by another run"), locked(tmp_path):
+            pass
+        other.communicate("\n")
+    with (
+        locked(tmp_path),
+        subprocess.Popen(
+            [sys.executable, "-c", code.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB")],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as other,
+    ):
+        assert "BlockingIOError" in other.communicate()[1]
 
 
 def unfinish(folder: Path, **changes) -> None:

@@ -173,7 +173,7 @@ def kill_in_epoch_two(command: list[str], directory: Path) -> int:
     return step
 
 
-@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_sigkill_in_epoch_two_through_run_py(tmp_path, workers):
     """32 steps an epoch; the model file is bitwise that of the run that was left alone."""
     command = [*write_project(tmp_path), "--workers", workers]

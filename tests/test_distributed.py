@@ -707,6 +707,28 @@ def test_the_log_has_the_figures_of_each_rank_when_asked(tmp_path, capfd):
     assert capfd.readouterr().out.count("  rank 1: ") == 4
 
 
+def test_explaining_and_watching_change_nothing_and_rank_0_alone_writes(tmp_path, capfd):
+    def part(rank: int) -> None:
+        with parallel.join("cpu", 60) as world:
+            for shard in (False, True):
+                run(tmp_path / "explained", world=world, explain=True, shard=shard)
+            run(tmp_path / "plain", world=world)
+            run(tmp_path / "watched", world=world, profile=1, write_to="tensorboard")
+
+    assert in_ranks(2, part) == [None, None]
+    said = capfd.readouterr().out
+    assert (
+        said.count("nothing was trained and nothing written")
+        == said.count("device     2 ranks on cpu (1 threads), fp32  ")
+        == 2
+    )
+    assert " MiB on each rank, and the activations" in said and not (tmp_path / "explained").exists()
+    assert len(json.loads((tmp_path / "watched/profile/profile.json").read_text())["steps"]) == 1
+    assert len(list((tmp_path / "watched/tensorboard").iterdir())) == 1
+    plain, watched = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "watched"))
+    assert all((plain[name] == watched[name]).all() for name in plain)
+
+
 def test_a_task_whose_figures_generate_is_not_sharded(tmp_path):
     """Its ranks would call the model, and with it the exchange, as often as their own rows happen to want."""
     task, model = make("sequence")

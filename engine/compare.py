@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import require, setting
+from engine.directory import read_run
 from engine.errors import ResourceError, UsageError
-from engine.fit import read_run
 from engine.report import Record, comparison, record_in, render
 
 

@@ -6,8 +6,6 @@ From the command line this is ``python run.py --task ...``; from Python it is ``
 from __future__ import annotations
 
 import dataclasses
-import errno
-import fcntl
 import json
 import math
 import os
@@ -30,18 +28,27 @@ from engine import card, lora
 from engine.build import Setup, build
 from engine.checkpoint import (
     Files,
-    clean,
-    discard_all,
     load_model,
     load_state,
     newest,
     read,
     set_aside_after,
-    steps_in,
     sync_directory,
 )
 from engine.config import TrainConfig, differences, note
 from engine.data import batches, eval_loader
+from engine.directory import (
+    TEMPORARY,
+    claim,
+    compare,
+    compare_data,
+    finished_before,
+    locked,
+    read_run,
+    remove_leftovers,
+    remove_run,
+    write_run,
+)
 from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
 from engine.evaluate import evaluate
 from engine.explain import explain, memory_needed, padding_wastes
@@ -49,15 +56,12 @@ from engine.flops import count_flops, peak_flops
 from engine.loop import train
 from engine.parallel import World, describe_device, is_lost_rank, join
 from engine.precision import choose_precision
-from engine.profiling import FOLDER, profiling
+from engine.profiling import profiling
 from engine.record import Run, split_figures
-from engine.report import ERRORS, histogram, read_lines, record_in, render
+from engine.report import histogram, read_lines, record_in, render
 from engine.stop import Stop
 from engine.task import Examples, Task
 from engine.writers import Writers, names_in
-
-TEMPORARY = ".tmp-model-"
-MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,29 +160,7 @@ def _fit(
     return Result(directory, metrics, None if kept is None else kept.eval())
 
 
-def check_memory(setup: Setup, config: TrainConfig) -> None:
-    """Raises ResourceError when a GPU could not even hold the weights, their gradients and AdamW's state."""
-    if setup.state.device.type != "cuda":
-        return
-    needed, there = sum(memory_needed(setup, config).values()), torch.cuda.mem_get_info(setup.state.device)[1]
-    if needed > there:
-        raise ResourceError(
-            f"training needs at least {needed / 2**30:.1f} GB on each device, and {describe_device(setup.state.device)} has "
-            f"{there / 2**30:.1f} GB: {'more ranks' if config.shard else '--shard over several'}, --lora, or a smaller model"
-        )
-
-
-def out_of_memory(config: TrainConfig, world: World, device: str) -> str:
-    """What to do about it."""
-    spread = "" if config.shard or world.size == 1 else "--shard, "
-    recompute = "" if config.gradient_checkpointing else "--gradient-checkpointing, "
-    return (
-        f"out of memory on {device}: {spread}{recompute}a lower --batch-size with more --accumulation-steps (the same step), "
-        "a lower --eval-batch-size, or a lower --max-length"
-    )
-
-
-# ------------------------------------------------------------------------------------------------- the run's settings
+# ----------------------------------------------------------------------------------------------------- what was asked for
 
 
 def settings_of(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
@@ -214,6 +196,9 @@ def config_of(model: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in ("transformers_version", "_name_or_path")}
 
 
+# --------------------------------------------------------------------------------------------------------- can it be done
+
+
 def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples], num_ranks: int = 1) -> None:
     """Raises DataError without training rows, UsageError when an evaluation is asked for that cannot be."""
     if len(examples["train"]) == 0:
@@ -241,64 +226,15 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
     note("there is no evaluation data: the last model is kept (--eval-fraction 0.1 would hold some out)")
 
 
-# ----------------------------------------------------------------------------------------------------- the directory
-
-
-def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> None:
-    """May this run write here? Raises UsageError with the way out; ``--overwrite`` empties what a run has left."""
-    for path in (directory, *directory.parents):
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"--output-dir {directory}: {path} is a file")
-    model = Path(settings["model"]).expanduser()
-    if holds_unfinished(model):
-        raise UsageError(f"--model {model} holds an unfinished run, whose weights are not those of its end: --resume it first")
-    if model.is_dir() and (directory.resolve() == model.resolve() or directory.resolve() in model.resolve().parents):
-        raise UsageError(f"--model {model} lies inside --output-dir {directory}, which will be written: choose another")
-    if directory.is_dir() and not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        raise UsageError(f"--output-dir {directory} is not writable: choose another")
-    if directory.is_dir() and not all(is_leftover(path) for path in directory.iterdir()) and not holds_run(directory):
-        raise UsageError(f"--output-dir {directory} is not empty and holds no run: choose another")
-    if not config.overwrite:  # with it, what is there goes when everything else has been checked
-        is_unfinished = not is_finished(directory) and bool(steps_in(directory / "checkpoints"))
-        if is_unfinished and not config.resume:
-            raise UsageError(f"{directory} holds an unfinished run: --resume continues it, --overwrite starts again")
-        if is_finished(directory) or (is_unfinished and (directory / "run.json").exists()):
-            compare(directory, "settings", read_run(directory)["settings"], settings)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        raise (ResourceError if full else UsageError)(f"--output-dir {directory} cannot be made: {error.strerror}") from error
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """One run at a time in a directory. A POSIX record lock: it ends with this process, and workers do not inherit it."""
-    with open(directory / ".lock", "w") as stream:
-        try:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"{directory} is in use by another run: wait for it, or choose another --output-dir") from error
-        yield
-
-
-def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises UsageError with the difference between the run there and this one."""
-    if changed := differences(old, new):
-        raise UsageError(
-            f"{directory} holds a run with other {what} ({'; '.join(changed)}): choose another --output-dir, or --overwrite"
-        )
-
-
-def compare_data(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises DataError when the tokens are not those of the run there: which split, and how many rows then and now."""
-    splits = [split for split in dict.fromkeys([*old["fingerprints"], *new["fingerprints"]])
-              if old["fingerprints"].get(split) != new["fingerprints"].get(split)]  # fmt: skip
-    if splits:
-        sizes = [f"{s}: other rows ({old['num_examples'].get(s, 0)} then, {new['num_examples'].get(s, 0)} now)" for s in splits]
-        raise DataError(
-            f"the data, or the tokenizer, have changed since the run in {directory} began ({'; '.join(sizes)}): "
-            "put them back, or choose another --output-dir, or --overwrite"
+def check_memory(setup: Setup, config: TrainConfig) -> None:
+    """Raises ResourceError when a GPU could not even hold the weights, their gradients and AdamW's state."""
+    if setup.state.device.type != "cuda":
+        return
+    needed, there = sum(memory_needed(setup, config).values()), torch.cuda.mem_get_info(setup.state.device)[1]
+    if needed > there:
+        raise ResourceError(
+            f"training needs at least {needed / 2**30:.1f} GB on each device, and {describe_device(setup.state.device)} has "
+            f"{there / 2**30:.1f} GB: {'more ranks' if config.shard else '--shard over several'}, --lora, or a smaller model"
         )
 
 
@@ -319,108 +255,17 @@ def check_space(directory: Path, setup: Setup, config: TrainConfig) -> None:
         )
 
 
-def remove_run(directory: Path) -> None:
-    """run.json goes first: without it there is no finished run. metrics.jsonl, emptied later, marks the directory as ours."""
-    (directory / "run.json").unlink(missing_ok=True)
-    for path in [*directory.glob("*.safetensors*"), directory / lora.ADAPTER]:  # another run may write others
-        path.unlink(missing_ok=True)
-    discard_all(directory / "checkpoints")
-    for name in (FOLDER, "tensorboard"):
-        shutil.rmtree(directory / name, ignore_errors=True)
-    (directory / ERRORS).unlink(missing_ok=True)
+def out_of_memory(config: TrainConfig, world: World, device: str) -> str:
+    """What to do about it."""
+    spread = "" if config.shard or world.size == 1 else "--shard, "
+    recompute = "" if config.gradient_checkpointing else "--gradient-checkpointing, "
+    return (
+        f"out of memory on {device}: {spread}{recompute}a lower --batch-size with more --accumulation-steps (the same step), "
+        "a lower --eval-batch-size, or a lower --max-length"
+    )
 
 
-def remove_leftovers(directory: Path) -> None:
-    """What a killed process has left half-done."""
-    clean(directory / "checkpoints")
-    for path in directory.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def holds_run(directory: Path) -> bool:
-    """Only what is surely ours counts: a folder named checkpoints alone does not."""
-    ours = any((directory / name).exists() for name in ("run.json", "metrics.jsonl", ".lock"))
-    return ours or bool(steps_in(directory / "checkpoints"))
-
-
-def finished_before(directory: Path, config: TrainConfig, document: dict[str, Any]) -> dict[str, Any] | None:
-    """The metrics of the finished run there, which need not be repeated. Raises DataError if it had other data."""
-    if config.overwrite or not is_finished(directory):
-        return None
-    compare_data(directory, read_run(directory)["data"], document["data"])
-    metrics: dict[str, Any] = read_run(directory)["metrics"]
-    return metrics
-
-
-def is_leftover(path: Path) -> bool:
-    """Something that a killed run has left of what it was about to write; removed when the next one begins."""
-    return path.name in (".lock", ".run.json.tmp") or path.name.startswith(TEMPORARY)
-
-
-def holds_unfinished(directory: Path) -> bool:
-    """A run of ours that has not come to its end; a foreign run.json says nothing."""
-    try:
-        return (directory / "run.json").is_file() and not is_finished(directory)
-    except UsageError:
-        return False
-
-
-def is_finished(directory: Path) -> bool:
-    return (directory / "run.json").exists() and read_run(directory).get("status") == "finished"
-
-
-def read_run(directory: Path) -> dict[str, Any]:
-    """run.json. Raises UsageError if it cannot be read."""
-    try:
-        if (directory / "run.json").stat().st_size > MOST_BYTES:
-            raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
-        document: dict[str, Any] = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        data, settings = document["data"], document["settings"]
-        parts = (settings, data["fingerprints"], data["num_examples"], document["versions"]) if "versions" in document else ()
-        if not isinstance(settings, dict) or not isinstance(data, dict) or not all(isinstance(part, dict) for part in parts):
-            raise ValueError("settings and data are not there")
-        document["status"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"{directory / 'run.json'} is not a run's ({error}): choose another directory, or --overwrite the run there"
-        ) from error
-    return document
-
-
-def write_run(directory: Path, document: dict[str, Any]) -> None:
-    """Atomically."""
-    temporary = directory / ".run.json.tmp"
-    temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with open(temporary, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(temporary, directory / "run.json")
-    sync_directory(directory)
-
-
-def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[str, Any]) -> None:
-    """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
-    log = read_lines(directory / "metrics.jsonl")
-    name = directory.resolve().name
-    try:
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:
-            task.save(model, Path(folder))
-            lora.complete(model, Path(folder))
-            (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
-            (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
-            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-                with open(path, "rb") as stream:
-                    os.fsync(stream.fileno())
-                target = directory / path.relative_to(folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
-                sync_directory(target.parent)
-        write_run(directory, document)
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ResourceError(f"the model could not be saved in {directory}: {why}; the checkpoints stand") from error
-
-
-# ------------------------------------------------------------------------------------------------------ before, after
+# ------------------------------------------------------------------------------------------------- before, between, after
 
 
 def make_run(
@@ -448,6 +293,48 @@ def make_run(
         flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
         world=setup.world,
     )  # fmt: skip
+
+
+def announce(
+    task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: dict[str, Any]
+) -> None:
+    """Device, data, model and plan, before the first step."""
+    plan = setup.data.plan
+    parameters = list(setup.state.model.parameters())
+    trained, frozen = (sum(p.numel() for p in parameters if p.requires_grad == wanted) for wanted in (True, False))
+    lengths = examples["train"].lengths
+    sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
+    size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
+    tf32 = " with TF32" if torch.get_float32_matmul_precision() == "high" and setup.world.device.type == "cuda" else ""
+    world = setup.world
+    ranks = f"{world.size} ranks on " if world.size > 1 else ""
+    how = ", sharded" if config.shard else ""
+    each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
+    print(f"device     {ranks}{document['device']}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
+    say(
+        f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
+    )
+    sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
+    say(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
+    print(
+        f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
+        f"{size}{each} x {config.accumulation_steps} accumulated per step; "
+        f"{config.schedule} schedule from {config.learning_rate:g}, {config.warmup_ratio:.0%} warm-up"
+    )
+    if not task.additive and config.accumulation_steps > 1:
+        print(
+            f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"
+        )
+    if not task.additive and world.size > 1:
+        print("           each rank compares its own rows with each other: that is another loss than one rank's")
+    first, max_length = dataclasses.replace(plan, epochs=1, max_steps=None), getattr(task, "max_length", 0)
+    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, max_length).items())
+    other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
+    if world.size > 1:
+        need = memory_needed(setup, config)
+        parts = ", ".join(f"{value / 2**30:.2f} {name}" for name, value in need.items())
+        print(f"memory     at least {sum(need.values()) / 2**30:.2f} GB on each rank ({parts}); activations come on top")
+    print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
 
 
 def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]) -> None:
@@ -520,58 +407,6 @@ def whole_or_refused(directory: Path) -> Iterator[None]:
         raise ModelError(f"the checkpoint in {directory} does not hold what a run saves ({reason}): --overwrite it") from error
 
 
-def announce(
-    task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: dict[str, Any]
-) -> None:
-    """Device, data, model and plan, before the first step."""
-    plan = setup.data.plan
-    parameters = list(setup.state.model.parameters())
-    trained, frozen = (sum(p.numel() for p in parameters if p.requires_grad == wanted) for wanted in (True, False))
-    lengths = examples["train"].lengths
-    sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
-    size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
-    tf32 = " with TF32" if torch.get_float32_matmul_precision() == "high" and setup.world.device.type == "cuda" else ""
-    world = setup.world
-    ranks = f"{world.size} ranks on " if world.size > 1 else ""
-    how = ", sharded" if config.shard else ""
-    each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
-    print(f"device     {ranks}{document['device']}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
-    say(
-        f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
-    )
-    sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
-    say(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
-    print(
-        f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
-        f"{size}{each} x {config.accumulation_steps} accumulated per step; "
-        f"{config.schedule} schedule from {config.learning_rate:g}, {config.warmup_ratio:.0%} warm-up"
-    )
-    if not task.additive and config.accumulation_steps > 1:
-        print(
-            f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"
-        )
-    if not task.additive and world.size > 1:
-        print("           each rank compares its own rows with each other: that is another loss than one rank's")
-    first, max_length = dataclasses.replace(plan, epochs=1, max_steps=None), getattr(task, "max_length", 0)
-    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, max_length).items())
-    other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
-    if world.size > 1:
-        need = memory_needed(setup, config)
-        parts = ", ".join(f"{value / 2**30:.2f} {name}" for name, value in need.items())
-        print(f"memory     at least {sum(need.values()) / 2**30:.2f} GB on each rank ({parts}); activations come on top")
-    print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
-
-
-def say(line: str) -> None:
-    """On stdout, whatever stands in the names of files."""
-    print(printable(line))
-
-
-def millions(number: int) -> str:
-    """``22.7 M``; a head alone is written out."""
-    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
-
-
 def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
     """The figures of the end, printed as the tutorials' logs do; returned for run.json."""
     train_seconds = max(run.train_seconds, 1e-9)
@@ -595,3 +430,36 @@ def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
     for name, value in metrics.items():
         print(f"  {name:<{width}} = {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} = {value}")
     return metrics
+
+
+def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[str, Any]) -> None:
+    """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
+    log = read_lines(directory / "metrics.jsonl")
+    name = directory.resolve().name
+    try:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:
+            task.save(model, Path(folder))
+            lora.complete(model, Path(folder))
+            (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
+            (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
+            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+                with open(path, "rb") as stream:
+                    os.fsync(stream.fileno())
+                target = directory / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+                sync_directory(target.parent)
+        write_run(directory, document)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ResourceError(f"the model could not be saved in {directory}: {why}; the checkpoints stand") from error
+
+
+def say(line: str) -> None:
+    """On stdout, whatever stands in the names of files."""
+    print(printable(line))
+
+
+def millions(number: int) -> str:
+    """``22.7 M``; a head alone is written out."""
+    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"

@@ -24,10 +24,10 @@ from engine.compare import record_of
 from engine.compare import write as draw
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig
 from engine.data import batches, eval_loader
+from engine.directory import is_finished, read_run
 from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable
 from engine.evaluate import evaluate as measure
 from engine.files import Rows, choose, read_table
-from engine.fit import is_finished, read_run
 from engine.parallel import World, choose_device
 from engine.precision import choose_precision, make_autocast
 from engine.record import finite, split_figures

@@ -17,8 +17,8 @@ from typing import Any
 from engine import hub, lora
 from engine.card import without_folders
 from engine.config import PushConfig
+from engine.directory import is_finished, read_run
 from engine.errors import ResourceError, UsageError, is_main_process
-from engine.fit import is_finished, read_run
 
 UPLOADED = (
     "README.md", "run.json", "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",

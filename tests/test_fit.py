@@ -257,7 +257,7 @@ def test_two_runs_cannot_share_a_directory(tmp_path):
     import subprocess
     import sys
 
-    from engine.fit import locked
+    from engine.directory import locked
 
     code = (
         "import fcntl, sys; stream = open('.lock', 'a'); fcntl.lockf(stream, fcntl.LOCK_EX); print('held', flush=True); input()"

@@ -20,7 +20,7 @@ LAYERS = [
     {"saving"},
     {"record", "report"},
     {"loop", "profiling"},
-    {"build"},
+    {"build", "directory"},
     {"explain"},
     {"fit"},
     {"compare", "share"},

@@ -44,6 +44,11 @@ def test_the_step_is_quoted_as_it_stands():
     assert said is not None and int(said[1]) == len((ROOT / "engine/loop.py").read_text().splitlines())
 
 
+def test_the_lesson_shown_points_to_the_line_that_it_quotes():
+    [(file, line, quoted)] = re.findall(r"^  here     (\S+):(\d+)   (.+)$", README, flags=re.MULTILINE)
+    assert quoted in (ROOT / file).read_text().splitlines()[int(line) - 1]
+
+
 def test_every_flag_named_is_a_flag():
     kinds = [TrainConfig, SourceConfig, *(find(task).Options for task in TASKS), *(attribute(c[0]) for c in COMMANDS.values())]
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}

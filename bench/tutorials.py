@@ -24,7 +24,7 @@ from typing import Any
 from bench.machine import RESULTS, keep
 
 ROOT = Path(__file__).parent.parent
-REVIEWS = "--max-train-examples 1000 --max-eval-examples 1000 --max-length 128 --epochs 1 --learning-rate 1e-4"
+SHORT = "--epochs 1 --max-length 128 --learning-rate 1e-4"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Tutorial:
 
 
 TUTORIALS = {
-    "yelp": Tutorial("--task yelp", 'predict --model runs/yelp "Great tacos, slow service."', "accuracy"),
-    "imdb": Tutorial(f"--task imdb {REVIEWS}", 'predict --model runs/imdb "I want these two hours back."', "accuracy"),
+    "yelp": Tutorial(f"--task yelp --max-train-examples 1000 --max-eval-examples 500 {SHORT}",
+                     'predict --model runs/yelp "Great tacos, slow service."', "accuracy"),
+    "imdb": Tutorial(f"--task imdb --max-train-examples 1000 --max-eval-examples 1000 {SHORT}", 'predict --model runs/imdb "I want these two hours back."', "accuracy"),
     "mlm": Tutorial("--task mlm --max-train-examples 1400 --max-eval-examples 300 --epochs 1 --learning-rate 4e-4",
                     'fill --model runs/mlm "This is a [MASK] movie!"', "accuracy"),
     "clm": Tutorial("--task clm --learning-rate 1e-3",

@@ -1,6 +1,6 @@
 """The tutorials' runs, one after the other, as a newcomer without the Hub types them: what comes out, how long it takes.
 
-    python -m bench.tutorials                     all that bench/results/tutorials-cpu.json does not hold, about 40 minutes
+    python -m bench.tutorials                     all that bench/results/tutorials-cpu.json does not hold, about 30 minutes
     python -m bench.tutorials captioning sft      those, again
     python -m bench.tutorials --table             nothing is run
 
@@ -39,7 +39,8 @@ class Tutorial:
 TUTORIALS = {
     "yelp": Tutorial(f"--task yelp --max-train-examples 1000 --max-eval-examples 500 {SHORT}",
                      'predict --model runs/yelp "Great tacos, slow service."', "accuracy"),
-    "imdb": Tutorial(f"--task imdb --max-train-examples 1000 --max-eval-examples 1000 {SHORT}", 'predict --model runs/imdb "I want these two hours back."', "accuracy"),
+    "imdb": Tutorial(f"--task imdb --max-train-examples 1000 --max-eval-examples 1000 {SHORT}",
+                     'predict --model runs/imdb "I want these two hours back."', "accuracy"),
     "mlm": Tutorial("--task mlm --max-train-examples 1400 --max-eval-examples 300 --epochs 1 --learning-rate 4e-4",
                     'fill --model runs/mlm "This is a [MASK] movie!"', "accuracy"),
     "clm": Tutorial("--task clm --learning-rate 1e-3",

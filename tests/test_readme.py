@@ -10,6 +10,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+from bench import tutorials
 from engine.config import TrainConfig
 from engine.sources import SourceConfig
 from tasks import COMMANDS, TASKS, attribute, find
@@ -42,6 +43,16 @@ def test_the_step_is_quoted_as_it_stands():
     )
     said = re.search(r"is (\d+) lines", README)
     assert said is not None and int(said[1]) == len((ROOT / "engine/loop.py").read_text().splitlines())
+
+
+def test_the_tutorials_are_as_they_were_measured():
+    """The commands, and what came out: at least 200 held-out rows, three standard errors above an answer that is always the same."""
+    rows = json.loads((tutorials.RESULTS / "tutorials-cpu.json").read_text())["rows"]
+    assert {name: (row["train"], row["use"]) for name, row in rows.items()} == {
+        name: (tutorial.train, tutorial.use) for name, tutorial in tutorials.TUTORIALS.items()
+    }
+    assert all(row["above_trivial"] and row["rows"] >= 200 for row in rows.values())
+    assert tutorials.table(rows) in README
 
 
 def test_the_lesson_shown_points_to_the_line_that_it_quotes():

@@ -7,7 +7,6 @@ weights again, warm-up and windows with the dropout of the checkpoint. The conte
 from __future__ import annotations
 
 import copy
-import ctypes
 import importlib
 import os
 import sys
@@ -22,10 +21,10 @@ from bench.job import Job
 from bench.timing import Channel, Gate, Watch, cost_clock
 from bench.workload import Features, Workload, batches, build_model, collator
 from engine.build import set_seed
+from engine.memory import keep_freed_memory
 from engine.parallel import choose_device
 from engine.record import peak_memory_gb
 
-MALLOPT = ((-4, 0), (-1, -1))  # glibc: M_MMAP_MAX = 0 (no mmap), M_TRIM_THRESHOLD = -1 (give nothing back)
 FLOOR_STEPS = 100
 
 
@@ -33,8 +32,8 @@ def main(path: str) -> None:
     """Run the job; every line on stdout is a message."""
     channel = Channel(claim_stdout())
     job = Job.read(Path(path))
-    if job.allocator == "mallopt":
-        keep_memory()
+    if job.allocator == "mallopt" and not keep_freed_memory():
+        raise SystemExit("--allocator mallopt: this C library has no such setting")
     if job.threads:
         torch.set_num_threads(job.threads)
     resolve(job.contender)  # imported now, while all may compute at once
@@ -93,14 +92,6 @@ def claim_stdout() -> Any:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return channel
-
-
-def keep_memory() -> None:
-    """Freed memory stays with the process: without it, large tensors are mapped and zeroed anew in every step."""
-    libc = ctypes.CDLL(None)
-    for parameter, value in MALLOPT:
-        if libc.mallopt(parameter, value) != 1:
-            raise SystemExit("--allocator mallopt: this C library has no such setting")
 
 
 def num_compiled() -> int:

@@ -83,6 +83,7 @@ def build(
     if device.type == "cpu":
         keep_freed_memory()
     model, plain, layout = world.together(lambda: prepared(task, config, device, precision, model))
+    world.agree("parameters", {name: list(parameter.shape) for name, parameter in model.named_parameters()})
     model = shard(model, world, precision) if config.shard else model.to(device)
     if config.compiled:  # in place: torch.compile(model) would rename the parameters
         model.compile(dynamic=True, mode="reduce-overhead" if config.cuda_graph == "on" else None)

@@ -18,7 +18,7 @@ def cache_folder() -> Path:
     """``$PLAINLOOP_CACHE``, else ``$XDG_CACHE_HOME/plainloop``, else ``~/.cache/plainloop``."""
     given = os.environ.get("PLAINLOOP_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else Path(base or Path.home() / ".cache") / "plainloop"
+    return Path(given) if given else Path(base or os.path.expanduser("~/.cache")) / "plainloop"  # noqa: PTH111 - without a home it stays as it is
 
 
 def scratch_folder() -> Path | None:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from engine import lora
-from engine.config import TrainConfig
+from engine.config import TrainConfig, user_path
 from engine.sources import Source, SourceConfig, packaged_minilm, quietly
 from engine.task import Task
 
@@ -208,7 +208,7 @@ def measured_in(names: Iterable[str]) -> list[str]:
 def without_folders(document: Mapping[str, Any]) -> dict[str, Any]:
     """run.json with the paths among its settings cut to their last name, wherever they stand in it."""
     paths = {value for value in document["settings"].values() if isinstance(value, str) and is_path(value)}
-    paths |= {str(Path(path).expanduser()) for path in paths}
+    paths |= {str(user_path(path)) for path in paths}
     text = json.dumps(document)
     for path in sorted(paths, key=len, reverse=True):
         text = text.replace(json.dumps(path)[1:-1], json.dumps(Path(path).name)[1:-1])

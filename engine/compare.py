@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config import require, setting
+from engine.config import require, setting, user_path
 from engine.directory import read_run
 from engine.errors import ResourceError, UsageError
 from engine.report import Record, comparison, record_in, render
@@ -37,7 +37,7 @@ def report(config: ReportConfig, texts: Sequence[str], find: Callable[..., Any])
     """Write the page of one run. Raises UsageError, ResourceError."""
     if texts:
         raise UsageError(f"report takes no texts, found {texts[0]!r}: name the run with --model DIR")
-    directory = Path(config.model)
+    directory = user_path(config.model)
     write(Path(config.output) if config.output else directory / "report.html", [record_of(directory)])
 
 
@@ -47,7 +47,7 @@ def compare(config: CompareConfig, texts: Sequence[str], find: Callable[..., Any
         raise UsageError("compare needs the directories of two or more runs: python run.py compare runs/a runs/b")
     if len(set(texts)) < len(texts):
         raise UsageError("compare was given the same directory twice")
-    records = [record_of(Path(name)) for name in texts]
+    records = [record_of(user_path(name)) for name in texts]
     for heading, columns, rows in comparison(records):
         print(heading)
         for row in [columns, *rows]:

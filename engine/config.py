@@ -401,6 +401,11 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
     print(make_parser("run.py", kinds).format_help().partition("\n\n")[2], end="")
 
 
+def user_path(text: str) -> Path:
+    """A path as a user writes it, ``~`` too; that of a user who does not exist stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own raises RuntimeError
+
+
 def note(message: str) -> None:
     """One visible line on stderr about a decision made for the user; above a bar, and of several ranks rank 0 says it."""
     from tqdm import tqdm

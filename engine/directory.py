@@ -11,14 +11,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from engine import lora
 from engine.checkpoint import clean, discard_all, steps_in, sync_directory
-from engine.config import TrainConfig, differences
+from engine.config import TrainConfig, differences, user_path
 from engine.errors import DataError, ResourceError, UsageError
 from engine.profiling import FOLDER
 from engine.report import ERRORS
@@ -32,7 +32,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
     for path in (directory, *directory.parents):
         if path.exists() and not path.is_dir():
             raise UsageError(f"--output-dir {directory}: {path} is a file")
-    model = Path(settings["model"]).expanduser()
+    model = user_path(settings["model"])
     if holds_unfinished(model):
         raise UsageError(f"--model {model} holds an unfinished run, whose weights are not those of its end: --resume it first")
     if model.is_dir() and (directory.resolve() == model.resolve() or directory.resolve() in model.resolve().parents):
@@ -72,13 +72,16 @@ def remove_leftovers(directory: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_run(directory: Path) -> None:
-    """run.json goes first: without it there is no finished run. metrics.jsonl, emptied later, marks the directory as ours."""
+def remove_run(directory: Path, keep: Collection[str] = ()) -> None:
+    """run.json goes first: without it there is no finished run. metrics.jsonl, emptied later, marks the directory as ours.
+
+    ``keep``: of the folders beside it, those that are written to again.
+    """
     (directory / "run.json").unlink(missing_ok=True)
     for path in [*directory.glob("*.safetensors*"), directory / lora.ADAPTER]:  # another run may write others
         path.unlink(missing_ok=True)
     discard_all(directory / "checkpoints")
-    for name in (FOLDER, "tensorboard"):
+    for name in {FOLDER, "tensorboard"}.difference(keep):
         shutil.rmtree(directory / name, ignore_errors=True)
     (directory / ERRORS).unlink(missing_ok=True)
 

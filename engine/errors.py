@@ -109,9 +109,9 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return "stopped by Ctrl-C; a checkpoint, if there was one, stands (--resume continues from it)", 130
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch raises it wherever the main thread is
         return f"error: {WORKER_KILLED}", ResourceError.exit_code
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
         return (
-            "error: out of memory: lower --batch-size, or the number of rows; what is on disk stands",
+            "error: out of memory: lower --batch-size, --eval-batch-size, or the number of rows; what is on disk stands",
             ResourceError.exit_code,
         )
     if isinstance(error, OSError) and error.strerror:  # of the system: the disk, a permission, a path that is too long

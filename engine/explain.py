@@ -77,7 +77,9 @@ def explain(
         rate, decay = group["initial_lr"], group["weight_decay"]
         show("train", f"{size:,} parameters in {len(group['params'])} tensors: rate {rate:g}, decay {decay:g}", make_optimizer)
     if frozen := sum(p.numel() for p in setup.state.model.parameters() if not p.requires_grad):
-        show("frozen", f"{frozen:,} parameters", freeze if config.freeze else lora.add)
+        show(
+            "frozen", f"{frozen:,} parameters", freeze if config.freeze else lora.add if config.lora else type(task).build_model
+        )
     epochs = f"{plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0):,}"
     show("steps", f"{plan.num_steps:,} = {epochs}, of {totals.num_micro_batches:,} micro-batches", Plan.num_steps)
     per_step = f"{totals.num_rows / plan.num_steps:.2f} examples, {totals.num_tokens / plan.num_steps:,.1f} tokens"

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from engine import card, lora
 from engine.build import Setup, build
 from engine.checkpoint import (
+    MIN_KEPT,
     Files,
     load_model,
     load_state,
@@ -35,7 +36,7 @@ from engine.checkpoint import (
     set_aside_after,
     sync_directory,
 )
-from engine.config import TrainConfig, differences, note
+from engine.config import TrainConfig, differences, note, user_path
 from engine.data import batches, eval_loader
 from engine.directory import (
     TEMPORARY,
@@ -88,7 +89,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, wo
     Raises UsageError (directory taken, settings that do not fit), DataError, ModelError, DivergedError, ResourceError; with
     several ranks, which torchrun starts and all of which call this, DistributedError.
     """
-    directory = Path(config.output_dir or f"runs/{config.task or type(task).__name__.lower()}")
+    directory = user_path(config.output_dir or f"runs/{config.task or type(task).__name__.lower()}")
     names_in(config.write_to)  # is all there that is to write?
     settings = settings_of(task, config)
     with join(config.device, config.rank_timeout) if world is None else nullcontext(world) as ranks:
@@ -108,7 +109,8 @@ def _fit(
     task: Task[Any], config: TrainConfig, model: nn.Module | None, directory: Path, settings: dict[str, Any], world: World
 ) -> Result:
     stop = Stop(config.max_minutes)
-    choose_precision(config.precision, world.device)  # refused before anything is read
+    world.forget_vote()
+    world.together(lambda: choose_precision(config.precision, world.device))  # refused before anything is read
     examples = world.together(task.examples, in_turn=True)
     document = run_document(settings, task, examples)
     world.agree("versions", document["versions"])
@@ -126,13 +128,15 @@ def _fit(
     announce(task, setup, examples, config, document)
     world.together(lambda: check_memory(setup, config))
     world.only_main(lambda: check_space(directory, setup, config))
-    if config.overwrite:
-        world.only_main(lambda: remove_run(directory))
+    writers = None
+    if config.overwrite:  # what is there goes when nothing else can be refused
+        writers = world.only_main(lambda: Writers(config, directory, 0))
+        world.only_main(lambda: remove_run(directory, keep=names_in(config.write_to)))
     run = world.together(lambda: make_run(directory, task, config, setup, examples, stop))
     began = time.perf_counter()
     try:
         resume(run, setup, config, document)
-        run.writers = world.only_main(lambda: Writers(config, directory, setup.state.step))
+        run.writers = writers if config.overwrite else world.only_main(lambda: Writers(config, directory, setup.state.step))
         world.only_main(lambda: write_run(directory, {**document, "status": "running"}))
         with stop, world.held_by_main(run.saver), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
@@ -243,8 +247,8 @@ def check_space(directory: Path, setup: Setup, config: TrainConfig) -> None:
     plan, model = setup.data.plan, setup.state.model
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     moments = 2 * sum(parameter.nbytes for parameter in setup.state.parameters)
-    saved = (at for at in plan.positions(0) if at.due(config.save_steps))
-    num_kept = len(list(islice(saved, config.keep_checkpoints + 2)))  # beside them the best, and the one being written
+    saved = (at for at in plan.positions(0) if at.due(config.save_steps) or at.due(config.eval_steps))  # it may be the best
+    num_kept = len(list(islice(saved, max(config.keep_checkpoints, MIN_KEPT) + 2)))  # beside them the best, and a new one
     needed = weights + num_kept * (weights + moments)
     free = shutil.disk_usage(directory).free
     free += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())  # what is replaced here

@@ -22,7 +22,7 @@ from engine.batching import pack, why_not_packed
 from engine.collate import PADDED, Layout
 from engine.compare import record_of
 from engine.compare import write as draw
-from engine.config import EvaluateConfig, PredictConfig, TrainConfig
+from engine.config import EvaluateConfig, PredictConfig, TrainConfig, user_path
 from engine.data import batches, eval_loader
 from engine.directory import is_finished, read_run
 from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable
@@ -56,7 +56,7 @@ def open_model(
     ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data to use in place of its data.
     Raises UsageError, ModelError.
     """
-    directory = Path(name).expanduser()
+    directory = user_path(name)
     if (directory / "run.json").exists() and not is_finished(directory):
         raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
     settings: dict[str, Any] = read_run(directory)["settings"] if (directory / "run.json").exists() else {}
@@ -183,7 +183,10 @@ def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str,
         return f"'{value}" if is_formula else value
 
     def beside(key: str) -> str:
-        return key if key not in rows else f"predicted_{key}"
+        """A name that the input has not; it may be the output of an earlier call."""
+        while key in rows:
+            key = f"predicted_{key}"
+        return key
 
     def fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
         flat: dict[str, Any] = {}
@@ -191,9 +194,9 @@ def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str,
             if isinstance(value, Mapping) and path.suffix.lower() == ".csv":
                 flat |= {beside(f"probability_{name}"): p for name, p in value.items()}
             elif isinstance(value, list) and path.suffix.lower() == ".csv":
-                flat["predicted_" + key] = "|".join(map(str, value))
+                flat[beside(f"predicted_{key}")] = "|".join(map(str, value))
             else:
-                flat["predicted_" + key if key in ("label", "value") else beside(key)] = value
+                flat[beside(f"predicted_{key}" if key in ("label", "value") else key)] = value
         return flat
 
     def lines() -> Iterable[dict[str, Any]]:
@@ -267,7 +270,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         header, wrong = review.rows()
         write_whole(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
         print(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
-        directory = Path(config.model).expanduser()
+        directory = user_path(config.model)
         if Path(config.errors).resolve() == (directory / ERRORS).resolve() and (directory / "run.json").exists():
             draw(directory / "report.html", [record_of(directory)])
     return metrics

@@ -94,6 +94,11 @@ class World:
         work.wait()
         return bool(ballot)
 
+    def forget_vote(self) -> None:
+        """The vote that an earlier run of these ranks has ended with is not one of the next."""
+        self.votes_in()
+        self._vote = None
+
     # ---------------------------------------------------------------------------------------------- between the hosts
 
     def gather(self, value: T) -> list[T]:
@@ -326,6 +331,10 @@ def join(device: str, timeout_seconds: float) -> World:
     own = choose_device(device_of(device, local_rank, local_size))
     address = f"{given['MASTER_ADDR']}:{given['MASTER_PORT']}"
     if dist.is_initialized():  # by the caller, whose it stays
+        if "cpu:" not in (found := dist.get_backend_config()):
+            raise DistributedError(
+                f"the process group was initialised with {found}, and the hosts talk to each other, too: give cpu:gloo,{found}"
+            )
         return World(own, rank, size, local_rank=local_rank, timeout_seconds=timeout_seconds)
     try:
         store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=START_SECONDS)))

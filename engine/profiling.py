@@ -22,6 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from engine.clock import BESIDE, PHASES
+from engine.config import note
 from engine.record import Run, peak_memory_gb
 
 WARM_UP = 3  # steps before the window; in the last of them the profiler gets ready
@@ -39,10 +40,9 @@ def profiling(run: Run, num_steps: int | None) -> Iterator[None]:
     run.state.clock.watch = window.phase
     try:
         yield
-    except BaseException:
-        window.stop()  # in the middle of a step: what was seen is not a whole number of them
-        raise
-    window.close()  # with fewer steps, when the run ended before
+        window.stop()  # the run has ended before it was full
+    finally:
+        window.close()
 
 
 class Window:
@@ -64,7 +64,7 @@ class Window:
         if name == "data" or name in BESIDE:
             self.end_step()
         if name in BESIDE and self.steps:
-            self.close()  # what an evaluation does would be among the hottest operations
+            self.stop()  # what an evaluation does would be among the hottest operations
         if name == "data" and not self.is_over:
             self.begin_step()
         with record_function(name):
@@ -89,25 +89,28 @@ class Window:
         self.steps.append({"step": self.run.state.step, "seconds": seconds, "phases": phases, "memory_gb": self.memory})
         self.memory, self.began = {}, 0.0
         if len(self.steps) == self.num_steps:
-            self.close()
+            self.stop()
 
     def stop(self) -> None:
-        """Look no further."""
-        self.is_over, self.clock.watch = True, nullcontext
-        if self.step > WARM_UP:
-            self.profiler.stop_trace()
-
-    def close(self) -> None:
-        """Write what was seen, and print it; no training time."""
+        """Look no further; no training time."""
         if self.is_over:
             return
-        self.clock.watch = nullcontext
-        with self.run.paused("profiling"):
-            self.stop()
-            if self.steps:
+        self.is_over, self.clock.watch = True, nullcontext
+        if self.step > WARM_UP:
+            with self.run.paused("profiling"):
+                self.profiler.stop_trace()
+
+    def close(self) -> None:
+        """At the end of the run, since other ranks would wait for it: write what was seen, and print it."""
+        if not self.is_over:  # it has failed in the middle of a step: what was seen is not a whole number of them
+            return self.stop()
+        if not self.steps:
+            return self.run.say(f"profile    nothing to see: it begins after {WARM_UP} steps, and the run has ended")
+        try:
+            with self.run.paused("profiling"):
                 self.write()
-            else:
-                self.run.say(f"profile    nothing to see: it begins after {WARM_UP} steps, and the run has ended")
+        except OSError as error:  # it is not worth the run
+            note(f"warning: the profile could not be written in {self.directory}: {error.strerror}")
 
     def write(self) -> None:
         wall, on_device = sum(step["seconds"] for step in self.steps), self.clock.device.type == "cuda"
@@ -119,7 +122,9 @@ class Window:
         }
         self.directory.mkdir(exist_ok=True)
         self.profiler.export_chrome_trace(str(self.directory / "trace.json"))
-        (self.directory / "profile.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        temporary = self.directory / ".profile.json.tmp"
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, self.directory / "profile.json")
         self.run.say(text_of(found))
         self.run.say(f"  {self.directory / 'trace.json'}: open it in ui.perfetto.dev, or chrome://tracing")
 

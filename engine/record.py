@@ -255,7 +255,8 @@ class Run:
         self.slowest["step"] = max(self.slowest["step"], now - max(self._mark, self._stepped))
         self._stepped = now
         num_steps = 2 + self.world.vote_delay
-        to_end = num_steps * self.slowest["step"] + self.slowest["saving"] + self.saver.seconds_behind
+        beside = self.slowest["saving"] + self.slowest.get("evaluation", 0.0)  # an evaluation comes before the saving
+        to_end = num_steps * self.slowest["step"] + beside + self.saver.seconds_behind
         if self.world.vote(self.stop.wanted(to_end)) and not at.is_last:
             self.should_stop = True
 
@@ -356,7 +357,8 @@ class Run:
                 "Use --precision bf16 or fp32, or lower --learning-rate"
             )
         if bool(self.state.guard.diverged) or not math.isfinite(passed.loss_sum):
-            raise DivergedError(describe_first([bad for bad in self.world.gather(first_bad_step(unread)) if bad]))
+            own = first_bad_step(unread, scaled=self.state.scaler.is_enabled())
+            raise DivergedError(describe_first([bad for bad in self.world.gather(own) if bad]))
 
     def _lap(self) -> None:
         """Training time up to now."""
@@ -389,11 +391,14 @@ class Run:
 Bad = tuple[int, bool, float, list[int]]  # step, was its loss finite, epochs done, rows
 
 
-def first_bad_step(steps: list[tuple[Position, list[Key], StepRecord]]) -> Bad | None:
-    """The first step that is not finite, and this rank's rows of it; the guard has kept it, and all after, from updating."""
+def first_bad_step(steps: list[tuple[Position, list[Key], StepRecord]], *, scaled: bool) -> Bad | None:
+    """The first step that is not finite, and this rank's rows of it; the guard has kept it, and all after, from updating.
+
+    ``scaled``: in fp16, where a gradient may overflow and nothing is wrong.
+    """
     for at, keys, record in steps:
         has_loss = bool(torch.isfinite(record.loss_sum))
-        if not has_loss or not torch.isfinite(record.grad_norm):
+        if not has_loss or not (scaled or torch.isfinite(record.grad_norm)):
             return at.step, has_loss, at.epochs_done, [row for _, row in keys]
     return None
 

@@ -53,6 +53,7 @@ class Record:
 def record_in(directory: Path, document: Mapping[str, Any], name: str) -> Record:
     """What a directory holds beside its run.json. Raises DataError for an errors.csv that cannot be read."""
     log, profile, errors = (directory / part for part in ("metrics.jsonl", PROFILE, ERRORS))
+    csv.field_size_limit(2**31 - 1)  # texts of any length
     try:
         with open(errors, encoding="utf-8", newline="") as stream:
             wrong = list(islice(csv.reader(stream), 1 + NUM_ERRORS))
@@ -60,10 +61,16 @@ def record_in(directory: Path, document: Mapping[str, Any], name: str) -> Record
         wrong = []
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{errors} is not what evaluate --errors writes ({error}): remove it, or write it anew") from error
-    return Record(
-        name, document, read_lines(log) if log.exists() else [],
-        json.loads(profile.read_text(encoding="utf-8")) if profile.exists() else None, wrong,
-    )  # fmt: skip
+    return Record(name, document, read_lines(log) if log.exists() else [], read_profile(profile), wrong)
+
+
+def read_profile(path: Path) -> Mapping[str, Any] | None:
+    """None without one, or for one that is no JSON: it is not worth a finished run."""
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
 
 
 def read_lines(path: Path) -> list[Line]:

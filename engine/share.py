@@ -16,14 +16,15 @@ from typing import Any
 
 from engine import hub, lora
 from engine.card import without_folders
-from engine.config import PushConfig
+from engine.config import PushConfig, user_path
 from engine.directory import is_finished, read_run
 from engine.errors import ResourceError, UsageError, is_main_process
 
+POOLING = "1_Pooling/config.json"  # the one file in a folder: how sentence-transformers pools
 UPLOADED = (
     "README.md", "run.json", "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
     "adapter_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
-    "*.tiktoken", "chat_template*", "*processor_config.json", "modules.json", "*sentence*.json",
+    "*.tiktoken", "chat_template*", "*processor_config.json", "modules.json", "*sentence*.json", POOLING,
 )  # fmt: skip
 SECRETS = {
     "a Hugging Face token": re.compile(rb"\b(hf|api_org)_[A-Za-z0-9]{30,}"),
@@ -37,7 +38,7 @@ def push(config: PushConfig, texts: Sequence[str], find: Callable[[str], Any]) -
     """The command. Raises UsageError, ResourceError."""
     if texts:
         raise UsageError(f"push takes no texts, found {texts[0]!r}: name the repository with --repo")
-    push_run(Path(config.model).expanduser(), config.repo, public=config.public, with_metrics=config.with_metrics)
+    push_run(user_path(config.model), config.repo, public=config.public, with_metrics=config.with_metrics)
 
 
 def push_run(directory: Path, repo: str | None, *, public: bool = False, with_metrics: bool = False) -> None:
@@ -84,8 +85,10 @@ def check_login(repo: str | None) -> None:
 def contents_of(directory: Path, with_metrics: bool) -> dict[str, Path | bytes]:
     """What is uploaded, by name: files, and run.json without the folders of this machine."""
     wanted = (*UPLOADED, "metrics.jsonl") if with_metrics else UPLOADED
-    files = sorted(path for path in directory.iterdir() if path.is_file())
-    contents: dict[str, Path | bytes] = {p.name: p for p in files if any(fnmatch.fnmatch(p.name, name) for name in wanted)}
+    files = {path.relative_to(directory).as_posix(): path for path in [*sorted(directory.glob("*")), directory / POOLING]}
+    contents: dict[str, Path | bytes] = {
+        name: path for name, path in files.items() if path.is_file() and any(fnmatch.fnmatch(name, each) for each in wanted)
+    }
     return contents | {"run.json": json.dumps(without_folders(read_run(directory)), indent=2).encode() + b"\n"}
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine import hub
 from engine.cache import SCRATCH, scratch_folder
-from engine.config import note, require, setting
+from engine.config import note, require, setting, user_path
 from engine.errors import DataError, ModelError, UsageError
 from engine.files import SUFFIXES, Rows, read_parquet, read_pieces, read_table
 
@@ -115,7 +115,7 @@ class Source:
             if default is None:
                 raise UsageError("this task has no data of its own: give --train-file FILE or --data HUB_NAME")
             return self._default(default, columns, sample)
-        path = Path(config.data).expanduser()
+        path = user_path(config.data)
         if path.is_dir():
             return self._files(files_in(path), columns)
         if path.exists() or path.suffix.lower() in SUFFIXES or config.data.startswith((".", "/", "~")):
@@ -166,7 +166,7 @@ class Source:
             if name is None:
                 continue
             options = {"delimiter": self.config.delimiter, "encoding": self.config.encoding}
-            tables[split] = read_dataset(Path(name).expanduser(), columns, name, **options)
+            tables[split] = read_dataset(user_path(name), columns, name, **options)
         self.resolved["data"] = ", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name)
         return tables
 
@@ -239,7 +239,7 @@ class Source:
     def _model(self, default: str | None, substitute: Substitute) -> tuple[str, str]:
         wanted = self.config.model
         if wanted != "auto":
-            folder = Path(wanted).expanduser()
+            folder = user_path(wanted)
             if folder.is_dir():
                 if not (folder / "config.json").exists():
                     raise ModelError(f"--model {wanted} holds no config.json: it is not a model directory")

@@ -224,8 +224,11 @@ def store(pieces: Iterable[Tokens], folder: Path) -> None:
                 num_truncated += piece.num_truncated
         np.save(temporary / "offsets.npy", np.cumsum(np.concatenate(lengths)))
         (temporary / "meta.json").write_text(json.dumps({"num_truncated": num_truncated}))
-        if not folder.exists():
+        try:
             os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():  # another process has come first, with the same tokens
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

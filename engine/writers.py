@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +32,10 @@ class TensorBoard:
     def __init__(self, directory: Path, settings: Mapping[str, Any], step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        later = step + 1 if step else None  # of a process that was killed: what it has logged after its checkpoint
-        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=later)  # type: ignore[no-untyped-call]
+        folder = directory / "tensorboard"
+        if step == 0:
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that came to no checkpoint, or was overwritten
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -66,8 +69,8 @@ class Trackio:
     def __init__(self, directory: Path, settings: Mapping[str, Any], step: int):
         import trackio
 
-        self.trackio = trackio
-        trackio.init(project=PROJECT, name=directory.resolve().name, config=dict(settings), resume="allow")
+        self.trackio, resume = trackio, "allow" if step else "never"
+        trackio.init(project=PROJECT, name=directory.resolve().name, config=dict(settings), resume=resume)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.trackio.log(dict(values), step=step)

@@ -27,7 +27,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, Genera
 
 from engine.batch import Batch
 from engine.collate import PADDED, Layout, arrange, per_token
-from engine.config import note, require, setting
+from engine.config import note, require, setting, user_path
 from engine.errors import DataError, ModelError, UsageError
 from engine.files import Rows
 from engine.sources import HubData, Source, files_in
@@ -93,7 +93,7 @@ class Captioning(TextTask[CaptioningOptions]):
             return {}
         if config.train_file:
             return {"train": config.train_file, "eval": config.eval_file}
-        folder = Path(config.data).expanduser()
+        folder = user_path(config.data)
         if config.data in ("auto", "hub", "sample"):
             return {}
         if folder.is_dir():
@@ -149,7 +149,7 @@ class Captioning(TextTask[CaptioningOptions]):
         tokens = [np.asarray([start, *row[:limit], end], dtype=np.int32) for row in ids]
         column = table[self.image_column]
         sources = [column[row] for row, _ in captions]
-        folder = Path(self.files.get(split) or "").expanduser().parent
+        folder = user_path(self.files.get(split) or "").parent
         found = Pictures(sources, tokens, self.processor, folder, split)
         by_picture: dict[bytes, list[str]] = {}
         for digest, (_, text) in zip(found.digests, captions, strict=True):

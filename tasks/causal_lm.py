@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from engine.collate import PADDED, Layout
-from engine.config import require, setting
+from engine.config import require, setting, user_path
 from engine.errors import DataError, ModelError, UsageError
 from engine.sources import HubData, Source, files_in
 from engine.task import Examples, Row
@@ -119,7 +119,7 @@ class CausalLM(Decoder[CausalOptions]):
 
     def is_one_text(self) -> bool:
         """Are the rows the lines of a text?"""
-        path = Path(self.source.config.train_file or self.source.config.data).expanduser()
+        path = user_path(self.source.config.train_file or self.source.config.data)
         path = Path(files_in(path)["train"] or "") if path.is_dir() else path
         return self.options.documents == "joined" and path.suffix.lower() == ".txt"
 

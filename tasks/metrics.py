@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
 
 from engine.batch import Batch
@@ -64,3 +65,7 @@ class ClassificationMetrics:
     def sync(self, world: World) -> None:
         """torchmetrics merges by itself when torch.distributed is running: on the host, as a rank without rows is there."""
         self.collection.to("cpu")
+        ranking: Any = self.collection["average_precision"] if self.problem == "multi_label" else None
+        if ranking is not None and not ranking.preds:  # the others' have [N, C]: nothing must be of that shape, too
+            ranking.preds.append(torch.empty(0, ranking.num_labels))
+            ranking.target.append(torch.empty(0, ranking.num_labels, dtype=torch.long))

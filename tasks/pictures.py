@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from engine.config import user_path
 from engine.errors import DataError
 from engine.task import Row
 
@@ -42,7 +43,7 @@ def read_bytes(source: Any, folder: Path, where: str) -> bytes:
             if len(content) > MAX_BYTES:
                 raise DataError(f"{where}: {name} is larger than {MAX_BYTES >> 20} MiB")
             return content
-        return (folder / Path(name).expanduser()).read_bytes()
+        return (folder / user_path(name)).read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{where}: there is no picture {folder / name}") from error
     except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ from engine.config import (
     flag_value,
     parse,
     settings_in,
+    user_path,
 )
 from engine.errors import UsageError
 from engine.fit import check_data
@@ -442,3 +443,7 @@ def test_reading_the_settings_does_not_import_torch():
     root = Path(__file__).parent.parent
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_home_of_nobody_is_a_path_that_does_not_exist():
+    assert user_path("~nosuchuser/x") == Path("~nosuchuser/x") and user_path("~/x") == Path.home() / "x"

@@ -663,6 +663,7 @@ def test_the_figures_of_every_task_merge(num_rows):
     vectors = F.normalize(torch.randn(2 * num_rows, 4, generator=generator), dim=-1)
     scores = torch.rand(num_rows, generator=generator)
     labels = torch.arange(num_rows) % 3
+    several = F.one_hot(labels, 3).float()
 
     def figures(world: World) -> list[dict[str, float]]:
         mine = torch.arange(num_rows)[world.rank :: world.size]
@@ -670,6 +671,7 @@ def test_the_figures_of_every_task_merge(num_rows):
         counts = {"num_examples": len(mine), "num_tokens": 0, "executed_tokens": 0, "sum_squares": 0, "longest": 0}
         given: list[tuple[Any, Any, dict[str, Tensor]]] = [
             (ClassificationMetrics("single_label", 3), SimpleNamespace(logits=logits[mine]), {"labels": labels[mine]}),
+            (ClassificationMetrics("multi_label", 3), SimpleNamespace(logits=logits[mine]), {"labels": several[mine]}),
             (LanguageMetrics(0.5), SimpleNamespace(logits=logits[mine][None]), {"labels": labels[mine]}),
             (RetrievalMetrics(), pairs, {}),
             (ScoreMetrics(), pairs, {"scores": scores[mine], "labels": scores[mine]}),
@@ -848,3 +850,36 @@ def test_sharding_needs_torchrun(tmp_path):
 def test_these_errors_have_their_codes():
     assert explain(DistributedError("x")) == ("error: x", 7)
     assert StoppedError("x", 143).shared and DivergedError("x").shared and not DistributedError("x").shared
+
+
+def test_a_vote_to_stop_is_not_one_of_the_next_run(tmp_path):
+    def part(rank: int) -> str:
+        with parallel.join("cpu", 60) as world:
+            with pytest.raises(StoppedError):
+                run(tmp_path / "stopped", world=world, max_minutes=1e-9)
+            run(tmp_path / "next", world=world, epochs=1)
+        return "ok"
+
+    assert in_ranks(2, part) == ["ok", "ok"]
+    assert [line["step"] for line in lines(tmp_path / "next")] == [1, 2, 3, 4]
+
+
+def test_ranks_with_other_models_refuse(tmp_path):
+    def part(rank: int) -> None:
+        with parallel.join("cpu", 60) as world:
+            task, model = make("sequence")
+            model = tiny.bert(num_labels=4) if rank else model
+            fit(task, config(tmp_path / "run"), model, world)
+
+    for error in in_ranks(2, part):
+        assert isinstance(error, DistributedError)
+        assert str(error).startswith("rank 1 has other parameters than rank 0 (classifier.weight: [4, 32], and [3, 32] there)")
+
+
+def test_a_process_group_of_the_callers_needs_a_backend_for_the_hosts(monkeypatch):
+    for name, value in environment(0, 2, free_port()).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend_config", lambda: "cuda:nccl")
+    with pytest.raises(DistributedError, match=r"initialised with cuda:nccl, .* give cpu:gloo,cuda:nccl"):
+        parallel.join("cpu", 60)

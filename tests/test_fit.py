@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +16,11 @@ from transformers import AutoModelForSequenceClassification
 from engine.clock import PHASES
 from engine.config import TrainConfig, note
 from engine.errors import DataError, DivergedError, ResourceError, UsageError
+from engine.errors import explain as explain_error
 from engine.fit import fit, millions
 from engine.plan import Plan
+from engine.record import first_bad_step
+from engine.state import StepRecord
 from tests import tiny
 
 
@@ -482,3 +487,36 @@ def test_no_room_for_the_finished_model_is_one_line_and_the_checkpoints_stand(tm
     with pytest.raises(ResourceError, match=r"could not be saved in .*No space left on device.*the checkpoints stand"):
         fit(full, config(tmp_path), tiny.bert())
     assert fit(make_task(), config(tmp_path, resume=True), tiny.bert()).metrics["num_steps"] == 10
+
+
+def test_a_device_without_room_is_one_line_wherever_it_shows():
+    """Outside of training, too: while a model is put there, in --explain, in predict and evaluate."""
+    line, code = explain_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert code == 6 and line.startswith("error: out of memory: lower --batch-size, --eval-batch-size")
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_room_for_two_checkpoints_is_asked_for_whatever_is_kept(tmp_path, monkeypatch, keep):
+    """Two are kept at least, beside the best and the new one; each evaluation may make one."""
+    model = tiny.bert()
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    needed = weights + 4 * (weights + 2 * sum(parameter.nbytes for parameter in model.parameters()))
+    monkeypatch.setattr("engine.fit.shutil.disk_usage", lambda _: type("Usage", (), {"free": needed - 1}))
+    with pytest.raises(ResourceError, match="for checkpoints and the model"):
+        fit(make_task(), config(tmp_path, eval_steps=1, save_steps=1000, keep_checkpoints=keep), model)
+
+
+def test_the_output_directory_may_lie_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fit(make_task(), dataclasses.replace(config(tmp_path, epochs=1), output_dir="~/run"), tiny.bert())
+    assert (tmp_path / "run/run.json").exists()
+
+
+def test_fp16_overflows_before_a_loss_that_is_not_finite_are_not_to_blame():
+    good, infinite = torch.tensor(1.0), torch.tensor(float("inf"))
+    steps = [
+        (SimpleNamespace(step=step, epochs_done=0.1), [(0, step)], StepRecord(loss, good, norm, 1e-3))
+        for step, loss, norm in ((1, good, infinite), (2, infinite, infinite))
+    ]
+    assert first_bad_step(steps, scaled=True)[:2] == (2, False)
+    assert first_bad_step(steps, scaled=False)[:2] == (1, True)

@@ -71,6 +71,18 @@ def test_predict_a_file(project, tmp_path, kind, capsys):  # noqa: F811
         assert row["predicted_label"] == max(p, key=p.get) and sum(p.values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_predicting_into_a_file_of_predictions_keeps_both(project, tmp_path):  # noqa: F811
+    (tmp_path / "0.csv").write_text("text,predicted_label\nw5 w6,other\n")
+    for i in range(2):
+        files = ["--input", str(tmp_path / f"{i}.csv"), "--output", str(tmp_path / f"{i + 1}.csv")]
+        assert run.main(["predict", "--model", str(project / "run"), *files]) == 0
+    with open(tmp_path / "2.csv", newline="") as stream:
+        [row] = csv.DictReader(stream)
+    assert row["predicted_label"] == "other"
+    assert row["predicted_predicted_label"] == row["predicted_predicted_predicted_label"] != "other"
+    assert row["probability_a"] == row["predicted_probability_a"]
+
+
 def test_predict_a_text_file(project, tmp_path, capsys):  # noqa: F811
     (tmp_path / "in.txt").write_text("\n".join(TEXTS))
     assert run.main(["predict", "--model", str(project / "run"), "--input", str(tmp_path / "in.txt")]) == 0

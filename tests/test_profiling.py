@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from engine.config import TrainConfig
 from engine.errors import DivergedError, UsageError
 from engine.fit import fit
 from engine.profiling import WARM_UP, busy, hottest
+from engine.report import record_in
 from tests import tiny
 
 
@@ -94,6 +96,34 @@ def test_a_short_run_and_a_run_that_fails(tmp_path, capsys):
         make(tmp_path, "bad", Poisoned(train=tiny.token_rows(40)), profile=50, eval_steps=0)
     assert not (tmp_path / "bad/profile").exists(), "it ended in the middle of a step"
     assert make(tmp_path, "again", profile=1) is not None, "no profiler is left running"
+
+    with pytest.raises(DivergedError):
+        make(tmp_path, "later", Poisoned(train=tiny.token_rows(40)), profile=1, eval_steps=0)
+    assert (tmp_path / "later/profile/trace.json").exists(), "the window had ended before"
+
+
+def test_a_profile_that_cannot_be_written_is_not_worth_the_run(tmp_path, monkeypatch, capsys):
+    def full(self, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", full)
+    assert make(tmp_path, profile=1) is None and (tmp_path / "run/model.safetensors").exists()
+    assert "warning: the profile could not be written in " in capsys.readouterr().err
+
+
+def test_half_a_profile_is_none(tmp_path):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile/profile.json").write_text('{"device": "c')
+    assert record_in(tmp_path, {}, "run").profile is None
+
+
+def test_it_is_stopped_once(tmp_path, monkeypatch):
+    """The second time it would wait for the device again."""
+    calls = []
+    stop = torch.profiler.profile.stop_trace
+    monkeypatch.setattr(torch.profiler.profile, "stop_trace", lambda self: (calls.append(1), stop(self))[1])
+    make(tmp_path, profile=1)
+    assert calls == [1]
 
 
 def test_overwriting_a_run_removes_its_profile(tmp_path):

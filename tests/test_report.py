@@ -184,6 +184,16 @@ def test_mistakes_that_cannot_be_read_are_refused(run, tmp_path):
         report(ReportConfig(model=str(tmp_path / "run")), [], None)
 
 
+def test_mistakes_may_be_of_any_length(run, tmp_path):
+    """csv's own limit is 131,072 characters a cell, and per process."""
+    shutil.copytree(run, tmp_path / "run")
+    before = csv.field_size_limit(131_072)
+    with open(tmp_path / "run/errors.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([("row", "text"), (3, "word " * 50_000)])
+    report(ReportConfig(model=str(tmp_path / "run")), [], None)
+    csv.field_size_limit(before)
+
+
 PROBE = """<script>
 addEventListener("load", () => {
   const svg = document.querySelector("svg"), box = svg.getBoundingClientRect();

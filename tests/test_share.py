@@ -103,8 +103,11 @@ def test_a_second_push_takes_away_what_is_no_longer_there(project, tmp_path, hub
     directory = tmp_path / "run"
     shutil.copytree(project / "run", directory, ignore=shutil.ignore_patterns("checkpoints"))
     (directory / "merges.txt").write_text("of another tokenizer\n")
+    (directory / "1_Pooling").mkdir()
+    (directory / "1_Pooling/config.json").write_text("{}")  # of an embeddings run: without it modules.json points nowhere
     assert push(directory, "--with-metrics")[0] == 0
     there = tmp_path / "hub/models/org/mine"
+    assert (there / "1_Pooling/config.json").read_text() == "{}"
     (there / "notes.md").write_text("not ours")
     assert {"merges.txt", "metrics.jsonl"} <= digests(there).keys()
     (directory / "merges.txt").unlink()

@@ -124,6 +124,18 @@ def test_time_for_another_step_and_the_saving_is_kept():
     assert not Stop().wanted(1e9)
 
 
+def test_time_for_an_evaluation_is_kept_too(tmp_path, monkeypatch):
+    """It comes before the saving: after the first one, of 300 ms, every step leaves room for another."""
+    asked = []
+    monkeypatch.setattr(Stop, "wanted", lambda self, seconds: asked.append(seconds))
+    monkeypatch.setattr("engine.fit.evaluate", lambda *_, **__: time.sleep(0.3) or {"loss": 1.0, "accuracy": 0.5,
+                        "num_examples": 1, "num_steps": 1, "runtime_seconds": 0.3})  # fmt: skip
+    task = tiny.TokenTask(train=tiny.token_rows(8), evaluation=tiny.token_rows(4))
+    settings = {"batch_size": 4, "epochs": 2, "device": "cpu", "max_minutes": 9.0, "output_dir": str(tmp_path / "run")}
+    fit(task, TrainConfig(**settings), tiny.bert())
+    assert len(asked) == 4 and max(asked[:2]) < 0.3 <= min(asked[2:])
+
+
 def test_handlers_are_put_back_and_other_threads_are_left_alone():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with Stop():

@@ -347,7 +347,7 @@ def test_two_processes_may_write_the_same_entry():
     tokens = tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts")
     folder = cache_folder() / "tokens" / fingerprint()
     module.store([tokens], folder)
-    module.store([tokens], folder)
+    module.store([tokens], folder)  # even between its look at the folder and its rename
     assert entries() == [folder.name]
     assert_same(load(folder), tokens)
 

@@ -11,7 +11,7 @@ import pytest
 
 import run
 from engine.config import TrainConfig
-from engine.errors import UsageError
+from engine.errors import StoppedError, UsageError
 from engine.fit import fit
 from engine.writers import Writers, names_in, numbers_of
 from tests import tiny
@@ -124,7 +124,7 @@ class TrackioStandIn(ModuleType):
 
     def init(self, *, project, name, config, resume):
         assert resume in ("must", "allow", "never")
-        self.begun = {"project": project, "name": name, "config": config}
+        self.begun = {"project": project, "name": name, "config": config, "resume": resume}
 
     def log(self, metrics, *, step):
         assert self.begun, "init comes first"
@@ -164,6 +164,37 @@ def test_one_that_cannot_begin_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", stand_in)
     with pytest.raises(UsageError, match="--write-to trackio: ZeroDivisionError"):
         make(tmp_path, write_to="trackio")
+
+
+def test_a_run_is_overwritten_when_nothing_else_can_be_refused(tmp_path, monkeypatch):
+    make(tmp_path)
+    stand_in = TrackioStandIn()
+    stand_in.init = lambda **settings: 1 / 0
+    monkeypatch.setitem(sys.modules, "trackio", stand_in)
+    with pytest.raises(UsageError):
+        make(tmp_path, write_to="trackio", overwrite=True)
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
+    assert (tmp_path / "run/model.safetensors").exists()
+
+
+def test_a_run_that_begins_anew_is_a_new_one_there(tmp_path, monkeypatch):
+    stand_in = TrackioStandIn()
+    monkeypatch.setitem(sys.modules, "trackio", stand_in)
+    make(tmp_path, write_to="trackio")
+    assert stand_in.begun["resume"] == "never"
+    with pytest.raises(StoppedError):
+        make(tmp_path, "stopped", write_to="trackio", max_minutes=1e-9)
+    make(tmp_path, "stopped", write_to="trackio", resume=True)
+    assert stand_in.begun["resume"] == "allow"
+
+
+def test_tensorboard_forgets_a_run_that_came_to_no_checkpoint(tmp_path):
+    pytest.importorskip("tensorboard")
+    for step, loss in ((4, 0.5), (2, 0.7)):  # the second process has come less far
+        writer = Writers(TrainConfig(write_to="tensorboard"), tmp_path, 0)
+        writer.log({"kind": "train", "step": step, "loss": loss})
+        writer.close()
+    assert in_tensorboard(tmp_path)["train/loss"] == [(2, pytest.approx(0.7))]
 
 
 def test_what_is_not_installed_is_refused_before_anything_happens(tmp_path, monkeypatch, capsys):

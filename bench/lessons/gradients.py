@@ -17,7 +17,7 @@ from bench.pictures import COLOURS
 from bench.workload import Workload, random_workload
 from engine.batch import Batch
 from engine.collate import Layout
-from engine.record import first_bad_step
+from engine.record import describe_first, first_bad_step
 
 # ------------------------------------------------------------------------------------------------------- accumulation
 
@@ -264,7 +264,8 @@ def nan(folder: str) -> Finding:
     logged = [line["loss"] for line in log]
     setup, task = toys.set_up(toys.bert(1), workload, task=Regression(workload, labels), batch_size=8, learning_rate=5e-5)
     steps = list(toys.our_steps(setup, task))
-    message = first_bad_step([(at, [key for batch in batches for key in batch.keys], r) for at, batches, r in steps])
+    records = [(at, [key for batch in batches for key in batch.keys], record) for at, batches, record in steps]
+    message = describe_first([found for found in [first_bad_step(records, scaled=False)] if found])
     ours = [float(record.loss_sum / record.num_items) for _, _, record in steps]
     intact = bool(toys.parameters_of(setup.state.model).isfinite().all())
     bad = next(i for i, loss in enumerate(ours) if not math.isfinite(loss))

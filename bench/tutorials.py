@@ -43,7 +43,7 @@ TUTORIALS = {
                      'predict --model runs/imdb "I want these two hours back."', "accuracy"),
     "mlm": Tutorial("--task mlm --max-train-examples 1400 --max-eval-examples 300 --epochs 1 --learning-rate 4e-4",
                     'fill --model runs/mlm "This is a [MASK] movie!"', "accuracy"),
-    "clm": Tutorial("--task clm --epochs 1 --learning-rate 1e-3",
+    "clm": Tutorial("--task clm --learning-rate 1e-3",
                     'generate --model runs/clm "The food was" --max-new-tokens 30', "accuracy"),
     "sft": Tutorial("--task sft --learning-rate 1e-3",
                     'generate --model runs/sft --chat "Which word comes last: red, moon, cat?"', "accuracy"),

@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from engine.config import TrainConfig, flag_value, parse, show_help
-from engine.errors import UsageError, explain
+from engine.config import TrainConfig, flag_value, parse, show_help, unknown_command
+from engine.errors import explain
 from engine.sources import Source, SourceConfig
 from tasks import COMMANDS, TASKS, attribute, find
 
@@ -49,7 +49,7 @@ def train(argv: Sequence[str]) -> None:
 
 def use(command: str, argv: Sequence[str]) -> None:
     if command not in COMMANDS:
-        raise UsageError(f"unknown command {command!r}; there are: train, {', '.join(COMMANDS)}")
+        raise unknown_command(command, TASKS, COMMANDS)
     flags, function, _ = COMMANDS[command]
     config, texts = parse(argv, f"run.py {command}", [attribute(flags)], {}, rest="texts")
     attribute("engine.inference:quiet_libraries")()

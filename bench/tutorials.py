@@ -126,6 +126,8 @@ def table(rows: dict[str, Any]) -> str:
     lines = ["| without the Hub, on two cores | held-out rows | | minutes | then |", "|---|---|---|---|---|"]
     for row in (rows[name] for name in TUTORIALS if name in rows):
         found = f"{row['figure']} {row['value']:.3f} ± {row['standard_error']:.3f}"
+        if (perplexity := row["metrics"].get("eval_perplexity")) is not None:
+            found += f", perplexity {perplexity:.3g}"
         lines.append(f"| `python run.py {row['train']}` | {row['rows']:,} | {found} | {row['seconds'] / 60:.1f} "
                      f"| `python run.py {row['use']}` |")  # fmt: skip
     return "\n".join(lines)

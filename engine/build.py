@@ -125,7 +125,7 @@ def rehearse(state: TrainState, data: Data) -> None:
     state.model.train()
     accumulate(state, data.task, [batch], torch.ones((), device=state.device))
     state.optimizer.zero_grad(set_to_none=True)
-    state.clock.take()
+    state.clock.forget()
 
 
 def prepared(

@@ -58,6 +58,12 @@ class Clock:
         self.events = []
         return dict(self.seconds)
 
+    def forget(self) -> None:
+        """What was timed so far was no part of the run."""
+        self.read()
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        self.taken = dict(self.seconds)
+
     def take(self) -> dict[str, float]:
         """Seconds of each phase of a step since the last call; waits for the device, too."""
         now = self.read()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config import require, setting, user_path
+from engine.config import setting, user_path
 from engine.directory import read_run
 from engine.errors import ResourceError, UsageError
 from engine.report import Record, comparison, record_in, render
@@ -21,9 +21,6 @@ class ReportConfig:
     output: str | None = setting(None, "HTML file (default: report.html in the directory)")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
-    def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name a run's directory")
-
 
 @dataclass(frozen=True)
 class CompareConfig:
@@ -34,10 +31,11 @@ class CompareConfig:
 
 
 def report(config: ReportConfig, texts: Sequence[str], find: Callable[..., Any]) -> None:
-    """Write the page of one run. Raises UsageError, ResourceError."""
-    if texts:
-        raise UsageError(f"report takes no texts, found {texts[0]!r}: name the run with --model DIR")
-    directory = user_path(config.model)
+    """Write the page of one run, named by ``--model`` or bare. Raises UsageError, ResourceError."""
+    names = [config.model, *texts] if config.model else [*texts]
+    if len(names) != 1:
+        raise UsageError(f"report draws one run, and {len(names)} are named: python run.py report --model runs/a")
+    directory = user_path(names[0])
     write(Path(config.output) if config.output else directory / "report.html", [record_of(directory)])
 
 

@@ -117,8 +117,9 @@ class TrainConfig:
         require(self, "keep_checkpoints", self.keep_checkpoints >= 1, "must be at least 1")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a positive finite number")
         require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "must be at least 0 and less than 1")
-        if (self.lora_merge or self.lora_targets) and not self.lora:
-            raise UsageError("--lora-merge and --lora-targets need --lora")
+        for field in dataclasses.fields(self):
+            if field.name.startswith("lora_") and getattr(self, field.name) != field.default and not self.lora:
+                raise UsageError(f"--{field.name.replace('_', '-')} needs --lora")
         head = self.head_learning_rate
         require(self, "head_learning_rate", head is None or 0 < head < math.inf, "must be a positive finite number")
         try:
@@ -238,6 +239,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 # ----------------------------------------------------------------------------------------------- the command line
 
 
+SHORT = {"--lr": "--learning-rate", "--bs": "--batch-size", "--num-train-epochs": "--epochs"}  # as people call them
+
+
 def parse(
     argv: Sequence[str], program: str, kinds: Sequence[type], defaults: Mapping[str, Any], rest: str | None = None
 ) -> list[Any]:
@@ -260,7 +264,9 @@ def parse(
         argv = [*flags_of_file(Path(config.config), known), *argv]
     namespace, unknown = parser.parse_known_args(argv)
     for flag in unknown:
-        near = difflib.get_close_matches(flag.split("=")[0], [f"--{name.replace('_', '-')}" for name in known], n=1)
+        given, flags = flag.split("=")[0], [f"--{name.replace('_', '-')}" for name in known]
+        near = [full for short, full in SHORT.items() if short == given and full in flags]
+        near += difflib.get_close_matches(given, flags, n=1)
         raise UsageError(f"unknown argument {flag!r}" + (f" (did you mean {near[0]}?)" if near else "; see --help"))
     for name in known:
         value = getattr(namespace, name)
@@ -386,10 +392,22 @@ def flags_of_file(path: Path, known: Sequence[str]) -> list[str]:
 Listing = Mapping[str, tuple[str, str, str]]  # name: (two places in the code, one line about it)
 
 
+def unknown_command(name: str, tasks: Iterable[str], commands: Iterable[str]) -> UsageError:
+    """With the way on: a task's name, a slip, or the list."""
+    if name in tasks:
+        return UsageError(f"unknown command {name!r}: it is a task, train it with --task {name}")
+    near = difflib.get_close_matches(name, commands, n=1)
+    what = f" (did you mean {near[0]}?)" if near else f"; there are: {', '.join(commands)}. To train: --task NAME"
+    return UsageError(f"unknown command {name!r}{what}")
+
+
 def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, commands: Listing) -> None:
     """What ``run.py`` prints without a task: with --help all general flags, else the way on. Raises UsageError."""
     listing, others = ("\n".join(f"  {name:<16} {text}" for name, (_, _, text) in some.items()) for some in (tasks, commands))
     if "--help" not in argv and "-h" not in argv:
+        slip = next((a for a in argv if a.startswith("--") and difflib.get_close_matches(a.split("=")[0], ["--task"])), None)
+        if slip:
+            raise UsageError(f"unknown argument {slip!r} (did you mean --task?)")
         raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} (python run.py --help)")
     print(
         "usage: python run.py --task TASK [flags]             fine-tune, evaluate, save\n"

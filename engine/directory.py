@@ -120,6 +120,8 @@ def finished_before(directory: Path, config: TrainConfig, document: dict[str, An
 
 def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raises UsageError with the difference between the run there and this one."""
+    if old.get("task") != new.get("task"):  # then most settings differ
+        old, new = ({"task": settings.get("task")} for settings in (old, new))
     if changed := differences(old, new):
         raise UsageError(
             f"{directory} holds a run with other {what} ({'; '.join(changed)}): choose another --output-dir, or --overwrite"

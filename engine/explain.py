@@ -85,10 +85,10 @@ def explain(
     per_step = f"{totals.num_rows / plan.num_steps:.2f} examples, {totals.num_tokens / plan.num_steps:,.1f} tokens"
     show("batch", f"{per_step} a step, on average", totals_of)
     rates = learning_rates(setup)
-    show("rate", f"{curve(rates)}  {rates[0]:.3g} to {max(rates):.3g} to {rates[-1]:.3g}", make_schedule)
+    show("rate", f"{curve(rates)}  first {rates[0]:.3g}, highest {max(rates):.3g}, last {rates[-1]:.3g}", make_schedule)
     counts = histogram(lengths)["counts"]
     show("lengths", f"{curve(counts)}  {lengths.min()} to {lengths.max()} tokens, {lengths.mean():.1f} on average", histogram)
-    wastes = ", ".join(f"{name} {waste:.2%}" for name, waste in padding_wastes(plan, max_length).items())
+    wastes = ", ".join(f"{name} {waste:.2%}" for name, waste in padding_wastes(plan, task).items())
     show("padding", f"{wastes}; here {kind}", padding_wastes)
     sizes, each = memory_needed(setup, config), " on each rank" if ranks else ""
     parts = " + ".join(f"{name} {size / 2**20:,.1f}" for name, size in sizes.items())
@@ -105,7 +105,8 @@ def explain(
     if "eval" in examples:
         num = sum(at.due(config.eval_steps) for at in plan.positions())
         seconds = num * tried.forward_seconds / tried.tally.num_tokens * float(examples["eval"].lengths.sum())
-        show("", f"{duration(seconds)} more for {num} evaluations, as their forward passes went; and saving", try_steps)
+        times = f"{num} evaluations, as their forward passes went" if num > 1 else "the evaluation, as forward passes went"
+        show("", f"{duration(seconds)} more for {times}; and saving", try_steps)
     print("nothing was trained and nothing written: the same without --explain does it")
 
 
@@ -142,9 +143,13 @@ def totals_of(plan: Plan, kind: str, max_length: int) -> Totals:
     return Totals(rows, tokens, executed, squares, num)
 
 
-def padding_wastes(plan: Plan, max_length: int) -> dict[str, float]:
-    """Share of padding under each ``--batching``, of the batches that it would make."""
-    kinds = ["packed", "bucketed", "padded"] + (["max_length"] if max_length else [])
+def padding_wastes(plan: Plan, task: Task[Any]) -> dict[str, float]:
+    """Share of padding under each ``--batching``, of the batches that it would make.
+
+    Where a row is several texts, each of which is padded, their lengths together do not tell: only packed is known, 0.
+    """
+    max_length = int(getattr(task, "max_length", 0) or 0)
+    kinds = ["packed", "bucketed", "padded"] + (["max_length"] if max_length else []) if task.one_text else ["packed"]
     found = {}
     for kind in kinds:
         totals = totals_of(replace(plan, bucketed=kind == "bucketed", packed=kind == "packed"), kind, max_length)

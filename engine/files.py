@@ -99,12 +99,13 @@ def open_text(path: Path, encoding: str | None) -> Iterator[str]:
 
 def encoding_message(path: Path, encoding: str | None, error: UnicodeDecodeError) -> str:
     """Name the offset in the file: the decoder knows only the offset in its buffer."""
-    offset = error.start
+    offset, content = error.start, path.read_bytes()
+    likely = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
     try:
-        path.read_bytes().decode(encoding or "utf-8")
+        content.decode(encoding or "utf-8")
     except UnicodeDecodeError as whole:
         offset = whole.start
-    return f"{path} is not {encoding or 'UTF-8'} (byte {offset}): name its encoding, for instance --encoding latin-1"
+    return f"{path} is not {encoding or 'UTF-8'} (byte {offset}): name its encoding, for instance --encoding {likely}"
 
 
 def read_lines(path: Path, columns: Sequence[str] | None, encoding: str | None) -> Iterator[Rows]:

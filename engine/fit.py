@@ -58,7 +58,7 @@ from engine.loop import train
 from engine.parallel import World, describe_device, is_lost_rank, join
 from engine.precision import choose_precision
 from engine.profiling import profiling
-from engine.record import Run, split_figures
+from engine.record import Run, evaluated, split_figures
 from engine.report import histogram, read_lines, record_in, render
 from engine.stop import Stop
 from engine.task import Examples, Task
@@ -237,8 +237,8 @@ def check_memory(setup: Setup, config: TrainConfig) -> None:
     needed, there = sum(memory_needed(setup, config).values()), torch.cuda.mem_get_info(setup.state.device)[1]
     if needed > there:
         raise ResourceError(
-            f"training needs at least {needed / 2**30:.1f} GB on each device, and {describe_device(setup.state.device)} has "
-            f"{there / 2**30:.1f} GB: {'more ranks' if config.shard else '--shard over several'}, --lora, or a smaller model"
+            f"training needs at least {needed / 2**30:.1f} GiB on each device, and {describe_device(setup.state.device)} has "
+            f"{there / 2**30:.1f} GiB: {'more ranks' if config.shard else '--shard over several'}, --lora, or a smaller model"
         )
 
 
@@ -331,13 +331,13 @@ def announce(
         )
     if not task.additive and world.size > 1:
         print("           each rank compares its own rows with each other: that is another loss than one rank's")
-    first, max_length = dataclasses.replace(plan, epochs=1, max_steps=None), getattr(task, "max_length", 0)
-    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, max_length).items())
+    first = dataclasses.replace(plan, epochs=1, max_steps=None)
+    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, task).items())
     other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
     if world.size > 1:
         need = memory_needed(setup, config)
         parts = ", ".join(f"{value / 2**30:.2f} {name}" for name, value in need.items())
-        print(f"memory     at least {sum(need.values()) / 2**30:.2f} GB on each rank ({parts}); activations come on top")
+        print(f"memory     at least {sum(need.values()) / 2**30:.2f} GiB on each rank ({parts}); activations come on top")
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
 
 
@@ -424,11 +424,7 @@ def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
     }
     kept = run.best["evaluation"] if run.best else run.last_evaluation
     if kept is not None:
-        figures, rates = split_figures(kept)
-        metrics |= {f"eval_{name}": value for name, value in figures.items()}
-        metrics["eval_runtime"] = rates["runtime_seconds"]
-        metrics["eval_samples_per_second"] = rates["examples_per_second"]
-        metrics["eval_steps_per_second"] = rates["steps_per_second"]
+        metrics |= evaluated(*split_figures(kept))
     print(run.where_time_went())
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():

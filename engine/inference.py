@@ -30,7 +30,7 @@ from engine.evaluate import evaluate as measure
 from engine.files import Rows, choose, read_table
 from engine.parallel import World, choose_device
 from engine.precision import choose_precision, make_autocast
-from engine.record import finite, split_figures
+from engine.record import evaluated, finite, split_figures
 from engine.report import ERRORS
 from engine.sources import Source, SourceConfig, as_dataset
 from engine.task import Task
@@ -62,8 +62,10 @@ def open_model(
     settings: dict[str, Any] = read_run(directory)["settings"] if (directory / "run.json").exists() else {}
     if task is None:
         refuse_code_of(directory, settings.get("task"))
-    settings |= {key: value for key, value in (changes or {}).items() if value is not None}
     named = task or settings.get("task") or "classification"
+    if named != settings.get("task", named):  # the run's rows are of another kind
+        settings = {}
+    settings |= {key: value for key, value in (changes or {}).items() if value is not None}
     if not isinstance(named, str):
         raise ModelError(f"{directory / 'run.json'} is damaged: task cannot be {named!r}")
     kind = find(named)
@@ -261,7 +263,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         raise ModelError(
             f"model {config.model}: the loss on these data is {figures['loss']}: its weights give no finite numbers"
         )
-    metrics: dict[str, Any] = {f"eval_{name}": value for name, value in (figures | rates).items()}
+    metrics = evaluated(figures, rates)
     for name, value in metrics.items():
         print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
     if config.output:

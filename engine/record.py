@@ -16,7 +16,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,7 +204,7 @@ class Run:
                 f"step {at.step}/{self.num_steps}  loss {line['loss']:.4f}  grad_norm {line['grad_norm']:.3f}  "
                 f"lr {line['learning_rate']:.2e}  {line['steps_per_second']:.2f} steps/s  "
                 f"{line['examples_per_second']:.1f} examples/s  {line['tokens_per_second']:,.0f} tokens/s  {work}  "
-                f"{line['memory_gb']:.1f} GB"
+                f"{line['memory_gb']:.1f} GiB"
             )
         for rank, own in enumerate(line.get("ranks", [])):
             phases = ", ".join(f"{name} {value:.2f} s" for name, value in own["seconds"].items())
@@ -435,6 +435,15 @@ def peak_memory_gb(device: torch.device) -> float:
 def finite(result: dict[str, float]) -> dict[str, Any]:
     """NaN and infinity are not JSON: they become None."""
     return {name: value if math.isfinite(value) else None for name, value in result.items()}
+
+
+def evaluated(figures: Mapping[str, float], rates: Mapping[str, float]) -> dict[str, Any]:
+    """An evaluation's figures and timings under the names that Trainer gives them."""
+    return {f"eval_{name}": value for name, value in figures.items()} | {
+        "eval_runtime": rates["runtime_seconds"],
+        "eval_samples_per_second": rates["examples_per_second"],
+        "eval_steps_per_second": rates["steps_per_second"],
+    }
 
 
 def split_figures(result: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:

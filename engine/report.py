@@ -117,7 +117,10 @@ def tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     wanted = [name for name in metrics if name.startswith("eval_") and name.removeprefix("eval_") not in NOT_FIGURES]
     wanted = [name for name in wanted if not name.endswith(("_runtime", "_per_second"))]
     wanted += ["train_loss", "train_runtime", "train_samples_per_second"]
-    return [(name.replace("_", " "), figure(metrics[name])) for name in wanted if metrics.get(name) is not None]
+    named = {"train_runtime": "train runtime, seconds"}
+    return [
+        (named.get(name, name.replace("_", " ")), figure(metrics[name])) for name in wanted if metrics.get(name) is not None
+    ]
 
 
 def figure(value: Any) -> str:
@@ -202,7 +205,7 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
         chart("Throughput", "real tokens a second", each("train", "tokens_per_second", "" if not only else "tokens/s")),
         chart("Model FLOPs", "GFLOP/s", each("train", "tflops", "" if not only else "GFLOP/s", 1000)),
         chart("Model FLOPs utilisation", "% of the device's peak", each("train", "mfu", "" if not only else "MFU", 100)),
-        chart("Memory", "GB at most so far", each("train", "memory_gb", "" if not only else "GB")),
+        chart("Memory", "GiB at most so far", each("train", "memory_gb", "" if not only else "GiB")),
     ]
     if only:
         speed = [*single(records[0]), *speed]

@@ -247,7 +247,7 @@ class Source:
                 if self.config.revision:
                     raise UsageError(f"--revision {self.config.revision} is for models of the Hub, and {wanted} is a folder")
                 return str(folder), f"folder {wanted}"
-            if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1:
+            if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1 or (wanted.count("/") and folder.parent.is_dir()):
                 raise ModelError(f"--model {wanted}: there is no such directory")
         name = wanted if wanted != "auto" else default
         if name is None:

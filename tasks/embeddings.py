@@ -117,6 +117,7 @@ class Embeddings(TextTask[EmbeddingsOptions]):
     hub_model = "sentence-transformers/all-MiniLM-L6-v2"
     auto_class = AutoModel
     pipeline_tag = "sentence-similarity"
+    one_text = False
     library = "sentence-transformers"
     loading = "from sentence_transformers import SentenceTransformer", "SentenceTransformer(name)"
     level = "token"  # of the transformer's, all are read

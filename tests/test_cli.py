@@ -99,6 +99,12 @@ def test_a_bad_flag_is_found_within_eight_seconds():
     [
         ([], "--task says what to learn; there are: yelp, imdb, classification"),
         (["frob"], "unknown command 'frob'"),
+        (["predct", "x"], "unknown command 'predct' (did you mean predict?)"),
+        (["yelp"], "unknown command 'yelp': it is a task, train it with --task yelp"),
+        (["--tsk", "yelp"], "unknown argument '--tsk' (did you mean --task?)"),
+        (["--task", "yelp", "--lr", "1e-3"], "unknown argument '--lr' (did you mean --learning-rate?)"),
+        (["--task", "yelp", "--lora-rank", "4"], "--lora-rank needs --lora"),
+        (["report"], "report draws one run, and 0 are named"),
         (["--task", "nowhere.py:Mine"], "there is no file nowhere.py"),
         (["--task", "classification"], "give --train-file FILE or --data HUB_NAME"),
         (["predict", "text"], "--model must name a model directory"),

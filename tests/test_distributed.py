@@ -581,7 +581,7 @@ def test_shards_are_as_large_as_announced_and_metrics_merge_without_a_row(tmp_pa
     assert sum(found) == 12 * num_weights, "weights and two averages; gradients, as many as weights, are gone by then"
     assert max(found) < 1.1 * announced * 12 / 16
     assert (
-        "memory     at least 0.00 GB on each rank (0.00 shares, 0.00 gathered); activations come on top"
+        "memory     at least 0.00 GiB on each rank (0.00 shares, 0.00 gathered); activations come on top"
         in capfd.readouterr().out
     )
     [evaluation] = lines(tmp_path / "run", "eval")
@@ -850,6 +850,16 @@ def test_sharding_needs_torchrun(tmp_path):
 def test_these_errors_have_their_codes():
     assert explain(DistributedError("x")) == ("error: x", 7)
     assert StoppedError("x", 143).shared and DivergedError("x").shared and not DistributedError("x").shared
+
+
+def test_the_rehearsal_is_no_part_of_the_time(tmp_path, capfd):
+    def part(rank: int) -> float:
+        with parallel.join("cpu", 60) as world:
+            task, model = make("sequence")
+            setup = build(task, task.train, config(tmp_path / "run"), model, world)
+            return sum(setup.state.clock.read().values()) + sum(setup.state.clock.take().values())
+
+    assert in_ranks(2, part) == [0.0, 0.0]
 
 
 def test_a_vote_to_stop_is_not_one_of_the_next_run(tmp_path):

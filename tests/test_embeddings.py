@@ -20,8 +20,10 @@ from engine.build import build
 from engine.collate import PADDED, Layout
 from engine.config import TrainConfig
 from engine.errors import DataError, ModelError, UsageError
+from engine.explain import padding_wastes
 from engine.fit import fit
 from engine.inference import open_model
+from engine.plan import Plan
 from engine.sources import Source, SourceConfig, packaged_minilm
 from tasks import find
 from tasks.embeddings import Embeddings, EmbeddingsOptions, passages
@@ -421,6 +423,24 @@ def test_resume_is_bitwise(start, tmp_path):
 def test_options_that_cannot_be(options, words):
     with pytest.raises(UsageError, match=words):
         EmbeddingsOptions(**options)
+
+
+def test_padding_is_not_told_from_the_lengths_of_several_texts(start):
+    task = make_task(start)
+    plan = Plan.of(TrainConfig(batch_size=4), task.examples()["train"].lengths)
+    assert padding_wastes(plan, task) == {"packed": 0.0}
+
+
+def test_a_run_of_another_task_may_be_searched_with(start, tmp_path):
+    """Its settings are not those of embeddings, and no sign of damage."""
+    (tmp_path / "run").mkdir()
+    for path in Path(start).iterdir():
+        (tmp_path / "run" / path.name).write_bytes(path.read_bytes())
+    document = {"status": "finished", "data": {"fingerprints": {}, "num_examples": {}},
+                "settings": {"task": "yelp", "text_pair_column": None, "label_column": None}}  # fmt: skip
+    (tmp_path / "run/run.json").write_text(json.dumps(document))
+    task, _, _ = open_model(str(tmp_path / "run"), find, device="cpu", task="embeddings")
+    assert isinstance(task, Embeddings)
 
 
 @pytest.mark.parametrize(("score", "words"), [("x", "row 2: a number is needed"), ("4.5", "does not lie between -1 and 1")])

@@ -56,7 +56,7 @@ def test_steps_batches_rates_waste_and_flops_are_those_of_the_run(tmp_path, caps
     per_step = f"{last['num_examples'] / len(train):.2f} examples, {last['num_tokens'] / len(train):,.1f} tokens"
     assert batch == f"{per_step} a step, on average"
     rates = [line["learning_rate"] for line in train]
-    assert rate.split("  ")[-1] == f"{rates[0]:.3g} to {max(rates):.3g} to {rates[-1]:.3g}"
+    assert rate.split("  ")[-1] == f"first {rates[0]:.3g}, highest {max(rates):.3g}, last {rates[-1]:.3g}"
     assert len(rate.split("  ")[0]) == len(train) - 1, "a block for each step, when they are few; the first rate is 0"
     flops = sum(line["tflops"] * 1e12 / line["steps_per_second"] for line in train) / len(train)
     assert float(compute.split()[0]) == pytest.approx(flops / 1e9, rel=1e-3)

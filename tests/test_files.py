@@ -297,6 +297,7 @@ def test_another_encoding_works_when_it_is_named(tmp_path, name):
     for encoding in ("latin-1", "cp1252", "utf-16"):
         path = write(tmp_path, name, content.encode(encoding))
         assert read_table(path, ["text"], encoding=encoding) == {"text": ["café"]}
+        assert ("--encoding utf-16" in refusal(path, ["text"])) == (encoding == "utf-16"), "it begins with a mark"
         assert "is not UTF-8 (byte" in refusal(path, ["text"])
 
 

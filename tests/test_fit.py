@@ -358,7 +358,7 @@ def test_own_model_and_data_from_python(tmp_path):
     code = page.split("```python\n")[1].split("```")[0]
     assert len(code.strip().splitlines()) <= 24
     tiny.save_model(tmp_path / "model")
-    code = code.replace("distilbert-base-uncased", str(tmp_path / "model")).replace("runs/mine", str(tmp_path / "mine"))
+    code = code.replace('model="auto"', f"model={str(tmp_path / 'model')!r}").replace("runs/mine", str(tmp_path / "mine"))
     names: dict = {}
     exec(compile(code, "from-python.md", "exec"), names)
     assert names["result"].metrics["eval_accuracy"] >= 0

@@ -53,6 +53,7 @@ def test_the_tutorials_are_as_they_were_measured():
     }
     assert all(row["above_trivial"] and row["rows"] >= 200 for row in rows.values())
     assert tutorials.table(rows) in README
+    assert f"describes {rows['captioning']['value']:.1%} of the 324" in (ROOT / "docs/tasks-captioning.md").read_text()
 
 
 def test_the_lesson_shown_points_to_the_line_that_it_quotes():

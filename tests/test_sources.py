@@ -427,6 +427,14 @@ def test_a_model_directory_that_is_not_there_is_not_taken_for_a_hub_name(name, h
         Source(SourceConfig(model=name)).model("some/model")
 
 
+def test_a_name_beside_runs_that_are_here_is_a_slip(hub_answers, tmp_path, monkeypatch):
+    (tmp_path / "runs/yelp").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="--model runs/ylp: there is no such directory"):
+        Source(SourceConfig(model="runs/ylp")).model("some/model")
+    assert Source(SourceConfig(model="org/ylp")).model("some/model") == "org/ylp"
+
+
 def test_an_answering_hub_is_asked_for_the_model(hub_answers):
     assert Source().model("some/model") == "some/model"
     assert Source(SourceConfig(model="other/model")).model("some/model") == "other/model"

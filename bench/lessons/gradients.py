@@ -177,7 +177,7 @@ def class_name(folder: str) -> Finding:
         holds=all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(gpt2, missing, strict=True))
         and all(math.isclose(a, 1, rel_tol=1e-3) for a in (*llama, *ours)),
         said=f"GPT-2's class is not called ...ForCausalLM: with {lengths[1]} tokens a row, {gpt2[1]:.0%} of the true gradient",
-        table=toys.in_columns("tokens a row", lengths, ratios, "{:.4f}"),
+        table=toys.in_columns("gradient norm (true: 1), tokens a row", lengths, ratios, "{:.4f}"),
         draw=draw,
     )
 

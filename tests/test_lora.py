@@ -199,8 +199,9 @@ def test_what_is_refused(runs, project, tmp_path, capsys, monkeypatch):  # noqa:
     arguments = command(project, "--output-dir", str(tmp_path / "run"))
     code, line = fails([*arguments, "--lora", "--lora-targets", "quary"], capsys)
     assert code == 2 and "quary" in line and "--lora-targets" in line
-    code, line = fails([*arguments, "--lora-merge"], capsys)
-    assert code == 2 and "need --lora" in line
+    for flags in (["--lora-merge"], ["--lora-targets", "query"], ["--lora-rank", "4"], ["--lora-dropout", "0.5"]):
+        code, line = fails([*arguments, *flags], capsys)
+        assert code == 2 and line == f"error: {flags[0]} needs --lora"
     code, line = fails(["push", "--model", str(runs / "adapter"), "--repo", "org/mine"], capsys)
     assert code == 2 and "--lora-merge" in line
     with pytest.raises(UsageError, match="stands nowhere"):

@@ -52,7 +52,7 @@ TRACED = (*ERRORS, "newfstatat", "getdents64", "lseek")
 IN_PYTHON = {"mkdir": "mkdir", "open": "openat", "fsync": "fsync", "close": "close", "rename": "rename", "unlink": "unlinkat",
              "rmdir": "rmdir"}  # fmt: skip
 SAVED, REFUSED = 0, ResourceError.exit_code
-FILE_LIMIT = 100_000  # bytes, under RLIMIT_FSIZE: less than the model's weights
+FILE_LIMIT = 60_000  # bytes: more than a log, less than the tiny model
 
 
 # ---------------------------------------------------------------------------------------------- every call of a save
@@ -104,9 +104,12 @@ class Strace:
     def strike(self, root: Path, flags: Sequence[str]) -> int:
         """Save in a process that waits until strace watches it; returns its exit code, or that of a signal, negative."""
         go, ready = os.pipe()
+        here, there = os.pipe()
         child = os.fork()
         if child == 0:
-            forked.be_child(lambda: (os.read(go, 1), save(root))[1], self.folder / "output.txt")
+            work = lambda: (os.write(there, b"x"), os.read(go, 1), save(root))[2]  # noqa: E731
+            forked.be_child(work, self.folder / "output.txt")
+        os.read(here, 1)  # its own files are open: what it calls from now on is the save's
         watcher = subprocess.Popen(
             ["strace", "-f", *flags, "-o", str(self.log), "-p", str(child)], stderr=subprocess.PIPE, text=True
         )
@@ -114,8 +117,8 @@ class Strace:
         os.write(ready, b"x")
         _, status = os.waitpid(child, 0)
         watcher.communicate()
-        os.close(go)
-        os.close(ready)
+        for end in (go, ready, here, there):
+            os.close(end)
         return os.waitstatus_to_exitcode(status)
 
 

@@ -37,6 +37,10 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
         raise UsageError(f"--model {model} holds an unfinished run, whose weights are not those of its end: --resume it first")
     if model.is_dir() and (directory.resolve() == model.resolve() or directory.resolve() in model.resolve().parents):
         raise UsageError(f"--model {model} lies inside --output-dir {directory}, which will be written: choose another")
+    if directory.is_dir() and os.statvfs(directory).f_flag & os.ST_RDONLY:
+        raise ResourceError(
+            f"--output-dir {directory} lies on a read-only file system: mount it for writing, or choose another"
+        )
     if directory.is_dir() and not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise UsageError(f"--output-dir {directory} is not writable: choose another")
     if directory.is_dir() and not all(is_leftover(path) for path in directory.iterdir()) and not holds_run(directory):
@@ -50,7 +54,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
         raise (ResourceError if full else UsageError)(f"--output-dir {directory} cannot be made: {error.strerror}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -520,3 +521,10 @@ def test_fp16_overflows_before_a_loss_that_is_not_finite_are_not_to_blame():
     ]
     assert first_bad_step(steps, scaled=True)[:2] == (2, False)
     assert first_bad_step(steps, scaled=False)[:2] == (1, True)
+
+
+def test_a_read_only_file_system_is_no_matter_of_usage(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(ResourceError, match="lies on a read-only file system"):
+        fit(make_task(), config(tmp_path), tiny.bert())

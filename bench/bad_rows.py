@@ -14,11 +14,13 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,9 +30,9 @@ import torch
 
 from bench.bad_case import ROOT, Attempts, Place, Result, as_nobody, call, edit, files_in, reseal, row, spawn
 from engine.checkpoint import steps_in
-from tests import tiny
+from tests import ranks, tiny
 
-LATER = "several processes"
+TORCHS = "torch's store listens on all addresses: docs/scaling.md"
 HEADER = "text,label\n"
 ROWS_OF_DATA = HEADER + "".join(f"w{i} w{i % 7},{'ab'[i % 2]}\n" for i in range(16))
 
@@ -486,9 +488,33 @@ def _(at: Place) -> Attempts:
         yield at.train("--task", at.task(body), "--workers", "1")
 
 
-for _number, _what in ((99, "torchrun's variables missing"), (100, "port in use"), (101, "ranks with different configs"),
-                       (102, "a rank dies or hangs")):  # fmt: skip
-    row(_number, _what, 7, needs=LATER)(lambda at: iter(()))  # type: ignore[arg-type,return-value]
+@row(99, "torchrun's variables missing", 7, "RANK LOCAL_RANK are set and WORLD_SIZE", slow=True)
+def _(at: Place) -> Attempts:
+    yield spawn(at.train(), env=os.environ | {"RANK": "0", "LOCAL_RANK": "0"})
+
+
+@row(100, "port in use", 7, "is in use: give another MASTER_PORT", slow=True)
+def _(at: Place) -> Attempts:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield spawn(at.train(), env=os.environ | ranks.environment(0, 2, taken.getsockname()[1]))
+
+
+@row(101, "ranks with different configs", 7, "rank 1 has other settings than rank 0 (learning_rate: 0.5, and ", slow=True)
+def _(at: Place) -> Attempts:
+    first, second = two_ranks(at.train(), at.train("--learning-rate", "0.5"))
+    yield first
+    assert second.code == 7 and not second.raised, second
+
+
+@row(102, "a rank dies or hangs", 7, "rank 1 does not answer: it was killed, or it hangs", slow=True, begun=True)
+def _(at: Place) -> Attempts:
+    mine = at.task(
+        "def loss(self, outputs, batch):\n    if os.environ['RANK'] == '1':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return super().loss(outputs, batch)"
+    )
+    first, second = two_ranks(*[at.train("--task", mine, "--rank-timeout", "5")] * 2)
+    yield first
+    assert second.code == -signal.SIGKILL, second
 
 
 @row(103, "loss or gradient not finite", 5, "is not finite at step", begun=True)
@@ -696,9 +722,21 @@ def _(at: Place) -> Attempts:
     yield Result(0, "", "")
 
 
-row("S12", "the rendezvous listens on 127.0.0.1 only", 0, needs=LATER)(lambda at: iter(()))  # type: ignore[arg-type,return-value]
+row("S12", "the rendezvous listens on 127.0.0.1 only", 0, needs=TORCHS)(lambda at: iter(()))  # type: ignore[arg-type,return-value]
 
 # ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def two_ranks(first: list[str], second: list[str]) -> list[Result]:
+    """Two command lines as the ranks of one run."""
+    port = ranks.free_port()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [
+            pool.submit(spawn, argv, env=os.environ | ranks.environment(rank, 2, port))
+            for rank, argv in enumerate((first, second))
+        ]
+    return [each.result() for each in waiting]
+
 
 EVIL = "open({marker!r}, 'w').close()\nfrom tasks.classification import Classification as Evil\nEvilConfig = EvilModel = Evil\n"
 

@@ -33,5 +33,5 @@ def keep(path: Path, document: Mapping[str, Any]) -> None:
     }
     temporary = path.with_suffix(".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps(origin | dict(document), indent=1) + "\n")
+    temporary.write_text(json.dumps(origin | dict(document) | origin, indent=1) + "\n")
     os.replace(temporary, path)

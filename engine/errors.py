@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 LONGEST_LINE = 800
 WORKER_KILLED = (
@@ -80,6 +81,12 @@ def one_line(text: str) -> str:
     """The same, cut in its middle if it is very long: what stands first says what is wrong, what stands last how to mend it."""
     line, half = printable(text), LONGEST_LINE // 2
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
+def shown(value: Any, width: int = 100) -> str:
+    """A text for the terminal: no line breaks, no control characters, cut."""
+    text = printable(" | ".join(value) if isinstance(value, tuple) else str(value))
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def is_main_process() -> bool:

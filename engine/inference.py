@@ -25,7 +25,7 @@ from engine.compare import write as draw
 from engine.config import EvaluateConfig, PredictConfig, TrainConfig, user_path
 from engine.data import batches, eval_loader
 from engine.directory import is_finished, read_run
-from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable
+from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable, shown
 from engine.evaluate import evaluate as measure
 from engine.files import Rows, choose, read_table
 from engine.parallel import World, choose_device
@@ -165,12 +165,6 @@ def try_examples(task: Task[Any], directory: Path, find: Find, device: str) -> N
     saved, model, layout = open_model(str(directory), find, device=device)
     for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
         print(f"{printable(saved.describe(prediction))}\t{shown(text)}")
-
-
-def shown(value: Any, width: int = 100) -> str:
-    """A text for the terminal: no line breaks, no control characters, cut."""
-    text = printable(" | ".join(value) if isinstance(value, tuple) else str(value))
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str, Any]], excel_safe: bool = False) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import require, setting
-from engine.errors import UsageError
-from engine.inference import Find, open_model, shown, write_predictions
+from engine.errors import UsageError, shown
+from engine.inference import Find, open_model, write_predictions
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from engine.config import require
-from engine.errors import ResourceError, UsageError
-from engine.inference import Find, open_model, shown
+from engine.errors import ResourceError, UsageError, shown
+from engine.inference import Find, open_model
 from tasks.embeddings import Embeddings
 from tasks.text import checked_texts
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import require, setting
-from engine.errors import UsageError
-from engine.inference import Find, open_model, shown
+from engine.errors import UsageError, shown
+from engine.inference import Find, open_model
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.batch import Batch
-from engine.inference import shown
+from engine.errors import shown
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from engine.cache import cache_folder
 from engine.collate import Layout
 from engine.config import note, require, setting
-from engine.errors import DataError, UsageError
+from engine.errors import DataError, UsageError, shown
 from engine.files import read_table
-from engine.inference import Find, open_model, shown, write_predictions
+from engine.inference import Find, open_model, write_predictions
 from engine.tokens import tokens_fingerprint
 from tasks.embeddings import Embeddings
 from tasks.text import checked_texts

@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import run
 import tasks
-from engine.inference import open_model, shown
+from engine.errors import shown
+from engine.inference import open_model
 from tests import tiny
 from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
 

@@ -7,6 +7,7 @@ from the global one otherwise and shifts every dropout mask (torch/utils/data/da
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import hashlib
 import os
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -109,6 +111,8 @@ def named(rows: str) -> Iterator[None]:
 def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
     """What the loader gives. What befalls its workers is one line. Raises DataError, ResourceError."""
     iterator = iter(loader)
+    if loader.num_workers:
+        WITH_WORKERS.add(iterator)
     try:
         yield from iterator
     except UserError as error:  # of a worker: torch puts the worker's traceback into the message, our line stands last
@@ -123,6 +127,16 @@ def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
                 "network. --workers 0 shows where"
             ) from error
         raise ResourceError(WORKER_KILLED) from error
+
+
+WITH_WORKERS: WeakSet[Any] = WeakSet()  # iterators; a traceback may keep one until the process ends
+
+
+@atexit.register
+def end_all_workers() -> None:
+    """Before multiprocessing waits for them, with a SIGTERM that they ignore."""
+    for iterator in [*WITH_WORKERS]:
+        end_workers(iterator)
 
 
 def end_workers(iterator: Any) -> None:

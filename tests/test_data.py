@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 
 from engine.build import build
@@ -40,3 +44,30 @@ def test_training_draws_anew_for_each_seed_and_epoch():
 
     assert of(1) == of(1)
     assert sorted(of(1)[0]) != sorted(of(1)[1]) and sorted(of(1)[0]) != sorted(of(2)[0])
+
+
+def test_a_process_whose_worker_has_raised_ends(tmp_path):
+    """Workers ignore SIGTERM, with which Python would end them, and then wait for them."""
+    code = """
+import threading
+from tests import tiny
+from engine.batch import Batch
+from engine.collate import Layout
+from engine.config import TrainConfig
+from engine.data import batches, eval_loader
+from engine.parallel import World
+import torch
+class Bad(tiny.TokenTask):
+    def prepare(self, row, generator):
+        return 1 / 0
+kept = batches(eval_loader(Bad(), tiny.token_rows(8), Layout(), TrainConfig(workers=1), World(torch.device("cpu"))))
+try:
+    next(kept)
+except ValueError as error:
+    held = error  # and with its traceback the iterator
+    print("refused", flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "refused\n" and done.returncode == 0, done.stderr

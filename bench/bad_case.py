@@ -7,7 +7,6 @@ yields command lines, and may look at what each came to. ``judge`` runs it. The 
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -99,9 +98,7 @@ def spawn(argv: Sequence[str], **options: Any) -> Result:
 def make_home(folder: Path) -> Path:
     """What the rows share and never change: a model, data, a finished run, and one cut off before its end."""
     tiny.save_model(folder / "model")
-    for name, number, seed in (("train", 24, 0), ("eval", 12, 1)):
-        with open(folder / f"{name}.csv", "w", newline="") as stream:
-            csv.writer(stream).writerows([("text", "label"), *tiny.texts(number, seed)])
+    tiny.save_texts(folder, train=24, eval=12)
     place = Place(folder, folder)
     done = call(place.train("--output-dir", str(folder / "finished")))
     assert done.code == 0, done

@@ -50,7 +50,9 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
         if is_unfinished and not config.resume:
             raise UsageError(f"{directory} holds an unfinished run: --resume continues it, --overwrite starts again")
         if is_finished(directory) or (is_unfinished and (directory / "run.json").exists()):
-            compare(directory, "settings", read_run(directory)["settings"], settings)
+            there = read_run(directory)["settings"]
+            compare(directory, "task", {"task": there.get("task")}, {"task": settings["task"]})  # else most settings differ
+            compare(directory, "settings", there, settings)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,8 +126,6 @@ def finished_before(directory: Path, config: TrainConfig, document: dict[str, An
 
 def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raises UsageError with the difference between the run there and this one."""
-    if old.get("task") != new.get("task"):  # then most settings differ
-        old, new = ({"task": settings.get("task")} for settings in (old, new))
     if changed := differences(old, new):
         raise UsageError(
             f"{directory} holds a run with other {what} ({'; '.join(changed)}): choose another --output-dir, or --overwrite"

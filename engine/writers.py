@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,10 +31,8 @@ class TensorBoard:
     def __init__(self, directory: Path, settings: Mapping[str, Any], step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = directory / "tensorboard"
-        if step == 0:
-            shutil.rmtree(folder, ignore_errors=True)  # of a run that came to no checkpoint, or was overwritten
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        purge = step + 1  # what a process that was killed, or a run that is overwritten, has logged from there on is not shown
+        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=purge)  # type: ignore[no-untyped-call]
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

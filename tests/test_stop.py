@@ -5,7 +5,6 @@ Real signals to real processes; that what follows is the same run, bit by bit, i
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -33,9 +32,7 @@ def data(tmp_path_factory) -> Path:
     """A model and a file of texts."""
     folder = tmp_path_factory.mktemp("data")
     tiny.save_model(folder / "model", tiny.distilbert().distilbert)
-    for name, number, seed in (("train", 200, 0), ("eval", 40, 1)):
-        with open(folder / f"{name}.csv", "w", newline="") as stream:
-            csv.writer(stream).writerows([("text", "label"), *tiny.texts(number, seed)])
+    tiny.save_texts(folder, train=200, eval=40)
     return folder
 
 

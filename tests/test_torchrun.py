@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -43,9 +42,7 @@ def data(tmp_path_factory) -> Path:
     """A model, texts, and a task that kills rank 1 in its sixth step, once."""
     folder = tmp_path_factory.mktemp("data")
     tiny.save_model(folder / "model", tiny.distilbert().distilbert)
-    for name, number, seed in (("train", 60, 0), ("eval", 21, 1)):
-        with open(folder / f"{name}.csv", "w", newline="") as stream:
-            csv.writer(stream).writerows([("text", "label"), *tiny.texts(number, seed)])
+    tiny.save_texts(folder, train=60, eval=21)
     (folder / "faulty.py").write_text(FAULTY)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,13 @@ def distilbert(num_labels: int = 3, dropout: float = 0.1, seed: int = 0) -> Dist
         DistilBertConfig(vocab_size=100, max_position_embeddings=32, num_labels=num_labels, dim=32, n_layers=2, n_heads=2,
                          hidden_dim=64, dropout=dropout, attention_dropout=dropout, seq_classif_dropout=dropout)
     )  # fmt: skip
+
+
+def save_texts(folder: Path, **sizes: int) -> None:
+    """``train=24, eval=12``: train.csv and eval.csv with so many labelled texts, the seeds 0, 1 ..."""
+    for seed, (name, number) in enumerate(sizes.items()):
+        with open(folder / f"{name}.csv", "w", newline="") as stream:
+            csv.writer(stream).writerows([("text", "label"), *texts(number, seed)])
 
 
 def save_model(directory: Path, model: nn.Module | None = None) -> Path:

@@ -185,7 +185,7 @@ class EvaluateConfig:
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
     task: str | None = setting(None, "the task of a model without run.json (default: classification)")
     eval_batch_size: int = setting(32, "examples per batch; changes speed only")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: as in training")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: that of the training run, if the device has it")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     workers: int = setting(0, "processes that load data")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")

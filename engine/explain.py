@@ -92,7 +92,8 @@ def explain(
     show("padding", f"{wastes}; here {kind}", padding_wastes)
     sizes, each = memory_needed(setup, config), " on each rank" if ranks else ""
     parts = " + ".join(f"{name} {size / 2**20:,.1f}" for name, size in sizes.items())
-    show("memory", f"{parts} = {sum(sizes.values()) / 2**20:,.1f} MiB{each}, and the activations", bytes_per_rank)
+    show("memory", f"{parts} MiB", bytes_per_rank)
+    show("", f"{sum(sizes.values()) / 2**20:,.1f} MiB{each} in all, and the activations", memory_needed)
 
     tried = try_steps(setup, task, config)
     num_steps = tried.tally.num_steps

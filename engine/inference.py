@@ -12,9 +12,11 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args, get_type_hints
 
+import torch
 from torch import nn
 
 from engine import targets
@@ -29,7 +31,7 @@ from engine.errors import DataError, ModelError, ResourceError, UsageError, is_m
 from engine.evaluate import evaluate as measure
 from engine.files import Rows, choose, read_table
 from engine.parallel import World, choose_device
-from engine.precision import choose_precision, make_autocast
+from engine.precision import Precision, choose_precision, make_autocast
 from engine.record import evaluated, finite, split_figures
 from engine.report import ERRORS
 from engine.sources import Source, SourceConfig, as_dataset
@@ -248,7 +250,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
     world = World(device)
     loader = eval_loader(task, examples, layout, engine, world)
-    autocast = make_autocast(choose_precision(config.precision, device), device)
+    autocast = make_autocast(precision_for(config, device), device)
     review = task.review() if config.errors else None
     look = review.update if review else None
     result = measure(model, task, batches(loader), autocast, world, total=len(loader), look=look)
@@ -270,6 +272,15 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         if Path(config.errors).resolve() == (directory / ERRORS).resolve() and (directory / "run.json").exists():
             draw(directory / "report.html", [record_of(directory)])
     return metrics
+
+
+def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:
+    """``auto``: that of the run, so that its figures come out again; this device's own where it does not compute in it."""
+    directory = user_path(config.model)
+    if config.precision == "auto" and (directory / "run.json").exists():
+        with suppress(UsageError):
+            return choose_precision(read_run(directory).get("precision") or "auto", device)
+    return choose_precision(config.precision, device)
 
 
 def quiet_libraries() -> None:

@@ -116,11 +116,8 @@ class Run:
         self.directory, self.config, self.state, self.num_steps = directory, config, state, num_steps
         self.evaluator, self.best_metric, self.lower_is_better = evaluate, best_metric, lower_is_better
         self.window, self.epoch, self.total = Tally(), Tally(), Tally()
-        self.timed, self.timed_own, self.timed_seconds = (
-            Tally(),
-            Tally(),
-            0.0,
-        )  # since the last line, in this process: what rates are made of
+        # since the last line, in this process: what rates are made of; of this rank alone
+        self.timed, self.timed_own, self.timed_seconds = Tally(), Tally(), 0.0
         self.flops, self.peak_flops = flops, peak_flops
         self.stop = stop or Stop()
         self.saver = (AsyncSaver if config.async_save else Saver)(directory / "checkpoints", config.keep_checkpoints)
@@ -152,6 +149,7 @@ class Run:
     def log(self, at: Position, micro_batches: list[Batch], record: StepRecord) -> None:
         """Count a step; write a line every ``log_steps`` and at the last one. Raises DivergedError there."""
         with self.state.clock.phase("log"):
+            self._watch_the_time(at)  # first: what reads the device waits for the votes on this step, and so finds a lost rank
             self._loss_sum += record.loss_sum
             self._pending.count(micro_batches)
             self._unread.append((at, [key for batch in micro_batches for key in batch.keys], record))
@@ -159,7 +157,6 @@ class Run:
                 self._read_losses()
                 self._log_line(at, record)
             self._bar.update()
-            self._watch_the_time(at)
             if at.is_epoch_end or at.is_last:
                 self._read_losses()
                 self._epoch_line(at)

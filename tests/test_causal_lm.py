@@ -36,7 +36,7 @@ def project(tmp_path_factory):
 
 def command(folder, *more: str) -> list[str]:
     return ["--task", "clm", "--model", str(folder / "model"), "--train-file", str(folder / "story.txt"), "--eval-fraction", "0.1",
-            "--block-size", "32", "--epochs", "2", "--learning-rate", "1e-3", "--device", "cpu", *more]  # fmt: skip
+            "--block-size", "32", "--epochs", "2", "--learning-rate", "1e-3", "--device", "cpu", "--precision", "fp32", *more]  # fmt: skip
 
 
 def rows_of(folder, file: str, **options):

@@ -139,8 +139,9 @@ def test_a_run_after_it_has_the_same_bits(tmp_path, capsys):
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
 
-def test_every_line_names_a_function_that_exists(tmp_path, capsys):
-    fit(make_task(), TrainConfig(**SETTINGS, explain=True), tiny.bert())
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
+def test_every_line_names_a_function_that_exists(precision, capsys):
+    fit(make_task(), TrainConfig(**SETTINGS | {"precision": precision}, explain=True), tiny.bert())
     lines = capsys.readouterr().out.splitlines()[:-1]
     assert len(lines) > 10
     for line in lines:

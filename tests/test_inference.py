@@ -128,6 +128,18 @@ def test_evaluate_repeats_the_figures_of_training(project, capsys):  # noqa: F81
     assert json.loads((project / "f.json").read_text())["eval_loss"] == pytest.approx(figures["eval_loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
+def test_evaluate_computes_in_the_precision_of_the_run(project, tmp_path, precision, capsys):  # noqa: F811
+    """On every processor, whatever it would choose by itself; where the precision cannot be had, its own."""
+    arguments = command(project, "--precision", precision, "--output-dir", str(tmp_path / "run"))
+    assert run.main(arguments) == 0
+    trained = json.loads((tmp_path / "run/run.json").read_text())
+    assert run.main(["evaluate", "--model", str(tmp_path / "run"), "--output", str(tmp_path / "e.json")]) == 0
+    assert json.loads((tmp_path / "e.json").read_text())["eval_loss"] == trained["metrics"]["eval_loss"]
+    (tmp_path / "run/run.json").write_text(json.dumps({**trained, "precision": "fp16"}))
+    assert run.main(["evaluate", "--model", str(tmp_path / "run"), "--device", "cpu"]) == 0
+
+
 def test_evaluate_a_file_with_a_label_the_model_does_not_know(project, tmp_path, capsys):  # noqa: F811
     (tmp_path / "e.csv").write_text("text,label\nw0,z\n")
     code, line = fails(["evaluate", "--model", str(project / "run"), "--file", str(tmp_path / "e.csv")], capsys)

@@ -50,7 +50,7 @@ def runs(project, tmp_path_factory):  # noqa: F811
     """The same LoRA run, saved as an adapter and merged."""
     folder = tmp_path_factory.mktemp("runs")
     for name, more in (("adapter", []), ("merged", ["--lora-merge"])):
-        assert run.main(command(project, *FLAGS, *more, "--output-dir", str(folder / name))) == 0
+        assert run.main(command(project, *FLAGS, *more, "--precision", "fp32", "--output-dir", str(folder / name))) == 0
     return folder
 
 
@@ -59,18 +59,20 @@ def logits(model, folder) -> torch.Tensor:
         return model.eval()(**AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")).logits
 
 
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
 @pytest.mark.parametrize("make", [lambda: tiny.bert(dropout=0.0), lambda: tiny.distilbert(dropout=0.0), gpt2])
-def test_packed_batches_are_padded_ones_under_lora(make):
-    """Losses and gradient norms of each step, to float32 rounding: the hooks find the model inside peft's wrapper."""
+def test_packed_batches_are_padded_ones_under_lora(make, precision):
+    """Losses and gradient norms of each step, to the precision's rounding: the hooks find the model in peft's wrapper."""
     found = {}
     for batching in ("padded", "packed"):
         config = TrainConfig(batch_size=8, epochs=1, device="cpu", batching=batching, lora=True, lora_merge=True,
-                             lora_dropout=0.0, learning_rate=1e-2)  # fmt: skip
+                             lora_dropout=0.0, learning_rate=1e-2, precision=precision)  # fmt: skip
         setup = build(tiny.TokenTask(), tiny.token_rows(40), config, make())
         assert setup.layout.kind == batching
         records = [train_step(setup.state, tiny.TokenTask(), m, config, setup.world) for _, m in setup.data.steps()]
         found[batching] = torch.tensor([[float(r.loss_sum), float(r.grad_norm)] for r in records])
-    torch.testing.assert_close(found["packed"], found["padded"], rtol=1e-4, atol=1e-4)
+    tolerance = {"fp32": 1e-4, "bf16": 2**-8}[precision]
+    torch.testing.assert_close(found["packed"], found["padded"], rtol=tolerance, atol=tolerance)
 
 
 def test_steps_equal_trainer_bitwise(tmp_path):

@@ -343,8 +343,9 @@ def test_the_warm_up_is_rounded_up():
 # ------------------------------------------------------------------------------------------------------------- guard
 
 CONFIG = TrainConfig(
-    learning_rate=1e-3, weight_decay=0.1, batch_size=8, epochs=1, device="cpu", schedule="constant", batching="padded"
-)
+    learning_rate=1e-3, weight_decay=0.1, batch_size=8, epochs=1, device="cpu", schedule="constant", batching="padded",
+    precision="fp32",
+)  # fmt: skip
 
 
 def started(scaled: bool = False, done: int = 2):
@@ -449,16 +450,20 @@ def test_a_gradient_that_is_not_finite_would_spoil_the_weights_if_nobody_looked(
     assert not any(p.isfinite().all() for p in state.model.parameters())
 
 
-def test_an_inactive_guard_is_bitwise_the_plain_optimizer():
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
+def test_an_inactive_guard_is_bitwise_the_plain_optimizer(precision):
     """Five steps with the guard, and the same in plain PyTorch without one."""
     model = tiny.bert(dropout=0.0)
-    setup = build(tiny.TokenTask(), tiny.token_rows(40), CONFIG, copy.deepcopy(model))
+    config = dataclasses.replace(CONFIG, precision=precision)
+    setup = build(tiny.TokenTask(), tiny.token_rows(40), config, copy.deepcopy(model))
     optimizer = make_optimizer(model, CONFIG)
     model.train()
     setup.state.model.train()
     for _, [batch] in setup.data.steps():
         step(setup.state, [batch])
-        loss = nn.functional.cross_entropy(model(**batch.inputs).logits, batch.targets["labels"], reduction="sum")
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(**batch.inputs).logits.float()
+        loss = nn.functional.cross_entropy(logits, batch.targets["labels"], reduction="sum")
         (loss / batch.num_items).backward()
         nn.utils.clip_grad_norm_(model.parameters(), CONFIG.max_grad_norm)
         optimizer.step()

@@ -174,6 +174,7 @@ def test_a_wrong_decay_group_is_noticed(tmp_path, monkeypatch):
         assert_parameters_equal(ours, theirs)
 
 
+@pytest.mark.bf16
 def test_bf16_equals_trainer(tmp_path):
     """Autocast around the forward pass only, on the CPU, as accelerate wraps it."""
     rows = tiny.token_rows(60)

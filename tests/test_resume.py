@@ -85,7 +85,7 @@ def assert_same_bits(a, b):
 SMALL = {"batch_size": 4, "accumulation_steps": 3, "epochs": 3, "learning_rate": 1e-3, "log_steps": 2, "device": "cpu"}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
 @pytest.mark.parametrize("batching", ["padded", "bucketed", "packed"])
 @pytest.mark.parametrize(
     "killed_after", [4, pytest.param(7, marks=pytest.mark.slow), 11, pytest.param(14, marks=pytest.mark.slow)]

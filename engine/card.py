@@ -46,7 +46,7 @@ def base_of(source: Source) -> dict[str, str | None]:
     """
     from huggingface_hub import ModelCard
 
-    if "model" not in source.resolved:  # a model built in Python
+    if source.taken_model is None:  # a model built in Python
         return {"base_model": None, "license": None}
     path = source.model(None)
     is_folder = Path(path).is_dir()
@@ -159,7 +159,7 @@ def training(task: Task[Any], document: Mapping[str, Any]) -> str:
     metrics, settings = document["metrics"], document["settings"]
     shown = {name: settings.get(name) for name in HYPERPARAMETERS}
     shown |= changed(task, TrainConfig, settings) | changed(task, type(task).Options, settings)
-    shown |= {"max_length": getattr(task, "max_length", None)} | {name: document[name] for name in ("precision", "batching")}
+    shown |= {"max_length": task.max_length} | {name: document[name] for name in ("precision", "batching")}
     said = [[name.replace("_", " "), value] for name, value in shown.items() if value is not None and name != "task"]
     versions = ", ".join(f"{escaped(package)} {escaped(number)}" for package, number in document["versions"].items())
     again = command(task, settings)

@@ -177,16 +177,17 @@ def settings_of(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
 
 def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> dict[str, Any]:
     """run.json as far as it is known before the model is built."""
+    data, model = task.source.taken_data, task.source.taken_model
     return {
         "settings": settings,
         "data": {
-            "source": task.source.resolved.get("data"),
-            "hub_name": task.source.resolved.get("hub_name"),
+            "source": data.description if data else None,
+            "hub_name": data.hub_name if data else None,
             "num_examples": {split: len(part) for split, part in examples.items()},
             "fingerprints": {split: part.fingerprint() for split, part in examples.items()},
             "lengths": histogram(examples["train"].lengths) if len(examples["train"]) else None,
         },
-        "model": task.source.resolved.get("model"),
+        "model": model.description if model else None,
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")}
         | {"instructions": torch.backends.cpu.get_cpu_capability()},
@@ -293,7 +294,7 @@ def make_run(
     return Run(
         directory, config, state, setup.data.plan.num_steps,
         evaluate=measure if held_out is not None else None,
-        best_metric=metric, lower_is_better=metric in task.lower_is_better,
+        best_metric=metric, lower_is_better=held_out is None or metric in {"loss", *task.metrics("eval").lower_is_better},
         flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
         world=setup.world,
     )  # fmt: skip

@@ -74,7 +74,7 @@ def open_model(
     source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
     built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables))
     where = choose_device(device)
-    model = built.load_model(built.source.model(getattr(built, "hub_model", None)))
+    model = built.load_model(built.source.model(built.hub_model))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
     layout = pack(model, built.level) if packable else PADDED
     targets.enable(model, built.level)

@@ -75,17 +75,34 @@ class HubData:
     eval: str | None = None
 
 
+@dataclass(frozen=True)
+class TakenData:
+    """The data that a Source has taken: in words, and by their name on the Hub if they come from there."""
+
+    description: str
+    hub_name: str | None = None
+
+
+@dataclass(frozen=True)
+class TakenModel:
+    """The model that a Source has taken: what ``from_pretrained`` is given, and in words."""
+
+    path: str
+    description: str
+
+
 class NotCachedError(DataError):
     """The Hub cannot be reached and its cache has no copy."""
 
 
 class Source:
-    """Resolves a SourceConfig. ``resolved`` says in words what was taken, for the start lines and run.json."""
+    """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json."""
 
     def __init__(self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None):
         self.config = config or SourceConfig()
         self.given = tables
-        self.resolved: dict[str, str] = {}
+        self.taken_data: TakenData | None = None
+        self.taken_model: TakenModel | None = None
 
     # ------------------------------------------------------------------------------------------------------ data
 
@@ -103,7 +120,7 @@ class Source:
         config = self.config
         if self.given is not None:
             self.only_for_the_hub("given in Python")
-            self.resolved["data"] = "given in Python"
+            self.taken_data = TakenData("given in Python")
             for split, table in self.given.items():
                 check_columns(f"the {split} data set", table.column_names, columns)
             return dict(self.given)
@@ -167,7 +184,7 @@ class Source:
                 continue
             options = {"delimiter": self.config.delimiter, "encoding": self.config.encoding}
             tables[split] = read_dataset(user_path(name), columns, name, **options)
-        self.resolved["data"] = ", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name)
+        self.taken_data = TakenData(", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name))
         return tables
 
     def _sample(
@@ -179,7 +196,7 @@ class Source:
         tables, description = sample()
         for table in tables.values():
             check_columns("the embedded sample", table.column_names, columns)
-        self.resolved["data"] = description
+        self.taken_data = TakenData(description)
         return tables
 
     def _default(
@@ -194,7 +211,8 @@ class Source:
             if sample is None:
                 raise
         tables = self._sample(sample, columns)
-        note(f"data: {default.path} is neither reachable on the Hub nor cached; using {self.resolved['data']} instead")
+        assert self.taken_data is not None
+        note(f"data: {default.path} is neither reachable on the Hub nor cached; using {self.taken_data.description} instead")
         return tables
 
     def _hub(self, data: HubData, columns: Sequence[str]) -> dict[str, Dataset]:
@@ -221,8 +239,8 @@ class Source:
         for split, table in tables.items():
             check_columns(f"{data.path}, split {splits[split]}", table.column_names, columns)
         revision = f"@{config.data_revision}" if config.data_revision else ""
-        self.resolved["data"] = f"Hub data set {data.path}{revision}" + (f" ({name})" if name else "")
-        self.resolved["hub_name"] = data.path
+        words = f"Hub data set {data.path}{revision}" + (f" ({name})" if name else "")
+        self.taken_data = TakenData(words, hub_name=data.path)
         return tables
 
     # ----------------------------------------------------------------------------------------------------- model
@@ -232,9 +250,9 @@ class Source:
 
         ``substitute`` takes its place where the Hub is out of reach (None: MiniLM).
         """
-        if "model" not in self.resolved:
-            self._path, self.resolved["model"] = self._model(default, substitute or minilm)
-        return self._path
+        if self.taken_model is None:
+            self.taken_model = TakenModel(*self._model(default, substitute or minilm))
+        return self.taken_model.path
 
     def _model(self, default: str | None, substitute: Substitute) -> tuple[str, str]:
         wanted = self.config.model

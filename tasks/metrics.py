@@ -19,6 +19,8 @@ from engine.parallel import World
 class ClassificationMetrics:
     """accuracy, f1 (macro), mcc; micro and macro f1, average precision (macro); rmse, pearson, spearman."""
 
+    lower_is_better = ("rmse",)
+
     def __init__(self, problem: str, num_labels: int):
         from torchmetrics import MetricCollection, classification, regression
 

@@ -31,6 +31,7 @@ class RetrievalMetrics:
     """
 
     names = (f"recall@{TOP}", "mrr")
+    lower_is_better = ()
 
     def __init__(self) -> None:
         self.anchors: list[Tensor] = []
@@ -56,6 +57,7 @@ class ScoreMetrics:
     """spearman and pearson of cosines and given scores."""
 
     names = ("spearman", "pearson")
+    lower_is_better = ()
 
     def __init__(self) -> None:
         from torchmetrics import MetricCollection, regression

@@ -5,6 +5,7 @@ Ours come from torchmetrics in float32, fed in uneven batches: 1e-6 is its round
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -15,7 +16,11 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from engine.batch import Batch
+from engine.config import TrainConfig
+from engine.fit import fit
+from tasks.language import LanguageMetrics
 from tasks.metrics import ClassificationMetrics
+from tests import tiny
 
 ROUNDING = 1e-6
 
@@ -209,3 +214,34 @@ def test_each_problem_has_its_figures_and_fresh_ones_start_at_nothing():
     assert ClassificationMetrics("regression", 1).names == ("rmse", "pearson", "spearman")
     logits, labels = classes(0)
     assert figures("single_label", 5, logits, labels) == figures("single_label", 5, logits, labels)
+
+
+def test_the_metrics_say_of_which_figures_less_is_better():
+    """The best model is chosen by it; a figure that is named there exists."""
+    for kind, lower in (("single_label", set()), ("multi_label", set()), ("regression", {"rmse"})):
+        metrics = ClassificationMetrics(kind, 1 if kind == "regression" else 3)
+        assert {*metrics.lower_is_better} & {*metrics.names} == lower
+    language = LanguageMetrics(tokens_per_byte=0.3)
+    assert {*language.lower_is_better} == {"perplexity", "bits_per_byte"} < {*language.names}
+
+
+@pytest.mark.parametrize(("metric", "kept"), [("rmse", 0), ("accuracy", 1)])
+def test_the_direction_of_the_metric_decides_which_model_is_kept(metric, kept, tmp_path):
+    """Two evaluations of which the second has the higher figure."""
+
+    class Rising:
+        names, lower_is_better, values = ("rmse", "accuracy"), ("rmse",), iter([0.1, 0.2])
+
+        def update(self, *_) -> None: ...
+        def sync(self, *_) -> None: ...
+        def compute(self) -> dict[str, float]:
+            value = next(Rising.values)
+            return {"rmse": value, "accuracy": value}
+
+    task = tiny.TokenTask(train=tiny.token_rows(16), evaluation=tiny.token_rows(8, seed=5))
+    task.metrics = lambda split: Rising()
+    config = TrainConfig(batch_size=8, epochs=2, best_metric=metric, output_dir=str(tmp_path), device="cpu", learning_rate=1e-3)
+    fit(task, config, tiny.bert())
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    best = [line for line in log if line["kind"] == "eval"][kept]
+    assert json.loads((tmp_path / "run.json").read_text())["metrics"]["eval_rmse"] == best["rmse"]

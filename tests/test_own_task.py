@@ -13,6 +13,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import run
+from engine.errors import UsageError
+from engine.sources import Source, SourceConfig
+from tasks.classification import Classification, ClassificationOptions
 from tests import tiny
 
 PAGE = (Path(__file__).parent.parent / "docs/your-own-task.md").read_text(encoding="utf-8")
@@ -60,3 +63,10 @@ def test_every_method_of_a_task_is_named():
     have_a_default = {"Options", "forward", "inputs_of", "describe"}
     missing = [name for name in methods - have_a_default if f"`{name}(" not in PAGE]
     assert not missing
+
+
+def test_what_is_asked_before_its_turn_is_one_line():
+    """examples() finds out what the data hold; the model's head and the metrics depend on it."""
+    for ask in (lambda task: task.build_model(), lambda task: task.metrics("eval")):
+        with pytest.raises(UsageError, match=r"Classification: call examples\(\) before build_model\(\) and metrics\(\)"):
+            ask(Classification(ClassificationOptions(), Source(SourceConfig(model="none"))))

@@ -156,7 +156,9 @@ class PredictConfig:
     excel_safe: bool = setting(False, "put a ' before CSV cells that a spreadsheet would take for a formula")
     delimiter: str | None = setting(None, "of CSV files")
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
-    task: str | None = setting(None, "the task of a model without run.json (default: classification)")
+    task: str | None = setting(
+        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
@@ -183,7 +185,9 @@ class EvaluateConfig:
     label_column: str | None = setting(None, "column of the label (default: as in training)")
     delimiter: str | None = setting(None, "of CSV files")
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
-    task: str | None = setting(None, "the task of a model without run.json (default: classification)")
+    task: str | None = setting(
+        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
+    )
     eval_batch_size: int = setting(32, "examples per batch; changes speed only")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: that of the training run, if the device has it")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")

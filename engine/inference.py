@@ -1,7 +1,8 @@
 """Using a finished model: predict texts or a file, evaluate on its own or other data.
 
-A run's directory says in run.json which task and options made it, so neither has to be given again. Any other model
-directory or Hub name is taken as well; its task is then --task, or classification.
+A run's directory says in run.json which task and options made it, so neither has to be given again, but for a task of
+one's own: a file of Python is run only when the user names it. Any other model directory or Hub name is taken as well; its
+task is then --task, or classification.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -49,28 +51,28 @@ def open_model(
     *,
     device: str = "auto",
     task: str | None = None,
+    base: str | None = None,
     changes: Mapping[str, Any] | None = None,
     tables: Mapping[str, Dataset] | None = None,
     precision: str = "fp32",
 ) -> tuple[Task[Any], nn.Module, Layout]:
     """The task, its model in eval mode on ``device``, and the layout for its batches. ``find`` gives a task class by name.
 
-    ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data to use in place of its data.
-    Raises UsageError, ModelError.
+    ``task`` is what the user has named; without it run.json's counts, where it is one of ours. ``base``: the task of ours
+    that it must be, or be made from. ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data
+    to use in place of its data. Raises UsageError, ModelError.
     """
     directory = user_path(name)
     if (directory / "run.json").exists() and not is_finished(directory):
         raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
     settings: dict[str, Any] = read_run(directory)["settings"] if (directory / "run.json").exists() else {}
-    if task is None:
-        refuse_code_of(directory, settings.get("task"))
-    named = task or settings.get("task") or "classification"
-    if named != settings.get("task", named):  # the run's rows are of another kind
+    named = task or ours(directory, settings.get("task")) or "classification"
+    if not is_same(named, settings.get("task", named)):  # the run's rows are of another kind
         settings = {}
     settings |= {key: value for key, value in (changes or {}).items() if value is not None}
-    if not isinstance(named, str):
-        raise ModelError(f"{directory / 'run.json'} is damaged: task cannot be {named!r}")
     kind = find(named)
+    if base is not None and not issubclass(kind, find(base)):
+        raise UsageError(f"--task {named}: this command needs {base}, or a task that is made from it")
     source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
     built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables))
     where = choose_device(device)
@@ -102,14 +104,24 @@ def fits(value: Any, kind: Any) -> bool:
     )
 
 
-def refuse_code_of(directory: Path, task: Any) -> None:
-    """run.json may name a task of the user's own; one that came with the model is code of a stranger. Raises ModelError."""
-    path, colon, _ = task.rpartition(":") if isinstance(task, str) else ("", "", "")
-    if colon and Path(path).resolve().is_relative_to(directory.resolve()):
+def ours(directory: Path, task: Any) -> str | None:
+    """The task that run.json names, if it names one by a name of ours. Raises ModelError for a file of Python.
+
+    Wherever that file lies: a directory that was fetched can hold links, and its run.json any path.
+    """
+    if not isinstance(task, str | None):
+        raise ModelError(f"{directory / 'run.json'} is damaged: task cannot be {task!r}")
+    if task and ":" in task:
         raise ModelError(
-            f"{directory / 'run.json'} names a task that lies in the model directory; code of a model is never run. "
-            f"If it is your own, say --task {task}"
+            f"{directory / 'run.json'} names a task in a file of Python, and anybody may have written that: such a file is "
+            f"never run unless you name it. If it is your own, add: --task {shlex.quote(task)}"
         )
+    return task
+
+
+def is_same(named: str, task: Any) -> bool:
+    """Is this the run's task? ``FILE.py:CLASS`` may be reached by another path now than it was in training."""
+    return isinstance(task, str) and Path(named).name == Path(task).name
 
 
 def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
@@ -160,11 +172,11 @@ def refuse_repeated(ids: Sequence[Any], name: str) -> None:
             )
 
 
-def try_examples(task: Task[Any], directory: Path, find: Find, device: str) -> None:
-    """What a tutorial does last: load what was saved, and predict a few inputs."""
+def try_examples(task: Task[Any], directory: Path, find: Find, device: str, name: str) -> None:
+    """What a tutorial does last: load what was saved, and predict a few inputs. ``name``: the task's, as the user gave it."""
     if not task.try_it or not is_main_process():
         return
-    saved, model, layout = open_model(str(directory), find, device=device)
+    saved, model, layout = open_model(str(directory), find, device=device, task=name)
     for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
         print(f"{printable(saved.describe(prediction))}\t{shown(text)}")
 

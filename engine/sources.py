@@ -7,6 +7,7 @@ run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub i
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -123,7 +124,7 @@ class Source:
             self.taken_data = TakenData("given in Python")
             for split, table in self.given.items():
                 check_columns(f"the {split} data set", table.column_names, columns)
-            return dict(self.given)
+            return {split: undecoded(table) for split, table in self.given.items()}
         if config.train_file:
             return self._files({"train": config.train_file, "eval": config.eval_file}, columns)
         if config.data == "sample":
@@ -235,7 +236,7 @@ class Source:
             if split not in loaded:
                 raise DataError(f"data set {data.path} has no split {split!r} (it has: {', '.join(loaded)})")
         splits = {"train": train, "eval": held}
-        tables = {split: loaded[name] for split, name in splits.items() if name is not None}
+        tables = {split: undecoded(loaded[name]) for split, name in splits.items() if name is not None}
         for split, table in tables.items():
             check_columns(f"{data.path}, split {splits[split]}", table.column_names, columns)
         revision = f"@{config.data_revision}" if config.data_revision else ""
@@ -412,6 +413,26 @@ def files_in(folder: Path) -> dict[str, str | None]:
     if train is None:
         raise DataError(f"{folder} holds no train file (train{', train'.join(SUFFIXES)}): name one with --train-file")
     return {"train": train, "eval": find("eval", "validation", "test")}
+
+
+def undecoded(table: Dataset) -> Dataset:
+    """Pictures, and whatever else ``datasets`` would open on reading a cell, stay files: a task opens what it knows."""
+    for name, feature in table.features.items():
+        if (plain := without_decoding(feature)) != feature:
+            table = table.cast_column(name, plain)
+    return table
+
+
+def without_decoding(feature: Any) -> Any:
+    """The feature of a column, or of a part of one, such that its cells are read as they are kept."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return {name: without_decoding(part) for name, part in feature.items()}
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return dataclasses.replace(feature, feature=without_decoding(feature.feature))
+    is_file = getattr(feature, "decode", False) and type(feature).__name__ != "Json"  # the one that is text
+    return dataclasses.replace(feature, decode=False) if is_file else feature
 
 
 def check_columns(where: str, found: Sequence[str], wanted: Sequence[str]) -> None:

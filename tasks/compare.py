@@ -38,6 +38,9 @@ class CompareConfig:
     picture: str | None = dataclasses.field(
         default=None, metadata={"help": "PNG, SVG or PDF file for the similarities, side by side"}
     )
+    task: str = dataclasses.field(
+        default="embeddings", metadata={"help": "embeddings, or a task of your own that is made from it: FILE.py:CLASS"}
+    )
     device: str = dataclasses.field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:N or mps"})
     debug: bool = dataclasses.field(default=False, metadata={"help": "show tracebacks of errors that have a one-line form"})
 
@@ -85,7 +88,7 @@ def compare_models(config: CompareConfig, texts: Sequence[str], find: Find) -> N
 
 def embedded(name: str, config: CompareConfig, find: Find) -> Embedded:
     """One model's vectors, and the least of some times: the others are those of a busy machine."""
-    task, model, layout = open_model(name, find, device=config.device, task="embeddings")
+    task, model, layout = open_model(name, find, device=config.device, task=config.task, base="embeddings")
     assert isinstance(task, Embeddings)
     vectors = task.vectors(model, config.sentences, layout)
     times = []

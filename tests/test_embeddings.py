@@ -306,6 +306,13 @@ def test_scores_against_scipy():
     assert found["pearson"] == pytest.approx(stats.pearsonr(cosines, given)[0], abs=1e-5)
 
 
+def test_scores_that_are_all_the_same_have_no_correlation():
+    vectors = torch.nn.functional.normalize(torch.randn(18, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    metrics = ScoreMetrics()
+    metrics.update(None, vectors, type("B", (), {"num_examples": 9, "targets": {"scores": torch.full((9,), 0.1)}}))
+    assert np.isnan([*metrics.compute().values()]).all()
+
+
 # --------------------------------------------------------------------------------------------------------- whole runs
 
 

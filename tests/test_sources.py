@@ -532,3 +532,26 @@ def test_whatever_a_broken_model_raises_is_one_line():
 
     with pytest.raises(ModelError, match=r"some/model: its files are damaged.*'list' object has no attribute 'get'"):
         Source().load(loader, "some/model")
+
+
+def test_no_part_of_a_data_set_is_decoded_when_it_is_read():
+    """A picture may stand within a list or a dictionary; JSON, which is text, is read as ever."""
+    from datasets import ClassLabel, Dataset, Features, Image, Json, LargeList, List, Value
+
+    cell = {"bytes": b"no picture", "path": "a.png"}
+    rows = {
+        "one": cell,
+        "many": [cell],
+        "large": [cell],
+        "within": {"deep": [{"it": cell}]},
+        "json": {"a": 1},
+        "kind": 1,
+        "text": "t",
+    }
+    features = Features({"one": Image(), "many": List(Image()), "large": LargeList(Image()), "within": {"deep": List({"it": Image()})},
+                         "json": Json(), "kind": ClassLabel(names=["x", "y"]), "text": Value("string")})  # fmt: skip
+    given = Dataset.from_list([rows], features=features)
+    [table] = Source(tables={"train": given}).tables([]).values()
+    assert table[0] == rows and table.features["kind"] == features["kind"]
+    plain = given.select_columns(["json", "kind", "text"])
+    assert Source(tables={"train": plain}).tables([])["train"] is plain, "nothing is copied where nothing is to be done"

@@ -17,16 +17,11 @@ from typing import Any
 from torch import nn
 
 from engine import lora
-from engine.config import TrainConfig, user_path
+from engine.config import TrainConfig, settings_where, user_path
 from engine.sources import Source, SourceConfig, packaged_minilm, quietly
 from engine.task import Task
 
 MAX_ROWS, MAX_LABELS = 20, 100
-HYPERPARAMETERS = ("epochs", "batch_size", "accumulation_steps", "learning_rate", "schedule", "warmup_ratio", "weight_decay",
-                   "max_grad_norm", "seed", "max_length", "precision", "batching")  # fmt: skip
-OF_THE_PLACE = frozenset(
-    {"output_dir", "resume", "overwrite", "debug", "push_to_hub"}
-)  # settings that say nothing about the model
 SPECIAL = re.compile(r"[\\`*{}\[\]<>#|~&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")  # Markdown, HTML and bare links
 
 
@@ -157,7 +152,7 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str:
 def training(task: Task[Any], document: Mapping[str, Any]) -> str:
     """Settings, machine, versions, and the command."""
     metrics, settings = document["metrics"], document["settings"]
-    shown = {name: settings.get(name) for name in HYPERPARAMETERS}
+    shown = {name: settings.get(name) for name in settings_where(lambda traits: traits.in_card, TrainConfig)}
     shown |= changed(task, TrainConfig, settings) | changed(task, type(task).Options, settings)
     shown |= {"max_length": getattr(task, "max_length", None)} | {name: document[name] for name in ("precision", "batching")}
     said = [[name.replace("_", " "), value] for name, value in shown.items() if value is not None and name != "task"]
@@ -184,9 +179,10 @@ def command(task: Task[Any], settings: Mapping[str, Any]) -> str | None:
 
 
 def changed(task: Task[Any], kind: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of one dataclass that are not the task's defaults, but for those of the place."""
+    """The settings of one dataclass that are not the task's defaults, without the local ones."""
     defaults = {field.name: task.defaults.get(field.name, field.default) for field in dataclasses.fields(kind)}
-    names = [name for name in defaults if name not in OF_THE_PLACE and settings.get(name) is not None]
+    local = settings_where(lambda traits: traits.local, kind)
+    names = [name for name in defaults if name not in local and settings.get(name) is not None]
     return {name: settings[name] for name in names if settings[name] != defaults[name]}
 
 

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,11 @@ TEMPORARY = ".tmp-model-"
 MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
 
 
-def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> None:
-    """May this run write here? Raises UsageError with the way out; ``--overwrite`` empties what a run has left."""
+def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds: Sequence[type[Any]]) -> None:
+    """May this run write here? Raises UsageError with the way out; ``--overwrite`` empties what a run has left.
+
+    ``kinds``: the dataclasses that ``settings`` come from.
+    """
     for path in (directory, *directory.parents):
         if path.exists() and not path.is_dir():
             raise UsageError(f"--output-dir {directory}: {path} is a file")
@@ -52,7 +55,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
         if is_finished(directory) or (is_unfinished and (directory / "run.json").exists()):
             there = read_run(directory)["settings"]
             compare(directory, "task", {"task": there.get("task")}, {"task": settings["task"]})  # else most settings differ
-            compare(directory, "settings", there, settings)
+            compare(directory, "settings", there, settings, kinds)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,9 +127,11 @@ def finished_before(directory: Path, config: TrainConfig, document: dict[str, An
     return metrics
 
 
-def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises UsageError with the difference between the run there and this one."""
-    if changed := differences(old, new):
+def compare(
+    directory: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any], kinds: Sequence[type[Any]] = ()
+) -> None:
+    """Raises UsageError with the difference between the run there and this one. ``kinds``: as ``differences`` takes them."""
+    if changed := differences(old, new, *kinds):
         raise UsageError(
             f"{directory} holds a run with other {what} ({'; '.join(changed)}): choose another --output-dir, or --overwrite"
         )

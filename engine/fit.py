@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import platform
 import shutil
@@ -36,7 +35,7 @@ from engine.checkpoint import (
     set_aside_after,
     sync_directory,
 )
-from engine.config import TrainConfig, differences, note, user_path
+from engine.config import TrainConfig, as_json, differences, note, settings_where, user_path
 from engine.data import batches, eval_loader
 from engine.directory import (
     TEMPORARY,
@@ -99,7 +98,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, wo
             ranks.together(lambda: check_data(task, config, examples, ranks.size))
             explain(task, config, examples, model, ranks)
             return Result(directory, {}, None)
-        ranks.only_main(lambda: claim(directory, config, settings))
+        ranks.only_main(lambda: claim(directory, config, settings, [type(part) for part in asked(task, config)]))
         with ranks.held_by_main(locked(directory)):
             ranks.only_main(lambda: remove_leftovers(directory))
             return _fit(task, config, model, directory, settings, ranks)
@@ -169,10 +168,12 @@ def _fit(
 
 def settings_of(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
     """Everything that was asked for, flat, as JSON keeps it."""
-    parts = [dataclasses.asdict(part) for part in (config, task.source.config, task.options)]
-    flat = {key: value for part in parts for key, value in part.items()}
-    plain = {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in flat.items()}
-    return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
+    return as_json({key: value for part in asked(task, config) for key, value in dataclasses.asdict(part).items()})
+
+
+def asked(task: Task[Any], config: TrainConfig) -> tuple[Any, ...]:
+    """The dataclasses of a run's settings: the engine's, the source's, the task's own."""
+    return config, task.source.config, task.options
 
 
 def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
         if (metric := config.best_metric or task.best_metric) not in known:
             raise UsageError(f"--best-metric {metric} is not computed; there are: {', '.join(known)}")
         return
-    for flag in ("eval_steps", "best_metric", "patience"):
+    for flag in settings_where(lambda traits: traits.needs_evaluation, type(config)):
         if getattr(config, flag):
             raise UsageError(
                 f"--{flag.replace('_', '-')} asks for an evaluation, and there is no evaluation data: "

@@ -24,7 +24,7 @@ from engine.batching import pack, why_not_packed
 from engine.collate import PADDED, Layout
 from engine.compare import record_of
 from engine.compare import write as draw
-from engine.config import EvaluateConfig, PredictConfig, TrainConfig, user_path
+from engine.config import EvaluateConfig, PredictConfig, TrainConfig, settings_where, user_path
 from engine.data import batches, eval_loader
 from engine.directory import is_finished, read_run
 from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable, shown
@@ -102,6 +102,11 @@ def fits(value: Any, kind: Any) -> bool:
     )
 
 
+def changes_in(config: PredictConfig | EvaluateConfig) -> dict[str, Any]:
+    """What a command says in place of the run's own settings; None: nothing."""
+    return {name: getattr(config, name) for name in settings_where(lambda traits: traits.replaces_run, type(config))}
+
+
 def refuse_code_of(directory: Path, task: Any) -> None:
     """run.json may name a task of the user's own; one that came with the model is code of a stranger. Raises ModelError."""
     path, colon, _ = task.rpartition(":") if isinstance(task, str) else ("", "", "")
@@ -129,8 +134,7 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         refuse_repeated(rows.get(config.id_column or "id", []), config.input)
     elif named := config.text_column or config.text_pair_column or config.id_column:
         raise UsageError(f"a column, {named!r}, can only be named with --input FILE")
-    columns = {"text_column": config.text_column, "text_pair_column": config.text_pair_column}
-    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=columns)
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes_in(config))
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:
@@ -231,10 +235,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     check_output(config.output)
     if config.errors and (Path(config.errors).suffix.lower() != ".csv" or not Path(config.errors).parent.is_dir()):
         raise UsageError(f"--errors must name a .csv file in a directory that is there, found {config.errors!r}")
-    changes = {
-        name: getattr(config, name)
-        for name in ("text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding")
-    }
+    changes = changes_in(config)
     tables = None
     if config.file:
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
+from engine.config import TrainConfig, with_defaults
 from engine.errors import DataError
+from engine.sources import SourceConfig
 
 Line = Mapping[str, Any]
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
@@ -162,15 +164,15 @@ def cut(text: str) -> str:
 
 
 def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Final figures side by side, and the settings in which the runs differ."""
+    """Final figures side by side, and the settings in which the runs differ: what an older one does not have is its default."""
     names = list(dict.fromkeys(name for record in records for name in record.document.get("metrics") or {}))
     figures = [[name, *(figure((record.document.get("metrics") or {}).get(name, "-")) for record in records)] for name in names]
-    first = records[0].document["settings"]
-    changed = [name for name in dict.fromkeys(key for record in records for key in record.document["settings"])
-               if any(record.document["settings"].get(name) != first.get(name) for record in records)]  # fmt: skip
-    settings = [[name, *(str(record.document["settings"].get(name)) for record in records)] for name in changed]
+    settings = [with_defaults(record.document["settings"], TrainConfig, SourceConfig) for record in records]
+    names = [name for name in dict.fromkeys(key for each in settings for key in each)
+             if any(each.get(name) != settings[0].get(name) for each in settings)]  # fmt: skip
+    changed = [[name, *(str(each.get(name)) for each in settings)] for name in names]
     columns = ["", *(record.name for record in records)]
-    return [("Figures", columns, figures), ("Settings that differ", columns, settings)]
+    return [("Figures", columns, figures), ("Settings that differ", columns, changed)]
 
 
 # ---------------------------------------------------------------------------------------------------------------- charts

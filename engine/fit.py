@@ -49,6 +49,7 @@ from engine.directory import (
     remove_run,
     write_run,
 )
+from engine.document import DataRecord, RunDocument
 from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
 from engine.evaluate import evaluate
 from engine.explain import explain, memory_needed, padding_wastes
@@ -112,8 +113,8 @@ def _fit(
     world.together(lambda: choose_precision(config.precision, world.device))  # refused before anything is read
     examples = world.together(task.examples, in_turn=True)
     document = run_document(settings, task, examples)
-    world.agree("versions", document["versions"])
-    world.agree("data", document["data"]["fingerprints"])
+    world.agree("versions", document.versions)
+    world.agree("data", document.data.fingerprints)
     finished = world.on_main(lambda: finished_before(directory, config, document))
     if finished is not None:
         say(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
@@ -121,9 +122,7 @@ def _fit(
     world.together(lambda: check_data(task, config, examples, world.size))
 
     setup = build(task, examples["train"], config, model, world)
-    document |= {"device": describe_device(world.device), "precision": setup.precision, "batching": setup.layout.kind}
-    document |= {"base_model": card.base_of(task.source), "command": card.command(task, settings)}
-    document |= {"model_config": config_of(setup.state.model)}
+    document = with_model(document, task, setup)
     announce(task, setup, examples, config, document)
     world.together(lambda: check_memory(setup, config))
     world.only_main(lambda: check_space(directory, setup, config))
@@ -136,12 +135,12 @@ def _fit(
     try:
         resume(run, setup, config, document)
         run.writers = writers if config.overwrite else world.only_main(lambda: Writers(config, directory, setup.state.step))
-        world.only_main(lambda: write_run(directory, {**document, "status": "running"}))
+        world.only_main(lambda: write_run(directory, document))
         with stop, world.held_by_main(run.saver), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)
     except torch.OutOfMemoryError as error:
-        raise ResourceError(out_of_memory(config, world, document["device"])) from error
+        raise ResourceError(out_of_memory(config, world, describe_device(world.device))) from error
     finally:
         run.close()
     asked = [(rank, reason, code) for rank, (reason, code) in enumerate(world.gather((stop.reason, stop.exit_code))) if reason]
@@ -158,7 +157,8 @@ def _fit(
         print(f"best model: that of step {best['step']} ({best['metric']} {best['value']:.4f})")
     whole = setup.whole_model()
     kept = None if whole is None else lora.finished(whole, merge=config.lora_merge)
-    world.only_main(lambda: finish(directory, task, kept, {**document, "metrics": metrics, "status": "finished"}))  # type: ignore[arg-type]
+    document = dataclasses.replace(document, metrics=metrics, status="finished")
+    world.only_main(lambda: finish(directory, task, kept, document))  # type: ignore[arg-type]
     say(f"saved to {directory}")
     return Result(directory, metrics, None if kept is None else kept.eval())
 
@@ -176,22 +176,35 @@ def asked(task: Task[Any], config: TrainConfig) -> tuple[Any, ...]:
     return config, task.source.config, task.options
 
 
-def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> dict[str, Any]:
+def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> RunDocument:
     """run.json as far as it is known before the model is built."""
-    return {
-        "settings": settings,
-        "data": {
-            "source": task.source.resolved.get("data"),
-            "hub_name": task.source.resolved.get("hub_name"),
-            "num_examples": {split: len(part) for split, part in examples.items()},
-            "fingerprints": {split: part.fingerprint() for split, part in examples.items()},
-            "lengths": histogram(examples["train"].lengths) if len(examples["train"]) else None,
-        },
-        "model": task.source.resolved.get("model"),
-        "versions": {"python": platform.python_version()}
+    return RunDocument(
+        settings=settings,
+        data=DataRecord(
+            source=task.source.resolved.get("data"),
+            hub_name=task.source.resolved.get("hub_name"),
+            num_examples={split: len(part) for split, part in examples.items()},
+            fingerprints={split: part.fingerprint() for split, part in examples.items()},
+            lengths=histogram(examples["train"].lengths) if len(examples["train"]) else None,
+        ),
+        model=task.source.resolved.get("model"),
+        versions={"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")}
         | {"instructions": torch.backends.cpu.get_cpu_capability()},
-    }
+    )
+
+
+def with_model(document: RunDocument, task: Task[Any], setup: Setup) -> RunDocument:
+    """run.json as it stands there while the run goes on."""
+    return dataclasses.replace(
+        document,
+        device=describe_device(setup.world.device),
+        precision=setup.precision,
+        batching=setup.layout.kind,
+        base_model=card.base_of(task.source),
+        command=card.command(task, document.settings),
+        model_config=config_of(setup.state.model),
+    )
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
@@ -301,7 +314,7 @@ def make_run(
 
 
 def announce(
-    task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: dict[str, Any]
+    task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: RunDocument
 ) -> None:
     """Device, data, model and plan, before the first step."""
     plan = setup.data.plan
@@ -315,12 +328,10 @@ def announce(
     ranks = f"{world.size} ranks on " if world.size > 1 else ""
     how = ", sharded" if config.shard else ""
     each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
-    print(f"device     {ranks}{document['device']}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
-    say(
-        f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
-    )
+    print(f"device     {ranks}{document.device}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
+    say(f"data       {document.data.source}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})")
     sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
-    say(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
+    say(f"model      {document.model or type(setup.state.model).__name__}: {sizes_of}")
     print(
         f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
         f"{size}{each} x {config.accumulation_steps} accumulated per step; "
@@ -342,7 +353,7 @@ def announce(
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
 
 
-def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]) -> None:
+def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> None:
     """Continue from the newest whole checkpoint if that is asked for and there is one. Raises UsageError, ModelError."""
     world = setup.world
     files = world.only_main(lambda: checkpoint_to_resume(run.directory, document) if config.resume else None)
@@ -357,21 +368,24 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
         check_progress(setup, progress, run.num_steps)
         run.restore(progress)
     world.only_main(lambda: tidy(run, setup.state.step, files))
-    then = {"world size": 1, "sharded": False} | progress.get("ranks", {}) | {"runs on": before["device"]} | before["versions"]
-    changed = differences(then, run.ranks() | {"runs on": document["device"]} | document["versions"])
+    then = {"world size": 1, "sharded": False} | progress.get("ranks", {}) | {"runs on": before.device} | dict(before.versions)
+    changed = differences(then, run.ranks() | {"runs on": document.device} | dict(document.versions))
     how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
     run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
-def checkpoint_to_resume(directory: Path, document: dict[str, Any]) -> Files | None:
+def checkpoint_to_resume(directory: Path, document: RunDocument) -> Files | None:
     """The newest whole one, of a run on the same data, computed in the same way. Raises UsageError, DataError, ModelError."""
     files = newest(directory / "checkpoints")
     if files is not None:
         before = read_run(directory)
-        compare_data(directory, before["data"], document["data"])
-        compare(directory, "model", before.get("model_config", {}), document["model_config"])
-        for name in ("precision", "batching"):
-            compare(directory, name, {name: before.get(name)}, {name: document[name]})
+        compare_data(directory, before.data, document.data)
+        old, new = before.model_config, document.model_config
+        if before.versions.get("transformers") != document.versions["transformers"]:  # another one writes other keys, too
+            old, new = ({name: each[name] for name in old if name in new} for each in (old, new))
+        compare(directory, "model", old, new)
+        compare(directory, "precision", {"precision": before.precision}, {"precision": document.precision})
+        compare(directory, "batching", {"batching": before.batching}, {"batching": document.batching})
     return files
 
 
@@ -433,7 +447,7 @@ def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
     return metrics
 
 
-def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[str, Any]) -> None:
+def finish(directory: Path, task: Task[Any], model: nn.Module, document: RunDocument) -> None:
     """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
     log = read_lines(directory / "metrics.jsonl")
     name = directory.resolve().name

@@ -61,7 +61,7 @@ def open_model(
     directory = user_path(name)
     if (directory / "run.json").exists() and not is_finished(directory):
         raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
-    settings: dict[str, Any] = read_run(directory)["settings"] if (directory / "run.json").exists() else {}
+    settings = dict(read_run(directory).settings) if (directory / "run.json").exists() else {}
     if task is None:
         refuse_code_of(directory, settings.get("task"))
     named = task or settings.get("task") or "classification"
@@ -280,7 +280,7 @@ def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:
     directory = user_path(config.model)
     if config.precision == "auto" and (directory / "run.json").exists():
         with suppress(UsageError):
-            return choose_precision(read_run(directory).get("precision") or "auto", device)
+            return choose_precision(read_run(directory).precision or "auto", device)
     return choose_precision(config.precision, device)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
 from engine.config import TrainConfig, with_defaults
+from engine.document import RunDocument
 from engine.errors import DataError
 from engine.sources import SourceConfig
 
@@ -39,7 +40,7 @@ class Record:
     ``profile``: profile/profile.json; ``errors``: errors.csv, header and rows."""
 
     name: str
-    document: Mapping[str, Any]
+    document: RunDocument
     lines: Sequence[Line]
     profile: Mapping[str, Any] | None = None
     errors: Sequence[Sequence[str]] = ()
@@ -52,7 +53,7 @@ class Record:
         return [[line["step"], line[key] * scale] for line in self.of_kind(kind) if line.get(key) is not None]
 
 
-def record_in(directory: Path, document: Mapping[str, Any], name: str) -> Record:
+def record_in(directory: Path, document: RunDocument, name: str) -> Record:
     """What a directory holds beside its run.json. Raises DataError for an errors.csv that cannot be read."""
     log, profile, errors = (directory / part for part in ("metrics.jsonl", PROFILE, ERRORS))
     csv.field_size_limit(2**31 - 1)  # texts of any length
@@ -93,23 +94,22 @@ def render(records: Sequence[Record]) -> str:
     return environment.get_template("report.html").render(
         title=only.name if only else " and ".join(record.name for record in records),
         subtitles=subtitles(only.document) if only else [],
-        tiles=tiles(only.document["metrics"]) if only and only.document.get("metrics") else [],
+        tiles=tiles(only.document.metrics) if only and only.document.metrics else [],
         sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
         tables=tables(only) if only else comparison(records),
-        commands=[command for record in records if (command := record.document.get("command"))],
+        commands=[command for record in records if (command := record.document.command)],
     )
 
 
 # ----------------------------------------------------------------------------------------------------------------- texts
 
 
-def subtitles(document: Mapping[str, Any]) -> list[str]:
-    data = document["data"]
-    sizes = ", ".join(f"{number:,} {split}" for split, number in data["num_examples"].items())
-    facts = [f"{document['status']}", document.get("device"), document.get("precision"), document.get("batching")]
+def subtitles(document: RunDocument) -> list[str]:
+    sizes = ", ".join(f"{number:,} {split}" for split, number in document.data.num_examples.items())
+    facts = [document.status, document.device, document.precision, document.batching]
     return [
-        f"Model: {document.get('model') or 'given in Python'}",
-        f"Data: {data['source']} ({sizes} examples)",
+        f"Model: {document.model or 'given in Python'}",
+        f"Data: {document.data.source} ({sizes} examples)",
         ", ".join(fact for fact in facts if fact),
     ]
 
@@ -143,9 +143,9 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
     if len(record.errors) > 1:
         header, *rows = [[cut(cell) for cell in row] for row in record.errors]
         found.append((f"Most confident mistakes (the first {len(rows)} of {ERRORS})", header, rows))
-    settings = record.document["settings"]
+    settings = record.document.settings
     found.append(("Settings", [], [[name, "" if value is None else str(value)] for name, value in settings.items()]))
-    found.append(("Versions", [], [[name, str(value)] for name, value in record.document["versions"].items()]))
+    found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))
     return found
 
 
@@ -165,9 +165,9 @@ def cut(text: str) -> str:
 
 def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Final figures side by side, and the settings in which the runs differ: what an older one does not have is its default."""
-    names = list(dict.fromkeys(name for record in records for name in record.document.get("metrics") or {}))
-    figures = [[name, *(figure((record.document.get("metrics") or {}).get(name, "-")) for record in records)] for name in names]
-    settings = [with_defaults(record.document["settings"], TrainConfig, SourceConfig) for record in records]
+    names = list(dict.fromkeys(name for record in records for name in record.document.metrics or {}))
+    figures = [[name, *(figure((record.document.metrics or {}).get(name, "-")) for record in records)] for name in names]
+    settings = [with_defaults(record.document.settings, TrainConfig, SourceConfig) for record in records]
     names = [name for name in dict.fromkeys(key for each in settings for key in each)
              if any(each.get(name) != settings[0].get(name) for each in settings)]  # fmt: skip
     changed = [[name, *(str(each.get(name)) for each in settings)] for name in names]
@@ -234,7 +234,7 @@ def single(record: Record) -> list[Chart]:
     ]
     if record.profile:
         charts += profiled(record.profile)
-    lengths = record.document["data"].get("lengths")
+    lengths = record.document.data.lengths
     if lengths:
         middles = [(a + b) / 2 for a, b in zip(lengths["edges"], lengths["edges"][1:], strict=False)]
         points = [[x, y] for x, y in zip(middles, lengths["counts"], strict=True)]

@@ -352,11 +352,11 @@ def forget_rng() -> None:
 
 
 def forget_window() -> None:
-    from engine.record import Run, Tally
+    from engine.record import Progress, Run, Tally
 
     restore = Run.restore
 
-    def forgetful(run: Run, progress: dict[str, Any]) -> None:
+    def forgetful(run: Run, progress: Progress) -> None:
         restore(run, progress)
         run.window = Tally()
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 from engine import lora
 from engine.config import TrainConfig, settings_where, user_path
 from engine.document import RunDocument, dumps, loads
+from engine.figures import figures_in_line, figures_in_metrics
 from engine.sources import Source, SourceConfig, packaged_minilm, quietly
 from engine.task import Task
 
@@ -143,7 +144,7 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str:
         if line["kind"] in ("train", "epoch"):  # at the end of an epoch, the mean over all of it
             loss = line["loss"]
         if line["kind"] == kind:
-            figures = {k: line[k] for k in measured_in(line)} if kind == "eval" else {}
+            figures = figures_in_line(line) if kind == "eval" else {}
             rows.append({"epoch": line["epoch"], "step": line["step"], "training loss": loss} | figures)
     if len(rows) > MAX_ROWS:
         rows = [rows[round(i * (len(rows) - 1) / (MAX_ROWS - 1))] for i in range(MAX_ROWS)]
@@ -192,14 +193,7 @@ def changed(task: Task[Any], kind: type[Any], settings: Mapping[str, Any]) -> di
 
 def figures_of(document: RunDocument) -> dict[str, float]:
     """The evaluation's figures of the model that was kept, without its timings."""
-    figures = {k.removeprefix("eval_"): v for k, v in (document.metrics or {}).items() if k.startswith("eval_")}
-    return {name: value for name, value in figures.items() if name in measured_in(figures) and value is not None}
-
-
-def measured_in(names: Iterable[str]) -> list[str]:
-    """Of the names in an evaluation, those of figures."""
-    other = {"kind", "split", "step", "epoch", "num_examples", "runtime"}
-    return [name for name in names if name not in other and not name.endswith(("_seconds", "_per_second"))]
+    return {name: value for name, value in figures_in_metrics(document.metrics or {}).items() if value is not None}
 
 
 def without_folders(document: RunDocument) -> RunDocument:

@@ -11,8 +11,9 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
+from engine.checked import check_depth, expect, expect_each, is_a, known, refuse_constant
 from engine.errors import ModelError
 
 VERSION = "0.1.0"  # of Plainloop, which runs from its checkout: that of pyproject.toml
@@ -41,8 +42,8 @@ class DataRecord:
         """Raises ValueError for what a run does not write."""
         for name in ("source", "hub_name"):
             expect(found, name, str, optional=True)
-        of_splits("num_examples", expect(found, "num_examples", dict, default={}), int)
-        of_splits("fingerprints", expect(found, "fingerprints", dict, default={}), str)
+        expect_each("num_examples", expect(found, "num_examples", dict, default={}), int)
+        expect_each("fingerprints", expect(found, "fingerprints", dict, default={}), str)
         lengths = expect(found, "lengths", dict, optional=True)
         if lengths is not None:
             edges, counts = (expect(lengths, name, list) for name in ("edges", "counts"))
@@ -95,7 +96,7 @@ class RunDocument:
         if number > FORMAT:
             by = f" by Plainloop {found['version']}" if is_a(found.get("version"), str) else ""
             raise ModelError(f"it was written{by} in format {number}, this version reads up to {FORMAT}: update Plainloop")
-        check_depth(found)
+        check_depth(found, MOST_DEPTH)
         expect(found, "version", str, default="0.1.0")
         for name in ("settings", "data"):
             expect(found, name, dict)
@@ -104,10 +105,10 @@ class RunDocument:
         for name in ("model", "device", "precision", "batching", "command"):
             expect(found, name, str, optional=True)
         expect(found, "model_config", dict, default={})
-        of_splits("versions", expect(found, "versions", dict, default={}), str)
-        of_splits("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
+        expect_each("versions", expect(found, "versions", dict, default={}), str)
+        expect_each("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
         metrics = expect(found, "metrics", dict, optional=True)
-        of_splits("metrics", metrics or {}, float, optional=True)
+        expect_each("metrics", metrics or {}, float, optional=True)
         older = {"format": number, "version": found.get("version", "0.1.0")}
         return cls(**known(cls, found) | older | {"data": DataRecord.from_json(found["data"])})
 
@@ -120,55 +121,3 @@ def loads(text: str | bytes) -> RunDocument:
 def dumps(document: RunDocument) -> str:
     """The text of run.json."""
     return json.dumps(document.to_json(), indent=2, allow_nan=False) + "\n"
-
-
-# --------------------------------------------------------------------------------------------------------- what is checked
-
-
-def is_a(value: Any, kind: type[Any]) -> bool:
-    """Of the type; a truth is no number, and a whole number is a number."""
-    return isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-
-
-def expect(found: Mapping[str, Any], name: str, kind: type[Any], *, optional: bool = False, default: Any = None) -> Any:
-    """The value of that name, or ``default`` where there is none. Raises ValueError when it is missing or of another type.
-
-    ``optional``: it may be null, and may be missing.
-    """
-    value = found.get(name, default)
-    if not (is_a(value, kind) or (optional and value is None)):
-        raise ValueError(f"{name} {'is missing' if name not in found else f'cannot be {shortened(value)}'}")
-    return value
-
-
-def of_splits(name: str, values: Mapping[str, Any], kind: type[Any], *, optional: bool = False) -> None:
-    """Raises ValueError unless every value is of the type (or null, with ``optional``)."""
-    for key, value in values.items():
-        if not (is_a(value, kind) or (optional and value is None)):
-            raise ValueError(f"{name}.{key} cannot be {shortened(value)}")
-
-
-def known(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that are fields of the dataclass."""
-    return {each.name: found[each.name] for each in dataclasses.fields(kind) if each.name in found}
-
-
-def check_depth(value: Any) -> None:
-    """Raises ValueError for objects and lists that lie too deep in each other."""
-    level = [value]
-    for _ in range(MOST_DEPTH):
-        level = [inner for each in level if isinstance(each, dict | list)
-                 for inner in (each.values() if isinstance(each, dict) else each)]  # fmt: skip
-        if not level:
-            return
-    raise ValueError(f"it is more than {MOST_DEPTH} levels deep")
-
-
-def shortened(value: Any) -> str:
-    """As it may stand in one line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]} ..."
-
-
-def refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

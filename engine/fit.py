@@ -53,12 +53,13 @@ from engine.document import DataRecord, RunDocument
 from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
 from engine.evaluate import evaluate
 from engine.explain import explain, memory_needed, padding_wastes
+from engine.figures import RESERVED, Evaluation
 from engine.flops import count_flops, peak_flops
 from engine.loop import train
 from engine.parallel import World, describe_device, is_lost_rank, join
 from engine.precision import choose_precision
 from engine.profiling import profiling
-from engine.record import Run, evaluated, split_figures
+from engine.record import Progress, Run
 from engine.report import histogram, read_lines, record_in, render
 from engine.stop import Stop
 from engine.task import Examples, Task
@@ -151,10 +152,10 @@ def _fit(
             f"stopped by {reason}{who} after step {setup.state.step} of {run.num_steps}, and saved: --resume continues", code
         )
     metrics = summarise(run, setup, time.perf_counter() - began)
-    if (best := run.best) is not None and best["step"] != setup.state.step:
-        files = world.only_main(lambda: read(directory / "checkpoints" / f"step-{best['step']:08d}"))
+    if (best := run.best) is not None and best.step != setup.state.step:
+        files = world.only_main(lambda: read(directory / "checkpoints" / f"step-{best.step:08d}"))
         load_model(setup.state.model, files, world)
-        print(f"best model: that of step {best['step']} ({best['metric']} {best['value']:.4f})")
+        print(f"best model: that of step {best.step} ({best.metric} {best.value:.4f})")
     whole = setup.whole_model()
     kept = None if whole is None else lora.finished(whole, merge=config.lora_merge)
     document = dataclasses.replace(document, metrics=metrics, status="finished")
@@ -231,7 +232,10 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
             f"{2 * num_ranks}"
         )
     if "eval" in examples:
-        known = ["loss", *task.metrics("eval").names]
+        names = task.metrics("eval").names
+        if taken := RESERVED.intersection(names):
+            raise UsageError(f"the task has a metric called {min(taken)}, which stands beside metrics in the log: rename it")
+        known = ["loss", *names]
         if (metric := config.best_metric or task.best_metric) not in known:
             raise UsageError(f"--best-metric {metric} is not computed; there are: {', '.join(known)}")
         return
@@ -299,7 +303,7 @@ def make_run(
     peak = peak_flops(setup.state.device, setup.precision)
     state, held_out = setup.state, examples.get("eval")
 
-    def measure() -> dict[str, float]:
+    def measure() -> Evaluation:
         assert held_out is not None
         loader = eval_loader(task, held_out, setup.layout, config, setup.world)
         return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
@@ -364,11 +368,11 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -
         return
     before = world.on_main(lambda: read_run(run.directory))
     with whole_or_refused(run.directory):
-        progress = load_state(setup.state, files, world)
-        check_progress(setup, progress, run.num_steps)
+        progress = Progress.from_json(load_state(setup.state, files, world))
+        check_position(setup, run.num_steps)
         run.restore(progress)
     world.only_main(lambda: tidy(run, setup.state.step, files))
-    then = {"world size": 1, "sharded": False} | progress.get("ranks", {}) | {"runs on": before.device} | dict(before.versions)
+    then = {"world size": 1, "sharded": False} | dict(progress.ranks) | {"runs on": before.device} | dict(before.versions)
     changed = differences(then, run.ranks() | {"runs on": document.device} | dict(document.versions))
     how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
     run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
@@ -396,20 +400,14 @@ def tidy(run: Run, step: int, files: Files | None) -> None:
     run.saver.rotate(step, files)  # the process before may have been killed before it did
 
 
-def check_progress(setup: Setup, progress: dict[str, Any], num_steps: int) -> None:
+def check_position(setup: Setup, num_steps: int) -> None:
     """Raises ValueError for what would be taken over as it is and go wrong later. The loads themselves refuse the rest."""
-    step, best = setup.state.step, progress["best"]
+    step = setup.state.step
     if not isinstance(step, int) or not 0 <= step <= num_steps:
         raise ValueError(f"step {step!r} of {num_steps}")
-    tallies = [value for name in ("window", "epoch", "total") for value in progress[name].values()]
-    rates = [group["lr"] for group in setup.state.optimizer.param_groups]
-    for value in (*tallies, *rates, progress["metrics_bytes"], progress["num_worse"], progress["train_seconds"]):
-        if not isinstance(value, int | float | Tensor):
-            raise ValueError(f"{value!r} where a number is needed")
-    if progress["metrics_bytes"] < 0:
-        raise ValueError(f"a log of {progress['metrics_bytes']} bytes")
-    if best is not None and not (isinstance(best["step"], int) and isinstance(best["evaluation"], dict)):
-        raise ValueError(f"{best!r} as the best model")
+    for rate in (group["lr"] for group in setup.state.optimizer.param_groups):
+        if not isinstance(rate, int | float | Tensor):
+            raise ValueError(f"{rate!r} where a number is needed")
 
 
 @contextmanager
@@ -437,9 +435,9 @@ def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
         "wall_seconds": seconds,
         "num_steps": setup.state.step,
     }
-    kept = run.best["evaluation"] if run.best else run.last_evaluation
+    kept = run.best.evaluation if run.best else run.last_evaluation
     if kept is not None:
-        metrics |= evaluated(*split_figures(kept))
+        metrics |= kept.metrics()
     print(run.where_time_went())
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():

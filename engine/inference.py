@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +31,6 @@ from engine.evaluate import evaluate as measure
 from engine.files import Rows, choose, read_table
 from engine.parallel import World, choose_device
 from engine.precision import Precision, choose_precision, make_autocast
-from engine.record import evaluated, finite, split_figures
 from engine.report import ERRORS
 from engine.sources import Source, SourceConfig, as_dataset
 from engine.task import Task
@@ -255,16 +253,16 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     review = task.review() if config.errors else None
     look = review.update if review else None
     result = measure(model, task, batches(loader), autocast, world, total=len(loader), look=look)
-    figures, rates = split_figures(result)
-    if not math.isfinite(figures["loss"]):
-        raise ModelError(
-            f"model {config.model}: the loss on these data is {figures['loss']}: its weights give no finite numbers"
-        )
-    metrics = evaluated(figures, rates)
+    if result.finite().figures["loss"] is None:
+        loss = result.figures["loss"]
+        raise ModelError(f"model {config.model}: the loss on these data is {loss}: its weights give no finite numbers")
+    metrics = result.metrics()
     for name, value in metrics.items():
         print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
     if config.output:
-        Path(config.output).write_text(json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        Path(config.output).write_text(
+            json.dumps(result.finite().metrics(), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
     if review and config.errors:
         header, wrong = review.rows()
         write_whole(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))

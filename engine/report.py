@@ -21,14 +21,11 @@ from jinja2 import Environment, FileSystemLoader
 from engine.config import TrainConfig, with_defaults
 from engine.document import RunDocument
 from engine.errors import DataError
+from engine.figures import figures_in_line, figures_in_metrics
 from engine.sources import SourceConfig
 
 Line = Mapping[str, Any]
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
-NOT_FIGURES = frozenset({
-    "kind", "split", "step", "epoch", "num_examples", "num_steps", "runtime_seconds", "examples_per_second",
-    "steps_per_second",
-})  # fmt: skip
 NUM_BARS = 30
 PROFILE, ERRORS = "profile/profile.json", "errors.csv"  # of a run
 NUM_ERRORS, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
@@ -116,8 +113,7 @@ def subtitles(document: RunDocument) -> list[str]:
 
 def tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The evaluation's figures, and how long it took."""
-    wanted = [name for name in metrics if name.startswith("eval_") and name.removeprefix("eval_") not in NOT_FIGURES]
-    wanted = [name for name in wanted if not name.endswith(("_runtime", "_per_second"))]
+    wanted = [f"eval_{name}" for name in figures_in_metrics(metrics)]
     wanted += ["train_loss", "train_runtime", "train_samples_per_second"]
     named = {"train_runtime": "train runtime, seconds"}
     return [
@@ -135,7 +131,7 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
     found = []
     evaluations = record.of_kind("eval")
     if evaluations:
-        names = [name for name in evaluations[0] if name not in NOT_FIGURES]
+        names = list(figures_in_line(evaluations[0]))
         rows = [[figure(line["epoch"]), str(line["step"]), *(figure(line.get(name)) for name in names)] for line in evaluations]
         found.append(("Evaluations", ["epoch", "step", *names], rows))
     if record.profile:
@@ -196,7 +192,7 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
         return {(name if only else f"{record.name} {name}".strip()): record.points(kind, key, scale) for record in records}
 
     evaluations = [line for record in records for line in record.of_kind("eval")]
-    metrics = dict.fromkeys(key for line in evaluations for key in line if key not in NOT_FIGURES and key != "loss")
+    metrics = dict.fromkeys(key for line in evaluations for key in figures_in_line(line) if key != "loss")
     learning = [
         chart("Loss", "mean over items", each("train", "loss", "training") | each("eval", "loss", "evaluation")),
         *(chart(name, "evaluation", each("eval", name, "" if not only else name)) for name in metrics),

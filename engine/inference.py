@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import math
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ from engine.batching import pack, why_not_packed
 from engine.collate import PADDED, Layout
 from engine.compare import record_of
 from engine.compare import write as draw
-from engine.config import EvaluateConfig, PredictConfig, TrainConfig, user_path
+from engine.config import EvaluateConfig, PredictConfig, TrainConfig, settings_where, user_path
 from engine.data import batches, eval_loader
 from engine.directory import is_finished, read_run
 from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable, shown
@@ -34,7 +33,6 @@ from engine.evaluate import evaluate as measure
 from engine.files import Rows, choose, read_table
 from engine.parallel import World, choose_device
 from engine.precision import Precision, choose_precision, make_autocast
-from engine.record import evaluated, finite, split_figures
 from engine.report import ERRORS
 from engine.sources import Source, SourceConfig, as_dataset
 from engine.task import Task
@@ -65,7 +63,7 @@ def open_model(
     directory = user_path(name)
     if (directory / "run.json").exists() and not is_finished(directory):
         raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
-    settings: dict[str, Any] = read_run(directory)["settings"] if (directory / "run.json").exists() else {}
+    settings = dict(read_run(directory).settings) if (directory / "run.json").exists() else {}
     named = task or ours(directory, settings.get("task")) or "classification"
     if not is_same(named, settings.get("task", named)):  # the run's rows are of another kind
         settings = {}
@@ -102,6 +100,11 @@ def fits(value: Any, kind: Any) -> bool:
         or isinstance(value, tuple(k for k in kinds if isinstance(k, type)))
         or (float in kinds and isinstance(value, int))
     )
+
+
+def changes_in(config: PredictConfig | EvaluateConfig) -> dict[str, Any]:
+    """What a command says in place of the run's own settings; None: nothing."""
+    return {name: getattr(config, name) for name in settings_where(lambda traits: traits.replaces_run, type(config))}
 
 
 def ours(directory: Path, task: Any) -> str | None:
@@ -141,8 +144,7 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         refuse_repeated(rows.get(config.id_column or "id", []), config.input)
     elif named := config.text_column or config.text_pair_column or config.id_column:
         raise UsageError(f"a column, {named!r}, can only be named with --input FILE")
-    columns = {"text_column": config.text_column, "text_pair_column": config.text_pair_column}
-    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=columns)
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes_in(config))
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:
@@ -243,10 +245,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     check_output(config.output)
     if config.errors and (Path(config.errors).suffix.lower() != ".csv" or not Path(config.errors).parent.is_dir()):
         raise UsageError(f"--errors must name a .csv file in a directory that is there, found {config.errors!r}")
-    changes = {
-        name: getattr(config, name)
-        for name in ("text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding")
-    }
+    changes = changes_in(config)
     tables = None
     if config.file:
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
@@ -266,16 +265,16 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     review = task.review() if config.errors else None
     look = review.update if review else None
     result = measure(model, task, batches(loader), autocast, world, total=len(loader), look=look)
-    figures, rates = split_figures(result)
-    if not math.isfinite(figures["loss"]):
-        raise ModelError(
-            f"model {config.model}: the loss on these data is {figures['loss']}: its weights give no finite numbers"
-        )
-    metrics = evaluated(figures, rates)
+    if result.finite().figures["loss"] is None:
+        loss = result.figures["loss"]
+        raise ModelError(f"model {config.model}: the loss on these data is {loss}: its weights give no finite numbers")
+    metrics = result.metrics()
     for name, value in metrics.items():
         print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
     if config.output:
-        Path(config.output).write_text(json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        Path(config.output).write_text(
+            json.dumps(result.finite().metrics(), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
     if review and config.errors:
         header, wrong = review.rows()
         write_whole(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
@@ -291,7 +290,7 @@ def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:
     directory = user_path(config.model)
     if config.precision == "auto" and (directory / "run.json").exists():
         with suppress(UsageError):
-            return choose_precision(read_run(directory).get("precision") or "auto", device)
+            return choose_precision(read_run(directory).precision or "auto", device)
     return choose_precision(config.precision, device)
 
 

@@ -38,6 +38,7 @@ from engine.errors import DataError, ModelError, UsageError
 from engine.fit import fit, make_run
 from engine.inference import open_model
 from engine.loop import forward_backward, train
+from engine.record import Progress
 from engine.sources import NotCachedError, Source, SourceConfig
 from tasks import find, shapes
 from tasks.caption_metrics import CaptionMetrics
@@ -209,7 +210,7 @@ def run_to(model: Path, data: Path, directory: Path, config: TrainConfig, stop_a
     setup = build(task, examples["train"], config)
     book = make_run(directory, task, config, setup, examples)
     if resume:
-        book.restore(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints")))
+        book.restore(Progress.from_json(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))))
     done, log = 0, book.log
 
     def counted(*arguments):

@@ -24,6 +24,7 @@ from engine.explain import padding_wastes
 from engine.fit import fit
 from engine.inference import open_model
 from engine.plan import Plan
+from engine.record import Progress
 from engine.sources import Source, SourceConfig, packaged_minilm
 from tasks import find
 from tasks.embeddings import Embeddings, EmbeddingsOptions, passages
@@ -387,7 +388,7 @@ def run_to(start: Path, directory: Path, config: TrainConfig, stop_after: int | 
     setup = build(task, examples["train"], config)
     book = make_run(directory, task, config, setup, examples)
     if resume:
-        book.restore(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints")))
+        book.restore(Progress.from_json(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))))
     done, log = 0, book.log
 
     def counted(*arguments):

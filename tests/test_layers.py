@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers"},
-    {"sources", "plan", "tokens", "attention", "lora"},
+    {"config", "checked", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers"},
+    {"document", "figures", "sources", "plan", "tokens", "attention", "lora"},
     {"optimizer", "precision", "parallel", "collate", "packing", "targets"},
     {"sharding"},
     {"task", "state", "batching", "flops"},

@@ -18,6 +18,7 @@ from torch import nn
 
 from engine import lora
 from engine.config import TrainConfig, user_path
+from engine.optimizer import describe_optimizer
 from engine.sources import Source, SourceConfig, packaged_minilm, quietly
 from engine.task import Task
 
@@ -162,11 +163,13 @@ def training(task: Task[Any], document: Mapping[str, Any]) -> str:
     shown |= {"max_length": getattr(task, "max_length", None)} | {name: document[name] for name in ("precision", "batching")}
     said = [[name.replace("_", " "), value] for name, value in shown.items() if value is not None and name != "task"]
     versions = ", ".join(f"{escaped(package)} {escaped(number)}" for package, number in document["versions"].items())
+    decay = settings.get("ema_decay")
+    averaged = "" if decay is None else f" Saved is an exponential moving average of the weights (decay {decay:g})."
     again = command(task, settings)
     how = fenced(again, "bash") if again else "Made from Python, with `engine.fit.fit` and the settings above."
     return (
         f"## Training\n\n{table(['setting', 'value'], said)}\n\n"
-        f"The optimizer is AdamW (betas 0.9 and 0.999, epsilon 1e-8). {metrics['train_runtime']:.1f} s of training on "
+        f"The optimizer is {describe_optimizer(settings)}.{averaged} {metrics['train_runtime']:.1f} s of training on "
         f"{escaped(document['device'])}. Versions: {versions}.\n\n## Repeat\n\n{how}"
     )
 

@@ -38,6 +38,7 @@ from engine.data import share
 from engine.errors import DataError, DistributedError, DivergedError, ResourceError, StoppedError, UsageError, explain
 from engine.fit import check_memory, fit
 from engine.loop import accumulate
+from engine.optimizer import state_bytes
 from engine.parallel import World
 from engine.record import Run
 from engine.sharding import blocks, bytes_per_rank, fill, shard, skeleton
@@ -584,7 +585,9 @@ def test_shards_are_as_large_as_announced_and_metrics_merge_without_a_row(tmp_pa
 
     found = in_ranks(2, part)
     num_weights = sum(parameter.numel() for parameter in tiny.bert().parameters())
-    announced = bytes_per_rank(tiny.bert(), 2, "fp32", shard=True, accumulates=True)["shares"]
+    announced = bytes_per_rank(tiny.bert(), 2, "fp32", states={"AdamW": 8 * num_weights}, shard=True, accumulates=True)[
+        "shares"
+    ]
     assert announced == 16 * num_weights // 2
     assert sum(found) == 12 * num_weights, "weights and two averages; gradients, as many as weights, are gone by then"
     assert max(found) < 1.1 * announced * 12 / 16
@@ -603,17 +606,21 @@ def test_the_estimate_of_memory():
     block = sum(parameter.numel() for parameter in model.bert.encoder.layer[0].parameters())
     outside = total - 2 * block
     for size in (2, 4):
-        assert bytes_per_rank(model, size, "fp32", shard=False, accumulates=True) == {
+        states = state_bytes(model, TrainConfig())
+        assert bytes_per_rank(model, size, "fp32", states=states, shard=False, accumulates=True) == {
             "weights": 4 * total,
             "gradients": 4 * total,
             "AdamW": 8 * total,
         }
-        once, often = (bytes_per_rank(model, size, "bf16", shard=True, accumulates=flag) for flag in (False, True))
+        once, often = (
+            bytes_per_rank(model, size, "bf16", states=states, shard=True, accumulates=flag) for flag in (False, True)
+        )
         assert once["shares"] == often["shares"] == 16 * total // size
         assert once["gathered"] == 2 * (total + max(outside, block)) and often["gathered"] == 2 * total + 4 * total
     model.bert.requires_grad_(False)
     head = sum(parameter.numel() for parameter in model.classifier.parameters())
-    assert bytes_per_rank(model, 2, "bf16", shard=False, accumulates=False) == {
+    states = state_bytes(model, TrainConfig())
+    assert bytes_per_rank(model, 2, "bf16", states=states, shard=False, accumulates=False) == {
         "weights": 4 * total,
         "gradients": 4 * head,
         "AdamW": 8 * head,

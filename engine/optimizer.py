@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerEntry:
     """An entry of the table. ``describe`` says its settings, for people; ``state_bytes`` counts what it holds in float32.
 
     How an update is skipped: an optimizer that obeys ``found_inf`` (torch's mark for that is ``_step_supports_amp_scaling``)
@@ -218,21 +219,21 @@ def text_of_muon(settings: Mapping[str, Any]) -> str:
 
 
 MUON_MOMENTUM = 0.95  # torch's default
-OPTIMIZERS = {
-    "adamw": Optimizer("AdamW", make_adamw, lambda groups, _: 8 * size_of(groups), text_of_adamw),
-    "sgd": Optimizer(
+OPTIMIZERS: dict[str, OptimizerEntry] = {
+    "adamw": OptimizerEntry("AdamW", make_adamw, lambda groups, _: 8 * size_of(groups), text_of_adamw),
+    "sgd": OptimizerEntry(
         "SGD",
         make_sgd,
         lambda groups, config: 4 * size_of(groups) if config.momentum else 0,
         lambda settings: f"SGD (momentum {settings.get('momentum') or 0:g}; weight decay is added to the gradient)",
     ),
-    "adafactor": Optimizer(
+    "adafactor": OptimizerEntry(
         "Adafactor",
         make_adafactor,
         lambda groups, _: 4 * num_averages(groups),
         lambda settings: "Adafactor (that of torch.optim, with its defaults)",
     ),
-    "muon": Optimizer(
+    "muon": OptimizerEntry(
         "Muon and AdamW",
         make_muon,
         lambda groups, _: 4 * size_of(groups, "muon") + 8 * size_of(groups, "adamw"),
@@ -279,6 +280,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, num_ste
     minimum m, the factor f of a step after the warm-up becomes f * (1 - m / rate) + m / rate, as in transformers'
     cosine_with_min_lr; where transformers has a minimum of its own, it is that one. Raises UsageError.
     """
+    # torch means the order of the calls; here it is fixed, and GradScaler may have left out the first update.
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
     warmup = math.ceil(config.warmup_ratio * num_steps) if config.warmup_steps is None else config.warmup_steps
     if warmup > num_steps:
         raise UsageError(f"--warmup-steps {warmup} is more than the {num_steps} steps of the run: lower it, or train longer")

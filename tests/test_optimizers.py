@@ -176,6 +176,17 @@ def test_an_overflow_in_fp16_skips_its_update_and_is_over(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_overflow_in_the_very_first_step_warns_of_nothing(kind, recwarn):
+    """torch would say that the schedule must not be called before the optimizer, which GradScaler has left out."""
+    state, batches = started(kind, scaled=True, done=0)
+    hook = spoil(state.model, math.inf)
+    step(state, batches[0])
+    hook.remove()
+    step(state, batches[1])
+    assert [str(warning.message) for warning in recwarn if "lr_scheduler" in str(warning.message)] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_scale_of_a_power_of_two_changes_no_bit(kind):
     plain, batches = started(kind)
     scaled, _ = started(kind, scaled=True)

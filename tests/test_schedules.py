@@ -56,7 +56,8 @@ def theirs(name: str, warmup: int, num_steps: int = 40, **options) -> list[float
 
 def test_the_names_are_transformers():
     """All but those that follow a metric; a version with one more fails here, and then it is to be added or left out."""
-    assert {kind.value for kind in SchedulerType} == set(SCHEDULES) | FOLLOW_A_METRIC
+    kinds = {kind.value for kind in SchedulerType}
+    assert set(SCHEDULES) <= kinds <= set(SCHEDULES) | FOLLOW_A_METRIC, "an older version knows no greedy"
     assert len(set(SCHEDULES)) == len(SCHEDULES) and not FOLLOW_A_METRIC & set(SCHEDULES)
     assert set(FLOORS) < set(SCHEDULES)
 

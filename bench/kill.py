@@ -1,8 +1,9 @@
 """Killed with SIGKILL at any moment and resumed, a run ends in the same bits: each part says how often that was tried.
 
-    python -m bench.kill                  all parts but imdb, about fifteen minutes on one core
+    python -m bench.kill                  random, points and controls, about fifteen minutes on one core
     python -m bench.kill random points    those parts
     python -m bench.kill imdb             the real model on real reviews, some minutes
+    python -m bench.kill optimizers       random kills with each optimizer, and with an average of the weights
 
 Every run is ``run.py`` itself in a process of its own (forked.py). The end of a disturbed one is compared with that of
 an undisturbed one: the finished model, every checkpoint that is left (weights, AdamW, random generators, schedule, loss
@@ -30,7 +31,7 @@ from typing import Any
 from bench import forked
 from bench.machine import RESULTS, keep
 
-PARTS = ("random", "points", "controls", "imdb")
+PARTS = ("random", "points", "controls", "optimizers", "imdb")
 TIMED = frozenset({
     "tflops", "mfu", "memory_gb", "steps_per_second", "examples_per_second", "tokens_per_second", "seconds",
     "runtime_seconds", "train_seconds", "metrics_bytes", "train_runtime", "train_samples_per_second",
@@ -420,13 +421,17 @@ def main(argv: Sequence[str]) -> int:
     """Exit code 0 if every end was equal and every control was noticed."""
     parser = argparse.ArgumentParser(prog="python -m bench.kill", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"{', '.join(PARTS)} (default: all but imdb)")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"{', '.join(PARTS)} (default: the first three)")
     parser.add_argument("--kills", type=int, default=200, help="random kills of the tiny model")
+    parser.add_argument("--optimizer-kills", type=int, default=40, help="random kills of the tiny model with each optimizer")
     parser.add_argument("--imdb-kills", type=int, default=10, help="random kills of the real model")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the random kills")
-    parser.add_argument("--results", type=Path, default=RESULTS / "kill-cpu.json")
+    parser.add_argument(
+        "--results", type=Path, help="default: bench/results/kill-cpu.json; kill-optimizers-cpu.json of these alone"
+    )
     options = parser.parse_args(argv)
-    parts = options.parts or PARTS[:-1]
+    parts = options.parts or PARTS[:3]
+    options.results = options.results or RESULTS / f"kill-{'optimizers-' if parts == ['optimizers'] else ''}cpu.json"
     forked.warm_up()
     document = json.loads(options.results.read_text()) if options.results.exists() else {}
     with tempfile.TemporaryDirectory(prefix="kill-") as name:
@@ -453,6 +458,11 @@ def measure(part: str, lab: Lab, folder: Path, options: argparse.Namespace) -> A
         ]
     if part == "controls":
         return controls(lab)
+    if part == "optimizers":
+        return [
+            {"optimizer": name} | random_kills(lab, [[*flags, *more] for more in HOW], options.optimizer_kills, options.seed)
+            for name, flags in OPTIMIZERS.items()
+        ]
     return random_kills(imdb_lab(folder / "imdb"), [["--save-steps", "1"]], options.imdb_kills, options.seed)
 
 
@@ -463,8 +473,20 @@ RANDOM_SETTINGS = [
 ] + [["--async-save", "--save-steps", "1", "--log-steps", "2", "--workers", workers] for workers in ("0", "2")]
 
 
+OPTIMIZERS = {
+    "sgd": ["--optimizer", "sgd", "--momentum", "0.9"],
+    "adafactor": ["--optimizer", "adafactor"],
+    "muon": ["--optimizer", "muon", "--layer-decay", "0.8"],
+    "average": ["--ema-decay", "0.8", "--min-learning-rate", "1e-4", "--warmup-steps", "3"],
+}
+HOW = [
+    ["--precision", precision, "--save-steps", str(steps), "--log-steps", "2", *more]
+    for precision, steps, more in (("fp32", 1, []), ("bf16", 2, []), ("fp32", 1, ["--async-save"]))
+]
+
+
 def is_clean(document: dict[str, Any]) -> bool:
-    randoms = [document[part] for part in ("random", "imdb") if part in document]
+    randoms = [document[part] for part in ("random", "imdb") if part in document] + document.get("optimizers", [])
     return (
         not any(part["wrong"] for part in randoms)
         and not any(row["differences"] for row in document.get("points", ()))
@@ -484,6 +506,9 @@ def summary(document: dict[str, Any]) -> str:
             lines += [
                 f"    {number:>4} {place}" for place, number in sorted(found["struck"].items(), key=lambda item: -item[1])
             ]
+    for found in document.get("optimizers", []):
+        ends = f"{found['kills']} in {found['runs']} runs, {found['equal']} ends bitwise equal"
+        lines.append(f"random SIGKILLs, tiny model, {found['optimizer']}: {ends}")
     if "points" in document:
         rows = document["points"]
         lines.append(f"kill points: {len(rows)}, of which {sum(not row['differences'] for row in rows)} bitwise equal")

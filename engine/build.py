@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from engine import lora, targets
+from engine.average import Average
 from engine.batching import choose_layout
 from engine.checkpoint import model_tensors
 from engine.clock import Clock
@@ -92,6 +93,7 @@ def build(
         replica = replicate(model, world, find_unused_parameters=config.find_unused_parameters)
     plan = Plan.of(config, examples.lengths, packed=layout.kind == "packed")
     optimizer = make_optimizer(model, config)
+    guard = Guard(optimizer, device, sticky=precision != "fp16")
     clock = Clock(device)
     state = TrainState(
         model=model,
@@ -100,7 +102,8 @@ def build(
         optimizer=optimizer,
         schedule=make_schedule(optimizer, config, plan.num_steps),
         scaler=make_scaler(precision, device),
-        guard=Guard(optimizer, device, sticky=precision != "fp16"),
+        guard=guard,
+        average=Average(model, optimizer, guard, config.ema_decay),
         autocast=make_autocast(precision, device),
         clock=clock,
         device=device,

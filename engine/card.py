@@ -20,6 +20,7 @@ from engine import lora
 from engine.config import TrainConfig, settings_where, user_path
 from engine.document import RunDocument, dumps, loads
 from engine.figures import figures_in_line, figures_in_metrics
+from engine.optimizer import describe_optimizer
 from engine.sources import Source, SourceConfig, packaged_minilm, quietly
 from engine.task import Task
 
@@ -159,11 +160,13 @@ def training(task: Task[Any], document: RunDocument) -> str:
     shown |= {"max_length": task.max_length, "precision": document.precision, "batching": document.batching}
     said = [[name.replace("_", " "), value] for name, value in shown.items() if value is not None and name != "task"]
     versions = ", ".join(f"{escaped(package)} {escaped(number)}" for package, number in document.versions.items())
+    decay = settings.get("ema_decay")
+    averaged = "" if decay is None else f" Saved is an exponential moving average of the weights (decay {decay:g})."
     again = command(task, settings)
     how = fenced(again, "bash") if again else "Made from Python, with `engine.fit.fit` and the settings above."
     return (
         f"## Training\n\n{table(['setting', 'value'], said)}\n\n"
-        f"The optimizer is AdamW (betas 0.9 and 0.999, epsilon 1e-8). {metrics['train_runtime']:.1f} s of training on "
+        f"The optimizer is {describe_optimizer(settings)}.{averaged} {metrics['train_runtime']:.1f} s of training on "
         f"{escaped(document.device or '?')}. Versions: {versions}.\n\n## Repeat\n\n{how}"
     )
 

@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from engine.average import Average
 from engine.config import note
 from engine.errors import ModelError, ResourceError
 from engine.parallel import World
@@ -87,6 +88,7 @@ def take_snapshot(state: TrainState, progress: Mapping[str, Any], world: World |
         for group in state.optimizer.param_groups
     ]
     schedule = {key: value for key, value in state.schedule.state_dict().items() if key != "lr_lambdas"}
+    average = {"average.safetensors": collect(state.average.tensors, world)} if state.average.tensors else {}
     streams = world.gather(get_rng())
     document = {
         "format": FORMAT,
@@ -103,6 +105,7 @@ def take_snapshot(state: TrainState, progress: Mapping[str, Any], world: World |
         {
             "model.safetensors": collect(model_tensors(state.model), world),
             "optimizer.safetensors": collect(tensors, world),
+            **average,
             "rng.safetensors": {f"{rank}.{n}": t for rank, (stream, _) in enumerate(streams) for n, t in stream.items()},
         },
         json.dumps(document, indent=1, allow_nan=False).encode(),
@@ -121,25 +124,12 @@ def load_state(state: TrainState, files: Files | None, world: World | None = Non
     world = world or World(state.device)
     document: dict[str, Any] = world.on_main(lambda: json.loads(files["state.json"]))  # type: ignore[index]
     load_model(state.model, files, world)
+    load_average(state.average, files, world)
     names = [name for group in state.optimizer.param_groups for name in parameter_names(state.model, group["params"])]
     saved = [name for group in document["optimizer"] for name in group["params"]]
     if names != saved:
         raise ModelError("the checkpoint's optimizer holds other parameters than this model: resume with the same model")
-    tensors = {} if files is None else safetensors.torch.load(files["optimizer.safetensors"])
-    parameters = dict(state.model.named_parameters())
-    values: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for key in world.from_main(list(tensors)):
-        name, _, kind = key.rpartition("//")
-        own = torch.zeros((), device=state.device) if kind == "step" else torch.zeros_like(parameters[name])
-        put(own, tensors.get(key), world)
-        values[name][kind] = own.detach()
-    groups = [
-        {**group, "betas": tuple(group["betas"]), "params": current["params"]}
-        for group, current in zip(document["optimizer"], state.optimizer.state_dict()["param_groups"], strict=True)
-    ]
-    state.optimizer.load_state_dict(
-        {"state": {i: values[name] for i, name in enumerate(names) if values[name]}, "param_groups": groups}
-    )
+    load_optimizer(state, document["optimizer"], names, files, world)
     lambdas = state.schedule.state_dict().get("lr_lambdas")
     state.schedule.load_state_dict({**document["schedule"], "lr_lambdas": lambdas})
     if document["scaler"]:
@@ -154,6 +144,42 @@ def load_state(state: TrainState, files: Files | None, world: World | None = Non
         set_rng(own_stream, document["rng"][world.rank])
     progress: dict[str, Any] = document["progress"]
     return progress
+
+
+def load_optimizer(state: TrainState, saved: list[dict[str, Any]], names: list[str], files: Files | None, world: World) -> None:
+    """The optimizer's groups and tensors. ``names``: of its parameters in its order; ``saved``: the groups of state.json.
+
+    A tensor has the shape of its parameter, and is sharded as that is, or another (a count of steps, an average of rows).
+    """
+    tensors = {} if files is None else safetensors.torch.load(files["optimizer.safetensors"])
+    parameters = dict(state.model.named_parameters())
+    current = state.optimizer.state_dict()["param_groups"]
+    fused = {names[i] for group in current for i in group["params"] if group.get("fused")}
+    values: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for key, shape in world.from_main({key: list(tensor.shape) for key, tensor in tensors.items()}).items():
+        name, _, kind = key.rpartition("//")
+        is_like_parameter = kind != "step" and shape == list(parameters[name].shape)
+        own = torch.zeros_like(parameters[name]) if is_like_parameter else torch.zeros(shape, device=state.device)
+        put(own, tensors.get(key), world)
+        values[name][kind] = own.detach().cpu() if kind == "step" and name not in fused else own.detach()
+    groups = [
+        {key: tuple(value) if isinstance(now.get(key), tuple) else value for key, value in group.items()}
+        | {"params": now["params"]}
+        for group, now in zip(saved, current, strict=True)
+    ]
+    state.optimizer.load_state_dict(
+        {"state": {i: values[name] for i, name in enumerate(names) if values[name]}, "param_groups": groups}
+    )
+
+
+def load_average(average: Average, files: Files | None, world: World) -> None:
+    """The averaged weights, in place, on all ranks. Raises ModelError if the checkpoint has none of these, or others."""
+    saved = safetensors.torch.load(files["average.safetensors"]) if files and "average.safetensors" in files else {}
+    names = world.from_main(list(saved))
+    if {*names} != average.tensors.keys():
+        raise ModelError("the checkpoint's averaged weights are not those of this run: resume with the same --ema-decay")
+    for name in names:
+        put(average.tensors[name], saved.get(name), world)
 
 
 def load_model(model: nn.Module, files: Files | None, world: World | None = None) -> None:

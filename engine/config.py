@@ -25,6 +25,13 @@ from typing import Any, Literal, NoReturn
 
 from engine.errors import UsageError, is_main_process, one_line
 
+SCHEDULES = (  # transformers' SchedulerType, but for those that follow a metric
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+)  # fmt: skip
+FLAT = ("constant", "constant_with_warmup")
+MINIMA = ("min_lr", "min_lr_rate", "min_lr_ratio", "lr_end")  # what transformers calls --min-learning-rate
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -96,8 +103,21 @@ class TrainConfig:
     max_minutes: float | None = setting(
         None, "save and stop in time to be done after so many minutes; --resume continues", changes_weights=False
     )
-    learning_rate: float = setting(2e-5, "peak learning rate of AdamW", in_card=True)
+    optimizer: Literal["adamw", "sgd", "adafactor", "muon"] = setting(
+        "adamw", "those of torch.optim; muon takes the matrices of the transformer blocks, and AdamW all else"
+    )
+    adam_beta1: float = setting(0.9, "AdamW's decay of its average of gradients")
+    adam_beta2: float = setting(0.999, "AdamW's decay of its average of squared gradients")
+    adam_eps: float = setting(1e-8, "AdamW adds it to what it divides by")
+    momentum: float | None = setting(None, "of sgd (default: 0) or muon (default: 0.95)")
+    learning_rate: float = setting(2e-5, "peak learning rate", in_card=True)
     head_learning_rate: float | None = setting(None, "peak rate of what stands outside the model's body; default: the same")
+    layer_decay: float | None = setting(
+        None, "each transformer block has the learning rate of the one above it, times this; the head has all of it"
+    )
+    ema_decay: float | None = setting(
+        None, "evaluate and save a moving average of the weights: after each step, so much of it and the rest of them"
+    )
     freeze: str | None = setting(None, "regular expression: parameters whose name it finds are not trained")
     lora: bool = setting(False, "train small matrices beside the frozen body (peft); wants a higher rate, such as 5e-4")
     lora_rank: int = setting(8, "rank of these matrices")
@@ -107,11 +127,16 @@ class TrainConfig:
         None, "modules that get them: names, comma-separated, or all-linear; default: peft's choice"
     )
     lora_merge: bool = setting(False, "save an ordinary model in place of an adapter")
-    weight_decay: float = setting(0.01, "AdamW's decoupled decay; never applied to biases and norms", in_card=True)
-    warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0 to its peak", in_card=True)
-    schedule: Literal["linear", "cosine", "constant"] = setting(
-        "linear", "what the learning rate does after warm-up", in_card=True
+    weight_decay: float = setting(
+        0.01, "decoupled decay (sgd adds it to the gradient); never applied to biases and norms", in_card=True
     )
+    warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0 to its peak", in_card=True)
+    warmup_steps: int | None = setting(None, "the same as a number of steps, in place of --warmup-ratio")
+    schedule: str = setting("linear", f"what the learning rate does after warm-up: {', '.join(SCHEDULES)}", in_card=True)
+    schedule_options: str | None = setting(
+        None, "of that schedule in transformers: NAME=NUMBER, comma-separated, such as num_cycles=3 or power=2"
+    )
+    min_learning_rate: float | None = setting(None, "where the schedule ends, in place of 0")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this 2-norm; inf turns clipping off", in_card=True)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto",
@@ -131,7 +156,9 @@ class TrainConfig:
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", changes_weights=False)
     shard: bool = setting(
-        False, "spread weights, gradients and AdamW's state over the ranks (FSDP2); needs torchrun", changes_weights=False
+        False,
+        "spread weights, gradients and the optimizer's state over the ranks (FSDP2); needs torchrun",
+        changes_weights=False,
     )
     gradient_checkpointing: bool = setting(
         False, "recompute activations in the backward pass: less memory, a third more work", changes_weights=False
@@ -199,6 +226,8 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             if field.name.startswith("lora_") and getattr(self, field.name) != field.default and not self.lora:
                 raise UsageError(f"--{field.name.replace('_', '-')} needs --lora")
+        check_optimizer(self)
+        check_schedule(self)
         head = self.head_learning_rate
         require(self, "head_learning_rate", head is None or 0 < head < math.inf, "must be a positive finite number")
         try:
@@ -220,6 +249,58 @@ class TrainConfig:
     def compiled(self) -> bool:
         """Does torch.compile take the model?"""
         return self.compile or self.cuda_graph == "on"
+
+
+def check_optimizer(config: TrainConfig) -> None:
+    """Raises UsageError for settings that do not go together, or would have no effect."""
+    name, momentum = config.optimizer, config.momentum
+    for beta in ("adam_beta1", "adam_beta2"):
+        require(config, beta, 0 <= getattr(config, beta) < 1, "must be at least 0 and less than 1")
+    require(config, "adam_eps", 0 < config.adam_eps < math.inf, "must be a positive finite number")
+    require(config, "momentum", momentum is None or 0 <= momentum < 1, "must be at least 0 and less than 1")
+    require(config, "layer_decay", config.layer_decay is None or 0 < config.layer_decay <= 1, "must be above 0 and at most 1")
+    require(config, "ema_decay", config.ema_decay is None or 0 <= config.ema_decay < 1, "must be at least 0 and less than 1")
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for flag in ("adam_beta1", "adam_beta2", "adam_eps"):
+        if name not in ("adamw", "muon") and getattr(config, flag) != defaults[flag]:
+            raise UsageError(f"--{flag.replace('_', '-')} is AdamW's, and --optimizer {name} has none: leave one of them out")
+    if momentum is not None and name not in ("sgd", "muon"):
+        raise UsageError(f"--momentum is of sgd and muon, and --optimizer {name} has none: leave it out")
+    if config.shard and name not in ("adamw", "sgd"):
+        raise UsageError(f"--optimizer {name} needs whole matrices, which --shard takes apart: use adamw or sgd, or no --shard")
+
+
+def check_schedule(config: TrainConfig) -> None:
+    """Raises UsageError for settings that do not go together, or would have no effect."""
+    name, options = config.schedule, config.schedule_options
+    if name in ("reduce_lr_on_plateau", "greedy"):
+        raise UsageError(
+            f"--schedule {name} follows a metric, and here the learning rate is a function of the step alone: choose one of "
+            f"{', '.join(SCHEDULES)}"
+        )
+    require(config, "schedule", name in SCHEDULES, f"must be one of {', '.join(SCHEDULES)}")
+    require(config, "warmup_steps", config.warmup_steps is None or config.warmup_steps >= 0, "must not be negative")
+    if config.warmup_steps is not None and config.warmup_ratio:
+        raise UsageError(
+            f"--warmup-steps {config.warmup_steps} and --warmup-ratio {config.warmup_ratio:g} contradict each other: give one "
+            "of them (--warmup-ratio 0 takes a task's default back)"
+        )
+    least = config.min_learning_rate
+    require(config, "min_learning_rate", least is None or 0 <= least < config.learning_rate, "must be at least 0 and less than "
+            f"--learning-rate {config.learning_rate:g}")  # fmt: skip
+    if least is not None and name in FLAT:
+        raise UsageError(f"--min-learning-rate: the schedule {name} does not go down: leave one of them out")
+    if least is None and name in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
+        raise UsageError(f"--schedule {name} needs --min-learning-rate")
+    given = [part.partition("=")[0].strip() for part in options.split(",")] if options is not None else []
+    if options is not None and (any("=" not in part for part in options.split(",")) or len(set(given)) != len(given)):
+        raise UsageError(f"--schedule-options must be NAME=NUMBER, comma-separated, each name once, found {options!r}")
+    if given and name in FLAT:
+        raise UsageError(f"--schedule-options: the schedule {name} has none: leave them out")
+    if own := [option for option in given if option in MINIMA]:
+        raise UsageError(f"--schedule-options {own[0]}: give --min-learning-rate, which is the same for every schedule")
+    if name == "warmup_stable_decay" and "num_decay_steps" not in given:
+        raise UsageError("--schedule warmup_stable_decay needs --schedule-options num_decay_steps=N, the steps at its end")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ function that its numbers come from. Next: plan.py, flops.py.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from engine.build import Setup, build
 from engine.config import TrainConfig
 from engine.flops import count_flops
 from engine.loop import train_step
-from engine.optimizer import freeze, make_optimizer, make_schedule
+from engine.optimizer import describe_optimizer, freeze, make_optimizer, make_schedule, state_bytes
 from engine.parallel import World, describe_device
 from engine.plan import Plan
 from engine.record import Tally, peak_memory_gb
@@ -72,10 +73,13 @@ def explain(
     totals = totals_of(plan, kind, max_length)
     ranks = f"{setup.world.size} ranks on " if setup.world.size > 1 else ""
     show("device", f"{ranks}{describe_device(setup.world.device)}, {setup.precision}", describe_device)
+    show("optimizer", describe_optimizer(dataclasses.asdict(config)), describe_optimizer)
     for group in setup.state.optimizer.param_groups:
         size = sum(parameter.numel() for parameter in group["params"])
         rate, decay = group["initial_lr"], group["weight_decay"]
-        show("train", f"{size:,} parameters in {len(group['params'])} tensors: rate {rate:g}, decay {decay:g}", make_optimizer)
+        half = {"muon": ", Muon", "adamw": ", AdamW"}.get(group.get("kind", ""), "")
+        text = f"{size:,} parameters in {len(group['params'])} tensors: rate {rate:g}, decay {decay:g}{half}"
+        show("train", text, make_optimizer)
     if frozen := sum(p.numel() for p in setup.state.model.parameters() if not p.requires_grad):
         show(
             "frozen", f"{frozen:,} parameters", freeze if config.freeze else lora.add if config.lora else type(task).build_model
@@ -174,7 +178,8 @@ def curve(values: Sequence[float]) -> str:
 def memory_needed(setup: Setup, config: TrainConfig) -> dict[str, int]:
     """Bytes on each rank, by what they are for."""
     many = config.accumulation_steps > 1
-    return bytes_per_rank(setup.state.model, setup.world.size, setup.precision, shard=config.shard, accumulates=many)
+    model, states = setup.state.model, state_bytes(setup.state.model, config)
+    return bytes_per_rank(model, setup.world.size, setup.precision, states=states, shard=config.shard, accumulates=many)
 
 
 # --------------------------------------------------------------------------------------------------- from a few steps

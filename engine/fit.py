@@ -28,6 +28,7 @@ from engine.build import Setup, build
 from engine.checkpoint import (
     MIN_KEPT,
     Files,
+    load_average,
     load_model,
     load_state,
     newest,
@@ -56,6 +57,7 @@ from engine.explain import explain, memory_needed, padding_wastes
 from engine.figures import RESERVED, Evaluation
 from engine.flops import count_flops, peak_flops
 from engine.loop import train
+from engine.optimizer import describe_optimizer, state_bytes
 from engine.parallel import World, describe_device, is_lost_rank, join
 from engine.precision import choose_precision
 from engine.profiling import profiling
@@ -155,7 +157,9 @@ def _fit(
     if (best := run.best) is not None and best.step != setup.state.step:
         files = world.only_main(lambda: read(directory / "checkpoints" / f"step-{best.step:08d}"))
         load_model(setup.state.model, files, world)
+        load_average(setup.state.average, files, world)
         print(f"best model: that of step {best.step} ({best.metric} {best.value:.4f})")
+    setup.state.average.replace_weights()
     whole = setup.whole_model()
     kept = None if whole is None else lora.finished(whole, merge=config.lora_merge)
     document = dataclasses.replace(document, metrics=metrics, status="finished")
@@ -250,7 +254,7 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
 
 
 def check_memory(setup: Setup, config: TrainConfig) -> None:
-    """Raises ResourceError when a GPU could not even hold the weights, their gradients and AdamW's state."""
+    """Raises ResourceError when a GPU could not even hold the weights, their gradients and the optimizer's state."""
     if setup.state.device.type != "cuda":
         return
     needed, there = sum(memory_needed(setup, config).values()), torch.cuda.mem_get_info(setup.state.device)[1]
@@ -265,7 +269,7 @@ def check_space(directory: Path, setup: Setup, config: TrainConfig) -> None:
     """Raises ResourceError when the disk has no room for the checkpoints kept at one time, and the model."""
     plan, model = setup.data.plan, setup.state.model
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    moments = 2 * sum(parameter.nbytes for parameter in setup.state.parameters)
+    moments = sum(state_bytes(model, config).values())
     saved = (at for at in plan.positions(0) if at.due(config.save_steps) or at.due(config.eval_steps))  # it may be the best
     num_kept = len(list(islice(saved, max(config.keep_checkpoints, MIN_KEPT) + 2)))  # beside them the best, and a new one
     needed = weights + num_kept * (weights + moments)
@@ -307,7 +311,8 @@ def make_run(
     def measure() -> Evaluation:
         assert held_out is not None
         loader = eval_loader(task, held_out, setup.layout, config, setup.world)
-        return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
+        with state.average.in_place():
+            return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
 
     return Run(
         directory, config, state, setup.data.plan.num_steps,
@@ -332,6 +337,7 @@ def announce(
     world = setup.world
     ranks = f"{world.size} ranks on " if world.size > 1 else ""
     how = ", sharded" if config.shard else ""
+    warmup = f"{config.warmup_ratio:.0%}" if config.warmup_steps is None else f"{config.warmup_steps} steps of"
     each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
     print(f"device     {ranks}{document.device}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
     say(f"data       {document.data.source}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})")
@@ -340,8 +346,13 @@ def announce(
     print(
         f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
         f"{size}{each} x {config.accumulation_steps} accumulated per step; "
-        f"{config.schedule} schedule from {config.learning_rate:g}, {config.warmup_ratio:.0%} warm-up"
+        f"{config.schedule} schedule from {config.learning_rate:g}, {warmup} warm-up"
     )
+    if config.optimizer != "adamw":
+        print(f"optimizer  {describe_optimizer(document.settings)}")
+    if config.ema_decay is not None and (memory := 1 / (1 - config.ema_decay)) > plan.num_steps:
+        note(f"--ema-decay {config.ema_decay:g} remembers {memory:,.0f} steps, and the run has {plan.num_steps}: the average, "
+             "which is what is saved, stays close to the weights at the start")  # fmt: skip
     if not task.additive and config.accumulation_steps > 1:
         print(
             f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"

@@ -41,7 +41,7 @@ def accumulate(state: TrainState, task: Task[Any], micro_batches: Collection[Bat
 
 
 def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
-    """One AdamW step from the gathered gradients; returns their () 2-norm before clipping."""
+    """One optimizer step from the gathered gradients; returns their () 2-norm before clipping."""
     with state.clock.phase("clip"):
         state.scaler.unscale_(state.optimizer)  # clipping has to see the true gradients
         grad_norm = whole(clip_grad_norm_(state.parameters, config.max_grad_norm))

@@ -1,19 +1,31 @@
-"""AdamW with the right decay groups, the learning-rate schedule, and the guard that skips an update on the device."""
+"""The table of optimizers, their parameter groups, the learning-rate schedule, and the guard that skips an update.
+
+An optimizer is one of torch.optim's, and an entry of ``OPTIMIZERS``: to add one, write its entry and its name in config.py.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
 from engine import lora
 from engine.config import TrainConfig
 from engine.errors import UsageError
+from engine.muon import MuonWithAdamW
+from engine.sharding import blocks
+
+Group = dict[str, Any]
 
 
 def decay_names(model: nn.Module) -> set[str]:
@@ -58,64 +70,291 @@ def freeze(model: nn.Module, pattern: str) -> None:
         trained[name].requires_grad_(False)
 
 
-def head_of(model: nn.Module) -> set[nn.Parameter]:
-    """The parameters outside the model's body (its ``base_model``). Raises UsageError if there are none."""
+def outside_body(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters outside the model's body (its ``base_model``)."""
     plain = lora.plain(model)
     body = set(getattr(plain, "base_model", plain).parameters())
-    head = {parameter for parameter in model.parameters() if parameter not in body}
+    return {parameter for parameter in model.parameters() if parameter not in body}
+
+
+def head_of(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters outside the model's body. Raises UsageError if there are none."""
+    head = outside_body(model)
     if not head:
-        raise UsageError(f"--head-learning-rate: {type(plain).__name__} has no parameters outside its body")
+        raise UsageError(f"--head-learning-rate: {type(lora.plain(model)).__name__} has no parameters outside its body")
     return head
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW (CPU, CUDA and MPS have it): groups with decay and without, in the model's order; the head's last.
+def depths(model: nn.Module) -> dict[nn.Parameter, int]:
+    """How far below the top each parameter lies, for ``--layer-decay``. Raises UsageError for a model without blocks.
 
-    The head has groups of its own with ``--head-learning-rate``; then the schedule scales both rates alike.
+    0: the head, and what comes behind the last block; 1: the last block; and so on down to the first; one more: embedding
+    tables, and what comes before the first block. What stands between two blocks counts as the one before it.
+    """
+    found = blocks(model)
+    if not found:
+        raise UsageError(f"--layer-decay: {type(lora.plain(model)).__name__} has no transformer blocks (no nn.ModuleList)")
+    block_of = {p: number for number, block in enumerate(found, start=1) for p in block.parameters()}
+    head, tables, top = outside_body(model), embedding_tables(model), len(found) + 1
+    depth, level = {}, 0
+    for parameter in model.parameters():
+        level = block_of.get(parameter, level)
+        if parameter in block_of:
+            own = level
+        elif parameter in head or (level == len(found) and parameter not in tables):
+            own = top
+        else:
+            own = 0 if parameter in tables else level
+        depth[parameter] = top - own
+    return depth
+
+
+def embedding_tables(model: nn.Module) -> set[nn.Parameter]:
+    return {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
+
+
+def matrices_of(model: nn.Module) -> set[nn.Parameter]:
+    """What Muon is for: the trained matrices of the transformer blocks, without embedding tables. Raises UsageError."""
+    inside = {p for block in blocks(model) for p in block.parameters() if p.ndim == 2 and p.requires_grad}
+    matrices = inside - embedding_tables(model)
+    if not matrices:
+        raise UsageError(
+            f"--optimizer muon: {type(lora.plain(model)).__name__} has no matrix in a transformer block to train; use adamw"
+        )
+    return matrices
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
+    """Those with weight decay and those without, in the model's order; the head's last, if it has a rate of its own.
+
+    With ``--layer-decay`` there are such groups for each depth, the top first; with Muon, for each of its two halves.
     """
     decay = decay_names(model)
     head: set[nn.Parameter] = set() if config.head_learning_rate is None else head_of(model)
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in trained if (p in head) == is_head and (name in decay) == decays],
-         "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
-        for is_head, rate in ((False, config.learning_rate), (True, config.head_learning_rate))
-        for decays in (True, False)
-    ]  # fmt: skip
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        fused=True,
+    depth = {} if config.layer_decay is None else depths(model)
+    matrices = matrices_of(model) if config.optimizer == "muon" else set()
+    found: dict[tuple[bool, int, bool, bool], Group] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        key = (parameter in head, depth.get(parameter, 0), parameter in matrices, name not in decay)
+        rate = (config.head_learning_rate if parameter in head else None) or config.learning_rate
+        rate = rate if config.layer_decay is None else rate * config.layer_decay ** depth[parameter]
+        group: Group = {"params": [], "lr": rate, "weight_decay": config.weight_decay if name in decay else 0.0}
+        kind = {"kind": "muon" if parameter in matrices else "adamw"} if config.optimizer == "muon" else {}
+        found.setdefault(key, group | kind)["params"].append(parameter)
+    return [found[key] for key in sorted(found)]
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
+
+
+@dataclass(frozen=True)
+class OptimizerEntry:
+    """An entry of the table. ``describe`` says its settings, for people; ``state_bytes`` counts what it holds in float32.
+
+    How an update is skipped: an optimizer that obeys ``found_inf`` (torch's mark for that is ``_step_supports_amp_scaling``)
+    does it on the device; for any other one the guard reads one number from the device in each step.
+    """
+
+    title: str
+    make: Callable[[list[Group], TrainConfig], torch.optim.Optimizer]
+    state_bytes: Callable[[Sequence[Group], TrainConfig], int]
+    describe: Callable[[Mapping[str, Any]], str]
+
+
+def make_adamw(groups: list[Group], config: TrainConfig) -> torch.optim.Optimizer:
+    """Fused: CPU, CUDA and MPS have it."""
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_eps, fused=True)
+
+
+def make_sgd(groups: list[Group], config: TrainConfig, *, fused: bool | None = None) -> torch.optim.Optimizer:
+    """Fused on CUDA, where that skips an update on the device; there is no such kernel for shards.
+
+    On a CPU, where reading costs nothing, it is the plain one, which is Trainer's bit by bit: the fused one rounds otherwise.
+    """
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    if fused is None:
+        fused = all(parameter.is_cuda and not hasattr(parameter, "full_tensor") for parameter in parameters)
+    momentum = config.momentum or 0.0
+    optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=momentum, fused=fused or None)
+    if fused and momentum:  # the kernel would take over memory as it finds it, if the very first update is skipped
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def make_adafactor(groups: list[Group], config: TrainConfig) -> torch.optim.Optimizer:
+    """torch.optim's, not transformers', which is another algorithm. It reads two numbers of each tensor from the device."""
+    return torch.optim.Adafactor(groups, lr=config.learning_rate)
+
+
+def make_muon(groups: list[Group], config: TrainConfig) -> torch.optim.Optimizer:
+    betas = (config.adam_beta1, config.adam_beta2)
+    momentum = MUON_MOMENTUM if config.momentum is None else config.momentum
+    return MuonWithAdamW(groups, lr=config.learning_rate, momentum=momentum, betas=betas, eps=config.adam_eps)
+
+
+def num_averages(groups: Sequence[Group]) -> int:
+    """Adafactor's: of a matrix a number for each row and each column, of a vector one for each element."""
+    shapes = [parameter.shape for group in groups for parameter in group["params"]]
+    rows_and_columns = (math.prod(s[:-1]) + math.prod(s[:-2]) * s[-1] if len(s) > 1 else math.prod(s) for s in shapes)
+    return sum(rows_and_columns)
+
+
+def size_of(groups: Sequence[Group], kind: str | None = None) -> int:
+    """Elements of the parameters, of one kind of group or of all."""
+    return sum(p.numel() for group in groups if kind in (None, group.get("kind")) for p in group["params"])
+
+
+def text_of_adamw(settings: Mapping[str, Any]) -> str:
+    betas = f"{settings.get('adam_beta1', 0.9):g} and {settings.get('adam_beta2', 0.999):g}"
+    return f"AdamW (betas {betas}, epsilon {settings.get('adam_eps', 1e-8):g})".replace("e-0", "e-")
+
+
+def text_of_muon(settings: Mapping[str, Any]) -> str:
+    momentum = settings["momentum"] if settings.get("momentum") is not None else MUON_MOMENTUM
+    return f"Muon (momentum {momentum:g}) for the matrices of the transformer blocks, {text_of_adamw(settings)} for all else"
+
+
+MUON_MOMENTUM = 0.95  # torch's default
+OPTIMIZERS: dict[str, OptimizerEntry] = {
+    "adamw": OptimizerEntry("AdamW", make_adamw, lambda groups, _: 8 * size_of(groups), text_of_adamw),
+    "sgd": OptimizerEntry(
+        "SGD",
+        make_sgd,
+        lambda groups, config: 4 * size_of(groups) if config.momentum else 0,
+        lambda settings: f"SGD (momentum {settings.get('momentum') or 0:g}; weight decay is added to the gradient)",
+    ),
+    "adafactor": OptimizerEntry(
+        "Adafactor",
+        make_adafactor,
+        lambda groups, _: 4 * num_averages(groups),
+        lambda settings: "Adafactor (that of torch.optim, with its defaults)",
+    ),
+    "muon": OptimizerEntry(
+        "Muon and AdamW",
+        make_muon,
+        lambda groups, _: 4 * size_of(groups, "muon") + 8 * size_of(groups, "adamw"),
+        text_of_muon,
+    ),
+}
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The entry of ``--optimizer``, for the groups of the trained parameters; the schedule scales the rates of all alike."""
+    return OPTIMIZERS[config.optimizer].make(parameter_groups(model, config), config)
+
+
+def describe_optimizer(settings: Mapping[str, Any]) -> str:
+    """For the model card and ``--explain``. ``settings``: those of a run; one that an older run has not is the default."""
+    layers = settings.get("layer_decay")
+    return OPTIMIZERS[settings.get("optimizer", "adamw")].describe(settings) + (
+        f", the learning rate of each block {layers:g} times that of the one above it" if layers is not None else ""
     )
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, num_steps: int) -> LRScheduler:
-    """Linear (or cosine) to 0 at ``num_steps`` after a linear rise over ``ceil(warmup_ratio * num_steps)`` steps.
+def state_bytes(model: nn.Module, config: TrainConfig) -> dict[str, int]:
+    """What the optimizer, and the average of the weights, hold beside weights and gradients; of a sharded model, in all."""
+    entry, groups = OPTIMIZERS[config.optimizer], parameter_groups(model, config)
+    average = {} if config.ema_decay is None else {"average": 4 * size_of(groups)}
+    return {entry.title: entry.state_bytes(groups, config)} | average
 
-    The learning rate is a function of the step alone: an fp16 step that is skipped for overflow counts, too.
+
+# ------------------------------------------------------------------------------------------------------------- schedule
+
+FLOORS = {  # where transformers has a minimum of its own: the schedule that has it, and what it is called there
+    "cosine": ("cosine_with_min_lr", "min_lr"),
+    "cosine_with_min_lr": ("cosine_with_min_lr", "min_lr"),
+    "cosine_warmup_with_min_lr": ("cosine_warmup_with_min_lr", "min_lr"),
+    "polynomial": ("polynomial", "lr_end"),
+    "warmup_stable_decay": ("warmup_stable_decay", "min_lr_ratio"),
+}
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, num_steps: int) -> LRScheduler:
+    """transformers' schedule of that name, after a linear rise over ``warmup_steps``, or ``ceil(warmup_ratio * num_steps)``.
+
+    The learning rate is a function of the step alone: an fp16 step that is skipped for overflow counts, too. With a
+    minimum m, the factor f of a step after the warm-up becomes f * (1 - m / rate) + m / rate, as in transformers'
+    cosine_with_min_lr; where transformers has a minimum of its own, it is that one. Raises UsageError.
     """
-    warmup_steps = math.ceil(config.warmup_ratio * num_steps)
+    # torch means the order of the calls; here it is fixed, and GradScaler may have left out the first update.
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+    warmup = math.ceil(config.warmup_ratio * num_steps) if config.warmup_steps is None else config.warmup_steps
+    if warmup > num_steps:
+        raise UsageError(f"--warmup-steps {warmup} is more than the {num_steps} steps of the run: lower it, or train longer")
     name = {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule)
-    schedule: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
+    options = options_of(config.schedule_options)
+    share = (config.min_learning_rate or 0.0) / config.learning_rate
+    floored = config.min_learning_rate is not None and config.schedule not in FLOORS
+    if config.min_learning_rate is not None and not floored:
+        name, key = FLOORS[config.schedule]
+        options[key] = share if key == "min_lr_ratio" else config.min_learning_rate
+    try:
+        if warmup + options.get("num_decay_steps", 0) > num_steps:
+            raise ValueError("warm-up and decay together are longer than the run")
+        schedule: LRScheduler = get_scheduler(
+            name, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps, scheduler_specific_kwargs=options
+        )
+        if floored:
+            factor = schedule.lr_lambdas[0]  # type: ignore[attr-defined]
+            schedule = LambdaLR(optimizer, partial(raised, factor=factor, warmup=warmup, share=share))
+        check_factors(schedule.lr_lambdas[0], num_steps)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, ArithmeticError) as error:
+        given = f" --schedule-options {config.schedule_options}" if config.schedule_options else ""
+        raise UsageError(f"--schedule {config.schedule}{given}, {warmup} of {num_steps} steps of warm-up: {error}") from error
     return schedule
 
 
-class Guard:
-    """Skips an update without asking the device: weights, Adam state and its step count stay bitwise as they were.
+def options_of(text: str | None) -> dict[str, Any]:
+    """``num_cycles=3, decay_type=1-sqrt``: numbers where they are some. Raises UsageError for one that is not finite."""
+    found: dict[str, Any] = {}
+    for name, _, value in (part.partition("=") for part in (text or "").split(",") if part):
+        number: float | str = value.strip()
+        with suppress(ValueError):
+            number = float(number)
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UsageError(f"--schedule-options {name.strip()} must be a finite number, found {value.strip()!r}")
+        found[name.strip()] = int(number) if isinstance(number, float) and number.is_integer() else number
+    return found
 
-    Fused AdamW leaves everything unchanged when ``optimizer.found_inf`` is 1 (that is how GradScaler skips a step after
-    an overflow). The guard adds to it, in a hook before each step: no items in the whole step (a zero gradient would
-    still decay the weights), and, outside fp16, a gradient norm that is not finite. The latter sticks: no later update
-    happens either, so the weights stay those before the first bad step until the host sees it and stops the run.
+
+def raised(step: int, *, factor: Callable[[int], float], warmup: int, share: float) -> float:
+    """The factor of a schedule that goes to ``share`` instead of 0."""
+    found = factor(step)
+    return found if step < warmup else found * (1 - share) + share
+
+
+def check_factors(factor: Callable[[int], float], num_steps: int) -> None:
+    """Raises ValueError or ArithmeticError for a schedule that would fail, or go below 0, in the middle of the run."""
+    for step in {round(i * num_steps / 999) for i in range(1000)}:
+        if not 0 <= factor(step) < math.inf:
+            raise ValueError(f"in step {step} the learning rate would be {factor(step):g} times its peak")
+
+
+# ---------------------------------------------------------------------------------------------------------------- guard
+
+
+class Guard:
+    """Skips an update: weights, the optimizer's state and its step count stay bitwise as they were.
+
+    What obeys ``found_inf`` leaves everything unchanged when that is 1 (it is how GradScaler skips a step after an
+    overflow), and nothing is read from the device. The guard adds to it, in a hook before each step: no items in the whole
+    step (a zero gradient would still decay the weights), and, outside fp16, a gradient norm that is not finite. The latter
+    sticks: no later update happens either, so the weights stay those before the first bad step until the host sees it and
+    stops the run. For other optimizers, and on MPS, whose kernels ignore ``found_inf``, the host reads the decision and
+    takes the gradients away: without them a step does nothing.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, *, sticky: bool):
         self.diverged = torch.zeros((), device=device)
         self.skip = torch.zeros((), device=device)
+        self.skipped = self.skip  # of the step that is being made, or was made last: with fp16's overflow
         self.sticky = sticky
         self.optimizer = optimizer
+        self.by_host = device.type == "mps" or not getattr(optimizer, "_step_supports_amp_scaling", False)
         optimizer.register_step_pre_hook(self._merge)
 
     def check(self, grad_norm: Tensor, num_items: Tensor) -> None:
@@ -123,11 +362,11 @@ class Guard:
         if self.sticky:
             self.diverged = torch.maximum(self.diverged, (~torch.isfinite(grad_norm)).float())
         self.skip = torch.maximum(self.diverged, (num_items == 0).float())
-        if self.skip.device.type == "mps" and bool(self.skip):  # its fused kernel ignores found_inf; the one host wait
-            self.optimizer.zero_grad(set_to_none=True)  # without gradients the step below does nothing
+        if self.by_host and bool(self.skip):
+            self.optimizer.zero_grad(set_to_none=True)
 
     def _merge(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if self.skip.device.type == "mps":
-            return
         overflow = getattr(optimizer, "found_inf", None) if hasattr(optimizer, "grad_scale") else None
-        optimizer.found_inf = self.skip if overflow is None else torch.maximum(overflow, self.skip)  # type: ignore[attr-defined]
+        self.skipped = self.skip if overflow is None else torch.maximum(overflow, self.skip)
+        if not self.by_host:
+            optimizer.found_inf = self.skipped  # type: ignore[attr-defined]

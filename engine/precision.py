@@ -31,7 +31,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     if name == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16 is not for CPUs, which compute in it slowly if at all; use bf16 or fp32")
     if name == "fp16" and device.type == "mps":
-        raise UsageError("--precision fp16 does not work on MPS, whose AdamW cannot skip an overflow; use bf16 or fp32")
+        raise UsageError("--precision fp16 does not work on MPS, whose optimizers cannot skip an overflow; use bf16 or fp32")
     assert name in DTYPES
     return name  # type: ignore[return-value]
 
@@ -59,6 +59,7 @@ def make_autocast(precision: Precision, device: torch.device) -> Callable[[], Ab
 def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
     """Scales the loss in fp16 so that small gradients do not vanish; switched off it is the identity.
 
-    With fused AdamW it never reads from the device: an overflow skips the update inside the kernel.
+    With an optimizer that obeys ``found_inf``, as fused AdamW does, it never reads from the device: an overflow skips the
+    update inside the kernel.
     """
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

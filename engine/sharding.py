@@ -1,6 +1,6 @@
 """A model spread over the ranks (``--shard``): torch's fully_shard on each transformer block, then on the rest.
 
-Each rank holds a share of every weight, its gradient and its AdamW state in float32; a block's weights are gathered, in
+Each rank holds a share of every weight, its gradient and its optimizer state in float32; a block's weights are gathered, in
 the precision that is computed in, just before they are used, and let go after. What is saved is whole, and a plain model.
 Next: build.py, which decides.
 """
@@ -98,16 +98,19 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def bytes_per_rank(model: nn.Module, size: int, precision: Precision, *, shard: bool, accumulates: bool) -> dict[str, int]:
+def bytes_per_rank(
+    model: nn.Module, size: int, precision: Precision, *, states: Mapping[str, int], shard: bool, accumulates: bool
+) -> dict[str, int]:
     """What training is known to hold on each rank, activations aside.
 
-    Weights, gradients and AdamW's two averages are float32; in half precision, autocast keeps a copy of the weights through
-    a step. Of a sharded model each rank has a share. On top of that the weights outside of blocks and two blocks (one in use,
-    the next on its way) are there in full, and the gradients of one; of all, if they add up over several micro-batches.
+    Weights and gradients are float32. ``states``: bytes of what else is held for the trained ones, the optimizer's state above
+    all, by name (optimizer.state_bytes). In half precision, autocast keeps a copy of the weights through a step. Of a sharded
+    model each rank has a share. On top of that the weights outside of blocks and two blocks (one in use, the next on its way)
+    are there in full, and the gradients of one; of all, if they add up over several micro-batches.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters()) - trained
-    held = {"weights": 4 * (trained + frozen), "gradients": 4 * trained, "AdamW": 8 * trained}
+    held = {"weights": 4 * (trained + frozen), "gradients": 4 * trained, **states}
     if not shard:
         return held if precision == "fp32" else held | {f"{precision} copies": DTYPES[precision].itemsize * (trained + frozen)}
     of_blocks = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]

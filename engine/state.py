@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from engine.average import Average
 from engine.batch import Batch
 from engine.clock import Clock
 from engine.optimizer import Guard
@@ -30,10 +31,11 @@ class TrainState:
     model: nn.Module  # for saving, metrics and evaluation
     replica: nn.Module  # the same as training calls it: with several ranks, DistributedDataParallel is around it
     parameters: list[nn.Parameter]  # the trained ones, listed once: walking the modules costs a small model half its step
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     scaler: torch.amp.GradScaler
     guard: Guard
+    average: Average  # of the weights; it holds nothing without --ema-decay
     autocast: Callable[[], AbstractContextManager[Any]]
     clock: Clock
     device: torch.device

@@ -189,9 +189,11 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_flag(argv, message):
 
 
 def test_a_value_that_is_no_choice_is_refused_with_the_choices():
+    message = refusal("--optimizer", "adam")
+    assert message.startswith("--optimizer: ")
+    assert all(choice in message for choice in ("'adam'", "adamw", "sgd", "adafactor", "muon"))
     message = refusal("--schedule", "sqrt")
-    assert message.startswith("--schedule: ")
-    assert all(choice in message for choice in ("'sqrt'", "linear", "cosine", "constant"))
+    assert message.startswith("--schedule must be one of linear, cosine,") and message.endswith("found 'sqrt'")
 
 
 @pytest.mark.parametrize("value", ["maybe", "2", ""])
@@ -224,12 +226,16 @@ BAD_VALUES = {
     "lora_alpha": [0, -1],
     "lora_dropout": [-0.1, 1.0, NAN],
     "rank_timeout": [0.5, -1.0, INF, NAN],
+    "adam_beta1": [-0.1, 1.0, NAN],
+    "adam_beta2": [-0.1, 1.0, NAN],
+    "adam_eps": [0.0, -1e-8, INF, NAN],
 }
 EDGES = {
     "batch_size": [1], "eval_batch_size": [1], "accumulation_steps": [1], "epochs": [1], "max_steps": [1, None],
     "learning_rate": [1e-45, 10.0], "weight_decay": [0.0, 1.0], "warmup_ratio": [0.0, 0.999], "max_grad_norm": [1e-9, INF],
     "workers": [0], "seed": [0, 2**32 - 1], "log_steps": [1], "eval_steps": [0], "save_steps": [0], "keep_checkpoints": [1],
     "patience": [1, None], "lora_rank": [1], "lora_alpha": [1], "lora_dropout": [0.0, 0.999], "rank_timeout": [1.0],
+    "adam_beta1": [0.0, 0.999], "adam_beta2": [0.0, 0.9999], "adam_eps": [1e-30, 1.0],
 }  # fmt: skip
 
 

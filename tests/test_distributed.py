@@ -38,6 +38,7 @@ from engine.data import share
 from engine.errors import DataError, DistributedError, DivergedError, ResourceError, StoppedError, UsageError, explain
 from engine.fit import check_memory, fit
 from engine.loop import accumulate
+from engine.optimizer import state_bytes
 from engine.parallel import World
 from engine.record import Run
 from engine.sharding import blocks, bytes_per_rank, fill, shard, skeleton
@@ -164,6 +165,14 @@ QUICK = {
     "sharded classification, packed": ("sequence", {"batching": "packed", "shard": True, "epochs": 1}),
     "sharded mlm": ("mlm", {"batching": "padded", "shard": True, "gradient_checkpointing": True, "epochs": 1}),
 }
+EACH_OPTIMIZER: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("sequence", {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-2, "epochs": 1}),
+    "adafactor": ("sequence", {"optimizer": "adafactor", "learning_rate": 1e-3, "epochs": 1}),
+    "muon": ("sequence", {"optimizer": "muon", "layer_decay": 0.8, "epochs": 1}),
+    "average": ("sequence", {"ema_decay": 0.6, "eval_steps": 2, "epochs": 1}),
+    "sharded sgd": ("sequence", {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-2, "shard": True, "epochs": 1}),
+    "sharded average": ("sequence", {"ema_decay": 0.6, "layer_decay": 0.8, "eval_steps": 2, "shard": True, "epochs": 1}),
+}
 BF16 = {
     "clm, packed, bf16": ("clm", {"batching": "packed", "precision": "bf16", "epochs": 1}),
     "sharded classification, bf16": ("sequence", {"batching": "padded", "precision": "bf16", "shard": True, "epochs": 1}),
@@ -180,6 +189,7 @@ CASES = {
 }
 SIZES = [
     pytest.param(2, QUICK, id="2"),
+    pytest.param(2, EACH_OPTIMIZER, id="2-optimizers"),
     pytest.param(2, BF16, id="2-bf16", marks=pytest.mark.bf16),
     pytest.param(2, CASES, id="2-all", marks=pytest.mark.slow),
     pytest.param(4, CASES, id="4-all", marks=pytest.mark.slow),
@@ -374,6 +384,26 @@ def test_killed_and_resumed_with_as_many_ranks_is_bitwise(tmp_path, precision):
     assert not torch.equal(rng["0.torch"], rng["1.torch"]), "ranks drop different units"
 
 
+RESUMED: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-2},
+    "adafactor": {"optimizer": "adafactor", "learning_rate": 1e-3},
+    "muon, average": {"optimizer": "muon", "layer_decay": 0.8, "ema_decay": 0.6},
+    "sharded sgd, average": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-2, "ema_decay": 0.6, "shard": True},
+    "sharded average": {"ema_decay": 0.6, "layer_decay": 0.8, "shard": True},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_each_optimizer_killed_and_resumed_on_two_ranks_is_bitwise(tmp_path, name):
+    """Its state, whatever its shape, and the average: the newest checkpoints have the same tensors."""
+    assert cut_and_whole(2, tmp_path, **RESUMED[name])
+    one, other = (max((tmp_path / run / "checkpoints").iterdir()) for run in ("whole", "cut"))
+    files = {path.name for path in one.glob("*.safetensors")}
+    assert files == {path.name for path in other.glob("*.safetensors")} and len(files) == 3 + ("ema_decay" in RESUMED[name])
+    for file in files:
+        assert (one / file).read_bytes() == (other / file).read_bytes(), file
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
 def test_four_ranks_resumed_are_bitwise_because_of_the_rehearsal(shard, tmp_path, monkeypatch):
@@ -495,8 +525,12 @@ def test_a_signal_to_one_rank_stops_all_in_the_same_step(tmp_path):
     assert_close_runs(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.parametrize("shard", [False, True])
-def test_divergence_is_the_same_on_all_ranks_and_names_its_rows(shard, tmp_path):
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"shard": True}, {"optimizer": "sgd"}, {"optimizer": "adafactor"}, {"optimizer": "muon", "ema_decay": 0.5},
+     {"shard": True, "optimizer": "sgd", "momentum": 0.9, "ema_decay": 0.5}],
+)  # fmt: skip
+def test_divergence_is_the_same_on_all_ranks_and_names_its_rows(more, tmp_path):
     def part(rank: int) -> Any:
         task, model = make("sequence")
         loss = task.loss
@@ -506,7 +540,7 @@ def test_divergence_is_the_same_on_all_ranks_and_names_its_rows(shard, tmp_path)
             return loss(outputs, batch) * (float("nan") if bad else 1.0)
 
         task.loss = broken
-        return outcome(lambda: fit(task, config(tmp_path / "run", log_steps=3, save_steps=1, shard=shard), model))
+        return outcome(lambda: fit(task, config(tmp_path / "run", log_steps=3, save_steps=1, **more), model))
 
     of_ranks = in_ranks(2, part)
     batches = run(tmp_path / "whole")
@@ -584,7 +618,9 @@ def test_shards_are_as_large_as_announced_and_metrics_merge_without_a_row(tmp_pa
 
     found = in_ranks(2, part)
     num_weights = sum(parameter.numel() for parameter in tiny.bert().parameters())
-    announced = bytes_per_rank(tiny.bert(), 2, "fp32", shard=True, accumulates=True)["shares"]
+    announced = bytes_per_rank(tiny.bert(), 2, "fp32", states={"AdamW": 8 * num_weights}, shard=True, accumulates=True)[
+        "shares"
+    ]
     assert announced == 16 * num_weights // 2
     assert sum(found) == 12 * num_weights, "weights and two averages; gradients, as many as weights, are gone by then"
     assert max(found) < 1.1 * announced * 12 / 16
@@ -603,17 +639,21 @@ def test_the_estimate_of_memory():
     block = sum(parameter.numel() for parameter in model.bert.encoder.layer[0].parameters())
     outside = total - 2 * block
     for size in (2, 4):
-        assert bytes_per_rank(model, size, "fp32", shard=False, accumulates=True) == {
+        states = state_bytes(model, TrainConfig())
+        assert bytes_per_rank(model, size, "fp32", states=states, shard=False, accumulates=True) == {
             "weights": 4 * total,
             "gradients": 4 * total,
             "AdamW": 8 * total,
         }
-        once, often = (bytes_per_rank(model, size, "bf16", shard=True, accumulates=flag) for flag in (False, True))
+        once, often = (
+            bytes_per_rank(model, size, "bf16", states=states, shard=True, accumulates=flag) for flag in (False, True)
+        )
         assert once["shares"] == often["shares"] == 16 * total // size
         assert once["gathered"] == 2 * (total + max(outside, block)) and often["gathered"] == 2 * total + 4 * total
     model.bert.requires_grad_(False)
     head = sum(parameter.numel() for parameter in model.classifier.parameters())
-    assert bytes_per_rank(model, 2, "bf16", shard=False, accumulates=False) == {
+    states = state_bytes(model, TrainConfig())
+    assert bytes_per_rank(model, 2, "bf16", states=states, shard=False, accumulates=False) == {
         "weights": 4 * total,
         "gradients": 4 * head,
         "AdamW": 8 * head,

@@ -27,7 +27,7 @@ from tasks.classification import ClassificationOptions
 from tests import tiny
 
 PAGE = (Path(__file__).parent.parent / "docs/from-trainer.md").read_text(encoding="utf-8")
-FLAG = re.compile(r"--([a-z][a-z-]*)")
+FLAG = re.compile(r"--([a-z][a-z0-9-]*)")
 NAMES_OF_OURS = {
     field.name for kind in (TrainConfig, SourceConfig, ClassificationOptions) for field in dataclasses.fields(kind)
 }

@@ -25,8 +25,10 @@ def program(folder: Path) -> dict:
     os.environ["PLAINLOOP_CACHE"] = str(folder / "cache")
     lab = kill.tiny_lab(folder / "tiny")
     kill.CONTROLS = {name: kill.CONTROLS[name] for name in ("nothing forgotten", "open log window not restored")}
+    everything = [*kill.OPTIMIZERS["muon"], *kill.OPTIMIZERS["average"], "--save-steps", "1"]
     return {
         "threads": forked.threads(),
+        "optimizers": [{"optimizer": "muon"} | kill.random_kills(lab, [everything], 3, seed=1)],
         "random": kill.random_kills(lab, [["--save-steps", "1", "--log-steps", "2"]], 4, seed=1),
         "points": kill.kill_points(lab, [0], ["fp32"], POINTS)
         + kill.kill_points(lab, [2], ["fp32"], ["saving: all written, not yet renamed"], ["--async-save"]),
@@ -50,6 +52,14 @@ def test_the_process_that_forks_has_one_thread(document):
 def test_killed_at_random_times_the_end_is_the_same(document):
     assert document["random"]["kills"] >= 4
     assert not document["random"]["wrong"] and document["random"]["equal"] == document["random"]["runs"]
+
+
+def test_with_another_optimizer_and_an_average_the_end_is_the_same(document):
+    [found] = document["optimizers"]
+    assert found["kills"] >= 3 and found["equal"] == found["runs"]
+    found["wrong"] = [{"flags": "", "differences": ["model.safetensors"]}]
+    assert not kill.is_clean(document)
+    found["wrong"] = []
 
 
 def test_killed_at_each_point_the_end_is_the_same(document):

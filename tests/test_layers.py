@@ -11,10 +11,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"config", "checked", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers"},
+    {"config", "checked", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers", "muon"},
     {"document", "figures", "sources", "plan", "tokens", "attention", "lora"},
-    {"optimizer", "precision", "parallel", "collate", "packing", "targets"},
+    {"precision", "parallel", "collate", "packing", "targets"},
     {"sharding"},
+    {"optimizer"},
+    {"average"},
     {"task", "state", "batching", "flops"},
     {"data", "evaluate", "checkpoint", "memory_guard", "card"},
     {"saving"},

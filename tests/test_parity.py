@@ -51,14 +51,15 @@ class Watch(TrainerCallback):
 
 
 def run_trainer(model, rows, folder: Path, *, batch_size=8, accumulation=1, epochs=2, compute_loss=None, settings=SETTINGS,
-                optimizer=None):  # fmt: skip
-    """Trainer's log (one line a step) and the learning rates used."""
+                optimizer=None, **more):  # fmt: skip
+    """Trainer's log (one line a step) and the learning rates used. ``more``: other TrainingArguments."""
     watch = Watch()
     arguments = TrainingArguments(
         str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch_size, use_cpu=True,
         gradient_accumulation_steps=accumulation, learning_rate=settings["learning_rate"], seed=settings["seed"],
         weight_decay=settings["weight_decay"], max_grad_norm=settings["max_grad_norm"],
-        warmup_steps=settings["warmup_ratio"], logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
+        logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
+        **{"warmup_steps": settings["warmup_ratio"], **more},
     )  # fmt: skip
     trainer = Trainer(
         model, arguments, train_dataset=TrainerRows(rows), processing_class=tiny.tokenizer(),
@@ -72,7 +73,7 @@ def run_ours(model, rows, *, batch_size=8, accumulation=1, epochs=2, settings=SE
     """Our losses, gradient norms and learning rates, step by step."""
     config = TrainConfig(
         batch_size=batch_size, accumulation_steps=accumulation, epochs=epochs, device="cpu", precision="fp32", batching="padded",
-        **settings, **more,
+        **{**settings, **more},
     )  # fmt: skip
     setup = build(tiny.TokenTask(), rows, config, model)
     setup.state.model.train()
@@ -130,6 +131,79 @@ def test_a_rate_for_the_head_and_frozen_embeddings_equal_trainer_bitwise(tmp_pat
     _, rates = run_trainer(theirs, rows, tmp_path, optimizer=optimizer)
     lines = run_ours(ours, rows, head_learning_rate=1e-2, freeze="embeddings")
     assert [rate for _, _, rate in lines] == [used[0] for used in rates] and rates[-1][2] == pytest.approx(10 * rates[-1][0])
+    assert_parameters_equal(ours, theirs)
+
+
+OPTIMIZERS = {
+    "adam's settings": (
+        {"adam_beta1": 0.8, "adam_beta2": 0.95, "adam_eps": 1e-6},
+        {"adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6},
+    ),
+    "sgd": ({"optimizer": "sgd"}, {"optim": "sgd"}),
+    "sgd, momentum": ({"optimizer": "sgd", "momentum": 0.9}, {"optim": "sgd", "optim_args": "momentum=0.9"}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_that_trainer_has_equal_its_bitwise(name, tmp_path):
+    """Its Adafactor is transformers' own, another algorithm, and it has no Muon: test_optimizers.py has torch.optim's."""
+    rows = tiny.token_rows(60)
+    ours = tiny.bert(dropout=0.1)
+    theirs, start = copy.deepcopy(ours), copy.deepcopy(ours)
+    of_ours, of_trainer = OPTIMIZERS[name]
+    log, _ = run_trainer(theirs, rows, tmp_path, **of_trainer)
+    lines = run_ours(ours, rows, **of_ours)
+    assert [norm for _, norm, _ in lines] == [line["grad_norm"] for line in log]
+    assert_parameters_equal(ours, theirs)
+    plain = copy.deepcopy(start)
+    run_ours(plain, rows)
+    with pytest.raises(AssertionError, match="differs"):
+        assert_parameters_equal(ours, plain)
+
+
+LEAST = {"min_learning_rate": 1e-4}
+SCHEDULES = {
+    "linear": ({}, {}),
+    "cosine": ({}, {}),
+    "cosine_with_restarts": ({"schedule_options": "num_cycles=2"}, {"lr_scheduler_kwargs": {"num_cycles": 2}}),
+    "polynomial": (LEAST | {"schedule_options": "power=2"}, {"lr_scheduler_kwargs": {"power": 2, "lr_end": 1e-4}}),
+    "constant_with_warmup": ({}, {}),
+    "inverse_sqrt": ({}, {}),
+    "cosine_with_min_lr": (LEAST, {"lr_scheduler_kwargs": {"min_lr": 1e-4}}),
+    "cosine_warmup_with_min_lr": (LEAST, {"lr_scheduler_kwargs": {"min_lr": 1e-4}}),
+    "warmup_stable_decay": ({"schedule_options": "num_decay_steps=5"}, {"lr_scheduler_kwargs": {"num_decay_steps": 5}}),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_each_schedule_equals_trainers_bitwise(name, tmp_path):
+    """Rates as the optimizer uses them, and the weights at the end; 16 steps, of which 3 warm up."""
+    rows = tiny.token_rows(60)
+    ours = tiny.bert(dropout=0.1)
+    theirs = copy.deepcopy(ours)
+    of_ours, of_trainer = SCHEDULES[name]
+    _, rates = run_trainer(theirs, rows, tmp_path, warmup_steps=3, lr_scheduler_type=name, **of_trainer)
+    lines = run_ours(ours, rows, warmup_ratio=0.0, warmup_steps=3, schedule=name, **of_ours)
+    assert [rate for _, _, rate in lines] == [used[0] for used in rates] and len(lines) == 16
+    assert_parameters_equal(ours, theirs)
+
+
+def test_layer_decay_equals_trainer_with_the_same_groups_bitwise(tmp_path):
+    """Written down by name: embeddings, two blocks, pooler and head, each with decay and without."""
+    rows = tiny.token_rows(60)
+    ours = tiny.bert(dropout=0.1)
+    theirs = copy.deepcopy(ours)
+    groups: dict[tuple[int, bool], list] = {}
+    for name, parameter in theirs.named_parameters():
+        depth = 3 if "embeddings" in name else 2 if "layer.0" in name else 1 if "layer.1" in name else 0
+        groups.setdefault((depth, "bias" in name or "LayerNorm" in name), []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": part, "lr": SETTINGS["learning_rate"] * 0.7**depth, "weight_decay": 0.0 if plain else 0.1}
+         for (depth, plain), part in sorted(groups.items(), key=lambda item: item[0])], fused=True,
+    )  # fmt: skip
+    _, rates = run_trainer(theirs, rows, tmp_path, optimizer=optimizer)
+    lines = run_ours(ours, rows, layer_decay=0.7)
+    assert [rate for _, _, rate in lines] == [used[0] for used in rates]
     assert_parameters_equal(ours, theirs)
 
 

@@ -17,6 +17,8 @@ KILL, FAULTS, ENDURANCE = (
     json.loads((ROOT / f"bench/results/{name}-cpu.json").read_text()) for name in ("kill", "faults", "endurance")
 )
 
+OPTIMIZERS = json.loads((ROOT / "bench/results/kill-optimizers-cpu.json").read_text())["optimizers"]
+
 
 def kill_rows() -> list[str]:
     points = KILL["points"]
@@ -24,6 +26,9 @@ def kill_rows() -> list[str]:
     rows = [f"| {len(points)} | {equal} of {len(points)} |"]
     for part in ("random", "imdb"):
         found = KILL[part]
+        rows.append(f"| {found['kills']} kills in {found['runs']} runs | {found['equal']} of {found['runs']} |")
+    for found in OPTIMIZERS:
+        assert not found["wrong"]
         rows.append(f"| {found['kills']} kills in {found['runs']} runs | {found['equal']} of {found['runs']} |")
     return rows
 

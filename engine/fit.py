@@ -26,16 +26,7 @@ from torch import Tensor, nn
 
 from engine import card, lora
 from engine.build import Setup, build
-from engine.checkpoint import (
-    MIN_KEPT,
-    Files,
-    load_model,
-    load_state,
-    newest,
-    read,
-    set_aside_after,
-    sync_directory,
-)
+from engine.checkpoint import load_model, load_state
 from engine.config import TrainConfig, differences, note, user_path
 from engine.data import batches, eval_loader
 from engine.directory import (
@@ -61,6 +52,7 @@ from engine.profiling import profiling
 from engine.record import Run, evaluated, split_figures
 from engine.report import histogram, read_lines, record_in, render
 from engine.stop import Stop
+from engine.store import Checkpoint, newest, num_newest, open_checkpoint, set_aside_after, sync_directory
 from engine.task import Examples, Task
 from engine.writers import Writers, names_in
 
@@ -138,7 +130,7 @@ def _fit(
         resume(run, setup, config, document)
         run.writers = writers if config.overwrite else world.only_main(lambda: Writers(config, directory, setup.state.step))
         world.only_main(lambda: write_run(directory, {**document, "status": "running"}))
-        with stop, world.held_by_main(run.saver), profiling(run, config.profile if world.is_main else None):
+        with stop, run.saving(), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)
     except torch.OutOfMemoryError as error:
@@ -152,16 +144,16 @@ def _fit(
         raise StoppedError(
             f"stopped by {reason}{who} after step {setup.state.step} of {run.num_steps}, and saved: --resume continues", code
         )
-    metrics = summarise(run, setup, time.perf_counter() - began)
-    if (best := run.best) is not None and best["step"] != setup.state.step:
-        files = world.only_main(lambda: read(directory / "checkpoints" / f"step-{best['step']:08d}"))
-        load_model(setup.state.model, files, world)
-        print(f"best model: that of step {best['step']} ({best['metric']} {best['value']:.4f})")
+    kept = keep_best(run, setup)
+    metrics = summarise(run, setup, time.perf_counter() - began, kept)
+    document |= {"kept": {"step": kept, "best_step": run.best["step"] if run.best else None}}
+    if run.best and kept == run.best["step"] != setup.state.step:
+        print(f"best model: that of step {kept} ({run.best['metric']} {run.best['value']:.4f})")
     whole = setup.whole_model()
-    kept = None if whole is None else lora.finished(whole, merge=config.lora_merge)
-    world.only_main(lambda: finish(directory, task, kept, {**document, "metrics": metrics, "status": "finished"}))  # type: ignore[arg-type]
+    final = None if whole is None else lora.finished(whole, merge=config.lora_merge)
+    world.only_main(lambda: finish(directory, task, final, {**document, "metrics": metrics, "status": "finished"}))  # type: ignore[arg-type]
     say(f"saved to {directory}")
-    return Result(directory, metrics, None if kept is None else kept.eval())
+    return Result(directory, metrics, None if final is None else final.eval())
 
 
 # ----------------------------------------------------------------------------------------------------- what was asked for
@@ -248,7 +240,7 @@ def check_space(directory: Path, setup: Setup, config: TrainConfig) -> None:
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     moments = 2 * sum(parameter.nbytes for parameter in setup.state.parameters)
     saved = (at for at in plan.positions(0) if at.due(config.save_steps) or at.due(config.eval_steps))  # it may be the best
-    num_kept = len(list(islice(saved, max(config.keep_checkpoints, MIN_KEPT) + 2)))  # beside them the best, and a new one
+    num_kept = len(list(islice(saved, num_newest(config.keep_checkpoints) + 2)))  # beside them the best, and a new one
     needed = weights + num_kept * (weights + moments)
     free = shutil.disk_usage(directory).free
     free += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())  # what is replaced here
@@ -362,7 +354,7 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
     run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
-def checkpoint_to_resume(directory: Path, document: dict[str, Any]) -> Files | None:
+def checkpoint_to_resume(directory: Path, document: dict[str, Any]) -> Checkpoint | None:
     """The newest whole one, of a run on the same data, computed in the same way. Raises UsageError, DataError, ModelError."""
     files = newest(directory / "checkpoints")
     if files is not None:
@@ -374,11 +366,11 @@ def checkpoint_to_resume(directory: Path, document: dict[str, Any]) -> Files | N
     return files
 
 
-def tidy(run: Run, step: int, files: Files | None) -> None:
+def tidy(run: Run, step: int, files: Checkpoint | None) -> None:
     """The checkpoints beside the one that was resumed from."""
     assert files is not None
     set_aside_after(run.directory / "checkpoints", step)
-    run.saver.rotate(step, files)  # the process before may have been killed before it did
+    run.saver.rotate(step, files["state.json"])  # the process before may have been killed before it did
 
 
 def check_progress(setup: Setup, progress: dict[str, Any], num_steps: int) -> None:
@@ -411,7 +403,26 @@ def whole_or_refused(directory: Path) -> Iterator[None]:
         raise ModelError(f"the checkpoint in {directory} does not hold what a run saves ({reason}): --overwrite it") from error
 
 
-def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
+def keep_best(run: Run, setup: Setup) -> int:
+    """Put the best model's weights into the model; returns the step whose weights it has then. Collective.
+
+    If its checkpoint is damaged or gone, the last weights stay, which are those of the newest one, with a warning: hours of
+    training must not end without a model. Raises ResourceError if it cannot be read, but may be whole.
+    """
+    best, last, world = run.best, setup.state.step, setup.world
+    if best is None or best["step"] == last:
+        return last
+    try:
+        path = run.directory / "checkpoints" / f"step-{best['step']:08d}"
+        load_model(setup.state.model, world.only_main(lambda: open_checkpoint(path)), world)
+    except ModelError as error:
+        note(f"warning: the best model, of step {best['step']}, is lost ({error}): the last one, of step {last}, is kept")
+        return last
+    step: int = best["step"]
+    return step
+
+
+def summarise(run: Run, setup: Setup, seconds: float, kept_step: int) -> dict[str, Any]:
     """The figures of the end, printed as the tutorials' logs do; returned for run.json."""
     train_seconds = max(run.train_seconds, 1e-9)
     metrics: dict[str, Any] = {
@@ -422,7 +433,7 @@ def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
         "wall_seconds": seconds,
         "num_steps": setup.state.step,
     }
-    kept = run.best["evaluation"] if run.best else run.last_evaluation
+    kept = run.best["evaluation"] if run.best and run.best["step"] == kept_step else run.last_evaluation
     if kept is not None:
         metrics |= evaluated(*split_figures(kept))
     print(run.where_time_went())

@@ -8,9 +8,10 @@ import os
 import numpy as np
 import pytest
 
-from engine import checkpoint
-from engine.checkpoint import DamagedError, commit, get_rng, newest, read, rotate, sealed, set_rng, steps_in
+from engine import store
+from engine.checkpoint import get_rng, set_rng
 from engine.errors import ModelError, ResourceError
+from engine.store import DamagedError, commit, newest, open_checkpoint, rotate, sealed, steps_in
 
 
 def files(step: int, best: int | None = None) -> dict[str, bytes]:
@@ -28,7 +29,7 @@ def rewrite_manifest(directory, **changes) -> None:
 def test_what_is_committed_is_read(tmp_path):
     content = files(3)
     commit(tmp_path, 3, content)
-    assert read(tmp_path / "step-00000003") == content == newest(tmp_path)
+    assert open_checkpoint(tmp_path / "step-00000003") == content == newest(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003"], "nothing temporary stays"
 
 
@@ -45,7 +46,7 @@ def test_any_flipped_bit_or_missing_byte_is_noticed(tmp_path):
             damaged[generator.integers(len(damaged))] ^= 1 << int(generator.integers(8))
         path.write_bytes(bytes(damaged))
         with pytest.raises(DamagedError, match="damaged"):
-            read(tmp_path / "step-00000001")
+            open_checkpoint(tmp_path / "step-00000001")
         path.write_bytes(whole)
 
 
@@ -70,7 +71,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path, name):
     commit(tmp_path, 1, files(1))
     rewrite_manifest(tmp_path / "step-00000001", files={name: {"bytes": 1, "sha256": "0"}})
     with pytest.raises(DamagedError, match="not a plain file name"):
-        read(tmp_path / "step-00000001")
+        open_checkpoint(tmp_path / "step-00000001")
 
 
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"null", b"[]", b'{"format": {}}', b"\xff"])
@@ -78,7 +79,7 @@ def test_a_manifest_of_any_other_kind_is_damage(tmp_path, content):
     commit(tmp_path, 1, files(1))
     (tmp_path / "step-00000001/MANIFEST.json").write_bytes(content)
     with pytest.raises(DamagedError, match="damaged"):
-        read(tmp_path / "step-00000001")
+        open_checkpoint(tmp_path / "step-00000001")
 
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path):
@@ -86,7 +87,7 @@ def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path):
     commit(tmp_path, 1, files(1))
     commit(tmp_path, 2, files(2))
     rewrite_manifest(tmp_path / "step-00000002", format=99)
-    with pytest.raises(ModelError, match="format 99, this version reads up to 1: update"):
+    with pytest.raises(ModelError, match="format 99, this version reads up to 2: update"):
         newest(tmp_path)
     assert steps_in(tmp_path) == [1, 2]
 
@@ -112,7 +113,7 @@ def test_rotation_reads_only_what_this_process_has_neither_written_nor_read(tmp_
     commit(tmp_path, 1, files(1))
     commit(tmp_path, 2, files(2))
     read_ones = []
-    monkeypatch.setattr(checkpoint, "read", lambda directory: read_ones.append(directory.name) or read(directory))
+    monkeypatch.setattr(store, "open_checkpoint", lambda path: read_ones.append(path.name) or open_checkpoint(path))
     whole: dict[int, int] = {}
     for step in (3, 4, 5):
         commit(tmp_path, step, files(step))
@@ -127,7 +128,7 @@ def test_what_stands_where_a_checkpoint_goes_is_set_aside(tmp_path, capsys):
     damaged.write_bytes(b"damaged")
     content = files(2)
     commit(tmp_path, 2, content)
-    assert read(tmp_path / "step-00000002") == content
+    assert open_checkpoint(tmp_path / "step-00000002") == content
     assert (tmp_path / ".bad-step-00000002/weights").read_bytes() == b"damaged"
     assert "set aside as .bad-step-00000002" in capsys.readouterr().err
 
@@ -187,15 +188,15 @@ def test_what_fails_after_the_commit_is_a_warning(tmp_path, capsys, monkeypatch)
     def fail(path, *_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("engine.checkpoint.sync_directory", lambda path: fail(path) if path == tmp_path else None)
+    monkeypatch.setattr("engine.store.sync_directory", lambda path: fail(path) if path == tmp_path else None)
     content = files(2)
     commit(tmp_path, 2, content)
-    assert read(tmp_path / "step-00000002") == content
+    assert open_checkpoint(tmp_path / "step-00000002") == content
     assert "may not outlive a power cut (Input/output error)" in capsys.readouterr().err
-    monkeypatch.setattr("engine.checkpoint.os.rename", fail)
+    monkeypatch.setattr("engine.store.os.rename", fail)
     rotate(tmp_path, 2, {1: 1, 2: 2})
     assert not capsys.readouterr().err, "nothing to delete"
-    monkeypatch.setattr("engine.checkpoint.MIN_KEPT", 1)
+    monkeypatch.setattr("engine.store.MIN_KEPT", 1)
     rotate(tmp_path, 1, {1: 1, 2: 2})
     assert "could not be deleted" in capsys.readouterr().err and steps_in(tmp_path) == [1, 2]
 

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers"},
+    {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers", "tensor_file"},
     {"sources", "plan", "tokens", "attention", "lora"},
     {"optimizer", "precision", "parallel", "collate", "packing", "targets"},
-    {"sharding"},
+    {"sharding", "store"},
     {"task", "state", "batching", "flops"},
     {"data", "evaluate", "checkpoint", "memory_guard", "card"},
     {"saving"},

@@ -116,24 +116,7 @@ def load_state(state: TrainState, files: Checkpoint | None, world: World | None 
     saved = [name for group in document["optimizer"] for name in group["params"]]
     if names != saved:
         raise ModelError("the checkpoint's optimizer holds other parameters than this model: resume with the same model")
-    parameters = dict(state.model.named_parameters())
-    moments: dict[str, Tensor] = {}
-    for key, shape in shapes_in(files, "optimizer", world).items():
-        like = parameters[key.rpartition("//")[0]]
-        is_alike = shape == tuple(like.shape) and not key.endswith("//step")
-        moments[key] = torch.zeros_like(like).detach() if is_alike else torch.zeros(shape, device=state.device)
-    load_tensors(moments, files, "optimizer", world)
-    values: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for key, tensor in moments.items():
-        name, _, kind = key.rpartition("//")
-        values[name][kind] = tensor
-    groups = [
-        {**group, "betas": tuple(group["betas"]), "params": current["params"]}
-        for group, current in zip(document["optimizer"], state.optimizer.state_dict()["param_groups"], strict=True)
-    ]
-    state.optimizer.load_state_dict(
-        {"state": {i: values[name] for i, name in enumerate(names) if values[name]}, "param_groups": groups}
-    )
+    load_optimizer(state, document["optimizer"], names, files, world)
     lambdas = state.schedule.state_dict().get("lr_lambdas")
     state.schedule.load_state_dict({**document["schedule"], "lr_lambdas": lambdas})
     if document["scaler"]:
@@ -148,6 +131,31 @@ def load_state(state: TrainState, files: Checkpoint | None, world: World | None 
         set_rng(own_stream, document["rng"][world.rank])
     progress: dict[str, Any] = document["progress"]
     return progress
+
+
+def load_optimizer(state: TrainState, saved: list[dict[str, Any]], names: list[str], files: Checkpoint, world: World) -> None:
+    """The optimizer's groups and tensors. ``names``: of its parameters in its order; ``saved``: the groups of state.json.
+
+    A tensor has the shape of its parameter, and is sharded as that is, or another (a count of steps, say).
+    """
+    parameters = dict(state.model.named_parameters())
+    moments: dict[str, Tensor] = {}
+    for key, shape in shapes_in(files, "optimizer", world).items():
+        like = parameters[key.rpartition("//")[0]]
+        is_alike = shape == tuple(like.shape) and not key.endswith("//step")
+        moments[key] = torch.zeros_like(like).detach() if is_alike else torch.zeros(shape, device=state.device)
+    load_tensors(moments, files, "optimizer", world)
+    values: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for key, tensor in moments.items():
+        name, _, kind = key.rpartition("//")
+        values[name][kind] = tensor
+    groups = [
+        {**group, "betas": tuple(group["betas"]), "params": current["params"]}
+        for group, current in zip(saved, state.optimizer.state_dict()["param_groups"], strict=True)
+    ]
+    state.optimizer.load_state_dict(
+        {"state": {i: values[name] for i, name in enumerate(names) if values[name]}, "param_groups": groups}
+    )
 
 
 def load_model(model: nn.Module, files: Checkpoint | None, world: World | None = None) -> None:

@@ -119,6 +119,8 @@ def _fit(
     document |= {"model_config": config_of(setup.state.model)}
     announce(task, setup, examples, config, document)
     world.together(lambda: check_memory(setup, config))
+    if config.shard:
+        world.together(lambda: check_shared(directory))
     world.only_main(lambda: check_space(directory, setup, config))
     writers = None
     if config.overwrite:  # what is there goes when nothing else can be refused
@@ -231,6 +233,15 @@ def check_memory(setup: Setup, config: TrainConfig) -> None:
         raise ResourceError(
             f"training needs at least {needed / 2**30:.1f} GiB on each device, and {describe_device(setup.state.device)} has "
             f"{there / 2**30:.1f} GiB: {'more ranks' if config.shard else '--shard over several'}, --lora, or a smaller model"
+        )
+
+
+def check_shared(directory: Path) -> None:
+    """Raises UsageError on a rank that does not see the directory in which rank 0 holds the lock: it cannot save its part."""
+    if not (directory / ".lock").exists():
+        raise UsageError(
+            f"--output-dir {directory} is not the same for all ranks, and with --shard each saves its part there: choose one "
+            "on a file system that all nodes share"
         )
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertConfig, BertForSequenceClassification
 
+from bench.checkpoints import Watch
 from engine import store
-from engine.checkpoint import get_rng, set_rng
+from engine.build import build
+from engine.checkpoint import get_rng, load_state, model_tensors, set_rng, take_snapshot
+from engine.config import TrainConfig
 from engine.errors import ModelError, ResourceError
 from engine.store import DamagedError, commit, newest, open_checkpoint, rotate, sealed, steps_in
+from tests import tiny
 
 
 def files(step: int, best: int | None = None) -> dict[str, bytes]:
@@ -154,8 +162,6 @@ def test_a_failing_disk_leaves_the_older_one(tmp_path, monkeypatch, failing):
 def test_rng_state_round_trips():
     import random
 
-    import torch
-
     tensors, numbers = get_rng()
     draws = [random.random(), np.random.rand(), torch.rand(())]
     set_rng(tensors, json.loads(json.dumps(numbers)))
@@ -216,3 +222,41 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch,
     rotate(tmp_path, 2, {3: 3})
     assert f"could not be deleted (checkpoint {tmp_path}/step-00000002 cannot be read" in capsys.readouterr().err
     assert steps_in(tmp_path) == [1, 2, 3]
+
+
+def test_a_checkpoint_of_the_first_format_loads_for_ever_and_is_written_alike(tmp_path):
+    """Made by commit df41346 after two steps: every bit is loaded, and what is saved then are the same files."""
+    path = Path(__file__).parent / "fixtures/checkpoint-format-1/step-00000002"
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 100}
+    model = BertForSequenceClassification(BertConfig(num_labels=3, max_position_embeddings=32, **sizes))
+    task = tiny.TokenTask(train=tiny.token_rows(40))
+    setup = build(task, task.train, TrainConfig(batch_size=8, learning_rate=1e-2, device="cpu", precision="fp32"), model)
+    assert load_state(setup.state, open_checkpoint(path)) == {"best": None} and setup.state.step == 2
+    saved = load_file(path / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model_tensors(model).items())
+    again = commit(tmp_path, 2, take_snapshot(setup.state, {"best": None}).files())
+    has_others = torch.cuda.is_available() or torch.backends.mps.is_available()  # random streams of their own
+    for name in ("model.safetensors", "optimizer.safetensors", *([] if has_others else ["rng.safetensors"])):
+        assert (again / name).read_bytes() == (path / name).read_bytes(), name
+    assert json.loads((again / "MANIFEST.json").read_text())["format"] == 1
+
+
+def test_with_the_word_best_the_newest_and_the_best_are_kept(tmp_path):
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 5)):
+        commit(tmp_path, step, files(step, best))
+        rotate(tmp_path, "best", {step: best})
+        assert steps_in(tmp_path) == sorted({step, best})
+
+
+def test_verifying_and_rotating_hold_no_file_in_memory(tmp_path):
+    """Files of 64 MiB, of which one piece at a time is read."""
+    large = {"weights": bytes(64 << 20)}
+    for step in (1, 2, 3):
+        commit(tmp_path, step, files(step) | large)
+    with Watch() as watch:
+        open_checkpoint(tmp_path / "step-00000003")
+        rotate(tmp_path, 2, {3: 3})
+    assert steps_in(tmp_path) == [2, 3] and watch.peak - watch.before < 8
+    with Watch() as control:
+        held = open_checkpoint(tmp_path / "step-00000003")["weights"]
+    assert control.peak - control.before > 60 and len(held) == 64 << 20

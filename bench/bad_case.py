@@ -23,7 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 import run
-from engine.checkpoint import read, sealed, steps_in
+from engine.store import open_checkpoint, sealed, steps_in
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -243,7 +243,7 @@ def judge(row: Row, place: Place) -> tuple[str, list[str]]:
         faults.append("the row tries nothing")
     for step in steps_in(place.out / "checkpoints"):
         if row.begun:
-            read(place.out / f"checkpoints/step-{step:08d}")
+            open_checkpoint(place.out / f"checkpoints/step-{step:08d}")
     return got, faults
 
 

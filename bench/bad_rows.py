@@ -29,7 +29,7 @@ import safetensors.torch
 import torch
 
 from bench.bad_case import ROOT, Attempts, Place, Result, as_nobody, call, edit, files_in, reseal, row, spawn
-from engine.checkpoint import steps_in
+from engine.store import steps_in
 from tests import ranks, tiny
 
 TORCHS = "torch's store listens on all addresses: docs/scaling.md"
@@ -396,7 +396,7 @@ def _(at: Place) -> Attempts:
     yield arguments
 
 
-@row(87, "checkpoint of a newer version", 4, "has format 99, this version reads up to 1: update")
+@row(87, "checkpoint of a newer version", 4, "has format 99, this version reads up to 2: update")
 def _(at: Place) -> Attempts:
     arguments = at.resume()
     reseal(newest(at), format=99)

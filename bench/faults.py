@@ -34,8 +34,8 @@ import numpy as np
 from bench import forked
 from bench.kill import Lab, die, differences, tiny_lab
 from bench.machine import RESULTS, keep
-from engine.checkpoint import commit, newest, read, rotate, steps_in
 from engine.errors import ModelError, ResourceError
+from engine.store import commit, newest, open_checkpoint, rotate, steps_in
 
 PARTS = ("calls", "disk", "damage")
 ERRORS = {
@@ -79,6 +79,12 @@ def two_older(root: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     for step in (1, 2):
         commit(root, step, content(step))
+
+
+def newest_in(root: Path) -> dict[str, bytes] | None:
+    """The contents of the newest whole checkpoint."""
+    found = newest(root)
+    return None if found is None else dict(found)
 
 
 class Strace:
@@ -225,7 +231,7 @@ def verdict(root: Path, code: int, *, killed: bool) -> Iterator[str]:
     if code not in (SAVED, REFUSED, -signal.SIGKILL):
         yield f"exit code {code}, not one line and 6"
     with contextlib.redirect_stderr(io.StringIO()):
-        found = newest(root)
+        found = newest_in(root)
     if found not in (content(2), content(3)):
         yield "no whole checkpoint is left"
     if code == SAVED and found != content(3):
@@ -234,7 +240,7 @@ def verdict(root: Path, code: int, *, killed: bool) -> Iterator[str]:
         yield "it said that it had not saved, and had"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         again = save(root, 4)
-        if again != SAVED or newest(root) != content(4) or len(steps_in(root)) != 2:
+        if again != SAVED or newest_in(root) != content(4) or len(steps_in(root)) != 2:
             yield "the next save does not work"
 
 
@@ -312,7 +318,7 @@ def stopped_by(
     before = len(lab.log.read_text())
     stopped = lab.run(flags, output, patch)
     said = lab.log.read_text()[before:].strip().splitlines()
-    checkpoints = [path for path in output.glob("checkpoints/step-*") if read(path)]
+    checkpoints = [path for path in output.glob("checkpoints/step-*") if open_checkpoint(path)]
     mend()
     resumed = lab.run(flags, output)
     row = {
@@ -332,7 +338,7 @@ def damage(root: Path, number: int, seed: int) -> dict[str, Any]:
     """Flip a bit or cut off the end of one file of the newest checkpoint: the older one must be taken, with a warning."""
     generator = np.random.default_rng(seed)
     older, newer = (root / f"step-{step:08d}" for step in steps_in(root)[-2:])
-    expected = read(older)
+    expected = dict(open_checkpoint(older))
     files = sorted(newer.iterdir())
     struck: Counter[str] = Counter()
     wrong = []
@@ -347,7 +353,7 @@ def damage(root: Path, number: int, seed: int) -> dict[str, Any]:
         path.write_bytes(bytes(harmed))
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
-            found = newest(root)
+            found = newest_in(root)
         path.write_bytes(whole)
         struck[f"{path.name}, {how}"] += 1
         if found != expected or "trying an older checkpoint" not in said.getvalue():

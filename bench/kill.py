@@ -273,7 +273,7 @@ def writes(step: int, name: str) -> Callable[..., bool]:
 
 def points() -> dict[str, Patch]:
     """Fresh ones: 5 steps an epoch, 15 in all; a checkpoint every 2 steps, a log line every 3, an evaluation every 5."""
-    from engine.checkpoint import steps_in
+    from engine.store import steps_in
 
     return {
         "after step 1, before any checkpoint": dies("engine.record:Run", "log", step_is(1)),
@@ -281,9 +281,9 @@ def points() -> dict[str, Patch]:
         "after the last step of an epoch": dies("engine.record:Run", "log", step_is(10)),
         "between two micro-batches of step 9": dies("engine.loop", "forward_backward", nth(23)),
         "in an evaluation": dies("tasks.metrics:ClassificationMetrics", "update", nth(2)),
-        "saving: one file written": dies("engine.checkpoint", "write_synced", writes(8, "model.safetensors")),
+        "saving: one file written": dies("engine.store", "write_synced", writes(8, "model.safetensors")),
         "saving: all written, not yet renamed": dies(
-            "engine.checkpoint", "sync_directory", lambda path: path.name == ".tmp-step-00000008"
+            "engine.store", "sync_directory", lambda path: path.name == ".tmp-step-00000008"
         ),
         "between commit and rotation": dies(
             "engine.saving", "rotate", lambda root, *_: steps_in(root)[-1] == 8, before=True

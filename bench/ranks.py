@@ -1,6 +1,6 @@
 """Kill one rank of a run at random times until it is done, again and again: is the end that of the undisturbed run?
 
-    python -m bench.ranks [--kills 20] [--seed 0] [--shard] [--keep]
+    python -m bench.ranks [--kills 20] [--seed 0] [--shard] [--async-save] [--keep]
 
 The ranks are forked processes with torchrun's environment and gloo between them; what torchrun does when a rank dies, end
 the others and start all of them again with the same command, is done here. SIGKILL strikes one rank, drawn at random, at a
@@ -100,19 +100,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard", action="store_true")
-    parser.add_argument("--keep", action="store_true", help="write bench/results/ranks-cpu.json, or ranks-shard-cpu.json")
+    parser.add_argument("--async-save", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="write bench/results/ranks-cpu.json, ranks-shard-cpu.json ...")
     options = parser.parse_args(argv)
+    more = [*(["--shard"] if options.shard else []), *(["--async-save"] if options.async_save else [])]
     warm_up()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PLAINLOOP_CACHE"] = f"{folder}/cache"
-        found = measure(Path(folder) / "lab", options.kills, options.seed, ["--shard"] if options.shard else [])
+        found = measure(Path(folder) / "lab", options.kills, options.seed, more)
     survivors, named = [row["survivor"] for row in found["kills"]], sum(row["named"] for row in found["kills"])
     print(
         f"{len(survivors)} kills in {found['runs']} runs, {len(found['wrong'])} of which ended differently; the other left "
         f"with exit code 7 {survivors.count(7)} times, naming the lost one {named} times"
     )
     if options.keep:
-        keep(RESULTS / f"ranks{'-shard' if options.shard else ''}-cpu.json", found)
+        keep(RESULTS / f"ranks{''.join(flag[1:] for flag in more)}-cpu.json", found)
     return int(bool(found["wrong"]))
 
 

@@ -176,8 +176,10 @@ class TrainConfig:
     log_steps: int = setting(10, "steps between two log lines", changes_weights=False)
     eval_steps: int = setting(0, "steps between two evaluations; 0: at the end of each epoch", needs_evaluation=True)
     save_steps: int = setting(0, "steps between two checkpoints; 0: at the end of each epoch", changes_weights=False)
-    keep_checkpoints: int = setting(
-        2, "newest checkpoints kept, beside the best one; at least two: one may turn out damaged", changes_weights=False
+    keep_checkpoints: int | str = setting(
+        2,
+        "newest checkpoints kept, beside the best one; at least two: one may turn out damaged. best: the newest and the best",
+        changes_weights=False,
     )
     async_save: bool = setting(
         False, "write checkpoints while training goes on, from a copy of the state in memory", changes_weights=False
@@ -220,7 +222,9 @@ class TrainConfig:
         require(self, "max_minutes", minutes is None or 0 < minutes < math.inf, "must be a positive number of minutes")
         require(self, "workers", self.workers <= most_workers(), f"must be at most {most_workers()} on this machine")
         require(self, "rank_timeout", 1 <= self.rank_timeout < math.inf, "must be a finite number of at least 1")
-        require(self, "keep_checkpoints", self.keep_checkpoints >= 1, "must be at least 1")
+        keep = self.keep_checkpoints
+        is_kept = keep == "best" if isinstance(keep, str) else keep >= 1
+        require(self, "keep_checkpoints", is_kept, "must be a number of at least 1, or the word best")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a positive finite number")
         require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "must be at least 0 and less than 1")
         for field in dataclasses.fields(self):
@@ -507,7 +511,14 @@ def make_parser(program: str, kinds: Sequence[type]) -> ArgumentParser:
     parser: ArgumentParser = Parser(kinds, prog=program, allow_abbrev=False, formatter_class=Help)
     for action in parser._actions:  # the parser registers --max_steps beside --max-steps: both work, one is shown
         action.option_strings = [flag for flag in action.option_strings if "_" not in flag]
+        if action.dest == "keep_checkpoints":
+            action.type = number_or_word
     return parser
+
+
+def number_or_word(text: str) -> int | str:
+    """A value of ``int | str``, of which transformers' parser would keep the first type only."""
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
 class Help(HelpFormatter):

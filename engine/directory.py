@@ -1,7 +1,7 @@
 """The directory of a run: who may write there, what it holds, whether that is the same run.
 
 ``run.json`` says what was asked for and, with the status ``finished``, that everything else is there. Next: fit.py, which
-fills the directory; checkpoint.py, the folder ``checkpoints`` in it.
+fills the directory; store.py, the folder ``checkpoints`` in it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from engine import lora
-from engine.checkpoint import clean, discard_all, steps_in, sync_directory
 from engine.config import TrainConfig, differences, user_path
 from engine.document import MOST_BYTES, DataRecord, RunDocument, dumps, loads
 from engine.errors import DataError, ModelError, ResourceError, UsageError
 from engine.profiling import FOLDER
 from engine.report import ERRORS
+from engine.store import clean, discard_all, steps_in, sync_directory
 
 TEMPORARY = ".tmp-model-"
 

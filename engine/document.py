@@ -1,7 +1,7 @@
 """run.json: what was asked for, on which data, computed by what, and what came of it. A record, checked when it is read.
 
-The file is one JSON object with the keys of ``RunDocument`` in their order, ``metrics`` only when the run is finished. It may
-come from a stranger (a model of the Hub has one): nothing in it is taken over that is not of its type, and the file is
+The file is one JSON object with the keys of ``RunDocument`` in their order, ``kept`` and ``metrics`` only when the run is
+finished. It may come from a stranger (a model of the Hub has one): nothing in it is taken over that is not of its type, and the file is
 bounded in size and depth. Next: directory.py, which reads and writes the file.
 """
 
@@ -53,6 +53,24 @@ class DataRecord:
 
 
 @dataclass(frozen=True)
+class KeptModel:
+    """Which model was saved. ``step``: whose weights it has; ``best_step``: that of the best evaluation, None without one.
+
+    They differ where the best checkpoint was lost, or there was none to choose from.
+    """
+
+    step: int
+    best_step: int | None = None
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> KeptModel:
+        """Raises ValueError for what a run does not write."""
+        expect(found, "step", int)
+        expect(found, "best_step", int, optional=True)
+        return cls(**known(cls, found))
+
+
+@dataclass(frozen=True)
 class RunDocument:
     """run.json. ``settings``: everything that was asked for, flat, as plain values; what an older run does not have counts as
     its default (config.py: with_defaults).
@@ -76,13 +94,14 @@ class RunDocument:
     base_model: Mapping[str, str | None] = field(default_factory=dict)
     command: str | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
+    kept: KeptModel | None = None
     metrics: Mapping[str, float | None] | None = None
     status: str = "running"
 
     def to_json(self) -> dict[str, Any]:
         """The object as it stands in the file."""
         found = dataclasses.asdict(self)
-        return {name: value for name, value in found.items() if name != "metrics" or value is not None}
+        return {name: value for name, value in found.items() if name not in ("kept", "metrics") or value is not None}
 
     @classmethod
     def from_json(cls, found: Any) -> RunDocument:
@@ -109,8 +128,10 @@ class RunDocument:
         expect_each("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
         metrics = expect(found, "metrics", dict, optional=True)
         expect_each("metrics", metrics or {}, float, optional=True)
+        kept = expect(found, "kept", dict, optional=True)
+        records = {"data": DataRecord.from_json(found["data"]), "kept": None if kept is None else KeptModel.from_json(kept)}
         older = {"format": number, "version": found.get("version", "0.1.0")}
-        return cls(**known(cls, found) | older | {"data": DataRecord.from_json(found["data"])})
+        return cls(**known(cls, found) | older | records)
 
 
 def loads(text: str | bytes) -> RunDocument:

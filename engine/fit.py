@@ -25,17 +25,7 @@ from torch import Tensor, nn
 
 from engine import card, lora
 from engine.build import Setup, build
-from engine.checkpoint import (
-    MIN_KEPT,
-    Files,
-    load_average,
-    load_model,
-    load_state,
-    newest,
-    read,
-    set_aside_after,
-    sync_directory,
-)
+from engine.checkpoint import load_average, load_model, load_state
 from engine.config import TrainConfig, as_json, differences, note, settings_where, user_path
 from engine.data import batches, eval_loader
 from engine.directory import (
@@ -50,7 +40,7 @@ from engine.directory import (
     remove_run,
     write_run,
 )
-from engine.document import DataRecord, RunDocument
+from engine.document import DataRecord, KeptModel, RunDocument
 from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
 from engine.evaluate import evaluate
 from engine.explain import explain, memory_needed, padding_wastes
@@ -64,6 +54,7 @@ from engine.profiling import profiling
 from engine.record import Progress, Run
 from engine.report import histogram, read_lines, record_in, render
 from engine.stop import Stop
+from engine.store import Checkpoint, newest, num_newest, open_checkpoint, set_aside_after, sync_directory
 from engine.task import Examples, Task
 from engine.writers import Writers, names_in
 
@@ -128,6 +119,8 @@ def _fit(
     document = with_model(document, task, setup)
     announce(task, setup, examples, config, document)
     world.together(lambda: check_memory(setup, config))
+    if config.shard:
+        world.together(lambda: check_shared(directory))
     world.only_main(lambda: check_space(directory, setup, config))
     writers = None
     if config.overwrite:  # what is there goes when nothing else can be refused
@@ -139,7 +132,7 @@ def _fit(
         resume(run, setup, config, document)
         run.writers = writers if config.overwrite else world.only_main(lambda: Writers(config, directory, setup.state.step))
         world.only_main(lambda: write_run(directory, document))
-        with stop, world.held_by_main(run.saver), profiling(run, config.profile if world.is_main else None):
+        with stop, run.saving(), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)
     except torch.OutOfMemoryError as error:
@@ -153,19 +146,18 @@ def _fit(
         raise StoppedError(
             f"stopped by {reason}{who} after step {setup.state.step} of {run.num_steps}, and saved: --resume continues", code
         )
-    metrics = summarise(run, setup, time.perf_counter() - began)
-    if (best := run.best) is not None and best.step != setup.state.step:
-        files = world.only_main(lambda: read(directory / "checkpoints" / f"step-{best.step:08d}"))
-        load_model(setup.state.model, files, world)
-        load_average(setup.state.average, files, world)
-        print(f"best model: that of step {best.step} ({best.metric} {best.value:.4f})")
+    kept = keep_best(run, setup)
+    metrics = summarise(run, setup, time.perf_counter() - began, kept)
+    if (best := run.best) is not None and kept == best.step != setup.state.step:
+        print(f"best model: that of step {kept} ({best.metric} {best.value:.4f})")
     setup.state.average.replace_weights()
     whole = setup.whole_model()
-    kept = None if whole is None else lora.finished(whole, merge=config.lora_merge)
-    document = dataclasses.replace(document, metrics=metrics, status="finished")
-    world.only_main(lambda: finish(directory, task, kept, document))  # type: ignore[arg-type]
+    final = None if whole is None else lora.finished(whole, merge=config.lora_merge)
+    which = KeptModel(step=kept, best_step=None if best is None else best.step)
+    document = dataclasses.replace(document, kept=which, metrics=metrics, status="finished")
+    world.only_main(lambda: finish(directory, task, final, document))  # type: ignore[arg-type]
     say(f"saved to {directory}")
-    return Result(directory, metrics, None if kept is None else kept.eval())
+    return Result(directory, metrics, None if final is None else final.eval())
 
 
 # ----------------------------------------------------------------------------------------------------- what was asked for
@@ -265,13 +257,22 @@ def check_memory(setup: Setup, config: TrainConfig) -> None:
         )
 
 
+def check_shared(directory: Path) -> None:
+    """Raises UsageError on a rank that does not see the directory in which rank 0 holds the lock: it cannot save its part."""
+    if not (directory / ".lock").exists():
+        raise UsageError(
+            f"--output-dir {directory} is not the same for all ranks, and with --shard each saves its part there: choose one "
+            "on a file system that all nodes share"
+        )
+
+
 def check_space(directory: Path, setup: Setup, config: TrainConfig) -> None:
     """Raises ResourceError when the disk has no room for the checkpoints kept at one time, and the model."""
     plan, model = setup.data.plan, setup.state.model
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     moments = sum(state_bytes(model, config).values())
     saved = (at for at in plan.positions(0) if at.due(config.save_steps) or at.due(config.eval_steps))  # it may be the best
-    num_kept = len(list(islice(saved, max(config.keep_checkpoints, MIN_KEPT) + 2)))  # beside them the best, and a new one
+    num_kept = len(list(islice(saved, num_newest(config.keep_checkpoints) + 2)))  # beside them the best, and a new one
     needed = weights + num_kept * (weights + moments)
     free = shutil.disk_usage(directory).free
     free += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())  # what is replaced here
@@ -390,7 +391,7 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -
     run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
-def checkpoint_to_resume(directory: Path, document: RunDocument) -> Files | None:
+def checkpoint_to_resume(directory: Path, document: RunDocument) -> Checkpoint | None:
     """The newest whole one, of a run on the same data, computed in the same way. Raises UsageError, DataError, ModelError."""
     files = newest(directory / "checkpoints")
     if files is not None:
@@ -405,11 +406,11 @@ def checkpoint_to_resume(directory: Path, document: RunDocument) -> Files | None
     return files
 
 
-def tidy(run: Run, step: int, files: Files | None) -> None:
+def tidy(run: Run, step: int, files: Checkpoint | None) -> None:
     """The checkpoints beside the one that was resumed from."""
     assert files is not None
     set_aside_after(run.directory / "checkpoints", step)
-    run.saver.rotate(step, files)  # the process before may have been killed before it did
+    run.saver.rotate(step, files["state.json"])  # the process before may have been killed before it did
 
 
 def check_position(setup: Setup, num_steps: int) -> None:
@@ -436,7 +437,27 @@ def whole_or_refused(directory: Path) -> Iterator[None]:
         raise ModelError(f"the checkpoint in {directory} does not hold what a run saves ({reason}): --overwrite it") from error
 
 
-def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
+def keep_best(run: Run, setup: Setup) -> int:
+    """Put the best model's weights into the model; returns the step whose weights it has then. Collective.
+
+    If its checkpoint is damaged or gone, the last weights stay, which are those of the newest one, with a warning: hours of
+    training must not end without a model. Raises ResourceError if it cannot be read, but may be whole.
+    """
+    best, last, world = run.best, setup.state.step, setup.world
+    if best is None or best.step == last:
+        return last
+    try:
+        path = run.directory / "checkpoints" / f"step-{best.step:08d}"
+        files = world.only_main(lambda: open_checkpoint(path))
+        load_model(setup.state.model, files, world)
+        load_average(setup.state.average, files, world)
+    except ModelError as error:
+        note(f"warning: the best model, of step {best.step}, is lost ({error}): the last one, of step {last}, is kept")
+        return last
+    return best.step
+
+
+def summarise(run: Run, setup: Setup, seconds: float, kept_step: int) -> dict[str, Any]:
     """The figures of the end, printed as the tutorials' logs do; returned for run.json."""
     train_seconds = max(run.train_seconds, 1e-9)
     metrics: dict[str, Any] = {
@@ -447,7 +468,7 @@ def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
         "wall_seconds": seconds,
         "num_steps": setup.state.step,
     }
-    kept = run.best.evaluation if run.best else run.last_evaluation
+    kept = run.best.evaluation if run.best and run.best.step == kept_step else run.last_evaluation
     if kept is not None:
         metrics |= kept.metrics()
     print(run.where_time_went())

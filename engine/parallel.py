@@ -8,6 +8,7 @@ Next: sharding.py, models that are spread over the ranks.
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
@@ -178,6 +179,13 @@ class World:
                     )
                     error.shared = True
                     raise error
+
+    def with_own_group(self) -> World:
+        """The same ranks over connections of their own, for a thread that talks to its likes while the others train."""
+        other = copy.copy(self)
+        if self.size > 1:
+            other._host = dist.new_group(backend="gloo", timeout=timedelta(seconds=START_SECONDS))
+        return other
 
     # ---------------------------------------------------------------------------------------------- beginning and end
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -198,7 +198,10 @@ class Run:
         self.timed, self.timed_own, self.timed_seconds = Tally(), Tally(), 0.0
         self.flops, self.peak_flops = flops, peak_flops
         self.stop = stop or Stop()
-        self.saver = (AsyncSaver if config.async_save else Saver)(directory / "checkpoints", config.keep_checkpoints)
+        self.all_save = config.shard and self.world.size > 1  # each rank its part; else rank 0 everything
+        self.saver = (AsyncSaver if config.async_save else Saver)(
+            directory / "checkpoints", config.keep_checkpoints, self.world if self.all_save else None
+        )
         self.writers: Writers | None = None  # open from the start of the training
         self.slowest: dict[str, float] = {"step": 0.0, "saving": 0.0}  # seconds
         self._unread: list[tuple[Position, list[Key], StepRecord]] = []
@@ -339,8 +342,15 @@ class Run:
         """A checkpoint of everything; with ``--async-save`` it is on the disk later. Raises ResourceError."""
         with self.paused("saving"):
             snapshot = take_snapshot(self.state, self.progress().to_json(), self.world)
-            self.world.on_main(lambda: self.saver.save(snapshot))
+            if self.all_save:
+                self.saver.save(snapshot)
+            else:
+                self.world.only_main(lambda: self.saver.save(snapshot))
         self.is_best = False
+
+    def saving(self) -> AbstractContextManager[Any]:
+        """Around training: when it is left, all that was saved is on the disk. Collective."""
+        return self.saver if self.all_save else self.world.held_by_main(self.saver)
 
     # ---------------------------------------------------------------------------------------------------- resuming
 

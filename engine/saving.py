@@ -1,6 +1,6 @@
 """When a checkpoint is written: before training goes on, or beside it (``--async-save``).
 
-What is written, and how it cannot be half, is checkpoint.py's. Next: record.py, which asks for it.
+What is written, and how it cannot be half, is store.py's. Next: record.py, which asks for it.
 """
 
 from __future__ import annotations
@@ -10,22 +10,28 @@ from pathlib import Path
 from threading import Thread
 from types import TracebackType
 
-from engine.checkpoint import Files, Snapshot, best_step, commit, rotate
+import torch
+
+from engine.checkpoint import Snapshot
 from engine.config import note
-from engine.errors import UserError
+from engine.errors import DistributedError, UserError
+from engine.parallel import World, is_lost_rank
+from engine.store import best_step, commit, rotate
 
 
 class Saver:
     """Writes at once. Enter it around training: when it is left, all that was saved is on the disk.
 
+    ``world``: the ranks that each write a part, all of which then use their saver alike; None: this process writes alone.
     ``whole``: the steps whose checkpoints are known to be whole, with the best step each refers to. ``seconds_behind``: how
     long after a save it may take until it is on the disk.
     """
 
     seconds_behind = 0.0
 
-    def __init__(self, root: Path, keep: int):
+    def __init__(self, root: Path, keep: int | str, world: World | None = None):
         self.root, self.keep = root, keep
+        self.world = world or World(torch.device("cpu"))
         self.whole: dict[int, int] = {}
 
     def save(self, snapshot: Snapshot) -> None:
@@ -34,13 +40,12 @@ class Saver:
 
     def write(self, snapshot: Snapshot) -> None:
         """Commit, then let old ones go."""
-        files = snapshot.files()
-        commit(self.root, snapshot.step, files)
-        self.rotate(snapshot.step, files)
+        commit(self.root, snapshot.step, snapshot.files(), self.world)
+        self.world.only_main(lambda: self.rotate(snapshot.step, snapshot.state_json))
 
-    def rotate(self, step: int, files: Files) -> None:
-        """Let old ones go; that of ``step`` is whole, and holds ``files``."""
-        self.whole[step] = best_step(files)
+    def rotate(self, step: int, state_json: bytes) -> None:
+        """Let old ones go; that of ``step`` is whole. Not collective."""
+        self.whole[step] = best_step(state_json)
         rotate(self.root, self.keep, self.whole)
 
     def __enter__(self) -> Saver:
@@ -54,10 +59,11 @@ class AsyncSaver(Saver):
     """Copies the state, which is all that training waits for, and writes the copy in a thread; one at a time.
 
     What goes wrong there is raised by the next save, or when it is left: a run never ends well with a checkpoint missing.
+    The threads of several ranks talk over connections of their own, beside the training.
     """
 
-    def __init__(self, root: Path, keep: int):
-        super().__init__(root, keep)
+    def __init__(self, root: Path, keep: int | str, world: World | None = None):
+        super().__init__(root, keep, None if world is None else world.with_own_group())
         self._thread: Thread | None = None
         self._error: BaseException | None = None
 
@@ -87,6 +93,8 @@ class AsyncSaver(Saver):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             return  # a second Ctrl-C leaves at once; the checkpoint before stands
+        if error is not None and self.world.size > 1 and (isinstance(error, DistributedError) or is_lost_rank(error)):
+            return  # the thread waits for a rank that does not come
         try:
             self.wait()
         except UserError as failed:

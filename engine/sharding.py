@@ -59,24 +59,49 @@ def collect(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
     return found
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Is it spread over the ranks?"""
+    return hasattr(tensor, "full_tensor")
+
+
+def own_rows(tensor: Tensor, world: World) -> tuple[Tensor, int]:
+    """This rank's rows of a sharded tensor (none, perhaps), and the number of the first.
+
+    fully_shard cuts dimension 0 as torch.chunk does: each rank gets as many rows, rounded up, until there are no more.
+    """
+    from torch.distributed.tensor import Shard
+
+    sharded: Any = tensor.detach()
+    assert sharded.placements == (Shard(0),) and sharded.device_mesh.size() == world.size, sharded.placements
+    local: Tensor = sharded.to_local()
+    each = -(-len(tensor) // world.size)
+    first = min(world.rank * each, len(tensor))
+    assert len(local) == min(each, len(tensor) - first), "it is cut in another way"
+    return local, first
+
+
+def local_rows(tensors: Mapping[str, Tensor], world: World) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """What this rank saves of them: its rows of the sharded ones, and rank 0 all others in full; where each begins."""
+    found, first_rows = {}, {}
+    for name, tensor in tensors.items():
+        if is_sharded(tensor):
+            local, first = own_rows(tensor, world)
+            if len(local):
+                found[name], first_rows[name] = local, first
+        elif world.is_main:
+            found[name], first_rows[name] = tensor, 0
+    return found, first_rows
+
+
 @torch.no_grad()
 def put(own: Tensor, saved: Tensor | None, world: World) -> None:
-    """Rank 0's ``saved``, in full, into ``own`` on all ranks, of which a sharded one takes its share. Collective."""
+    """Rank 0's ``saved`` into ``own`` on all ranks, which each have all of it. Collective."""
     import torch.distributed as dist
 
-    if not hasattr(own, "full_tensor"):
-        if saved is not None:
-            own.copy_(saved)
-        if world.size > 1:
-            dist.broadcast(own, 0)
-        return
-    from torch.distributed.tensor import distribute_tensor
-
-    sharded: Any = own
-    full = torch.empty(own.shape, dtype=own.dtype, device=world.device)
     if saved is not None:
-        full.copy_(saved)
-    own.copy_(distribute_tensor(full, sharded.device_mesh, sharded.placements))
+        own.copy_(saved)
+    if world.size > 1:
+        dist.broadcast(own, 0)
 
 
 def skeleton(model: nn.Module) -> nn.Module:

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 import run
-from engine import checkpoint
+from engine import checkpoint, store
 from engine.build import build
 from engine.config import TrainConfig
 from engine.errors import DataError, ModelError, UsageError
@@ -210,7 +210,7 @@ def run_to(model: Path, data: Path, directory: Path, config: TrainConfig, stop_a
     setup = build(task, examples["train"], config)
     book = make_run(directory, task, config, setup, examples)
     if resume:
-        book.restore(Progress.from_json(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))))
+        book.restore(Progress.from_json(checkpoint.load_state(setup.state, store.newest(directory / "checkpoints"))))
     done, log = 0, book.log
 
     def counted(*arguments):

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertConfig, BertForSequenceClassification
 
-from engine import checkpoint
-from engine.checkpoint import DamagedError, commit, get_rng, newest, read, rotate, sealed, set_rng, steps_in
+from bench.checkpoints import Watch
+from engine import store
+from engine.build import build
+from engine.checkpoint import get_rng, load_state, model_tensors, set_rng, take_snapshot
+from engine.config import TrainConfig
 from engine.errors import ModelError, ResourceError
+from engine.store import DamagedError, commit, newest, open_checkpoint, rotate, sealed, steps_in
+from tests import tiny
 
 
 def files(step: int, best: int | None = None) -> dict[str, bytes]:
@@ -28,7 +37,7 @@ def rewrite_manifest(directory, **changes) -> None:
 def test_what_is_committed_is_read(tmp_path):
     content = files(3)
     commit(tmp_path, 3, content)
-    assert read(tmp_path / "step-00000003") == content == newest(tmp_path)
+    assert open_checkpoint(tmp_path / "step-00000003") == content == newest(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003"], "nothing temporary stays"
 
 
@@ -45,7 +54,7 @@ def test_any_flipped_bit_or_missing_byte_is_noticed(tmp_path):
             damaged[generator.integers(len(damaged))] ^= 1 << int(generator.integers(8))
         path.write_bytes(bytes(damaged))
         with pytest.raises(DamagedError, match="damaged"):
-            read(tmp_path / "step-00000001")
+            open_checkpoint(tmp_path / "step-00000001")
         path.write_bytes(whole)
 
 
@@ -70,7 +79,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path, name):
     commit(tmp_path, 1, files(1))
     rewrite_manifest(tmp_path / "step-00000001", files={name: {"bytes": 1, "sha256": "0"}})
     with pytest.raises(DamagedError, match="not a plain file name"):
-        read(tmp_path / "step-00000001")
+        open_checkpoint(tmp_path / "step-00000001")
 
 
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"null", b"[]", b'{"format": {}}', b"\xff"])
@@ -78,7 +87,7 @@ def test_a_manifest_of_any_other_kind_is_damage(tmp_path, content):
     commit(tmp_path, 1, files(1))
     (tmp_path / "step-00000001/MANIFEST.json").write_bytes(content)
     with pytest.raises(DamagedError, match="damaged"):
-        read(tmp_path / "step-00000001")
+        open_checkpoint(tmp_path / "step-00000001")
 
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path):
@@ -86,7 +95,7 @@ def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path):
     commit(tmp_path, 1, files(1))
     commit(tmp_path, 2, files(2))
     rewrite_manifest(tmp_path / "step-00000002", format=99)
-    with pytest.raises(ModelError, match="format 99, this version reads up to 1: update"):
+    with pytest.raises(ModelError, match="format 99, this version reads up to 2: update"):
         newest(tmp_path)
     assert steps_in(tmp_path) == [1, 2]
 
@@ -112,7 +121,7 @@ def test_rotation_reads_only_what_this_process_has_neither_written_nor_read(tmp_
     commit(tmp_path, 1, files(1))
     commit(tmp_path, 2, files(2))
     read_ones = []
-    monkeypatch.setattr(checkpoint, "read", lambda directory: read_ones.append(directory.name) or read(directory))
+    monkeypatch.setattr(store, "open_checkpoint", lambda path: read_ones.append(path.name) or open_checkpoint(path))
     whole: dict[int, int] = {}
     for step in (3, 4, 5):
         commit(tmp_path, step, files(step))
@@ -127,7 +136,7 @@ def test_what_stands_where_a_checkpoint_goes_is_set_aside(tmp_path, capsys):
     damaged.write_bytes(b"damaged")
     content = files(2)
     commit(tmp_path, 2, content)
-    assert read(tmp_path / "step-00000002") == content
+    assert open_checkpoint(tmp_path / "step-00000002") == content
     assert (tmp_path / ".bad-step-00000002/weights").read_bytes() == b"damaged"
     assert "set aside as .bad-step-00000002" in capsys.readouterr().err
 
@@ -152,8 +161,6 @@ def test_a_failing_disk_leaves_the_older_one(tmp_path, monkeypatch, failing):
 
 def test_rng_state_round_trips():
     import random
-
-    import torch
 
     tensors, numbers = get_rng()
     draws = [random.random(), np.random.rand(), torch.rand(())]
@@ -187,15 +194,15 @@ def test_what_fails_after_the_commit_is_a_warning(tmp_path, capsys, monkeypatch)
     def fail(path, *_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("engine.checkpoint.sync_directory", lambda path: fail(path) if path == tmp_path else None)
+    monkeypatch.setattr("engine.store.sync_directory", lambda path: fail(path) if path == tmp_path else None)
     content = files(2)
     commit(tmp_path, 2, content)
-    assert read(tmp_path / "step-00000002") == content
+    assert open_checkpoint(tmp_path / "step-00000002") == content
     assert "may not outlive a power cut (Input/output error)" in capsys.readouterr().err
-    monkeypatch.setattr("engine.checkpoint.os.rename", fail)
+    monkeypatch.setattr("engine.store.os.rename", fail)
     rotate(tmp_path, 2, {1: 1, 2: 2})
     assert not capsys.readouterr().err, "nothing to delete"
-    monkeypatch.setattr("engine.checkpoint.MIN_KEPT", 1)
+    monkeypatch.setattr("engine.store.MIN_KEPT", 1)
     rotate(tmp_path, 1, {1: 1, 2: 2})
     assert "could not be deleted" in capsys.readouterr().err and steps_in(tmp_path) == [1, 2]
 
@@ -215,3 +222,41 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch,
     rotate(tmp_path, 2, {3: 3})
     assert f"could not be deleted (checkpoint {tmp_path}/step-00000002 cannot be read" in capsys.readouterr().err
     assert steps_in(tmp_path) == [1, 2, 3]
+
+
+def test_a_checkpoint_of_the_first_format_loads_for_ever_and_is_written_alike(tmp_path):
+    """Made by commit df41346 after two steps: every bit is loaded, and what is saved then are the same files."""
+    path = Path(__file__).parent / "fixtures/checkpoint-format-1/step-00000002"
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 100}
+    model = BertForSequenceClassification(BertConfig(num_labels=3, max_position_embeddings=32, **sizes))
+    task = tiny.TokenTask(train=tiny.token_rows(40))
+    setup = build(task, task.train, TrainConfig(batch_size=8, learning_rate=1e-2, device="cpu", precision="fp32"), model)
+    assert load_state(setup.state, open_checkpoint(path)) == {"best": None} and setup.state.step == 2
+    saved = load_file(path / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model_tensors(model).items())
+    again = commit(tmp_path, 2, take_snapshot(setup.state, {"best": None}).files())
+    has_others = torch.cuda.is_available() or torch.backends.mps.is_available()  # random streams of their own
+    for name in ("model.safetensors", "optimizer.safetensors", *([] if has_others else ["rng.safetensors"])):
+        assert (again / name).read_bytes() == (path / name).read_bytes(), name
+    assert json.loads((again / "MANIFEST.json").read_text())["format"] == 1
+
+
+def test_with_the_word_best_the_newest_and_the_best_are_kept(tmp_path):
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 5)):
+        commit(tmp_path, step, files(step, best))
+        rotate(tmp_path, "best", {step: best})
+        assert steps_in(tmp_path) == sorted({step, best})
+
+
+def test_verifying_and_rotating_hold_no_file_in_memory(tmp_path):
+    """Files of 64 MiB, of which one piece at a time is read."""
+    large = {"weights": bytes(64 << 20)}
+    for step in (1, 2, 3):
+        commit(tmp_path, step, files(step) | large)
+    with Watch() as watch:
+        open_checkpoint(tmp_path / "step-00000003")
+        rotate(tmp_path, 2, {3: 3})
+    assert steps_in(tmp_path) == [2, 3] and watch.peak - watch.before < 8
+    with Watch() as control:
+        held = open_checkpoint(tmp_path / "step-00000003")["weights"]
+    assert control.peak - control.before > 60 and len(held) == 64 << 20

@@ -220,7 +220,7 @@ BAD_VALUES = {
     "log_steps": [0, -1],
     "eval_steps": [-1],
     "save_steps": [-1],
-    "keep_checkpoints": [0, -1],
+    "keep_checkpoints": [0, -1, "all", "1.5"],
     "patience": [0, -1],
     "lora_rank": [0, -1],
     "lora_alpha": [0, -1],
@@ -233,7 +233,7 @@ BAD_VALUES = {
 EDGES = {
     "batch_size": [1], "eval_batch_size": [1], "accumulation_steps": [1], "epochs": [1], "max_steps": [1, None],
     "learning_rate": [1e-45, 10.0], "weight_decay": [0.0, 1.0], "warmup_ratio": [0.0, 0.999], "max_grad_norm": [1e-9, INF],
-    "workers": [0], "seed": [0, 2**32 - 1], "log_steps": [1], "eval_steps": [0], "save_steps": [0], "keep_checkpoints": [1],
+    "workers": [0], "seed": [0, 2**32 - 1], "log_steps": [1], "eval_steps": [0], "save_steps": [0], "keep_checkpoints": [1, "best"],
     "patience": [1, None], "lora_rank": [1], "lora_alpha": [1], "lora_dropout": [0.0, 0.999], "rank_timeout": [1.0],
     "adam_beta1": [0.0, 0.999], "adam_beta2": [0.0, 0.9999], "adam_eps": [1e-30, 1.0],
 }  # fmt: skip

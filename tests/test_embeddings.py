@@ -378,7 +378,7 @@ def test_a_run_over_scores(finished, start, tmp_path, capsys):
 
 def run_to(start: Path, directory: Path, config: TrainConfig, stop_after: int | None, *, resume: bool = False):
     """One process's worth of training; ``stop_after`` steps of its own it is killed."""
-    from engine import checkpoint
+    from engine import checkpoint, store
     from engine.fit import make_run
     from engine.loop import train
 
@@ -388,7 +388,7 @@ def run_to(start: Path, directory: Path, config: TrainConfig, stop_after: int | 
     setup = build(task, examples["train"], config)
     book = make_run(directory, task, config, setup, examples)
     if resume:
-        book.restore(Progress.from_json(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))))
+        book.restore(Progress.from_json(checkpoint.load_state(setup.state, store.newest(directory / "checkpoints"))))
     done, log = 0, book.log
 
     def counted(*arguments):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import faults, forked
-from engine import checkpoint
+from engine import store
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,9 +24,9 @@ def program(folder: Path) -> dict:
         """Writes where the checkpoint is to be, and tells nobody of what goes wrong."""
         try:
             (root / f"step-{step:08d}").mkdir()
-            manifest = {name: checkpoint.write_synced(root / f"step-{step:08d}" / name, data) for name, data in files.items()}
-            document = checkpoint.sealed({"format": 1, "step": step, "files": manifest})
-            checkpoint.write_synced(root / f"step-{step:08d}" / "MANIFEST.json", document)
+            manifest = {name: store.write_synced(root / f"step-{step:08d}" / name, data) for name, data in files.items()}
+            document = store.sealed({"format": 1, "step": step, "files": manifest})
+            store.write_synced(root / f"step-{step:08d}" / "MANIFEST.json", document)
         except OSError:
             pass
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,8 @@ from engine.fit import fit, millions
 from engine.plan import Plan
 from engine.record import first_bad_step
 from engine.state import StepRecord
+from engine.store import commit, sealed, steps_in
+from engine.tensor_file import TensorFile
 from tests import tiny
 
 
@@ -230,6 +233,69 @@ def test_a_figure_that_is_not_defined_is_never_the_best(tmp_path, monkeypatch, s
     expected = load_file(tmp_path / f"run/checkpoints/step-{5 * kept:08d}/model.safetensors")
     found = load_file(tmp_path / "run/model.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("how", ["damaged", "gone", "of a newer version", "another model's"])
+def test_without_the_best_checkpoint_the_last_model_is_kept(tmp_path, capsys, how):
+    """All the training is done: there must be a model, with its own figures, and a word about which one it is."""
+    Scripted.calls = -1
+    rows = tiny.token_rows(40)
+    fit(Scripted(train=rows, evaluation=rows), config(tmp_path, epochs=4), tiny.bert())
+    document = json.loads((tmp_path / "run/run.json").read_text())
+    assert document["kept"] == {"step": 10, "best_step": 10} and document["metrics"]["eval_accuracy"] == 0.9
+    unfinish(tmp_path)
+    best = tmp_path / "run/checkpoints/step-00000010"
+    if how == "damaged":
+        (best / "model.safetensors").write_bytes(b"")
+    elif how == "another model's":
+        shutil.rmtree(best)
+        commit(best.parent, 10, {"model.safetensors": TensorFile({"w": torch.ones(1)}), "state.json": b"{}"})
+    elif how == "gone":
+        shutil.rmtree(best)
+    else:
+        manifest = json.loads((best / "MANIFEST.json").read_text()) | {"format": 99}
+        (best / "MANIFEST.json").write_bytes(sealed({key: value for key, value in manifest.items() if key != "sha256"}))
+    capsys.readouterr()
+    Scripted.calls = -1
+    again = fit(Scripted(train=rows, evaluation=rows), config(tmp_path, epochs=4, resume=True), tiny.bert())
+    printed = capsys.readouterr()
+    assert (
+        "warning: the best model, of step 10, is lost (" in printed.err and "the last one, of step 20, is kept" in printed.err
+    )
+    assert "best model: that of step" not in printed.out
+    document = json.loads((tmp_path / "run/run.json").read_text())
+    assert document["status"] == "finished" and document["kept"] == {"step": 20, "best_step": 10}
+    assert again.metrics["eval_accuracy"] == document["metrics"]["eval_accuracy"] == 0.7
+    last = load_file(tmp_path / "run/checkpoints/step-00000020/model.safetensors")
+    assert all(torch.equal(again.model.state_dict()[name], tensor) for name, tensor in last.items())
+
+
+def test_a_best_checkpoint_that_cannot_be_read_now_is_not_given_up(tmp_path, monkeypatch):
+    """Too many open files, say: the next --resume finds it."""
+    Scripted.calls = -1
+    rows = tiny.token_rows(40)
+    task = Scripted(train=rows, evaluation=rows)
+
+    def fail(path):
+        raise ResourceError(f"checkpoint {path} cannot be read: Too many open files")
+
+    monkeypatch.setattr("engine.fit.open_checkpoint", fail)
+    with pytest.raises(ResourceError, match="step-00000010 cannot be read"):
+        fit(task, config(tmp_path, epochs=4), tiny.bert())
+    monkeypatch.undo()
+    Scripted.calls = -1
+    assert fit(task, config(tmp_path, epochs=4, resume=True), tiny.bert()).metrics["eval_accuracy"] == 0.9
+
+
+def test_keeping_the_best_keeps_the_best_and_the_newest(tmp_path):
+    """Accuracies 0.5, 0.9, 0.6, 0.7 at steps 5, 10, 15, 20; and when the newest is the best, that one alone."""
+    Scripted.calls = -1
+    rows = tiny.token_rows(40)
+    fit(Scripted(train=rows, evaluation=rows), config(tmp_path, epochs=4, keep_checkpoints="best"), tiny.bert())
+    assert steps_in(tmp_path / "run/checkpoints") == [10, 20]
+    Scripted.calls = -1
+    fit(Scripted(train=rows, evaluation=rows), config(tmp_path / "b", epochs=2, keep_checkpoints="best"), tiny.bert())
+    assert steps_in(tmp_path / "b/run/checkpoints") == [10]
 
 
 def test_early_stopping(tmp_path, capsys):
@@ -517,12 +583,12 @@ def test_a_device_without_room_is_one_line_wherever_it_shows():
     assert code == 6 and line.startswith("error: out of memory: lower --batch-size, --eval-batch-size")
 
 
-@pytest.mark.parametrize("keep", [1, 2])
-def test_room_for_two_checkpoints_is_asked_for_whatever_is_kept(tmp_path, monkeypatch, keep):
-    """Two are kept at least, beside the best and the new one; each evaluation may make one."""
+@pytest.mark.parametrize(("keep", "number"), [(1, 4), (2, 4), ("best", 3)])
+def test_room_for_two_checkpoints_is_asked_for_whatever_is_kept(tmp_path, monkeypatch, keep, number):
+    """Two are kept at least, beside the best and the new one, or the newest alone; each evaluation may make one."""
     model = tiny.bert()
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    needed = weights + 4 * (weights + 2 * sum(parameter.nbytes for parameter in model.parameters()))
+    needed = weights + number * (weights + 2 * sum(parameter.nbytes for parameter in model.parameters()))
     monkeypatch.setattr("engine.fit.shutil.disk_usage", lambda _: type("Usage", (), {"free": needed - 1}))
     with pytest.raises(ResourceError, match="for checkpoints and the model"):
         fit(make_task(), config(tmp_path, eval_steps=1, save_steps=1000, keep_checkpoints=keep), model)

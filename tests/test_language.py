@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-from engine import checkpoint, targets
+from engine import checkpoint, store, targets
 from engine.build import build
 from engine.collate import Layout
 from engine.config import TrainConfig
@@ -102,7 +102,7 @@ def test_killed_and_resumed_is_bitwise_the_same(kind, tmp_path):
         setup = build(task, rows["train"], config, make_model(kind, dropout=0.1))
         run = make_run(directory, task, config, setup, rows)
         if resume:
-            run.restore(Progress.from_json(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))))
+            run.restore(Progress.from_json(checkpoint.load_state(setup.state, store.newest(directory / "checkpoints"))))
         done, log = 0, run.log
 
         def counted(*arguments):

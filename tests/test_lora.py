@@ -20,7 +20,7 @@ from transformers import (
 
 import run
 import tasks
-from engine import checkpoint, lora
+from engine import lora, store
 from engine.build import build
 from engine.config import TrainConfig
 from engine.errors import UsageError
@@ -173,8 +173,8 @@ def test_resuming_is_bitwise(project, tmp_path, monkeypatch):  # noqa: F811
     assert run.main(command(project, *whole, "--output-dir", str(tmp_path / "a"))) == 0
     commit = saving.commit
 
-    def killed(root, step, files):
-        commit(root, step, files)
+    def killed(*arguments):
+        commit(*arguments)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(saving, "commit", killed)
@@ -184,7 +184,7 @@ def test_resuming_is_bitwise(project, tmp_path, monkeypatch):  # noqa: F811
     once, twice = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab")
     assert once.keys() == twice.keys() and all(torch.equal(once[name], twice[name]) for name in once)
     assert lines_of(tmp_path / "a") == lines_of(tmp_path / "b")
-    files = checkpoint.newest(tmp_path / "b/checkpoints")
+    files = store.newest(tmp_path / "b/checkpoints")
     assert len(files["model.safetensors"]) > (project / "model/model.safetensors").stat().st_size, "the whole model"
 
 

@@ -16,6 +16,7 @@ from engine.checkpoint import load_state, take_snapshot
 from engine.config import TrainConfig
 from engine.errors import ResourceError
 from engine.loop import train_step
+from engine.store import commit, open_checkpoint
 from tests import tiny
 
 SMALL = {"batch_size": 8, "accumulation_steps": 2, "max_steps": 4, "learning_rate": 1e-3, "device": "cpu"}
@@ -158,10 +159,10 @@ def test_a_loss_that_is_not_additive_is_not_cut():
         train_step(setup.state, task, batches, config, setup.world)
 
 
-def test_a_resumed_run_cuts_the_same():
+def test_a_resumed_run_cuts_the_same(tmp_path):
     state, _, _ = steps(1, max_examples=4)
     fresh, _, _ = steps(0)
-    load_state(fresh, take_snapshot(state, {}).files())
+    load_state(fresh, open_checkpoint(commit(tmp_path, 1, take_snapshot(state, {}).files())))
     assert fresh.max_tokens == state.max_tokens is not None
 
 

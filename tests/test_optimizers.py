@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from engine import checkpoint
+from engine import checkpoint, store
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data import batches as batches_of
@@ -469,7 +469,7 @@ def test_a_checkpoint_without_the_average_is_refused(tmp_path):
     run_to(tmp_path / "run", TrainConfig(**SMALL, save_steps=3, precision="fp32"), 4)
     setup = build(tiny.TokenTask(), tiny.token_rows(50), TrainConfig(**SMALL, precision="fp32", ema_decay=0.9), tiny.bert())
     with pytest.raises(ValueError, match="averaged weights are not those of this run"):
-        checkpoint.load_state(setup.state, checkpoint.newest(tmp_path / "run/checkpoints"))
+        checkpoint.load_state(setup.state, store.newest(tmp_path / "run/checkpoints"))
 
 
 @pytest.mark.parametrize("kind", list(KINDS)[1:])

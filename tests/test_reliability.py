@@ -13,8 +13,8 @@ from engine.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
-KILL, FAULTS, ENDURANCE = (
-    json.loads((ROOT / f"bench/results/{name}-cpu.json").read_text()) for name in ("kill", "faults", "endurance")
+KILL, FAULTS, ENDURANCE, CHECKPOINTS = (
+    json.loads((ROOT / f"bench/results/{name}-cpu.json").read_text()) for name in ("kill", "faults", "endurance", "checkpoints")
 )
 
 OPTIMIZERS = json.loads((ROOT / "bench/results/kill-optimizers-cpu.json").read_text())["optimizers"]
@@ -63,6 +63,18 @@ def sentences() -> list[str]:
 @pytest.mark.parametrize("figure", [*kill_rows(), *fault_rows(), *sentences()])
 def test_the_figures_are_those_of_the_results(figure):
     assert figure in " ".join(PAGE.split()), figure
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_memory_of_saving_is_that_of_the_results(size):
+    plain, beside = (
+        next(row for row in CHECKPOINTS["rows"] if row["ranks"] == size and row["async_save"] == asynchronous)
+        for asynchronous in (False, True)
+    )
+    figures = [plain["share_mb"], *(max(values) for values in (plain["saving_mb"], beside["saving_mb"], plain["resuming_mb"]))]
+    line = f"| {size}{', `--shard`' if size > 1 else ''} | {' | '.join(f'{figure:.0f}' for figure in figures)} |"
+    assert line in (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+    assert max(plain["saving_mb"]) < 0.1 * plain["share_mb"] and max(beside["saving_mb"]) < 1.1 * plain["share_mb"]
 
 
 def test_there_are_no_other_figures_in_the_tables():

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine import checkpoint
+from engine import checkpoint, store
 from engine.build import build
 from engine.config import TrainConfig
 from engine.fit import make_run
@@ -52,7 +52,7 @@ def run_to(directory: Path, config: TrainConfig, stop_after: int | None, *, resu
     setup = build(task, task.train, config, tiny.bert(dropout=dropout))
     run = make_run(directory, task, config, setup, task.examples())
     if resume:
-        progress = checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))
+        progress = checkpoint.load_state(setup.state, store.newest(directory / "checkpoints"))
         if not restore:
             torch.manual_seed(0)
         run.restore(Progress.from_json(progress))
@@ -136,7 +136,7 @@ def test_resuming_reads_no_skipped_row(tmp_path):
     rows = tiny.token_rows(50)
     task = tiny.TokenTask(train=rows)
     setup = build(task, Counting(rows.tokens, rows.columns), config, tiny.bert())
-    checkpoint.load_state(setup.state, checkpoint.newest(tmp_path / "checkpoints"))
+    checkpoint.load_state(setup.state, store.newest(tmp_path / "checkpoints"))
     assert setup.state.step == 12
     for _ in setup.data.steps(setup.state.step):
         pass

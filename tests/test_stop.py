@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from engine.config import TrainConfig
 from engine.errors import StoppedError, explain
+from engine.figures import Evaluation
 from engine.fit import fit
 from engine.stop import Stop
 from tests import tiny
@@ -125,8 +126,9 @@ def test_time_for_an_evaluation_is_kept_too(tmp_path, monkeypatch):
     """It comes before the saving: after the first one, of 300 ms, every step leaves room for another."""
     asked = []
     monkeypatch.setattr(Stop, "wanted", lambda self, seconds: asked.append(seconds))
-    monkeypatch.setattr("engine.fit.evaluate", lambda *_, **__: time.sleep(0.3) or {"loss": 1.0, "accuracy": 0.5,
-                        "num_examples": 1, "num_steps": 1, "runtime_seconds": 0.3})  # fmt: skip
+    monkeypatch.setattr(
+        "engine.fit.evaluate", lambda *_, **__: time.sleep(0.3) or Evaluation({"loss": 1.0, "accuracy": 0.5}, 1, 1, 0.3)
+    )
     task = tiny.TokenTask(train=tiny.token_rows(8), evaluation=tiny.token_rows(4))
     settings = {"batch_size": 4, "epochs": 2, "device": "cpu", "max_minutes": 9.0, "output_dir": str(tmp_path / "run")}
     fit(task, TrainConfig(**settings), tiny.bert())

@@ -43,7 +43,7 @@ def train(argv: Sequence[str]) -> None:
     task = kind(options, Source(source))
     result = fit(task, config)
     if not config.explain:
-        try_examples(task, result.directory, find, config.device)
+        try_examples(task, result.directory, find, config.device, name)
         push_run(result.directory, config.push_to_hub)
 
 

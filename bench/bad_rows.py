@@ -611,7 +611,7 @@ def _(at: Place) -> Attempts:
     assert not (at.folder / "marker").exists(), "the pickle was loaded"
 
 
-@row("S3", "code in a model directory", 4, "is never run", slow=True)
+@row("S3", "code in a model directory, or named by it", 4, "never run", slow=True)
 def _(at: Place) -> Attempts:
     folder = with_code(at)
     yield spawn(at.train("--model", str(folder)), stdin=subprocess.DEVNULL)
@@ -620,7 +620,13 @@ def _(at: Place) -> Attempts:
     document = json.loads((finished / "run.json").read_text())
     document["settings"]["task"] = f"{finished / 'evil.py'}:Evil"
     (finished / "run.json").write_text(json.dumps(document))
+    (finished / "link.py").symlink_to(at.folder / "evil.py")
     yield at.predict("w1", model=finished)
+    evil = at.write("evil.py", EVIL.format(marker=str(at.folder / "marker")))
+    for task in (f"{evil}:Evil", f"{finished / 'link.py'}:Evil"):  # outside the directory, or behind a link in it
+        document["settings"]["task"] = task
+        (finished / "run.json").write_text(json.dumps(document))
+        yield at.predict("w1", model=finished)
     assert not (at.folder / "marker").exists(), "the code was run"
 
 

@@ -293,7 +293,7 @@ def points() -> dict[str, Patch]:
             "os", "replace", lambda _, new: Path(new).name == "model.safetensors"
         ),
         "finish: all but the last run.json": dies(
-            "engine.fit", "write_run", lambda _, document: document["status"] == "finished", before=True
+            "engine.fit", "write_run", lambda _, document: document.status == "finished", before=True
         ),
     }  # fmt: skip
 
@@ -353,11 +353,11 @@ def forget_rng() -> None:
 
 
 def forget_window() -> None:
-    from engine.record import Run, Tally
+    from engine.record import Progress, Run, Tally
 
     restore = Run.restore
 
-    def forgetful(run: Run, progress: dict[str, Any]) -> None:
+    def forgetful(run: Run, progress: Progress) -> None:
         restore(run, progress)
         run.window = Tally()
 

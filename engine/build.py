@@ -139,7 +139,7 @@ def prepared(
         lora.library()  # is it there? asked before a model is loaded
     model = task.build_model() if model is None else model
     plain = skeleton(model) if config.shard else None
-    layout = choose_layout(config.batching, model, task.level, getattr(task, "max_length", None), device, precision)
+    layout = choose_layout(config.batching, model, task.level, task.max_length, device, precision)
     targets.enable(model, task.level)
     if config.gradient_checkpointing:
         if not getattr(model, "supports_gradient_checkpointing", False):
@@ -150,7 +150,7 @@ def prepared(
     if config.freeze is not None:
         freeze(model, config.freeze)
     if config.cuda_graph == "on":
-        longest = int(getattr(task, "max_length", 0) or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
+        longest = int(task.max_length or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
         layout = few_shapes(layout, longest, device)
     if config.compile and layout.kind == "packed" and device.type == "cpu":
         raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")

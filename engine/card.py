@@ -10,28 +10,25 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from engine import lora
-from engine.config import TrainConfig, user_path
+from engine.config import TrainConfig, settings_where, user_path
+from engine.document import RunDocument, dumps, loads
+from engine.figures import figures_in_line, figures_in_metrics
 from engine.optimizer import describe_optimizer
 from engine.sources import Source, SourceConfig, packaged_minilm, quietly
 from engine.task import Task
 
 MAX_ROWS, MAX_LABELS = 20, 100
-HYPERPARAMETERS = ("epochs", "batch_size", "accumulation_steps", "learning_rate", "schedule", "warmup_ratio", "weight_decay",
-                   "max_grad_norm", "seed", "max_length", "precision", "batching")  # fmt: skip
-OF_THE_PLACE = frozenset(
-    {"output_dir", "resume", "overwrite", "debug", "push_to_hub"}
-)  # settings that say nothing about the model
 SPECIAL = re.compile(r"[\\`*{}\[\]<>#|~&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")  # Markdown, HTML and bare links
 
 
-def make(task: Task[Any], model: nn.Module, name: str, document: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str:
+def make(task: Task[Any], model: nn.Module, name: str, document: RunDocument, log: Sequence[Mapping[str, Any]]) -> str:
     """The card of the run called ``name``: ``document`` is its run.json, ``log`` the lines of its metrics.jsonl."""
     from huggingface_hub import ModelCard
 
@@ -47,7 +44,7 @@ def base_of(source: Source) -> dict[str, str | None]:
     """
     from huggingface_hub import ModelCard
 
-    if "model" not in source.resolved:  # a model built in Python
+    if source.taken_model is None:  # a model built in Python
         return {"base_model": None, "license": None}
     path = source.model(None)
     is_folder = Path(path).is_dir()
@@ -70,18 +67,18 @@ def hub_name(path: str) -> str | None:
 # --------------------------------------------------------------------------------------------------------- its parts
 
 
-def metadata(task: Task[Any], model: nn.Module, name: str, document: Mapping[str, Any]) -> str:
+def metadata(task: Task[Any], model: nn.Module, name: str, document: RunDocument) -> str:
     """The YAML block that the Hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
     from transformers import PreTrainedModel
 
-    data, settings, base = document["data"], document["settings"], document.get("base_model", {})
-    dataset, figures = data.get("hub_name"), figures_of(document)
+    settings, base = document.settings, document.base_model
+    dataset, figures = document.data.hub_name, figures_of(document)
     library = task.library if isinstance(model, PreTrainedModel) else "peft" if lora.plain(model) is not model else None
     where: dict[str, Any] = {
         "task_type": task.pipeline_tag,
         "dataset_type": dataset or "other",
-        "dataset_name": one_line(dataset or data["source"] or "given in Python"),
+        "dataset_name": one_line(dataset or document.data.source or "given in Python"),
         "dataset_config": settings.get("data_config"),
         "dataset_revision": settings.get("data_revision"),
     }
@@ -99,11 +96,11 @@ def metadata(task: Task[Any], model: nn.Module, name: str, document: Mapping[str
     ).to_yaml()
 
 
-def introduction(name: str, document: Mapping[str, Any]) -> str:
-    data, base = document["data"], document.get("base_model", {})
-    start, source = document["model"] or "a model built in Python", data["source"] or "data given in Python"
-    licence = f" (licence: {escaped(base['license'])})" if base.get("license") else ""
-    sizes = ", ".join(f"{number:,} {split}" for split, number in data["num_examples"].items())
+def introduction(name: str, document: RunDocument) -> str:
+    start, source = document.model or "a model built in Python", document.data.source or "data given in Python"
+    named = document.base_model.get("license")
+    licence = f" (licence: {escaped(named)})" if named else ""
+    sizes = ", ".join(f"{number:,} {split}" for split, number in document.data.num_examples.items())
     return f"# {escaped(name)}\n\nFine-tuned from {escaped(start)}{licence} on {escaped(source)}: {sizes} examples."
 
 
@@ -129,9 +126,9 @@ def usage(task: Task[Any], model: nn.Module, name: str) -> str:
     return "## Use\n\n" + fenced("\n".join(code), "python") + labels
 
 
-def results(document: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str:
+def results(document: RunDocument, log: Sequence[Mapping[str, Any]]) -> str:
     """The figures of the model that was kept, and how they came about."""
-    metrics, figures = document["metrics"], figures_of(document)
+    metrics, figures = document.metrics or {}, figures_of(document)
     title = "## Results\n\n"
     if figures:
         title += f"On the evaluation data:\n\n{table(list(figures), [list(figures.values())])}\n\n"
@@ -148,21 +145,21 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str:
         if line["kind"] in ("train", "epoch"):  # at the end of an epoch, the mean over all of it
             loss = line["loss"]
         if line["kind"] == kind:
-            figures = {k: line[k] for k in measured_in(line)} if kind == "eval" else {}
+            figures = figures_in_line(line) if kind == "eval" else {}
             rows.append({"epoch": line["epoch"], "step": line["step"], "training loss": loss} | figures)
     if len(rows) > MAX_ROWS:
         rows = [rows[round(i * (len(rows) - 1) / (MAX_ROWS - 1))] for i in range(MAX_ROWS)]
     return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else "(nothing was logged)"
 
 
-def training(task: Task[Any], document: Mapping[str, Any]) -> str:
+def training(task: Task[Any], document: RunDocument) -> str:
     """Settings, machine, versions, and the command."""
-    metrics, settings = document["metrics"], document["settings"]
-    shown = {name: settings.get(name) for name in HYPERPARAMETERS}
+    metrics, settings = document.metrics or {}, document.settings
+    shown = {name: settings.get(name) for name in settings_where(lambda traits: traits.in_card, TrainConfig)}
     shown |= changed(task, TrainConfig, settings) | changed(task, type(task).Options, settings)
-    shown |= {"max_length": getattr(task, "max_length", None)} | {name: document[name] for name in ("precision", "batching")}
+    shown |= {"max_length": task.max_length, "precision": document.precision, "batching": document.batching}
     said = [[name.replace("_", " "), value] for name, value in shown.items() if value is not None and name != "task"]
-    versions = ", ".join(f"{escaped(package)} {escaped(number)}" for package, number in document["versions"].items())
+    versions = ", ".join(f"{escaped(package)} {escaped(number)}" for package, number in document.versions.items())
     decay = settings.get("ema_decay")
     averaged = "" if decay is None else f" Saved is an exponential moving average of the weights (decay {decay:g})."
     again = command(task, settings)
@@ -170,7 +167,7 @@ def training(task: Task[Any], document: Mapping[str, Any]) -> str:
     return (
         f"## Training\n\n{table(['setting', 'value'], said)}\n\n"
         f"The optimizer is {describe_optimizer(settings)}.{averaged} {metrics['train_runtime']:.1f} s of training on "
-        f"{escaped(document['device'])}. Versions: {versions}.\n\n## Repeat\n\n{how}"
+        f"{escaped(document.device or '?')}. Versions: {versions}.\n\n## Repeat\n\n{how}"
     )
 
 
@@ -187,35 +184,29 @@ def command(task: Task[Any], settings: Mapping[str, Any]) -> str | None:
 
 
 def changed(task: Task[Any], kind: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of one dataclass that are not the task's defaults, but for those of the place."""
+    """The settings of one dataclass that are not the task's defaults, without the local ones."""
     defaults = {field.name: task.defaults.get(field.name, field.default) for field in dataclasses.fields(kind)}
-    names = [name for name in defaults if name not in OF_THE_PLACE and settings.get(name) is not None]
+    local = settings_where(lambda traits: traits.local, kind)
+    names = [name for name in defaults if name not in local and settings.get(name) is not None]
     return {name: settings[name] for name in names if settings[name] != defaults[name]}
 
 
 # ----------------------------------------------------------------------------------------------------- what is shown
 
 
-def figures_of(document: Mapping[str, Any]) -> dict[str, float]:
+def figures_of(document: RunDocument) -> dict[str, float]:
     """The evaluation's figures of the model that was kept, without its timings."""
-    figures = {k.removeprefix("eval_"): v for k, v in document["metrics"].items() if k.startswith("eval_")}
-    return {name: value for name, value in figures.items() if name in measured_in(figures) and value is not None}
+    return {name: value for name, value in figures_in_metrics(document.metrics or {}).items() if value is not None}
 
 
-def measured_in(names: Iterable[str]) -> list[str]:
-    """Of the names in an evaluation, those of figures."""
-    other = {"kind", "split", "step", "epoch", "num_examples", "runtime"}
-    return [name for name in names if name not in other and not name.endswith(("_seconds", "_per_second"))]
-
-
-def without_folders(document: Mapping[str, Any]) -> dict[str, Any]:
+def without_folders(document: RunDocument) -> RunDocument:
     """run.json with the paths among its settings cut to their last name, wherever they stand in it."""
-    paths = {value for value in document["settings"].values() if isinstance(value, str) and is_path(value)}
+    paths = {value for value in document.settings.values() if isinstance(value, str) and is_path(value)}
     paths |= {str(user_path(path)) for path in paths}
-    text = json.dumps(document)
+    text = dumps(document)
     for path in sorted(paths, key=len, reverse=True):
         text = text.replace(json.dumps(path)[1:-1], json.dumps(Path(path).name)[1:-1])
-    return json.loads(text)  # type: ignore[no-any-return]
+    return loads(text)
 
 
 def is_path(value: str) -> bool:

@@ -17,7 +17,7 @@ import re
 import sys
 import tomllib
 from argparse import ArgumentParser, HelpFormatter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,9 +33,53 @@ FLAT = ("constant", "constant_with_warmup")
 MINIMA = ("min_lr", "min_lr_rate", "min_lr_ratio", "lr_end")  # what transformers calls --min-learning-rate
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its help text."""
-    return dataclasses.field(default=default, metadata={"help": help})
+@dataclass(frozen=True)
+class Traits:
+    """What a setting is to a run, beside its value. The defaults are the safe side: an unknown setting changes the weights.
+
+    ``changes_weights``: other finished weights may come out, so a run is not resumed, nor taken for finished, with another
+    value. ``local``: it is about this machine or this start, and no part of how the model came about. ``in_card``: the model
+    card always shows it. ``needs_evaluation``: to set it asks for evaluation data. ``replaces_run``: of a command; where it
+    is given, it replaces the setting of that name of the finished run.
+    """
+
+    changes_weights: bool = True
+    local: bool = False
+    in_card: bool = False
+    needs_evaluation: bool = False
+    replaces_run: bool = False
+
+    def __post_init__(self) -> None:
+        assert not (self.local and self.changes_weights), "what is local cannot change the weights"
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    changes_weights: bool = True,
+    local: bool = False,
+    in_card: bool = False,
+    needs_evaluation: bool = False,
+    replaces_run: bool = False,
+) -> Any:
+    """A dataclass field with its help text and its Traits. A list or tuple as the default: each instance gets its own list."""
+    traits = Traits(changes_weights and not local, local, in_card, needs_evaluation, replaces_run)
+    metadata = {"help": help, "traits": traits}
+    if isinstance(default, list | tuple):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def traits_of(field: dataclasses.Field[Any]) -> Traits:
+    """Those of a plain dataclass field, which a task of one's own may have, are the safe ones."""
+    traits: Traits = field.metadata.get("traits", Traits())
+    return traits
+
+
+def settings_where(test: Callable[[Traits], bool], *kinds: type[Any]) -> list[str]:
+    """The names of the settings of these dataclasses whose traits pass ``test``, in the order of the fields."""
+    return [field.name for kind in kinds for field in dataclasses.fields(kind) if test(traits_of(field))]
 
 
 @dataclass(frozen=True)
@@ -46,15 +90,19 @@ class TrainConfig:
     """
 
     task: str | None = setting(None, "what to learn: a task's name, or FILE.py:CLASS")
-    batch_size: int = setting(16, "examples per micro-batch, over all devices")
-    eval_batch_size: int = setting(32, "examples per evaluation batch; changes speed only, never a result")
+    batch_size: int = setting(16, "examples per micro-batch, over all devices", in_card=True)
+    eval_batch_size: int = setting(
+        32, "examples per evaluation batch; changes speed only, never a result", changes_weights=False
+    )
     tokens_per_batch: int | None = setting(
         None, "tokens per micro-batch, padding included: as many examples as fit, in place of --batch-size"
     )
-    accumulation_steps: int = setting(1, "micro-batches per optimizer step")
-    epochs: int = setting(3, "passes over the training data")
+    accumulation_steps: int = setting(1, "micro-batches per optimizer step", in_card=True)
+    epochs: int = setting(3, "passes over the training data", in_card=True)
     max_steps: int | None = setting(None, "optimizer steps in all; overrides --epochs")
-    max_minutes: float | None = setting(None, "save and stop in time to be done after so many minutes; --resume continues")
+    max_minutes: float | None = setting(
+        None, "save and stop in time to be done after so many minutes; --resume continues", changes_weights=False
+    )
     optimizer: Literal["adamw", "sgd", "adafactor", "muon"] = setting(
         "adamw", "those of torch.optim; muon takes the matrices of the transformer blocks, and AdamW all else"
     )
@@ -62,7 +110,7 @@ class TrainConfig:
     adam_beta2: float = setting(0.999, "AdamW's decay of its average of squared gradients")
     adam_eps: float = setting(1e-8, "AdamW adds it to what it divides by")
     momentum: float | None = setting(None, "of sgd (default: 0) or muon (default: 0.95)")
-    learning_rate: float = setting(2e-5, "peak learning rate")
+    learning_rate: float = setting(2e-5, "peak learning rate", in_card=True)
     head_learning_rate: float | None = setting(None, "peak rate of what stands outside the model's body; default: the same")
     layer_decay: float | None = setting(
         None, "each transformer block has the learning rate of the one above it, times this; the head has all of it"
@@ -79,54 +127,85 @@ class TrainConfig:
         None, "modules that get them: names, comma-separated, or all-linear; default: peft's choice"
     )
     lora_merge: bool = setting(False, "save an ordinary model in place of an adapter")
-    weight_decay: float = setting(0.01, "decoupled decay (sgd adds it to the gradient); never applied to biases and norms")
-    warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0 to its peak")
+    weight_decay: float = setting(0.01, "decoupled, but in sgd part of the gradient; never of biases and norms", in_card=True)
+    warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0 to its peak", in_card=True)
     warmup_steps: int | None = setting(None, "the same as a number of steps, in place of --warmup-ratio")
-    schedule: str = setting("linear", f"what the learning rate does after warm-up: {', '.join(SCHEDULES)}")
+    schedule: str = setting("linear", f"what the learning rate does after warm-up: {', '.join(SCHEDULES)}", in_card=True)
     schedule_options: str | None = setting(
         None, "of that schedule in transformers: NAME=NUMBER, comma-separated, such as num_cycles=3 or power=2"
     )
     min_learning_rate: float | None = setting(None, "where the schedule ends, in place of 0")
-    max_grad_norm: float = setting(1.0, "gradients are scaled down to this 2-norm; inf turns clipping off")
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this 2-norm; inf turns clipping off", in_card=True)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "auto", "autocast; auto: bf16 (or fp16) on CUDA, bf16 on a CPU that computes in it, else fp32"
+        "auto",
+        "autocast; auto: bf16 (or fp16) on CUDA, bf16 on a CPU that computes in it, else fp32",
+        in_card=True,
     )
     batching: Literal["auto", "packed", "bucketed", "padded", "max_length"] = setting(
         "auto",
         "packed: rows end to end, no padding; padded: each batch to its longest row; bucketed: padded, but rows of like "
         "length meet (changes which examples share a step); max_length: every batch to --max-length, as the tutorials "
         "do; auto: packed where that is the same as padded, which is checked, else padded",
+        in_card=True,
     )
     compile: bool = setting(False, "torch.compile, one graph for all lengths; worth its minutes on a GPU")
     cuda_graph: Literal["auto", "on", "off"] = setting(
         "auto", "record the compiled model as CUDA graphs, one for each length rounded up to 256; auto: off"
     )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    shard: bool = setting(False, "spread weights, gradients and the optimizer's state over the ranks (FSDP2); needs torchrun")
-    gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, a third more work")
-    find_unused_parameters: bool = setting(False, "several ranks: allow that a step gives some parameters no gradient")
-    log_ranks: bool = setting(False, "several ranks: log the throughput and the phases of each, too")
-    rank_timeout: float = setting(300.0, "seconds that ranks wait for each other in a step before the run ends")
-    workers: int = setting(0, "processes that load data, for each rank")
-    seed: int = setting(42, "of the new head, the order of the examples and dropout")
-    deterministic: bool = setting(False, "only deterministic kernels; slower on a GPU")
-    log_steps: int = setting(10, "steps between two log lines")
-    eval_steps: int = setting(0, "steps between two evaluations; 0: at the end of each epoch")
-    save_steps: int = setting(0, "steps between two checkpoints; 0: at the end of each epoch")
-    keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best one; at least two: one may turn out damaged")
-    async_save: bool = setting(False, "write checkpoints while training goes on, from a copy of the state in memory")
-    best_metric: str | None = setting(None, "what makes a model the best; default: the task's own choice")
-    patience: int | None = setting(None, "stop after this many evaluations without a better one; default: never")
-    output_dir: str | None = setting(None, "the finished model, its checkpoints and logs; default: runs/TASK")
-    resume: bool = setting(False, "continue from the newest checkpoint in the output directory, or start")
-    overwrite: bool = setting(False, "remove an earlier run from the output directory first")
-    push_to_hub: str | None = setting(None, "push the finished run to this private repository of the Hub: NAME or ORG/NAME")
-    explain: bool = setting(False, "print what this run would do, cost and take, from the plan and a few tried steps, and end")
-    profile: int | None = setting(None, "look closely at so many steps: a trace, the hottest operations, memory; in profile/")
-    write_to: str | None = setting(
-        None, "write the log lines elsewhere, too: tensorboard, wandb, trackio, or several, comma-separated"
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", changes_weights=False)
+    shard: bool = setting(
+        False,
+        "spread weights, gradients and the optimizer's state over the ranks (FSDP2); needs torchrun",
+        changes_weights=False,
     )
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+    gradient_checkpointing: bool = setting(
+        False, "recompute activations in the backward pass: less memory, a third more work", changes_weights=False
+    )
+    find_unused_parameters: bool = setting(
+        False, "several ranks: allow that a step gives some parameters no gradient", changes_weights=False
+    )
+    log_ranks: bool = setting(False, "several ranks: log the throughput and the phases of each, too", changes_weights=False)
+    rank_timeout: float = setting(
+        300.0, "seconds that ranks wait for each other in a step before the run ends", changes_weights=False
+    )
+    workers: int = setting(0, "processes that load data, for each rank", changes_weights=False)
+    seed: int = setting(42, "of the new head, the order of the examples and dropout", in_card=True)
+    deterministic: bool = setting(False, "only deterministic kernels; slower on a GPU")
+    log_steps: int = setting(10, "steps between two log lines", changes_weights=False)
+    eval_steps: int = setting(0, "steps between two evaluations; 0: at the end of each epoch", needs_evaluation=True)
+    save_steps: int = setting(0, "steps between two checkpoints; 0: at the end of each epoch", changes_weights=False)
+    keep_checkpoints: int = setting(
+        2, "newest checkpoints kept, beside the best one; at least two: one may turn out damaged", changes_weights=False
+    )
+    async_save: bool = setting(
+        False, "write checkpoints while training goes on, from a copy of the state in memory", changes_weights=False
+    )
+    best_metric: str | None = setting(
+        None, "what makes a model the best; default: the task's own choice", needs_evaluation=True
+    )
+    patience: int | None = setting(
+        None, "stop after this many evaluations without a better one; default: never", needs_evaluation=True
+    )
+    output_dir: str | None = setting(None, "the finished model, its checkpoints and logs; default: runs/TASK", local=True)
+    resume: bool = setting(False, "continue from the newest checkpoint in the output directory, or start", local=True)
+    overwrite: bool = setting(False, "remove an earlier run from the output directory first", local=True)
+    push_to_hub: str | None = setting(
+        None, "push the finished run to this private repository of the Hub: NAME or ORG/NAME", local=True
+    )
+    explain: bool = setting(
+        False,
+        "print what this run would do, cost and take, from the plan and a few tried steps, and end",
+        changes_weights=False,
+    )
+    profile: int | None = setting(
+        None, "look closely at so many steps: a trace, the hottest operations, memory; in profile/", changes_weights=False
+    )
+    write_to: str | None = setting(
+        None,
+        "write the log lines elsewhere, too: tensorboard, wandb, trackio, or several, comma-separated",
+        changes_weights=False,
+    )
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form", local=True)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_batch_size", "accumulation_steps", "epochs", "log_steps", "lora_rank", "lora_alpha"):
@@ -229,13 +308,15 @@ class PredictConfig:
     model: str = setting("", "directory of a finished run, or any model directory or Hub name")
     input: str | None = setting(None, "CSV, TSV, JSONL, Parquet or text file to predict")
     output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
-    text_column: str | None = setting(None, "column of the text (default: as in training)")
-    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)")
+    text_column: str | None = setting(None, "column of the text (default: as in training)", replaces_run=True)
+    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)", replaces_run=True)
     id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
     excel_safe: bool = setting(False, "put a ' before CSV cells that a spreadsheet would take for a formula")
     delimiter: str | None = setting(None, "of CSV files")
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
-    task: str | None = setting(None, "the task of a model without run.json (default: classification)")
+    task: str | None = setting(
+        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
@@ -256,13 +337,17 @@ class EvaluateConfig:
         None,
         "CSV file for the rows that are wrong, the surest first; errors.csv in the model's directory is shown in its report",
     )
-    max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all (default: as in training)")
-    text_column: str | None = setting(None, "column of the text (default: as in training)")
-    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)")
-    label_column: str | None = setting(None, "column of the label (default: as in training)")
-    delimiter: str | None = setting(None, "of CSV files")
-    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
-    task: str | None = setting(None, "the task of a model without run.json (default: classification)")
+    max_eval_examples: int | None = setting(
+        None, "evaluate on a random subset of this size; 0: all (default: as in training)", replaces_run=True
+    )
+    text_column: str | None = setting(None, "column of the text (default: as in training)", replaces_run=True)
+    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)", replaces_run=True)
+    label_column: str | None = setting(None, "column of the label (default: as in training)", replaces_run=True)
+    delimiter: str | None = setting(None, "of CSV files", replaces_run=True)
+    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)", replaces_run=True)
+    task: str | None = setting(
+        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
+    )
     eval_batch_size: int = setting(32, "examples per batch; changes speed only")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: that of the training run, if the device has it")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
@@ -301,17 +386,33 @@ def require(config: Any, name: str, condition: bool, rule: str) -> None:
         raise UsageError(f"--{name.replace('_', '-')} {rule}, found {getattr(config, name)!r}")
 
 
-# Settings that leave the finished weights as they are: a run may be resumed, and a finished one recognised, with others.
-MEANINGLESS = frozenset({
-    "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "async_save", "output_dir", "resume",
-    "overwrite", "debug", "device", "max_minutes", "push_to_hub", "shard", "gradient_checkpointing",
-    "find_unused_parameters", "rank_timeout", "log_ranks", "explain", "profile", "write_to",
-})  # fmt: skip
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as run.json keeps them: infinite numbers, and what JSON has no form for, become text."""
+    plain = {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
+    return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """``name: old -> new`` for every setting that differs and means something; [] if the two runs are the same."""
-    names = [name for name in dict.fromkeys([*old, *new]) if name not in MEANINGLESS]
+def with_defaults(settings: Mapping[str, Any], *kinds: type[Any]) -> dict[str, Any]:
+    """The settings of a run.json; one that it does not have, because the run is older, counts as its default."""
+    defaults: dict[str, Any] = {}
+    for field in (field for kind in kinds for field in dataclasses.fields(kind)):
+        if field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+    return as_json(defaults) | dict(settings)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *kinds: type[Any]) -> list[str]:
+    """``name: old -> new`` for every value that differs; [] if there is none.
+
+    ``kinds``: the dataclasses of the new settings, if they are settings: those that do not change the weights are then left
+    out, and what the older run does not have counts as its default.
+    """
+    old, left_out = with_defaults(old, *kinds), settings_where(lambda traits: not traits.changes_weights, *kinds)
+    names = [name for name in dict.fromkeys([*old, *new]) if name not in left_out]
     return [f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
 
 
@@ -396,6 +497,10 @@ def make_parser(program: str, kinds: Sequence[type]) -> ArgumentParser:
     class Parser(HfArgumentParser):  # type: ignore[misc,no-any-unimported]
         def error(self, message: str) -> NoReturn:
             raise UsageError(message.removeprefix("argument "))
+
+        def add_argument(self, *names: Any, traits: Traits | None = None, **more: Any) -> Any:
+            """A field's metadata come here; its traits are none of argparse's."""
+            return super().add_argument(*names, **more)
 
     parser: ArgumentParser = Parser(kinds, prog=program, allow_abbrev=False, formatter_class=Help)
     for action in parser._actions:  # the parser registers --max_steps beside --max-steps: both work, one is shown

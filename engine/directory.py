@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,19 @@ from typing import Any
 from engine import lora
 from engine.checkpoint import clean, discard_all, steps_in, sync_directory
 from engine.config import TrainConfig, differences, user_path
-from engine.errors import DataError, ResourceError, UsageError
+from engine.document import MOST_BYTES, DataRecord, RunDocument, dumps, loads
+from engine.errors import DataError, ModelError, ResourceError, UsageError
 from engine.profiling import FOLDER
 from engine.report import ERRORS
 
 TEMPORARY = ".tmp-model-"
-MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
 
 
-def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> None:
-    """May this run write here? Raises UsageError with the way out; ``--overwrite`` empties what a run has left."""
+def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds: Sequence[type[Any]]) -> None:
+    """May this run write here? Raises UsageError with the way out; ``--overwrite`` empties what a run has left.
+
+    ``kinds``: the dataclasses that ``settings`` come from.
+    """
     for path in (directory, *directory.parents):
         if path.exists() and not path.is_dir():
             raise UsageError(f"--output-dir {directory}: {path} is a file")
@@ -50,9 +52,9 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any]) -> Non
         if is_unfinished and not config.resume:
             raise UsageError(f"{directory} holds an unfinished run: --resume continues it, --overwrite starts again")
         if is_finished(directory) or (is_unfinished and (directory / "run.json").exists()):
-            there = read_run(directory)["settings"]
+            there = read_run(directory).settings
             compare(directory, "task", {"task": there.get("task")}, {"task": settings["task"]})  # else most settings differ
-            compare(directory, "settings", there, settings)
+            compare(directory, "settings", there, settings, kinds)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -112,60 +114,57 @@ def holds_unfinished(directory: Path) -> bool:
 
 
 def is_finished(directory: Path) -> bool:
-    return (directory / "run.json").exists() and read_run(directory).get("status") == "finished"
+    return (directory / "run.json").exists() and read_run(directory).status == "finished"
 
 
-def finished_before(directory: Path, config: TrainConfig, document: dict[str, Any]) -> dict[str, Any] | None:
+def finished_before(directory: Path, config: TrainConfig, document: RunDocument) -> dict[str, Any] | None:
     """The metrics of the finished run there, which need not be repeated. Raises DataError if it had other data."""
     if config.overwrite or not is_finished(directory):
         return None
-    compare_data(directory, read_run(directory)["data"], document["data"])
-    metrics: dict[str, Any] = read_run(directory)["metrics"]
-    return metrics
+    before = read_run(directory)
+    compare_data(directory, before.data, document.data)
+    return dict(before.metrics or {})
 
 
-def compare(directory: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises UsageError with the difference between the run there and this one."""
-    if changed := differences(old, new):
+def compare(
+    directory: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any], kinds: Sequence[type[Any]] = ()
+) -> None:
+    """Raises UsageError with the difference between the run there and this one. ``kinds``: as ``differences`` takes them."""
+    if changed := differences(old, new, *kinds):
         raise UsageError(
             f"{directory} holds a run with other {what} ({'; '.join(changed)}): choose another --output-dir, or --overwrite"
         )
 
 
-def compare_data(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def compare_data(directory: Path, old: DataRecord, new: DataRecord) -> None:
     """Raises DataError when the tokens are not those of the run there: which split, and how many rows then and now."""
-    splits = [split for split in dict.fromkeys([*old["fingerprints"], *new["fingerprints"]])
-              if old["fingerprints"].get(split) != new["fingerprints"].get(split)]  # fmt: skip
+    splits = [split for split in dict.fromkeys([*old.fingerprints, *new.fingerprints])
+              if old.fingerprints.get(split) != new.fingerprints.get(split)]  # fmt: skip
     if splits:
-        sizes = [f"{s}: other rows ({old['num_examples'].get(s, 0)} then, {new['num_examples'].get(s, 0)} now)" for s in splits]
+        sizes = [f"{s}: other rows ({old.num_examples.get(s, 0)} then, {new.num_examples.get(s, 0)} now)" for s in splits]
         raise DataError(
             f"the data, or the tokenizer, have changed since the run in {directory} began ({'; '.join(sizes)}): "
             "put them back, or choose another --output-dir, or --overwrite"
         )
 
 
-def read_run(directory: Path) -> dict[str, Any]:
-    """run.json. Raises UsageError if it cannot be read."""
+def read_run(directory: Path) -> RunDocument:
+    """run.json. Raises UsageError if it cannot be read, ModelError if a newer version wrote it."""
+    path = directory / "run.json"
     try:
-        if (directory / "run.json").stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
-        document: dict[str, Any] = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        data, settings = document["data"], document["settings"]
-        parts = (settings, data["fingerprints"], data["num_examples"], document["versions"]) if "versions" in document else ()
-        if not isinstance(settings, dict) or not isinstance(data, dict) or not all(isinstance(part, dict) for part in parts):
-            raise ValueError("settings and data are not there")
-        document["status"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"{directory / 'run.json'} is not a run's ({error}): choose another directory, or --overwrite the run there"
-        ) from error
-    return document
+        return loads(path.read_bytes())
+    except ModelError as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not a run's ({error}): choose another directory, or --overwrite the run there") from error
 
 
-def write_run(directory: Path, document: dict[str, Any]) -> None:
+def write_run(directory: Path, document: RunDocument) -> None:
     """Atomically."""
     temporary = directory / ".run.json.tmp"
-    temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.write_text(dumps(document), encoding="utf-8")
     with open(temporary, "rb") as stream:
         os.fsync(stream.fileno())
     os.replace(temporary, directory / "run.json")

@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from engine.batch import Batch
+from engine.figures import Evaluation
 from engine.parallel import World, release
 from engine.task import Task
 
@@ -31,8 +32,8 @@ def evaluate(
     split: str = "eval",
     total: int | None = None,
     look: Callable[[Any, Batch], None] | None = None,
-) -> dict[str, float]:
-    """``{"loss", the task's metrics ..., "num_examples", "num_steps", "runtime_seconds"}``.
+) -> Evaluation:
+    """The mean loss over all items, and the task's metrics. Collective.
 
     ``total`` is the number of batches, for the bar; ``look`` is shown the outputs of each.
     """
@@ -65,5 +66,4 @@ def evaluate(
     num_items, num_examples = (int(count) for count in counts)
     loss /= max(num_items, 1)
     runtime = time.perf_counter() - began
-    return {"loss": loss, **metrics.compute(), "num_examples": num_examples, "num_steps": num_steps,
-            "runtime_seconds": runtime}  # fmt: skip
+    return Evaluation({"loss": loss, **metrics.compute()}, num_examples, num_steps, runtime)

@@ -69,7 +69,7 @@ def explain(
     """Print it. ``model``: one's own, of which a copy is taken. Collective. Raises UsageError, ModelError, ResourceError."""
     setup = build(task, examples["train"], config, copy.deepcopy(model), world)
     plan, lengths = setup.data.plan, examples["train"].lengths
-    kind, max_length = "bucketed" if plan.bucketed else setup.layout.kind, int(getattr(task, "max_length", 0) or 0)
+    kind, max_length = "bucketed" if plan.bucketed else setup.layout.kind, task.max_length or 0
     totals = totals_of(plan, kind, max_length)
     ranks = f"{setup.world.size} ranks on " if setup.world.size > 1 else ""
     show("device", f"{ranks}{describe_device(setup.world.device)}, {setup.precision}", describe_device)
@@ -153,7 +153,7 @@ def padding_wastes(plan: Plan, task: Task[Any]) -> dict[str, float]:
 
     Where a row is several texts, each of which is padded, their lengths together do not tell: only packed is known, 0.
     """
-    max_length = int(getattr(task, "max_length", 0) or 0)
+    max_length = task.max_length or 0
     kinds = ["packed", "bucketed", "padded"] + (["max_length"] if max_length else []) if task.one_text else ["packed"]
     found = {}
     for kind in kinds:

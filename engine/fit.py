@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import platform
 import shutil
@@ -37,7 +36,7 @@ from engine.checkpoint import (
     set_aside_after,
     sync_directory,
 )
-from engine.config import TrainConfig, differences, note, user_path
+from engine.config import TrainConfig, as_json, differences, note, settings_where, user_path
 from engine.data import batches, eval_loader
 from engine.directory import (
     TEMPORARY,
@@ -51,16 +50,18 @@ from engine.directory import (
     remove_run,
     write_run,
 )
+from engine.document import DataRecord, RunDocument
 from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
 from engine.evaluate import evaluate
 from engine.explain import explain, memory_needed, padding_wastes
+from engine.figures import RESERVED, Evaluation
 from engine.flops import count_flops, peak_flops
 from engine.loop import train
 from engine.optimizer import describe_optimizer, state_bytes
 from engine.parallel import World, describe_device, is_lost_rank, join
 from engine.precision import choose_precision
 from engine.profiling import profiling
-from engine.record import Run, evaluated, split_figures
+from engine.record import Progress, Run
 from engine.report import histogram, read_lines, record_in, render
 from engine.stop import Stop
 from engine.task import Examples, Task
@@ -101,7 +102,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, wo
             ranks.together(lambda: check_data(task, config, examples, ranks.size))
             explain(task, config, examples, model, ranks)
             return Result(directory, {}, None)
-        ranks.only_main(lambda: claim(directory, config, settings))
+        ranks.only_main(lambda: claim(directory, config, settings, [type(part) for part in asked(task, config)]))
         with ranks.held_by_main(locked(directory)):
             ranks.only_main(lambda: remove_leftovers(directory))
             return _fit(task, config, model, directory, settings, ranks)
@@ -115,8 +116,8 @@ def _fit(
     world.together(lambda: choose_precision(config.precision, world.device))  # refused before anything is read
     examples = world.together(task.examples, in_turn=True)
     document = run_document(settings, task, examples)
-    world.agree("versions", document["versions"])
-    world.agree("data", document["data"]["fingerprints"])
+    world.agree("versions", document.versions)
+    world.agree("data", document.data.fingerprints)
     finished = world.on_main(lambda: finished_before(directory, config, document))
     if finished is not None:
         say(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
@@ -124,9 +125,7 @@ def _fit(
     world.together(lambda: check_data(task, config, examples, world.size))
 
     setup = build(task, examples["train"], config, model, world)
-    document |= {"device": describe_device(world.device), "precision": setup.precision, "batching": setup.layout.kind}
-    document |= {"base_model": card.base_of(task.source), "command": card.command(task, settings)}
-    document |= {"model_config": config_of(setup.state.model)}
+    document = with_model(document, task, setup)
     announce(task, setup, examples, config, document)
     world.together(lambda: check_memory(setup, config))
     world.only_main(lambda: check_space(directory, setup, config))
@@ -139,12 +138,12 @@ def _fit(
     try:
         resume(run, setup, config, document)
         run.writers = writers if config.overwrite else world.only_main(lambda: Writers(config, directory, setup.state.step))
-        world.only_main(lambda: write_run(directory, {**document, "status": "running"}))
+        world.only_main(lambda: write_run(directory, document))
         with stop, world.held_by_main(run.saver), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)
     except torch.OutOfMemoryError as error:
-        raise ResourceError(out_of_memory(config, world, document["device"])) from error
+        raise ResourceError(out_of_memory(config, world, describe_device(world.device))) from error
     finally:
         run.close()
     asked = [(rank, reason, code) for rank, (reason, code) in enumerate(world.gather((stop.reason, stop.exit_code))) if reason]
@@ -155,15 +154,16 @@ def _fit(
             f"stopped by {reason}{who} after step {setup.state.step} of {run.num_steps}, and saved: --resume continues", code
         )
     metrics = summarise(run, setup, time.perf_counter() - began)
-    if (best := run.best) is not None and best["step"] != setup.state.step:
-        files = world.only_main(lambda: read(directory / "checkpoints" / f"step-{best['step']:08d}"))
+    if (best := run.best) is not None and best.step != setup.state.step:
+        files = world.only_main(lambda: read(directory / "checkpoints" / f"step-{best.step:08d}"))
         load_model(setup.state.model, files, world)
         load_average(setup.state.average, files, world)
-        print(f"best model: that of step {best['step']} ({best['metric']} {best['value']:.4f})")
+        print(f"best model: that of step {best.step} ({best.metric} {best.value:.4f})")
     setup.state.average.replace_weights()
     whole = setup.whole_model()
     kept = None if whole is None else lora.finished(whole, merge=config.lora_merge)
-    world.only_main(lambda: finish(directory, task, kept, {**document, "metrics": metrics, "status": "finished"}))  # type: ignore[arg-type]
+    document = dataclasses.replace(document, metrics=metrics, status="finished")
+    world.only_main(lambda: finish(directory, task, kept, document))  # type: ignore[arg-type]
     say(f"saved to {directory}")
     return Result(directory, metrics, None if kept is None else kept.eval())
 
@@ -173,28 +173,44 @@ def _fit(
 
 def settings_of(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
     """Everything that was asked for, flat, as JSON keeps it."""
-    parts = [dataclasses.asdict(part) for part in (config, task.source.config, task.options)]
-    flat = {key: value for part in parts for key, value in part.items()}
-    plain = {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in flat.items()}
-    return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
+    return as_json({key: value for part in asked(task, config) for key, value in dataclasses.asdict(part).items()})
 
 
-def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> dict[str, Any]:
+def asked(task: Task[Any], config: TrainConfig) -> tuple[Any, ...]:
+    """The dataclasses of a run's settings: the engine's, the source's, the task's own."""
+    return config, task.source.config, task.options
+
+
+def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> RunDocument:
     """run.json as far as it is known before the model is built."""
-    return {
-        "settings": settings,
-        "data": {
-            "source": task.source.resolved.get("data"),
-            "hub_name": task.source.resolved.get("hub_name"),
-            "num_examples": {split: len(part) for split, part in examples.items()},
-            "fingerprints": {split: part.fingerprint() for split, part in examples.items()},
-            "lengths": histogram(examples["train"].lengths) if len(examples["train"]) else None,
-        },
-        "model": task.source.resolved.get("model"),
-        "versions": {"python": platform.python_version()}
+    data, model = task.source.taken_data, task.source.taken_model
+    return RunDocument(
+        settings=settings,
+        data=DataRecord(
+            source=data.description if data else None,
+            hub_name=data.hub_name if data else None,
+            num_examples={split: len(part) for split, part in examples.items()},
+            fingerprints={split: part.fingerprint() for split, part in examples.items()},
+            lengths=histogram(examples["train"].lengths) if len(examples["train"]) else None,
+        ),
+        model=model.description if model else None,
+        versions={"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")}
         | {"instructions": torch.backends.cpu.get_cpu_capability()},
-    }
+    )
+
+
+def with_model(document: RunDocument, task: Task[Any], setup: Setup) -> RunDocument:
+    """run.json as it stands there while the run goes on."""
+    return dataclasses.replace(
+        document,
+        device=describe_device(setup.world.device),
+        precision=setup.precision,
+        batching=setup.layout.kind,
+        base_model=card.base_of(task.source),
+        command=card.command(task, document.settings),
+        model_config=config_of(setup.state.model),
+    )
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
@@ -221,11 +237,14 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
             f"{2 * num_ranks}"
         )
     if "eval" in examples:
-        known = ["loss", *task.metrics("eval").names]
+        names = task.metrics("eval").names
+        if taken := RESERVED.intersection(names):
+            raise UsageError(f"the task has a metric called {min(taken)}, which stands beside metrics in the log: rename it")
+        known = ["loss", *names]
         if (metric := config.best_metric or task.best_metric) not in known:
             raise UsageError(f"--best-metric {metric} is not computed; there are: {', '.join(known)}")
         return
-    for flag in ("eval_steps", "best_metric", "patience"):
+    for flag in settings_where(lambda traits: traits.needs_evaluation, type(config)):
         if getattr(config, flag):
             raise UsageError(
                 f"--{flag.replace('_', '-')} asks for an evaluation, and there is no evaluation data: "
@@ -289,7 +308,7 @@ def make_run(
     peak = peak_flops(setup.state.device, setup.precision)
     state, held_out = setup.state, examples.get("eval")
 
-    def measure() -> dict[str, float]:
+    def measure() -> Evaluation:
         assert held_out is not None
         loader = eval_loader(task, held_out, setup.layout, config, setup.world)
         with state.average.in_place():
@@ -298,14 +317,14 @@ def make_run(
     return Run(
         directory, config, state, setup.data.plan.num_steps,
         evaluate=measure if held_out is not None else None,
-        best_metric=metric, lower_is_better=metric in task.lower_is_better,
+        best_metric=metric, lower_is_better=held_out is None or metric in {"loss", *task.metrics("eval").lower_is_better},
         flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
         world=setup.world,
     )  # fmt: skip
 
 
 def announce(
-    task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: dict[str, Any]
+    task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: RunDocument
 ) -> None:
     """Device, data, model and plan, before the first step."""
     plan = setup.data.plan
@@ -320,19 +339,17 @@ def announce(
     how = ", sharded" if config.shard else ""
     warmup = f"{config.warmup_ratio:.0%}" if config.warmup_steps is None else f"{config.warmup_steps} steps of"
     each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
-    print(f"device     {ranks}{document['device']}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
-    say(
-        f"data       {document['data']['source']}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})"
-    )
+    print(f"device     {ranks}{document.device}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
+    say(f"data       {document.data.source}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})")
     sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
-    say(f"model      {document['model'] or type(setup.state.model).__name__}: {sizes_of}")
+    say(f"model      {document.model or type(setup.state.model).__name__}: {sizes_of}")
     print(
         f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
         f"{size}{each} x {config.accumulation_steps} accumulated per step; "
         f"{config.schedule} schedule from {config.learning_rate:g}, {warmup} warm-up"
     )
     if config.optimizer != "adamw":
-        print(f"optimizer  {describe_optimizer(document['settings'])}")
+        print(f"optimizer  {describe_optimizer(document.settings)}")
     if config.ema_decay is not None and (memory := 1 / (1 - config.ema_decay)) > plan.num_steps:
         note(f"--ema-decay {config.ema_decay:g} remembers {memory:,.0f} steps, and the run has {plan.num_steps}: the average, "
              "which is what is saved, stays close to the weights at the start")  # fmt: skip
@@ -352,7 +369,7 @@ def announce(
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
 
 
-def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]) -> None:
+def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> None:
     """Continue from the newest whole checkpoint if that is asked for and there is one. Raises UsageError, ModelError."""
     world = setup.world
     files = world.only_main(lambda: checkpoint_to_resume(run.directory, document) if config.resume else None)
@@ -363,25 +380,28 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]
         return
     before = world.on_main(lambda: read_run(run.directory))
     with whole_or_refused(run.directory):
-        progress = load_state(setup.state, files, world)
-        check_progress(setup, progress, run.num_steps)
+        progress = Progress.from_json(load_state(setup.state, files, world))
+        check_position(setup, run.num_steps)
         run.restore(progress)
     world.only_main(lambda: tidy(run, setup.state.step, files))
-    then = {"world size": 1, "sharded": False} | progress.get("ranks", {}) | {"runs on": before["device"]} | before["versions"]
-    changed = differences(then, run.ranks() | {"runs on": document["device"]} | document["versions"])
+    then = {"world size": 1, "sharded": False} | dict(progress.ranks) | {"runs on": before.device} | dict(before.versions)
+    changed = differences(then, run.ranks() | {"runs on": document.device} | dict(document.versions))
     how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
     run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
-def checkpoint_to_resume(directory: Path, document: dict[str, Any]) -> Files | None:
+def checkpoint_to_resume(directory: Path, document: RunDocument) -> Files | None:
     """The newest whole one, of a run on the same data, computed in the same way. Raises UsageError, DataError, ModelError."""
     files = newest(directory / "checkpoints")
     if files is not None:
         before = read_run(directory)
-        compare_data(directory, before["data"], document["data"])
-        compare(directory, "model", before.get("model_config", {}), document["model_config"])
-        for name in ("precision", "batching"):
-            compare(directory, name, {name: before.get(name)}, {name: document[name]})
+        compare_data(directory, before.data, document.data)
+        old, new = before.model_config, document.model_config
+        if before.versions.get("transformers") != document.versions["transformers"]:  # another one writes other keys, too
+            old, new = ({name: each[name] for name in old if name in new} for each in (old, new))
+        compare(directory, "model", old, new)
+        compare(directory, "precision", {"precision": before.precision}, {"precision": document.precision})
+        compare(directory, "batching", {"batching": before.batching}, {"batching": document.batching})
     return files
 
 
@@ -392,20 +412,14 @@ def tidy(run: Run, step: int, files: Files | None) -> None:
     run.saver.rotate(step, files)  # the process before may have been killed before it did
 
 
-def check_progress(setup: Setup, progress: dict[str, Any], num_steps: int) -> None:
+def check_position(setup: Setup, num_steps: int) -> None:
     """Raises ValueError for what would be taken over as it is and go wrong later. The loads themselves refuse the rest."""
-    step, best = setup.state.step, progress["best"]
+    step = setup.state.step
     if not isinstance(step, int) or not 0 <= step <= num_steps:
         raise ValueError(f"step {step!r} of {num_steps}")
-    tallies = [value for name in ("window", "epoch", "total") for value in progress[name].values()]
-    rates = [group["lr"] for group in setup.state.optimizer.param_groups]
-    for value in (*tallies, *rates, progress["metrics_bytes"], progress["num_worse"], progress["train_seconds"]):
-        if not isinstance(value, int | float | Tensor):
-            raise ValueError(f"{value!r} where a number is needed")
-    if progress["metrics_bytes"] < 0:
-        raise ValueError(f"a log of {progress['metrics_bytes']} bytes")
-    if best is not None and not (isinstance(best["step"], int) and isinstance(best["evaluation"], dict)):
-        raise ValueError(f"{best!r} as the best model")
+    for rate in (group["lr"] for group in setup.state.optimizer.param_groups):
+        if not isinstance(rate, int | float | Tensor):
+            raise ValueError(f"{rate!r} where a number is needed")
 
 
 @contextmanager
@@ -433,9 +447,9 @@ def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
         "wall_seconds": seconds,
         "num_steps": setup.state.step,
     }
-    kept = run.best["evaluation"] if run.best else run.last_evaluation
+    kept = run.best.evaluation if run.best else run.last_evaluation
     if kept is not None:
-        metrics |= evaluated(*split_figures(kept))
+        metrics |= kept.metrics()
     print(run.where_time_went())
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():
@@ -443,7 +457,7 @@ def summarise(run: Run, setup: Setup, seconds: float) -> dict[str, Any]:
     return metrics
 
 
-def finish(directory: Path, task: Task[Any], model: nn.Module, document: dict[str, Any]) -> None:
+def finish(directory: Path, task: Task[Any], model: nn.Module, document: RunDocument) -> None:
     """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
     log = read_lines(directory / "metrics.jsonl")
     name = directory.resolve().name

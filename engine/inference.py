@@ -1,7 +1,8 @@
 """Using a finished model: predict texts or a file, evaluate on its own or other data.
 
-A run's directory says in run.json which task and options made it, so neither has to be given again. Any other model
-directory or Hub name is taken as well; its task is then --task, or classification.
+A run's directory says in run.json which task and options made it, so neither has to be given again, but for a task of
+one's own: a file of Python is run only when the user names it. Any other model directory or Hub name is taken as well; its
+task is then --task, or classification.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import math
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from engine.batching import pack, why_not_packed
 from engine.collate import PADDED, Layout
 from engine.compare import record_of
 from engine.compare import write as draw
-from engine.config import EvaluateConfig, PredictConfig, TrainConfig, user_path
+from engine.config import EvaluateConfig, PredictConfig, TrainConfig, settings_where, user_path
 from engine.data import batches, eval_loader
 from engine.directory import is_finished, read_run
 from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable, shown
@@ -32,7 +33,6 @@ from engine.evaluate import evaluate as measure
 from engine.files import Rows, choose, read_table
 from engine.parallel import World, choose_device
 from engine.precision import Precision, choose_precision, make_autocast
-from engine.record import evaluated, finite, split_figures
 from engine.report import ERRORS
 from engine.sources import Source, SourceConfig, as_dataset
 from engine.task import Task
@@ -49,32 +49,32 @@ def open_model(
     *,
     device: str = "auto",
     task: str | None = None,
+    base: str | None = None,
     changes: Mapping[str, Any] | None = None,
     tables: Mapping[str, Dataset] | None = None,
     precision: str = "fp32",
 ) -> tuple[Task[Any], nn.Module, Layout]:
     """The task, its model in eval mode on ``device``, and the layout for its batches. ``find`` gives a task class by name.
 
-    ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data to use in place of its data.
-    Raises UsageError, ModelError.
+    ``task`` is what the user has named; without it run.json's counts, where it is one of ours. ``base``: the task of ours
+    that it must be, or be made from. ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data
+    to use in place of its data. Raises UsageError, ModelError.
     """
     directory = user_path(name)
     if (directory / "run.json").exists() and not is_finished(directory):
         raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
-    settings: dict[str, Any] = read_run(directory)["settings"] if (directory / "run.json").exists() else {}
-    if task is None:
-        refuse_code_of(directory, settings.get("task"))
-    named = task or settings.get("task") or "classification"
-    if named != settings.get("task", named):  # the run's rows are of another kind
+    settings = dict(read_run(directory).settings) if (directory / "run.json").exists() else {}
+    named = task or ours(directory, settings.get("task")) or "classification"
+    if not is_same(named, settings.get("task", named)):  # the run's rows are of another kind
         settings = {}
     settings |= {key: value for key, value in (changes or {}).items() if value is not None}
-    if not isinstance(named, str):
-        raise ModelError(f"{directory / 'run.json'} is damaged: task cannot be {named!r}")
     kind = find(named)
+    if base is not None and not issubclass(kind, find(base)):
+        raise UsageError(f"--task {named}: this command needs {base}, or a task that is made from it")
     source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
     built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables))
     where = choose_device(device)
-    model = built.load_model(built.source.model(getattr(built, "hub_model", None)))
+    model = built.load_model(built.source.model(built.hub_model))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
     layout = pack(model, built.level) if packable else PADDED
     targets.enable(model, built.level)
@@ -102,14 +102,29 @@ def fits(value: Any, kind: Any) -> bool:
     )
 
 
-def refuse_code_of(directory: Path, task: Any) -> None:
-    """run.json may name a task of the user's own; one that came with the model is code of a stranger. Raises ModelError."""
-    path, colon, _ = task.rpartition(":") if isinstance(task, str) else ("", "", "")
-    if colon and Path(path).resolve().is_relative_to(directory.resolve()):
+def changes_in(config: PredictConfig | EvaluateConfig) -> dict[str, Any]:
+    """What a command says in place of the run's own settings; None: nothing."""
+    return {name: getattr(config, name) for name in settings_where(lambda traits: traits.replaces_run, type(config))}
+
+
+def ours(directory: Path, task: Any) -> str | None:
+    """The task that run.json names, if it names one by a name of ours. Raises ModelError for a file of Python.
+
+    Wherever that file lies: a directory that was fetched can hold links, and its run.json any path.
+    """
+    if not isinstance(task, str | None):
+        raise ModelError(f"{directory / 'run.json'} is damaged: task cannot be {task!r}")
+    if task and ":" in task:
         raise ModelError(
-            f"{directory / 'run.json'} names a task that lies in the model directory; code of a model is never run. "
-            f"If it is your own, say --task {task}"
+            f"{directory / 'run.json'} names a task in a file of Python, and anybody may have written that: such a file is "
+            f"never run unless you name it. If it is your own, add: --task {shlex.quote(task)}"
         )
+    return task
+
+
+def is_same(named: str, task: Any) -> bool:
+    """Is this the run's task? ``FILE.py:CLASS`` may be reached by another path now than it was in training."""
+    return isinstance(task, str) and Path(named).name == Path(task).name
 
 
 def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
@@ -129,8 +144,7 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         refuse_repeated(rows.get(config.id_column or "id", []), config.input)
     elif named := config.text_column or config.text_pair_column or config.id_column:
         raise UsageError(f"a column, {named!r}, can only be named with --input FILE")
-    columns = {"text_column": config.text_column, "text_pair_column": config.text_pair_column}
-    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=columns)
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes_in(config))
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:
@@ -160,11 +174,11 @@ def refuse_repeated(ids: Sequence[Any], name: str) -> None:
             )
 
 
-def try_examples(task: Task[Any], directory: Path, find: Find, device: str) -> None:
-    """What a tutorial does last: load what was saved, and predict a few inputs."""
+def try_examples(task: Task[Any], directory: Path, find: Find, device: str, name: str) -> None:
+    """What a tutorial does last: load what was saved, and predict a few inputs. ``name``: the task's, as the user gave it."""
     if not task.try_it or not is_main_process():
         return
-    saved, model, layout = open_model(str(directory), find, device=device)
+    saved, model, layout = open_model(str(directory), find, device=device, task=name)
     for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
         print(f"{printable(saved.describe(prediction))}\t{shown(text)}")
 
@@ -231,10 +245,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     check_output(config.output)
     if config.errors and (Path(config.errors).suffix.lower() != ".csv" or not Path(config.errors).parent.is_dir()):
         raise UsageError(f"--errors must name a .csv file in a directory that is there, found {config.errors!r}")
-    changes = {
-        name: getattr(config, name)
-        for name in ("text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding")
-    }
+    changes = changes_in(config)
     tables = None
     if config.file:
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
@@ -254,16 +265,16 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     review = task.review() if config.errors else None
     look = review.update if review else None
     result = measure(model, task, batches(loader), autocast, world, total=len(loader), look=look)
-    figures, rates = split_figures(result)
-    if not math.isfinite(figures["loss"]):
-        raise ModelError(
-            f"model {config.model}: the loss on these data is {figures['loss']}: its weights give no finite numbers"
-        )
-    metrics = evaluated(figures, rates)
+    if result.finite().figures["loss"] is None:
+        loss = result.figures["loss"]
+        raise ModelError(f"model {config.model}: the loss on these data is {loss}: its weights give no finite numbers")
+    metrics = result.metrics()
     for name, value in metrics.items():
         print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
     if config.output:
-        Path(config.output).write_text(json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        Path(config.output).write_text(
+            json.dumps(result.finite().metrics(), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
     if review and config.errors:
         header, wrong = review.rows()
         write_whole(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
@@ -279,7 +290,7 @@ def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:
     directory = user_path(config.model)
     if config.precision == "auto" and (directory / "run.json").exists():
         with suppress(UsageError):
-            return choose_precision(read_run(directory).get("precision") or "auto", device)
+            return choose_precision(read_run(directory).precision or "auto", device)
     return choose_precision(config.precision, device)
 
 

@@ -26,10 +26,12 @@ import torch
 from tqdm import tqdm
 
 from engine.batch import Batch, Key
+from engine.checked import expect, expect_each, known
 from engine.checkpoint import take_snapshot
 from engine.clock import BESIDE, PHASES
 from engine.config import TrainConfig
 from engine.errors import DivergedError
+from engine.figures import Evaluation
 from engine.flops import FlopCount
 from engine.parallel import World
 from engine.plan import Position
@@ -41,7 +43,7 @@ from engine.writers import Writers
 MIN_LOSS_SCALE = 1e-4  # GradScaler starts at 65,536 and halves at each overflow
 MAX_ROWS_NAMED = 32
 JUMP, MEMORY = 3.0, 5  # how many times the usual loss is a jump; lines that make up what is usual
-Evaluate = Callable[[], dict[str, float]]
+Evaluate = Callable[[], Evaluation]
 
 
 @dataclass
@@ -66,6 +68,12 @@ class Tally:
         self.executed_tokens += sum(batch.executed_tokens for batch in micro_batches)
         self.padded_tokens += sum(batch.num_examples * batch.longest for batch in micro_batches)
         self.sum_squares += sum(batch.sum_squares for batch in micro_batches)
+
+    @classmethod
+    def from_json(cls, name: str, found: Mapping[str, Any]) -> Tally:
+        """Raises ValueError with the name for what is no number."""
+        expect_each(name, found, float)
+        return cls(**known(cls, found))
 
     def over_ranks(self, world: World) -> Tally:
         """The counts of all ranks added up; each has done the same steps."""
@@ -92,6 +100,76 @@ class Tally:
     def waste_if_padded(self) -> float:
         """The same share, had each batch been padded to its longest row."""
         return 1 - self.num_tokens / max(self.padded_tokens, 1)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best model so far: its step, and what was measured there. ``value``: of the metric named."""
+
+    step: int
+    metric: str
+    value: float
+    evaluation: Evaluation
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Best:
+        """Raises ValueError for what a run does not save."""
+        evaluation = Evaluation.from_json(expect(found, "evaluation", dict))
+        step, metric, value = expect(found, "step", int, least=0), expect(found, "metric", str), expect(found, "value", float)
+        return cls(step, metric, value, evaluation)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint says of a run's book-keeping.
+
+    ``ranks``: what decides in which order numbers are added up; {} of a checkpoint that is older than that. ``window``,
+    ``epoch``, ``total``: since the last log line, since the epoch began, and in all. ``num_worse``: evaluations since the
+    best. ``metrics_bytes``: the length of metrics.jsonl.
+    """
+
+    ranks: Mapping[str, Any]
+    window: Tally
+    epoch: Tally
+    total: Tally
+    best: Best | None
+    last_evaluation: Evaluation | None
+    num_worse: int
+    train_seconds: float
+    metrics_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in state.json. The tallies are copied: they go on counting."""
+        return {
+            "ranks": dict(self.ranks),
+            "window": dataclasses.asdict(self.window),
+            "epoch": dataclasses.asdict(self.epoch),
+            "total": dataclasses.asdict(self.total),
+            "best": self.best and {**vars(self.best), "evaluation": self.best.evaluation.to_json()},
+            "last_evaluation": self.last_evaluation and self.last_evaluation.to_json(),
+            "num_worse": self.num_worse,
+            "train_seconds": self.train_seconds,
+            "metrics_bytes": self.metrics_bytes,
+        }
+
+    @classmethod
+    def from_json(cls, found: Any) -> Progress:
+        """Raises ValueError for what a run does not save: it would be taken over as it is and go wrong later."""
+        if not isinstance(found, dict):
+            raise ValueError("no progress")
+        best, last = (expect(found, name, dict, optional=True) for name in ("best", "last_evaluation"))
+        window, epoch, total = (Tally.from_json(name, expect(found, name, dict)) for name in ("window", "epoch", "total"))
+        return cls(
+            expect(found, "ranks", dict, default={}),
+            window,
+            epoch,
+            total,
+            None if best is None else Best.from_json(best),
+            None if last is None else Evaluation.from_json(last),
+            expect(found, "num_worse", int, least=0),
+            expect(found, "train_seconds", float, least=0),
+            expect(found, "metrics_bytes", int, least=0),
+        )
 
 
 class Run:
@@ -124,8 +202,8 @@ class Run:
         self.writers: Writers | None = None  # open from the start of the training
         self.slowest: dict[str, float] = {"step": 0.0, "saving": 0.0}  # seconds
         self._unread: list[tuple[Position, list[Key], StepRecord]] = []
-        self.best: dict[str, Any] | None = None
-        self.last_evaluation: dict[str, float] | None = None
+        self.best: Best | None = None
+        self.last_evaluation: Evaluation | None = None
         self.num_worse = 0
         self.usual_loss: float | None = None  # a moving mean of the lines' losses, and the first: of this process
         self.first_loss = 0.0
@@ -226,22 +304,16 @@ class Run:
             return
         with self.paused("evaluation"):
             result = self.world.from_main(self.evaluator())  # what follows from it has to be the same on all
-        self.last_evaluation = finite(result)
-        value = self.last_evaluation[self.best_metric]
-        self.is_best = value is not None and (self.best is None or self._better(value, self.best["value"]))
-        if self.is_best:
-            self.best = {
-                "step": at.step,
-                "metric": self.best_metric,
-                "value": value,
-                "evaluation": self.last_evaluation,
-            }
+        self.last_evaluation = result.finite()
+        value = self.last_evaluation.figures[self.best_metric]
+        self.is_best = value is not None and (self.best is None or self._better(value, self.best.value))
+        if self.is_best and value is not None:
+            self.best = Best(at.step, self.best_metric, value, self.last_evaluation)
         self.num_worse = 0 if self.is_best else self.num_worse + 1
         is_hopeless = self._is_hopeless()
         self.should_stop |= is_hopeless
-        figures, rates = split_figures(result)
-        self.write({"kind": "eval", "split": "eval", "step": at.step, "epoch": round(at.epochs_done, 4), **figures, **rates})
-        text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self.write({"kind": "eval", "split": "eval", "step": at.step, "epoch": round(at.epochs_done, 4), **result.line()})
+        text = ", ".join(f"{name} {value:.4f}" for name, value in result.figures.items())
         self.say(f"epoch {at.epochs_done:g}: evaluation {text}" + (" (best so far)" if self.is_best else ""))
         if is_hopeless:
             self.say(f"stopping early: {self.num_worse} evaluations without a better {self.best_metric}")
@@ -266,28 +338,21 @@ class Run:
     def save(self, at: Position) -> None:
         """A checkpoint of everything; with ``--async-save`` it is on the disk later. Raises ResourceError."""
         with self.paused("saving"):
-            snapshot = take_snapshot(self.state, self.progress(), self.world)
+            snapshot = take_snapshot(self.state, self.progress().to_json(), self.world)
             self.world.on_main(lambda: self.saver.save(snapshot))
         self.is_best = False
 
     # ---------------------------------------------------------------------------------------------------- resuming
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> Progress:
         """What a checkpoint holds of this object."""
         self._read_losses()
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
-        return {
-            "ranks": self.ranks(),
-            "window": dataclasses.asdict(self.window),
-            "epoch": dataclasses.asdict(self.epoch),
-            "total": dataclasses.asdict(self.total),
-            "best": self.best,
-            "last_evaluation": self.last_evaluation,
-            "num_worse": self.num_worse,
-            "train_seconds": self.train_seconds,
-            "metrics_bytes": self._metrics.tell(),
-        }
+        return Progress(
+            self.ranks(), self.window, self.epoch, self.total, self.best, self.last_evaluation, self.num_worse,
+            self.train_seconds, self._metrics.tell(),
+        )  # fmt: skip
 
     def ranks(self) -> dict[str, Any]:
         """What decides in which order numbers are added up."""
@@ -298,13 +363,13 @@ class Run:
         self._metrics.truncate(0)
         self._mark = time.perf_counter()
 
-    def restore(self, progress: dict[str, Any]) -> None:
+    def restore(self, progress: Progress) -> None:
         """The reverse; later lines of metrics.jsonl are cut off."""
-        self.window, self.epoch, self.total = (Tally(**progress[name]) for name in ("window", "epoch", "total"))
-        self.best, self.last_evaluation = progress["best"], progress["last_evaluation"]
-        self.num_worse, self.train_seconds = progress["num_worse"], progress["train_seconds"]
+        self.window, self.epoch, self.total = progress.window, progress.epoch, progress.total
+        self.best, self.last_evaluation = progress.best, progress.last_evaluation
+        self.num_worse, self.train_seconds = progress.num_worse, progress.train_seconds
         self.should_stop = self._is_hopeless()  # killed between stopping early and the end
-        self._metrics.truncate(min(progress["metrics_bytes"], os.fstat(self._metrics.fileno()).st_size))
+        self._metrics.truncate(min(progress.metrics_bytes, os.fstat(self._metrics.fileno()).st_size))
         self._metrics.seek(0, os.SEEK_END)
         self._bar.update(self.state.step - self._bar.n)
         self._mark = time.perf_counter()
@@ -427,29 +492,3 @@ def peak_memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def finite(result: dict[str, float]) -> dict[str, Any]:
-    """NaN and infinity are not JSON: they become None."""
-    return {name: value if math.isfinite(value) else None for name, value in result.items()}
-
-
-def evaluated(figures: Mapping[str, float], rates: Mapping[str, float]) -> dict[str, Any]:
-    """An evaluation's figures and timings under the names that Trainer gives them."""
-    return {f"eval_{name}": value for name, value in figures.items()} | {
-        "eval_runtime": rates["runtime_seconds"],
-        "eval_samples_per_second": rates["examples_per_second"],
-        "eval_steps_per_second": rates["steps_per_second"],
-    }
-
-
-def split_figures(result: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """An evaluation's figures apart from its timings, and the timings with their rates."""
-    figures = {n: v for n, v in result.items() if n not in ("num_steps", "runtime_seconds", "num_examples")}
-    runtime = max(result["runtime_seconds"], 1e-9)
-    return figures, {
-        "num_examples": result["num_examples"],
-        "runtime_seconds": runtime,
-        "examples_per_second": result["num_examples"] / runtime,
-        "steps_per_second": result["num_steps"] / runtime,
-    }

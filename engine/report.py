@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
+from engine.config import TrainConfig, with_defaults
+from engine.document import RunDocument
 from engine.errors import DataError
+from engine.figures import figures_in_line, figures_in_metrics
+from engine.sources import SourceConfig
 
 Line = Mapping[str, Any]
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
-NOT_FIGURES = frozenset({
-    "kind", "split", "step", "epoch", "num_examples", "num_steps", "runtime_seconds", "examples_per_second",
-    "steps_per_second",
-})  # fmt: skip
 NUM_BARS = 30
 PROFILE, ERRORS = "profile/profile.json", "errors.csv"  # of a run
 NUM_ERRORS, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
@@ -37,7 +37,7 @@ class Record:
     ``profile``: profile/profile.json; ``errors``: errors.csv, header and rows."""
 
     name: str
-    document: Mapping[str, Any]
+    document: RunDocument
     lines: Sequence[Line]
     profile: Mapping[str, Any] | None = None
     errors: Sequence[Sequence[str]] = ()
@@ -50,7 +50,7 @@ class Record:
         return [[line["step"], line[key] * scale] for line in self.of_kind(kind) if line.get(key) is not None]
 
 
-def record_in(directory: Path, document: Mapping[str, Any], name: str) -> Record:
+def record_in(directory: Path, document: RunDocument, name: str) -> Record:
     """What a directory holds beside its run.json. Raises DataError for an errors.csv that cannot be read."""
     log, profile, errors = (directory / part for part in ("metrics.jsonl", PROFILE, ERRORS))
     csv.field_size_limit(2**31 - 1)  # texts of any length
@@ -91,31 +91,29 @@ def render(records: Sequence[Record]) -> str:
     return environment.get_template("report.html").render(
         title=only.name if only else " and ".join(record.name for record in records),
         subtitles=subtitles(only.document) if only else [],
-        tiles=tiles(only.document["metrics"]) if only and only.document.get("metrics") else [],
+        tiles=tiles(only.document.metrics) if only and only.document.metrics else [],
         sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
         tables=tables(only) if only else comparison(records),
-        commands=[command for record in records if (command := record.document.get("command"))],
+        commands=[command for record in records if (command := record.document.command)],
     )
 
 
 # ----------------------------------------------------------------------------------------------------------------- texts
 
 
-def subtitles(document: Mapping[str, Any]) -> list[str]:
-    data = document["data"]
-    sizes = ", ".join(f"{number:,} {split}" for split, number in data["num_examples"].items())
-    facts = [f"{document['status']}", document.get("device"), document.get("precision"), document.get("batching")]
+def subtitles(document: RunDocument) -> list[str]:
+    sizes = ", ".join(f"{number:,} {split}" for split, number in document.data.num_examples.items())
+    facts = [document.status, document.device, document.precision, document.batching]
     return [
-        f"Model: {document.get('model') or 'given in Python'}",
-        f"Data: {data['source']} ({sizes} examples)",
+        f"Model: {document.model or 'given in Python'}",
+        f"Data: {document.data.source} ({sizes} examples)",
         ", ".join(fact for fact in facts if fact),
     ]
 
 
 def tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The evaluation's figures, and how long it took."""
-    wanted = [name for name in metrics if name.startswith("eval_") and name.removeprefix("eval_") not in NOT_FIGURES]
-    wanted = [name for name in wanted if not name.endswith(("_runtime", "_per_second"))]
+    wanted = [f"eval_{name}" for name in figures_in_metrics(metrics)]
     wanted += ["train_loss", "train_runtime", "train_samples_per_second"]
     named = {"train_runtime": "train runtime, seconds"}
     return [
@@ -133,7 +131,7 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
     found = []
     evaluations = record.of_kind("eval")
     if evaluations:
-        names = [name for name in evaluations[0] if name not in NOT_FIGURES]
+        names = list(figures_in_line(evaluations[0]))
         rows = [[figure(line["epoch"]), str(line["step"]), *(figure(line.get(name)) for name in names)] for line in evaluations]
         found.append(("Evaluations", ["epoch", "step", *names], rows))
     if record.profile:
@@ -141,9 +139,9 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
     if len(record.errors) > 1:
         header, *rows = [[cut(cell) for cell in row] for row in record.errors]
         found.append((f"Most confident mistakes (the first {len(rows)} of {ERRORS})", header, rows))
-    settings = record.document["settings"]
+    settings = record.document.settings
     found.append(("Settings", [], [[name, "" if value is None else str(value)] for name, value in settings.items()]))
-    found.append(("Versions", [], [[name, str(value)] for name, value in record.document["versions"].items()]))
+    found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))
     return found
 
 
@@ -162,15 +160,15 @@ def cut(text: str) -> str:
 
 
 def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Final figures side by side, and the settings in which the runs differ."""
-    names = list(dict.fromkeys(name for record in records for name in record.document.get("metrics") or {}))
-    figures = [[name, *(figure((record.document.get("metrics") or {}).get(name, "-")) for record in records)] for name in names]
-    first = records[0].document["settings"]
-    changed = [name for name in dict.fromkeys(key for record in records for key in record.document["settings"])
-               if any(record.document["settings"].get(name) != first.get(name) for record in records)]  # fmt: skip
-    settings = [[name, *(str(record.document["settings"].get(name)) for record in records)] for name in changed]
+    """Final figures side by side, and the settings in which the runs differ: what an older one does not have is its default."""
+    names = list(dict.fromkeys(name for record in records for name in record.document.metrics or {}))
+    figures = [[name, *(figure((record.document.metrics or {}).get(name, "-")) for record in records)] for name in names]
+    settings = [with_defaults(record.document.settings, TrainConfig, SourceConfig) for record in records]
+    names = [name for name in dict.fromkeys(key for each in settings for key in each)
+             if any(each.get(name) != settings[0].get(name) for each in settings)]  # fmt: skip
+    changed = [[name, *(str(each.get(name)) for each in settings)] for name in names]
     columns = ["", *(record.name for record in records)]
-    return [("Figures", columns, figures), ("Settings that differ", columns, settings)]
+    return [("Figures", columns, figures), ("Settings that differ", columns, changed)]
 
 
 # ---------------------------------------------------------------------------------------------------------------- charts
@@ -194,7 +192,7 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
         return {(name if only else f"{record.name} {name}".strip()): record.points(kind, key, scale) for record in records}
 
     evaluations = [line for record in records for line in record.of_kind("eval")]
-    metrics = dict.fromkeys(key for line in evaluations for key in line if key not in NOT_FIGURES and key != "loss")
+    metrics = dict.fromkeys(key for line in evaluations for key in figures_in_line(line) if key != "loss")
     learning = [
         chart("Loss", "mean over items", each("train", "loss", "training") | each("eval", "loss", "evaluation")),
         *(chart(name, "evaluation", each("eval", name, "" if not only else name)) for name in metrics),
@@ -232,7 +230,7 @@ def single(record: Record) -> list[Chart]:
     ]
     if record.profile:
         charts += profiled(record.profile)
-    lengths = record.document["data"].get("lengths")
+    lengths = record.document.data.lengths
     if lengths:
         middles = [(a + b) / 2 for a, b in zip(lengths["edges"], lengths["edges"][1:], strict=False)]
         points = [[x, y] for x, y in zip(middles, lengths["counts"], strict=True)]

@@ -7,7 +7,6 @@ read from HF_TOKEN or from what ``hf auth login`` has stored, and appears nowher
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from engine import hub, lora
 from engine.card import without_folders
 from engine.config import PushConfig, user_path
 from engine.directory import is_finished, read_run
+from engine.document import dumps
 from engine.errors import ResourceError, UsageError, is_main_process
 
 POOLING = "1_Pooling/config.json"  # the one file in a folder: how sentence-transformers pools
@@ -89,7 +89,7 @@ def contents_of(directory: Path, with_metrics: bool) -> dict[str, Path | bytes]:
     contents: dict[str, Path | bytes] = {
         name: path for name, path in files.items() if path.is_file() and any(fnmatch.fnmatch(name, each) for each in wanted)
     }
-    return contents | {"run.json": json.dumps(without_folders(read_run(directory)), indent=2).encode() + b"\n"}
+    return contents | {"run.json": dumps(without_folders(read_run(directory))).encode()}
 
 
 def refuse_secrets(contents: dict[str, Path | bytes]) -> None:

@@ -7,6 +7,7 @@ run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub i
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -75,17 +76,34 @@ class HubData:
     eval: str | None = None
 
 
+@dataclass(frozen=True)
+class TakenData:
+    """The data that a Source has taken: in words, and by their name on the Hub if they come from there."""
+
+    description: str
+    hub_name: str | None = None
+
+
+@dataclass(frozen=True)
+class TakenModel:
+    """The model that a Source has taken: what ``from_pretrained`` is given, and in words."""
+
+    path: str
+    description: str
+
+
 class NotCachedError(DataError):
     """The Hub cannot be reached and its cache has no copy."""
 
 
 class Source:
-    """Resolves a SourceConfig. ``resolved`` says in words what was taken, for the start lines and run.json."""
+    """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json."""
 
     def __init__(self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None):
         self.config = config or SourceConfig()
         self.given = tables
-        self.resolved: dict[str, str] = {}
+        self.taken_data: TakenData | None = None
+        self.taken_model: TakenModel | None = None
 
     # ------------------------------------------------------------------------------------------------------ data
 
@@ -103,10 +121,10 @@ class Source:
         config = self.config
         if self.given is not None:
             self.only_for_the_hub("given in Python")
-            self.resolved["data"] = "given in Python"
+            self.taken_data = TakenData("given in Python")
             for split, table in self.given.items():
                 check_columns(f"the {split} data set", table.column_names, columns)
-            return dict(self.given)
+            return {split: undecoded(table) for split, table in self.given.items()}
         if config.train_file:
             return self._files({"train": config.train_file, "eval": config.eval_file}, columns)
         if config.data == "sample":
@@ -167,7 +185,7 @@ class Source:
                 continue
             options = {"delimiter": self.config.delimiter, "encoding": self.config.encoding}
             tables[split] = read_dataset(user_path(name), columns, name, **options)
-        self.resolved["data"] = ", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name)
+        self.taken_data = TakenData(", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name))
         return tables
 
     def _sample(
@@ -179,7 +197,7 @@ class Source:
         tables, description = sample()
         for table in tables.values():
             check_columns("the embedded sample", table.column_names, columns)
-        self.resolved["data"] = description
+        self.taken_data = TakenData(description)
         return tables
 
     def _default(
@@ -194,7 +212,8 @@ class Source:
             if sample is None:
                 raise
         tables = self._sample(sample, columns)
-        note(f"data: {default.path} is neither reachable on the Hub nor cached; using {self.resolved['data']} instead")
+        assert self.taken_data is not None
+        note(f"data: {default.path} is neither reachable on the Hub nor cached; using {self.taken_data.description} instead")
         return tables
 
     def _hub(self, data: HubData, columns: Sequence[str]) -> dict[str, Dataset]:
@@ -217,12 +236,12 @@ class Source:
             if split not in loaded:
                 raise DataError(f"data set {data.path} has no split {split!r} (it has: {', '.join(loaded)})")
         splits = {"train": train, "eval": held}
-        tables = {split: loaded[name] for split, name in splits.items() if name is not None}
+        tables = {split: undecoded(loaded[name]) for split, name in splits.items() if name is not None}
         for split, table in tables.items():
             check_columns(f"{data.path}, split {splits[split]}", table.column_names, columns)
         revision = f"@{config.data_revision}" if config.data_revision else ""
-        self.resolved["data"] = f"Hub data set {data.path}{revision}" + (f" ({name})" if name else "")
-        self.resolved["hub_name"] = data.path
+        words = f"Hub data set {data.path}{revision}" + (f" ({name})" if name else "")
+        self.taken_data = TakenData(words, hub_name=data.path)
         return tables
 
     # ----------------------------------------------------------------------------------------------------- model
@@ -232,9 +251,9 @@ class Source:
 
         ``substitute`` takes its place where the Hub is out of reach (None: MiniLM).
         """
-        if "model" not in self.resolved:
-            self._path, self.resolved["model"] = self._model(default, substitute or minilm)
-        return self._path
+        if self.taken_model is None:
+            self.taken_model = TakenModel(*self._model(default, substitute or minilm))
+        return self.taken_model.path
 
     def _model(self, default: str | None, substitute: Substitute) -> tuple[str, str]:
         wanted = self.config.model
@@ -394,6 +413,26 @@ def files_in(folder: Path) -> dict[str, str | None]:
     if train is None:
         raise DataError(f"{folder} holds no train file (train{', train'.join(SUFFIXES)}): name one with --train-file")
     return {"train": train, "eval": find("eval", "validation", "test")}
+
+
+def undecoded(table: Dataset) -> Dataset:
+    """Pictures, and whatever else ``datasets`` would open on reading a cell, stay files: a task opens what it knows."""
+    for name, feature in table.features.items():
+        if (plain := without_decoding(feature)) != feature:
+            table = table.cast_column(name, plain)
+    return table
+
+
+def without_decoding(feature: Any) -> Any:
+    """The feature of a column, or of a part of one, such that its cells are read as they are kept."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return {name: without_decoding(part) for name, part in feature.items()}
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return dataclasses.replace(feature, feature=without_decoding(feature.feature))
+    is_file = getattr(feature, "decode", False) and type(feature).__name__ != "Json"  # the one that is text
+    return dataclasses.replace(feature, decode=False) if is_file else feature
 
 
 def check_columns(where: str, found: Sequence[str], wanted: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ an item, in every task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
@@ -24,6 +24,7 @@ from engine.files import Rows
 from engine.parallel import World
 from engine.sources import Source
 
+T = TypeVar("T")
 O = TypeVar("O")  # noqa: E741 - the task's own options, a frozen dataclass
 Row = dict[str, Any]
 
@@ -39,10 +40,15 @@ class Examples(Protocol):
 
 
 class Metrics(Protocol):
-    """Figures that are updated batch by batch and merge over devices; no logits are kept."""
+    """Figures that are updated batch by batch and merge over devices; no logits are kept.
+
+    ``lower_is_better``: those of ``names`` of which a smaller value is the better one; of the loss it is.
+    """
 
     @property
     def names(self) -> Sequence[str]: ...
+    @property
+    def lower_is_better(self) -> Collection[str]: ...
 
     def update(self, model: nn.Module, outputs: Any, batch: Batch) -> None: ...
     def compute(self) -> dict[str, float]: ...
@@ -63,7 +69,13 @@ class NoOptions:
 
 
 class Task(ABC, Generic[O]):
-    """One kind of fine-tuning. A subclass is a short file in tasks/, or in a file of the user's own."""
+    """One kind of fine-tuning. A subclass is a short file in tasks/, or in a file of the user's own.
+
+    The order of calls when training: ``examples()``, which finds out what the data hold (the labels, say); ``build_model()``;
+    then ``collate``, ``forward`` and ``loss`` in each step, and ``metrics()`` for each evaluation. With a finished model:
+    ``load_model()``, ``adopt()``, then ``predict()``, or ``examples()`` and ``metrics()``. A task that is asked for something
+    before its turn raises UsageError (see ``known``).
+    """
 
     Options: ClassVar[type] = NoOptions  # frozen dataclass; its fields are flags
     defaults: ClassVar[Mapping[str, Any]] = {}  # other defaults of the engine's and source's settings
@@ -73,15 +85,25 @@ class Task(ABC, Generic[O]):
     one_text: ClassVar[bool] = True  # False: a row is several texts, and its length theirs together
     shardable: ClassVar[bool] = True  # False: metrics call the model as often as the rows of a rank happen to want
     best_metric: str = "loss"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "rmse", "perplexity"})
     pipeline_tag: ClassVar[str | None] = None  # the Hub's name of what the model does
     library: ClassVar[str] = "transformers"  # that loads the model, for the card
     loading: ClassVar[tuple[str, str] | None] = None  # how: an import, and an expression of ``name``; else its pipeline
     try_it: ClassVar[Sequence[str]] = ()  # inputs that are predicted when training has ended
+    max_length: int | None = None  # the most tokens of a row; None where rows have no such limit
+    hub_model: str | None = None  # the checkpoint on the Hub that --model auto stands for
 
     def __init__(self, options: O, source: Source):
         self.options = options
         self.source = source
+
+    def known(self, value: T | None) -> T:
+        """What ``examples()`` or ``adopt()`` has found out. Raises UsageError where neither has been called."""
+        if value is None:
+            raise UsageError(
+                f"{type(self).__name__}: call examples() before build_model() and metrics(), or adopt() with a finished model: "
+                "they need what the data hold"
+            )
+        return value
 
     @abstractmethod
     def examples(self) -> dict[str, Examples]:

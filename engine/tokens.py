@@ -49,12 +49,18 @@ class Tokens:
 
 
 class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rows ``{"input_ids": [T], "token_type_ids": [T] (if the tokenizer has them), <column>: value}``."""
+    """Rows ``{"input_ids": [T], "token_type_ids": [T] (if the tokenizer has them), <column>: value, <token column>: [T]}``.
 
-    def __init__(self, tokens: Tokens, columns: dict[str, np.ndarray]):
-        assert all(len(column) == len(tokens.offsets) - 1 for column in columns.values()), "a value for each row"
-        self.tokens = tokens
-        self.columns = columns
+    ``columns`` have a value for each row ([N], or [N, ...]); ``token_columns`` one for each token ([sum of lengths]), as the
+    ids have: labels of tokens, say.
+    """
+
+    def __init__(
+        self, tokens: Tokens, columns: dict[str, np.ndarray] | None = None, token_columns: dict[str, np.ndarray] | None = None
+    ):
+        self.tokens, self.columns, self.token_columns = tokens, columns or {}, token_columns or {}
+        assert all(len(column) == len(tokens.offsets) - 1 for column in self.columns.values()), "a value for each row"
+        assert all(len(column) == tokens.offsets[-1] for column in self.token_columns.values()), "a value for each token"
 
     def __len__(self) -> int:
         return len(self.tokens.offsets) - 1
@@ -64,6 +70,7 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
         item: dict[str, Any] = {"input_ids": self.tokens.ids[start:stop]}
         if self.tokens.types is not None:
             item["token_type_ids"] = self.tokens.types[start:stop]
+        item |= {name: column[start:stop] for name, column in self.token_columns.items()}
         return item | {name: column[row] for name, column in self.columns.items()}
 
     @property
@@ -83,7 +90,12 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
         }.items():
             digest.update(f"{name} {array.dtype} {array.shape};".encode())
             digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        if not self.token_columns:
+            return digest.hexdigest()
+        of_tokens = hashlib.sha256(digest.hexdigest().encode())
+        for _, array in sorted(self.token_columns.items()):
+            of_tokens.update(np.ascontiguousarray(array).data)
+        return of_tokens.hexdigest()
 
 
 def tokenize(

@@ -23,6 +23,7 @@ class CaptionMetrics:
     """
 
     names = ("bleu", "rouge_l", "exact_match")
+    lower_is_better = ()
 
     def __init__(self, write: Write, references: Sequence[Sequence[str]]):
         self.write, self.references = write, references

@@ -123,7 +123,7 @@ class Captioning(TextTask[CaptioningOptions]):
         return tables, "embedded sample (shapes drawn by this project, version 1)"
 
     def examples(self) -> dict[str, Examples]:
-        tables = {split: undecoded(table, self.image_column) for split, table in self.splits().items()}
+        tables = self.splits()
         captions = {split: self.captions(table, split) for split, table in tables.items()}
         self._captions = [text for _, text in captions.get("train", ())]
         return {split: self.pictures(table, split, captions[split]) for split, table in tables.items()}
@@ -262,10 +262,3 @@ class Captioning(TextTask[CaptioningOptions]):
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         return str(prediction["caption"])
-
-
-def undecoded(table: Dataset, column: str) -> Dataset:
-    """Pictures of a data set stay files until they are wanted."""
-    from datasets import Image
-
-    return table.cast_column(column, Image(decode=False)) if isinstance(table.features[column], Image) else table

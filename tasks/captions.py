@@ -19,6 +19,7 @@ class CaptionConfig:
     num_beams: int | None = setting(None, "captions that are followed at once; 1: greedy (default: as in training)")
     max_new_tokens: int | None = setting(None, "tokens that are written at most (default: as in training)")
     output: str | None = setting(None, "CSV or JSONL file for the captions (default: print them)")
+    task: str = setting("captioning", "captioning, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
@@ -34,7 +35,9 @@ def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
     if config.output and Path(config.output).suffix.lower() not in (".csv", ".jsonl"):
         raise UsageError(f"--output must end in .csv or .jsonl, found {config.output!r}")
     changes = {"num_beams": config.num_beams, "max_new_tokens": config.max_new_tokens}
-    task, model, layout = open_model(config.model, find, device=config.device, task="captioning", changes=changes)
+    task, model, layout = open_model(
+        config.model, find, device=config.device, task=config.task, base="captioning", changes=changes
+    )
     captions = task.predict(model, pictures, layout)
     if config.output:
         write_predictions(Path(config.output), {"file_name": list(pictures)}, list(captions))

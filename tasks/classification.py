@@ -177,9 +177,8 @@ class Classification(TextTask[ClassificationOptions]):
     # --------------------------------------------------------------------------------------------------------- model
 
     def build_model(self) -> nn.Module:
-        assert self.labels is not None, "examples() comes first: the head needs the number of labels"
+        names = self.known(self.labels).names
         path = self.path
-        names = self.labels.names
         model, report = self.from_pretrained(
             path,
             num_labels=len(names),
@@ -213,15 +212,13 @@ class Classification(TextTask[ClassificationOptions]):
     def class_weights(self, device: torch.device) -> Tensor | None:
         """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples."""
         if self._weights is None and self.options.class_weights is not None:
-            assert self.labels is not None
-            self._weights = torch.tensor(self.labels.weights(self.options.class_weights), dtype=torch.float32)
+            self._weights = torch.tensor(self.known(self.labels).weights(self.options.class_weights), dtype=torch.float32)
         if self._weights is not None:
             self._weights = self._weights.to(device)  # moved once
         return self._weights
 
     def metrics(self, split: str) -> ClassificationMetrics:
-        assert self.labels is not None
-        return ClassificationMetrics(self.problem, len(self.labels.names))
+        return ClassificationMetrics(self.problem, len(self.known(self.labels).names))
 
     def review(self) -> Mistakes:
         if self.problem != "single_label" or self.labels is None or self._held_out is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from engine.config import require
+from engine.config import require, setting
 from engine.errors import ResourceError, UsageError, shown
 from engine.inference import Find, open_model
 from tasks.embeddings import Embeddings
@@ -29,17 +28,12 @@ SENTENCES = (
 class CompareConfig:
     """Settings of ``compare-models``."""
 
-    models: list[str] = dataclasses.field(
-        default_factory=list, metadata={"help": "model directories or Hub names; auto: all-MiniLM-L6-v2"}
-    )
-    sentences: list[str] = dataclasses.field(
-        default_factory=lambda: list(SENTENCES), metadata={"help": "what to embed (default: four sentences, two and two alike)"}
-    )
-    picture: str | None = dataclasses.field(
-        default=None, metadata={"help": "PNG, SVG or PDF file for the similarities, side by side"}
-    )
-    device: str = dataclasses.field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:N or mps"})
-    debug: bool = dataclasses.field(default=False, metadata={"help": "show tracebacks of errors that have a one-line form"})
+    models: list[str] = setting([], "model directories or Hub names; auto: all-MiniLM-L6-v2")  # noqa: RUF009 - each gets its own
+    sentences: list[str] = setting(SENTENCES, "what to embed (default: four sentences, two and two alike)")  # noqa: RUF009
+    picture: str | None = setting(None, "PNG, SVG or PDF file for the similarities, side by side")
+    task: str = setting("embeddings", "embeddings, or a task of your own that is made from it: FILE.py:CLASS")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
         require(self, "models", bool(self.models), "must name one or more models")
@@ -85,7 +79,7 @@ def compare_models(config: CompareConfig, texts: Sequence[str], find: Find) -> N
 
 def embedded(name: str, config: CompareConfig, find: Find) -> Embedded:
     """One model's vectors, and the least of some times: the others are those of a busy machine."""
-    task, model, layout = open_model(name, find, device=config.device, task="embeddings")
+    task, model, layout = open_model(name, find, device=config.device, task=config.task, base="embeddings")
     assert isinstance(task, Embeddings)
     vectors = task.vectors(model, config.sentences, layout)
     times = []

@@ -17,6 +17,7 @@ class FillConfig:
 
     model: str = setting("", "directory of a finished run, or any masked language model's directory or Hub name")
     top_k: int = setting(5, "tokens shown for each mask")
+    task: str = setting("mlm", "mlm, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
@@ -30,7 +31,7 @@ def fill(config: FillConfig, texts: Sequence[str], find: Find) -> None:
     if not texts:
         raise UsageError('give a text: python run.py fill --model runs/mlm "This is a [MASK] movie!"')
     task: Any
-    task, model, layout = open_model(config.model, find, device=config.device, task="mlm")
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, base="mlm")
     filled = list(task.fill(model, texts, layout, config.top_k))
     is_one = len(filled) == len(filled[0]["masks"]) == 1
     for text, found in zip(texts, filled, strict=True):

@@ -26,6 +26,7 @@ class GenerateConfig:
     num_return_sequences: int = setting(1, "texts for each prompt")
     seed: int = setting(42, "of what is drawn")
     chat: bool = setting(False, "the prompt is a user's message, in the model's own chat template; prints the answer alone")
+    task: str = setting("clm", "clm, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
@@ -50,7 +51,7 @@ def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
     if not texts:
         raise UsageError('give a prompt: python run.py generate --model runs/clm "The food was"')
     task: Any
-    task, model, _ = open_model(config.model, find, device=config.device, task="clm")
+    task, model, _ = open_model(config.model, find, device=config.device, task=config.task, base="clm")
     options: dict[str, Any] = {name: getattr(config, name) for name in ("temperature", "top_p") if getattr(config, name)}
     options |= {"max_new_tokens": config.max_new_tokens, "num_return_sequences": config.num_return_sequences}
     options |= {"no_repeat_ngram_size": config.no_repeat_ngram_size, "do_sample": config.sampled}

@@ -31,7 +31,6 @@ class LanguageModel(TextTask[O]):
 
     kind: ClassVar[str]  # in words, for messages
     level = "token"
-    lower_is_better = frozenset({"loss", "perplexity", "bits_per_byte"})
 
     def labels_of(self, row: Row) -> np.ndarray:
         """[T]: what is to be predicted at each token, -100 where nothing is."""
@@ -81,6 +80,8 @@ class LanguageMetrics:
     torchmetrics.text.Perplexity takes the logarithm of a probability that underflows to 0: one very improbable token and
     its figure is infinite. So its MeanMetric is fed with cross-entropies.
     """
+
+    lower_is_better = ("perplexity", "bits_per_byte")
 
     def __init__(self, tokens_per_byte: float | None = None) -> None:
         from torchmetrics import MeanMetric

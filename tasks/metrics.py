@@ -1,12 +1,12 @@
 """Metrics of classification, from torchmetrics: states that add up over batches and devices, not kept logits.
 
-Two of them rank the examples, and so keep what they rank: Spearman's correlation a prediction and a target for each [N],
-average precision one of each for each label [N, C] (binned thresholds were off by as much as 0.5 on a rare label).
+Each is what scikit-learn or SciPy give for the whole, constant predictions and absent classes included (agreement.py).
+Some keep examples: the correlations a prediction and a target for each [N], average precision one of each for each label
+[N, C] (binned thresholds were off by as much as 0.5 on a rare label).
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -19,17 +19,20 @@ from engine.parallel import World
 class ClassificationMetrics:
     """accuracy, f1 (macro), mcc; micro and macro f1, average precision (macro); rmse, pearson, spearman."""
 
+    lower_is_better = ("rmse",)
+
     def __init__(self, problem: str, num_labels: int):
         from torchmetrics import MetricCollection, classification, regression
 
+        from tasks.agreement import Matthews, Pearson, Spearman
+
         many: dict[str, Any] = {"num_labels": num_labels}
         classes: dict[str, Any] = {"num_classes": num_labels}
-        warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save all targets")
         figures: dict[str, Any] = {
             "single_label": lambda: {
                 "accuracy": classification.MulticlassAccuracy(**classes, average="micro"),
                 "f1": classification.MulticlassF1Score(**classes, average="macro"),
-                "mcc": classification.MulticlassMatthewsCorrCoef(**classes),
+                "mcc": Matthews(**classes),
             },
             "multi_label": lambda: {
                 "f1_micro": classification.MultilabelF1Score(**many, average="micro"),
@@ -38,8 +41,8 @@ class ClassificationMetrics:
             },
             "regression": lambda: {
                 "rmse": regression.MeanSquaredError(squared=False),
-                "pearson": regression.PearsonCorrCoef(),
-                "spearman": regression.SpearmanCorrCoef(),
+                "pearson": Pearson(),
+                "spearman": Spearman(),
             },
         }[problem]()
         self.problem = problem

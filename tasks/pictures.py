@@ -1,6 +1,7 @@
 """Pictures with captions: read whole once, to refuse what is broken and to know them again; decoded when a batch wants them.
 
-A picture is a path, an http address, bytes as ``datasets`` keeps them, or a PIL image.
+A picture is a path, an http address, bytes as ``datasets`` keeps them, or a PIL image. Whatever its name says, its content
+decides what Pillow does with it, and for some formats (EPS) Pillow starts another program: only those of FORMATS are opened.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from engine.config import user_path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 DOWNLOAD_SECONDS, MAX_BYTES = 20, 64 * 2**20
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # those that Pillow decodes in its own process
 
 
 def read_bytes(source: Any, folder: Path, where: str) -> bytes:
@@ -50,10 +52,18 @@ def read_bytes(source: Any, folder: Path, where: str) -> bytes:
         raise DataError(f"{where}: {name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def opened(content: bytes) -> Picture:
+    """The one place where Pillow is given a file; what is read so far is its head. Raises what Pillow raises."""
+    try:
+        return Image.open(BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:  # Pillow's own message has an address in memory for a name
+        raise UnidentifiedImageError(f"its content is none of {', '.join(FORMATS)}") from error
+
+
 def decode(content: bytes, where: str) -> Picture:
     """The picture the right way up, in RGB. Raises DataError."""
     try:
-        with Image.open(BytesIO(content)) as picture:
+        with opened(content) as picture:
             return ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} is not a picture that can be read: {error}") from error
@@ -85,7 +95,7 @@ class Pictures(torch.utils.data.Dataset[Row]):
         """A hash of the file. Raises DataError for what is no picture; a file that is cut off is seen when it is decoded."""
         content, where = self._read(row)
         try:
-            with Image.open(BytesIO(content)) as picture:
+            with opened(content) as picture:
                 picture.verify()
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{where}: not a picture that can be read: {error}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +29,7 @@ class RetrievalMetrics:
     """
 
     names = (f"recall@{TOP}", "mrr")
+    lower_is_better = ()
 
     def __init__(self) -> None:
         self.anchors: list[Tensor] = []
@@ -53,15 +52,17 @@ class RetrievalMetrics:
 
 
 class ScoreMetrics:
-    """spearman and pearson of cosines and given scores."""
+    """spearman and pearson of cosines and given scores; NaN where all of either are the same."""
 
     names = ("spearman", "pearson")
+    lower_is_better = ()
 
     def __init__(self) -> None:
-        from torchmetrics import MetricCollection, regression
+        from torchmetrics import MetricCollection
 
-        warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save all targets")
-        figures = {"spearman": regression.SpearmanCorrCoef(), "pearson": regression.PearsonCorrCoef()}
+        from tasks.agreement import Pearson, Spearman
+
+        figures = {"spearman": Spearman(), "pearson": Pearson()}
         self.collection = MetricCollection(figures, compute_groups=False)
 
     def update(self, model: nn.Module, outputs: Tensor, batch: Batch) -> None:

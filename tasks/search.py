@@ -39,6 +39,7 @@ class SearchConfig:
     output: str | None = setting(None, "CSV or JSONL file for what is found (default: print it)")
     delimiter: str | None = setting(None, "of CSV files")
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
+    task: str = setting("embeddings", "embeddings, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
@@ -61,7 +62,7 @@ def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
     if name not in rows:
         raise DataError(f"{config.corpus} has no column {name!r} (it has: {', '.join(rows)}): name it with --text-column")
     texts = checked_texts(rows[name], f"{config.corpus}, column {name!r}")
-    task, model, layout = open_model(config.model, find, device=config.device, task="embeddings")
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, base="embeddings")
     assert isinstance(task, Embeddings)
     scores = task.vectors(model, queries, layout) @ corpus_vectors(task, model, layout, texts).T  # [Q, N]
     best, where = scores.topk(min(config.top_k, len(texts)))

@@ -11,7 +11,6 @@ the model.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -48,20 +47,6 @@ class SFTOptions:
         require(self, "max_length", self.max_length is None or self.max_length >= 2, "must be at least 2")
 
 
-class Answers(TokenDataset):
-    """Conversations with ``labels`` [sum of lengths]: the next token where an answer is to be given, else -100."""
-
-    def __init__(self, tokens: Tokens, labels: np.ndarray):
-        super().__init__(tokens, {})
-        self.labels = labels
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return super().__getitem__(row) | {"labels": self.labels[self.tokens.offsets[row] : self.tokens.offsets[row + 1]]}
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(super().fingerprint().encode() + self.labels.tobytes()).hexdigest()
-
-
 class SFT(Decoder[SFTOptions]):
     """A small instruct model on conversations."""
 
@@ -92,7 +77,10 @@ class SFT(Decoder[SFTOptions]):
         return {split: self.rows(list(zip(*cells, strict=True)), f"{split} data") for split, cells in columns.items()}
 
     def rows(self, rows: Sequence[tuple[Any, ...]], name: str) -> Examples:
-        """Token ids and labels; conversations whose answers lie behind ``--max-length`` are left out, and counted."""
+        """Token ids and labels: the next token where an answer is to be given, else -100.
+
+        Conversations whose answers lie behind ``--max-length`` are left out, and counted.
+        """
         if not self.options.prompt_column and not self.tokenizer.chat_template:
             raise ModelError(
                 f"model {self.path}: its tokenizer has no chat template. Take a model that has one, "
@@ -113,7 +101,8 @@ class SFT(Decoder[SFTOptions]):
         if not ids:
             raise DataError(f"{name}: no answer lies within {self.max_length} tokens: raise --max-length")
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-        return Answers(Tokens(np.concatenate(ids), offsets, None, num_cut), np.concatenate(labels))
+        all_tokens = Tokens(np.concatenate(ids), offsets, None, num_cut)
+        return TokenDataset(all_tokens, token_columns={"labels": np.concatenate(labels)})
 
     def encode(self, row: tuple[Any, ...], where: str) -> tuple[list[int], list[bool]]:
         """Token ids, and which of them belong to an answer. Raises DataError."""

@@ -39,7 +39,6 @@ class TextTask(Task[O]):
     """A task on texts."""
 
     hub_data: HubData | None = None
-    hub_model: str
     auto_class: ClassVar[Any]  # the AutoModelFor... that loads the model
     length_flag: ClassVar[str] = "--max-length"
     default_length: ClassVar[int] = 512
@@ -127,7 +126,7 @@ class TextTask(Task[O]):
         return int(min(positions, self.tokenizer.model_max_length))
 
     @property
-    def max_length(self) -> int:
+    def max_length(self) -> int:  # type: ignore[override]
         """Tokens per text: as asked, within what the model takes."""
         limit = self.model_length
         if self.options.max_length is not None and self.options.max_length > limit:

@@ -12,7 +12,7 @@ from engine.sources import Source
 from engine.tokens import TokenDataset
 from tasks.causal_lm import CausalLM, CausalOptions
 from tasks.masked_lm import MaskedLM, MaskedOptions
-from tasks.sft import SFT, Answers, SFTOptions
+from tasks.sft import SFT, SFTOptions
 from tests import tiny
 
 KINDS = ("mlm", "clm", "sft")
@@ -61,4 +61,4 @@ def make_rows(kind: str, num_rows: int = 42, seed: int = 0) -> Any:
     generator = np.random.default_rng(seed)
     labels = np.where(generator.random(len(tokens.ids)) < 0.5, np.roll(tokens.ids, -1), -100)
     labels[tokens.offsets[1:] - 1] = -100  # behind the last token there is nothing
-    return Answers(tokens, labels.astype(np.int32))
+    return TokenDataset(tokens, token_columns={"labels": labels.astype(np.int32)})

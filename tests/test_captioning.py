@@ -38,6 +38,7 @@ from engine.errors import DataError, ModelError, UsageError
 from engine.fit import fit, make_run
 from engine.inference import open_model
 from engine.loop import forward_backward, train
+from engine.record import Progress
 from engine.sources import NotCachedError, Source, SourceConfig
 from tasks import find, shapes
 from tasks.caption_metrics import CaptionMetrics
@@ -209,7 +210,7 @@ def run_to(model: Path, data: Path, directory: Path, config: TrainConfig, stop_a
     setup = build(task, examples["train"], config)
     book = make_run(directory, task, config, setup, examples)
     if resume:
-        book.restore(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints")))
+        book.restore(Progress.from_json(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))))
     done, log = 0, book.log
 
     def counted(*arguments):
@@ -326,6 +327,65 @@ def test_pictures_that_are_none_are_refused_before_the_model_is_read(models, fol
     monkeypatch.setattr(Captioning, "build_model", None)
     with pytest.raises(DataError, match=words):
         task.examples()
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n%%EndProlog\nshowpage\n%%EOF\n"
+NOT_OURS = "its content is none of PNG, JPEG, WEBP, GIF, BMP, TIFF"
+
+
+@pytest.fixture
+def no_program(monkeypatch):
+    """Nothing may be started, and Pillow may not try to."""
+
+    def started(*arguments, **more):
+        raise AssertionError(f"started: {arguments}")
+
+    monkeypatch.setattr("subprocess.Popen.__init__", started)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
+    with pytest.raises(AssertionError, match="started"), Image.open(BytesIO(EPS)) as eps:
+        eps.convert("RGB")
+
+
+def test_a_program_for_printers_named_png_is_refused_and_starts_none(models, folder, tmp_path, no_program, capsys):
+    """Pillow gives an EPS, whatever its name, to Ghostscript: in a folder, behind caption and predict, and as an object."""
+    shutil.copytree(folder, tmp_path / "p")
+    (tmp_path / "p/train/002.png").write_bytes(EPS)
+    with pytest.raises(DataError, match=f"train data, row 3: not a picture that can be read: {NOT_OURS}"):
+        make_task(models["git"], tmp_path / "p").examples()
+    file = tmp_path / "p/train/002.png"
+    (tmp_path / "i.csv").write_text(f"file_name\n{file}\n")
+    model = ["--model", str(models["git"]), "--device", "cpu"]
+    for arguments in (["caption", *model, str(file)],
+                      ["predict", *model, "--task", "captioning", "--input", str(tmp_path / "i.csv")]):  # fmt: skip
+        code, line = fails(arguments, capsys)
+        assert code == 3 and line == f"error: {file} is not a picture that can be read: {NOT_OURS}"
+    for source in (str(file), {"bytes": EPS, "path": "a.png"}):
+        with pytest.raises(DataError, match=NOT_OURS):
+            open_picture(source, "it")
+
+
+@pytest.mark.parametrize("column", ["image", "text"])
+def test_a_data_set_opens_no_picture_by_itself(models, no_program, column):
+    """``datasets`` would decode a column of pictures on reading it, or one of texts that is declared as one."""
+    from datasets import Dataset
+    from datasets import Image as Feature
+
+    cells = [{"bytes": EPS, "path": "a.png"}] * 4
+    rows = {"image": [{"bytes": picture(i), "path": None} for i in range(4)], "text": captions(4)} | {column: cells}
+    given = Dataset.from_dict(rows).cast_column("image", Feature()).cast_column(column, Feature())
+    task = Captioning(CaptioningOptions(), Source(SourceConfig(model=str(models["git"])), {"train": given}))
+    with pytest.raises(DataError, match=NOT_OURS if column == "image" else "train data, column 'text'"):
+        task.examples()
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO"])
+def test_the_usual_formats_are_read(name):
+    """MPO: what telephones write, a JPEG with a second picture behind it."""
+    stream = BytesIO()
+    more = {"save_all": True, "append_images": [Image.new("RGB", (8, 6), "blue")]} if name == "MPO" else {}
+    Image.new("RGB", (8, 6), "red").save(stream, name, **more)
+    red, green, blue = np.asarray(decode(stream.getvalue(), "it"))[3, 3].tolist()
+    assert red > 245 and green < 10 and blue < 10
 
 
 def test_a_blank_caption_and_a_missing_column_are_refused(models, folder, tmp_path):

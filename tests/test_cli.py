@@ -161,7 +161,7 @@ def test_a_task_of_ones_own(project, tmp_path, capsys):
     arguments[1] = f"{tmp_path / 'mine.py'}:Mine"
     assert run.main(arguments) == 0
     assert json.loads((tmp_path / "o/run.json").read_text())["settings"]["learning_rate"] == 5e-3
-    assert run.main(["predict", "--model", str(tmp_path / "o"), "w0 w5"]) == 0, "the file is found again by its name"
+    assert run.main(["predict", "--model", str(tmp_path / "o"), "--task", arguments[1], "w0 w5"]) == 0
     arguments[1] = f"{tmp_path / 'mine.py'}:Other"
     assert "defines no subclass" in fails(arguments, capsys)[1]
 

@@ -14,19 +14,25 @@ from pathlib import Path
 import pytest
 
 from engine.config import (
-    MEANINGLESS,
     EvaluateConfig,
     PredictConfig,
+    PushConfig,
     TrainConfig,
+    Traits,
     differences,
     flag_value,
     parse,
+    setting,
     settings_in,
+    settings_where,
+    traits_of,
     user_path,
+    with_defaults,
 )
 from engine.errors import UsageError
 from engine.fit import check_data
 from engine.sources import SourceConfig
+from tasks import COMMANDS, TASKS, attribute, find
 from tasks.classification import ClassificationOptions
 from tests import tiny
 
@@ -404,11 +410,29 @@ def test_differences_name_what_changed():
     assert differences({"epochs": 3}, {"epochs": 3, "new": 1}) == ["new: None -> 1"]
 
 
-def test_differences_leave_out_what_means_nothing_and_nothing_else():
+def test_what_an_older_run_does_not_have_counts_as_its_default():
+    """Else every new setting would shut out all runs before it; a default in the form that JSON has for it."""
+    new = {"epochs": 3, "max_grad_norm": "inf", "names": [], "seed": 42}
+    grown = dataclasses.make_dataclass("Grown", [("epochs", int, setting(3, "")), ("max_grad_norm", float, setting(INF, "")),
+                                                 ("names", list, dataclasses.field(default_factory=list)),
+                                                 ("seed", int, setting(42, ""))])  # fmt: skip
+    assert differences({"epochs": 3}, new, grown) == [] and differences({}, new, grown) == []
+    assert differences({"epochs": 4}, new | {"seed": 1}, grown) == ["epochs: 4 -> 3", "seed: 42 -> 1"]
+    assert with_defaults({"epochs": 9, "own": 1}, grown) == {**new, "epochs": 9, "own": 1}
+
+
+NO_EFFECT_ON_WEIGHTS = {
+    "eval_batch_size", "workers", "log_steps", "save_steps", "keep_checkpoints", "async_save", "output_dir", "resume",
+    "overwrite", "debug", "device", "max_minutes", "push_to_hub", "shard", "gradient_checkpointing",
+    "find_unused_parameters", "rank_timeout", "log_ranks", "explain", "profile", "write_to",
+}  # fmt: skip
+
+
+def test_differences_leave_out_what_does_not_change_the_weights_and_nothing_else():
     """The same weights come out with another log interval; not with another seed, batch size or precision."""
     settings = parsed()
-    named = {line.split(":")[0] for line in differences(settings, dict.fromkeys(settings, "other"))}
-    assert settings.keys() - named == set(MEANINGLESS)
+    named = {line.split(":")[0] for line in differences(settings, dict.fromkeys(settings, "other"), *KINDS)}
+    assert settings.keys() - named == NO_EFFECT_ON_WEIGHTS
     assert {
         "seed",
         "batch_size",
@@ -419,7 +443,41 @@ def test_differences_leave_out_what_means_nothing_and_nothing_else():
         "data",
         "eval_steps",
     } <= named
-    assert {field.name for field in dataclasses.fields(TrainConfig)} >= MEANINGLESS
+
+
+def test_the_settings_say_of_themselves_what_the_lists_said():
+    """The lists that were kept by hand, as they were."""
+    assert set(settings_where(lambda traits: not traits.changes_weights, *KINDS)) == NO_EFFECT_ON_WEIGHTS
+    assert set(settings_where(lambda traits: traits.local, *KINDS)) == {
+        "output_dir", "resume", "overwrite", "debug", "push_to_hub"
+    }  # fmt: skip
+    assert set(settings_where(lambda traits: traits.in_card, *KINDS)) == {
+        "epochs", "batch_size", "accumulation_steps", "learning_rate", "schedule", "warmup_ratio", "weight_decay",
+        "max_grad_norm", "seed", "precision", "batching"
+    }  # fmt: skip
+    assert settings_where(lambda traits: traits.needs_evaluation, *KINDS) == ["eval_steps", "best_metric", "patience"]
+    assert settings_where(lambda traits: traits.replaces_run, PredictConfig) == ["text_column", "text_pair_column"]
+    assert set(settings_where(lambda traits: traits.replaces_run, EvaluateConfig)) == {
+        "text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding"
+    }  # fmt: skip
+
+
+def test_every_setting_declares_itself():
+    """Each is made by setting(), so that its traits stand beside it."""
+    kinds = [TrainConfig, SourceConfig, PredictConfig, EvaluateConfig, PushConfig, *(find(name).Options for name in TASKS)]
+    kinds += [attribute(flags) for flags, _, _ in COMMANDS.values()]
+    for kind in kinds:
+        for field in dataclasses.fields(kind):
+            assert isinstance(field.metadata.get("traits"), Traits) and field.metadata["help"], f"{kind.__name__}.{field.name}"
+
+
+def test_a_setting_that_says_nothing_changes_the_weights():
+    """The safe side: a run with another value of it is another run. Of a plain dataclass field, too."""
+    own = dataclasses.make_dataclass("Own", [("made", int, setting(1, "")), ("plain", int, dataclasses.field(default=1))])
+    assert all(traits_of(field) == Traits(changes_weights=True) for field in dataclasses.fields(own))
+    assert differences({"made": 1, "plain": 1}, {"made": 2, "plain": 2}, own) == ["made: 1 -> 2", "plain: 1 -> 2"]
+    with pytest.raises(AssertionError):
+        Traits(changes_weights=True, local=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- help

@@ -72,7 +72,7 @@ class Tagging(tiny.TokenTask):
 
     def metrics(self, split: str) -> Any:
         class Nothing:
-            names = ()
+            names = lower_is_better = ()
             update = compute = sync = staticmethod(lambda *arguments: {})
 
         return Nothing()
@@ -720,6 +720,7 @@ def test_the_figures_of_every_task_merge(num_rows):
         given: list[tuple[Any, Any, dict[str, Tensor]]] = [
             (ClassificationMetrics("single_label", 3), SimpleNamespace(logits=logits[mine]), {"labels": labels[mine]}),
             (ClassificationMetrics("multi_label", 3), SimpleNamespace(logits=logits[mine]), {"labels": several[mine]}),
+            (ClassificationMetrics("regression", 1), SimpleNamespace(logits=logits[mine, :1]), {"labels": scores[mine]}),
             (LanguageMetrics(0.5), SimpleNamespace(logits=logits[mine][None]), {"labels": labels[mine]}),
             (RetrievalMetrics(), pairs, {}),
             (ScoreMetrics(), pairs, {"scores": scores[mine], "labels": scores[mine]}),

@@ -24,6 +24,7 @@ from engine.explain import padding_wastes
 from engine.fit import fit
 from engine.inference import open_model
 from engine.plan import Plan
+from engine.record import Progress
 from engine.sources import Source, SourceConfig, packaged_minilm
 from tasks import find
 from tasks.embeddings import Embeddings, EmbeddingsOptions, passages
@@ -306,6 +307,13 @@ def test_scores_against_scipy():
     assert found["pearson"] == pytest.approx(stats.pearsonr(cosines, given)[0], abs=1e-5)
 
 
+def test_scores_that_are_all_the_same_have_no_correlation():
+    vectors = torch.nn.functional.normalize(torch.randn(18, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    metrics = ScoreMetrics()
+    metrics.update(None, vectors, type("B", (), {"num_examples": 9, "targets": {"scores": torch.full((9,), 0.1)}}))
+    assert np.isnan([*metrics.compute().values()]).all()
+
+
 # --------------------------------------------------------------------------------------------------------- whole runs
 
 
@@ -380,7 +388,7 @@ def run_to(start: Path, directory: Path, config: TrainConfig, stop_after: int | 
     setup = build(task, examples["train"], config)
     book = make_run(directory, task, config, setup, examples)
     if resume:
-        book.restore(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints")))
+        book.restore(Progress.from_json(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))))
     done, log = 0, book.log
 
     def counted(*arguments):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from engine.clock import PHASES
@@ -190,10 +192,12 @@ class Scripted(tiny.TokenTask):
     best_metric = "accuracy"
 
     def metrics(self, split):
+        def figures() -> dict[str, float]:
+            type(self).calls = getattr(type(self), "calls", -1) + 1
+            return {"accuracy": self.script[min(self.calls, len(self.script) - 1)], "f1": 0.0, "mcc": 0.0}
+
         real = super().metrics(split)
-        type(self).calls = getattr(type(self), "calls", -1) + 1
-        value = self.script[min(max(self.calls - 1, 0), len(self.script) - 1)]  # the first call asks for names only
-        real.compute = lambda: {"accuracy": value, "f1": 0.0, "mcc": 0.0}
+        real.compute = figures
         return real
 
 
@@ -209,6 +213,23 @@ def test_the_best_model_is_the_one_that_is_kept(tmp_path):
     kept = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", dtype=torch.float32).state_dict()
     assert all(torch.equal(kept[name], tensor) for name, tensor in load(best).items())
     assert not all(torch.equal(kept[name], tensor) for name, tensor in load(last).items())
+
+
+@pytest.mark.parametrize(
+    ("script", "kept", "value"),
+    [((math.nan, 0.5, math.nan, 0.4), 2, 0.5), ((0.5, math.nan, 0.4, math.nan), 1, 0.5), ((math.nan,), 4, None)],
+)
+def test_a_figure_that_is_not_defined_is_never_the_best(tmp_path, monkeypatch, script, kept, value):
+    """It is null in the files. Where it never is defined, the last model is kept, as without evaluation data."""
+    monkeypatch.setattr(Scripted, "script", script)
+    monkeypatch.setattr(Scripted, "calls", -1, raising=False)
+    rows = tiny.token_rows(40)
+    result = fit(Scripted(train=rows, evaluation=rows), config(tmp_path, epochs=4, keep_checkpoints=4), tiny.bert())
+    assert result.metrics["eval_accuracy"] == value
+    assert json.loads((tmp_path / "run/run.json").read_text())["metrics"]["eval_accuracy"] == value
+    expected = load_file(tmp_path / f"run/checkpoints/step-{5 * kept:08d}/model.safetensors")
+    found = load_file(tmp_path / "run/model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_early_stopping(tmp_path, capsys):

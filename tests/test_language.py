@@ -20,6 +20,7 @@ from engine.evaluate import evaluate
 from engine.fit import make_run
 from engine.loop import train, train_step
 from engine.parallel import World
+from engine.record import Progress
 from engine.tokens import TokenDataset, Tokens
 from tasks.language import LanguageMetrics, in_blocks, in_pieces
 from tasks.masked_lm import MaskedLM, MaskedOptions
@@ -101,7 +102,7 @@ def test_killed_and_resumed_is_bitwise_the_same(kind, tmp_path):
         setup = build(task, rows["train"], config, make_model(kind, dropout=0.1))
         run = make_run(directory, task, config, setup, rows)
         if resume:
-            run.restore(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints")))
+            run.restore(Progress.from_json(checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))))
         done, log = 0, run.log
 
         def counted(*arguments):
@@ -149,7 +150,7 @@ def test_figures_against_numpy(batch_size):
     task, rows, model = make_task("clm"), make_rows("clm", 10), gpt2()
     targets.enable(model, "token")
     config = TrainConfig(eval_batch_size=batch_size)
-    found = evaluate(model, task, eval_loader(task, rows, Layout(), config, World(CPU)), torch.no_grad, World(CPU))
+    found = evaluate(model, task, eval_loader(task, rows, Layout(), config, World(CPU)), torch.no_grad, World(CPU)).figures
     nats, hits = [], []
     with torch.no_grad():
         for i in range(10):

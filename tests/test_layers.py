@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"config", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers", "muon"},
-    {"sources", "plan", "tokens", "attention", "lora"},
+    {"config", "checked", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers", "muon"},
+    {"document", "figures", "sources", "plan", "tokens", "attention", "lora"},
     {"precision", "parallel", "collate", "packing", "targets"},
     {"sharding"},
     {"optimizer"},
@@ -116,3 +116,40 @@ def test_help_needs_no_torch():
 
     code = "import sys; sys.argv = ['run.py']; import run; run.main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def picture_offences(source: str) -> list[str]:
+    """Every way to open a picture with Pillow, or to have another library open it."""
+    tree = ast.parse(source)
+    names = {f"PIL.Image.{name}" for name in ("open", "*")} | {"PIL.ImageFile", "PIL.EpsImagePlugin", "PIL.*"}
+    found = sorted(imports(tree) & names)
+    of_pillow = {"Image"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            of_pillow |= {alias.asname for alias in node.names if alias.asname and alias.name in ("Image", "PIL.Image", "PIL")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "open" and ast.unparse(node.value).split(".")[-1] in of_pillow:
+            found.append(ast.unparse(node))
+        if isinstance(node, ast.Name | ast.Attribute | ast.alias) and (
+            ast.unparse(node).split(".")[-1] in ("load_image", "load_images", "imread", "read_image")
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_pictures_are_opened_in_one_place_and_of_known_formats_only():
+    """For some formats Pillow starts another program with the file (Ghostscript)."""
+    found = {
+        str(path.relative_to(ROOT)): picture_offences(path.read_text()) for path in (*PRODUCT, *ROOT.glob("bench/**/*.py"))
+    }
+    assert {name: offences for name, offences in found.items() if offences} == {"tasks/pictures.py": ["Image.open"]}
+    assert "Image.open(BytesIO(content), formats=FORMATS)" in (ROOT / "tasks/pictures.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from PIL import Image\nImage.open(x)", "import PIL\nPIL.Image.open(x)", "import PIL.Image as P\nP.open(x)",
+     "from PIL.Image import open", "from PIL import Image as P\nread = P.open", "from transformers.image_utils import load_image"],
+)  # fmt: skip
+def test_the_search_for_what_opens_pictures_finds_it(source):
+    assert picture_offences(source)

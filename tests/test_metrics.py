@@ -1,21 +1,28 @@
 """Figures equal those of scikit-learn and SciPy on the whole data, however the batches are cut.
 
-Ours come from torchmetrics in float32, fed in uneven batches: 1e-6 is its rounding, unless a test says more.
+Most of ours come from torchmetrics in float32, fed in uneven batches: 1e-6 is its rounding, unless a test says more.
 """
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as reference
 
 from engine.batch import Batch
+from engine.config import TrainConfig
+from engine.fit import fit
+from tasks.language import LanguageMetrics
 from tasks.metrics import ClassificationMetrics
+from tests import tiny
 
 ROUNDING = 1e-6
 
@@ -88,6 +95,16 @@ def test_a_class_that_is_neither_there_nor_predicted_does_not_count():
     logits = np.concatenate([logits, np.full((len(logits), 1), -9, np.float32)], axis=1)
     found = figures("single_label", 5, logits, labels, CUTS)
     assert found["f1"] == pytest.approx(reference.f1_score(labels, logits.argmax(1), average="macro"), abs=ROUNDING)
+
+
+@pytest.mark.parametrize(("rows", "positives"), [(30, 1), (100, 10), (1, 1), (12, 12), (12, 0)])
+@pytest.mark.parametrize("always", [0, 1])
+def test_a_classifier_of_two_classes_that_always_says_one_has_no_mcc(rows, positives, always):
+    """torchmetrics gives 0.9493 for one positive of 30, and 0.267 for 10 of 100."""
+    labels = np.arange(rows) < positives
+    logits = np.tile(np.eye(2, dtype=np.float32)[always], (rows, 1))
+    assert reference.matthews_corrcoef(labels, np.full(rows, always)) == 0
+    assert figures("single_label", 2, logits, labels.astype(int), range(1, rows))["mcc"] == 0
 
 
 def test_predicting_one_class_only_is_no_correlation():
@@ -169,6 +186,90 @@ def test_correlation_holds_far_from_nought():
     assert found["pearson"] == pytest.approx(stats.pearsonr(logits[:, 0], labels).statistic, abs=1e-4)
 
 
+@pytest.mark.parametrize("constant", ["predictions", "labels", "both"])
+@pytest.mark.parametrize("value", [0.0, 0.1, -1234.567])
+def test_constants_have_no_correlation(constant, value):
+    """Neither 0 nor what rounding leaves: it is not defined, which run.json has as null."""
+    logits, labels = values(0)
+    logits = np.full_like(logits, value) if constant != "labels" else logits
+    labels = np.full_like(labels, value) if constant != "predictions" else labels
+    found = figures("regression", 1, logits, labels, CUTS)
+    assert np.isnan([found["pearson"], found["spearman"]]).all()
+    assert found["rmse"] == pytest.approx(reference.root_mean_squared_error(labels, logits[:, 0]), rel=1e-6, abs=1e-6)
+
+
+def test_one_row_has_no_correlation():
+    assert np.isnan(
+        [figures("regression", 1, *(part[:1] for part in values(0)))[name] for name in ("pearson", "spearman")]
+    ).all()
+
+
+# -------------------------------------------------------------------------------------- whatever somebody may evaluate on
+
+DRAWN = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+FLOATS = st.floats(-1000, 1000, width=32)
+
+
+@st.composite
+def several_rows(draw, cell, least=1):
+    """Some rows, each two cells of ``cell`` (of the labels, of the predictions), and where they are cut into batches."""
+    rows = draw(st.lists(st.tuples(*cell), min_size=least, max_size=24))
+    cuts = draw(st.sets(st.integers(1, max(len(rows) - 1, 1)), max_size=4))
+    return rows, sorted(cut for cut in cuts if cut < len(rows))
+
+
+def some(of):
+    """One or a few that are drawn first: what is drawn from them is often constant, and others are absent."""
+    return st.lists(of, min_size=1, max_size=4, unique=True).map(st.sampled_from)
+
+
+@DRAWN
+@given(st.data(), st.integers(2, 5))
+@pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
+def test_any_classes_equal_scikit_learn(data, num_labels):
+    classes = st.integers(0, num_labels - 1)
+    rows, cuts = data.draw(several_rows((data.draw(some(classes)), data.draw(some(classes)))))
+    labels, predicted = np.array(rows).T
+    found = figures("single_label", num_labels, np.eye(num_labels, dtype=np.float32)[predicted], labels, cuts)
+    assert found == pytest.approx({
+        "accuracy": reference.accuracy_score(labels, predicted),
+        "f1": reference.f1_score(labels, predicted, average="macro", zero_division=0),
+        "mcc": reference.matthews_corrcoef(labels, predicted),
+    }, abs=ROUNDING)  # fmt: skip
+
+
+@DRAWN
+@given(st.data(), st.integers(2, 4))
+@pytest.mark.filterwarnings("ignore:No positive:UserWarning")
+def test_any_labels_equal_scikit_learn(data, num_labels):
+    """A label that stands nowhere counts 0, as there. Ranked by probability, since logits far from 0 become equal ones."""
+    columns = [(data.draw(some(st.integers(0, 1))), data.draw(some(FLOATS))) for _ in range(num_labels)]
+    rows, cuts = data.draw(several_rows(tuple(st.tuples(*cells) for cells in zip(*columns, strict=True))))
+    labels, logits = (np.array(part, np.float32).reshape(len(rows), -1) for part in zip(*rows, strict=True))
+    probabilities = torch.as_tensor(logits).sigmoid().numpy()
+    found = figures("multi_label", num_labels, logits, labels, cuts)
+    assert found == pytest.approx({
+        "f1_micro": reference.f1_score(labels, probabilities > 0.5, average="micro", zero_division=0),
+        "f1_macro": reference.f1_score(labels, probabilities > 0.5, average="macro", zero_division=0),
+        "average_precision": reference.average_precision_score(labels, probabilities, average="macro"),
+    }, abs=ROUNDING)  # fmt: skip
+
+
+@DRAWN
+@given(st.data())
+@pytest.mark.filterwarnings("ignore:An input array is")
+def test_any_values_equal_scikit_learn_and_scipy(data):
+    rows, cuts = data.draw(several_rows((data.draw(some(FLOATS)), data.draw(some(FLOATS))), least=2))
+    labels, predicted = np.array(rows, np.float32).T
+    found = figures("regression", 1, predicted[:, None], labels, cuts)
+    wide = predicted.astype(np.float64), labels.astype(np.float64)
+    assert found == pytest.approx({
+        "rmse": reference.root_mean_squared_error(wide[1], wide[0]),
+        "pearson": stats.pearsonr(*wide).statistic,
+        "spearman": stats.spearmanr(*wide).statistic,
+    }, rel=1e-6, abs=ROUNDING, nan_ok=True)  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------------- the batches
 
 
@@ -209,3 +310,34 @@ def test_each_problem_has_its_figures_and_fresh_ones_start_at_nothing():
     assert ClassificationMetrics("regression", 1).names == ("rmse", "pearson", "spearman")
     logits, labels = classes(0)
     assert figures("single_label", 5, logits, labels) == figures("single_label", 5, logits, labels)
+
+
+def test_the_metrics_say_of_which_figures_less_is_better():
+    """The best model is chosen by it; a figure that is named there exists."""
+    for kind, lower in (("single_label", set()), ("multi_label", set()), ("regression", {"rmse"})):
+        metrics = ClassificationMetrics(kind, 1 if kind == "regression" else 3)
+        assert {*metrics.lower_is_better} & {*metrics.names} == lower
+    language = LanguageMetrics(tokens_per_byte=0.3)
+    assert {*language.lower_is_better} == {"perplexity", "bits_per_byte"} < {*language.names}
+
+
+@pytest.mark.parametrize(("metric", "kept"), [("rmse", 0), ("accuracy", 1)])
+def test_the_direction_of_the_metric_decides_which_model_is_kept(metric, kept, tmp_path):
+    """Two evaluations of which the second has the higher figure."""
+
+    class Rising:
+        names, lower_is_better, values = ("rmse", "accuracy"), ("rmse",), iter([0.1, 0.2])
+
+        def update(self, *_) -> None: ...
+        def sync(self, *_) -> None: ...
+        def compute(self) -> dict[str, float]:
+            value = next(Rising.values)
+            return {"rmse": value, "accuracy": value}
+
+    task = tiny.TokenTask(train=tiny.token_rows(16), evaluation=tiny.token_rows(8, seed=5))
+    task.metrics = lambda split: Rising()
+    config = TrainConfig(batch_size=8, epochs=2, best_metric=metric, output_dir=str(tmp_path), device="cpu", learning_rate=1e-3)
+    fit(task, config, tiny.bert())
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    best = [line for line in log if line["kind"] == "eval"][kept]
+    assert json.loads((tmp_path / "run.json").read_text())["metrics"]["eval_rmse"] == best["rmse"]

@@ -419,7 +419,7 @@ def test_the_average_is_saved_and_is_what_the_figures_are_of(tmp_path, eval_step
     setup = build(task, task.train, TrainConfig(**{**SMALL, "precision": "fp32"}), model)
     loader = eval_loader(task, task.evaluation, setup.layout, TrainConfig(), WORLD)
     found = evaluate(model, task, batches_of(loader), setup.state.autocast, WORLD)
-    assert found["loss"] == result.metrics["eval_loss"]
+    assert found.figures["loss"] == result.metrics["eval_loss"]
 
 
 def test_without_a_decay_there_is_no_file_of_averages(tmp_path):

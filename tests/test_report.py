@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pytest
 
 from engine.compare import CompareConfig, ReportConfig, compare, report
 from engine.config import TrainConfig
+from engine.directory import read_run
+from engine.document import RunDocument
 from engine.errors import DataError, UsageError
 from engine.fit import fit
 from engine.report import Record, histogram, read_lines, render
@@ -72,12 +75,12 @@ def evil_record(run: Path) -> Record:
     document["data"]["source"] = document["model"] = document["device"] = document["versions"][EVIL] = EVIL
     document["metrics"][f"eval_{EVIL}"] = 0.5
     lines = [dict(line) | ({EVIL: 0.5} if line["kind"] == "eval" else {}) for line in read_lines(run / "metrics.jsonl")]
-    return Record(EVIL, document, lines)
+    return Record(EVIL, RunDocument.from_json(document), lines)
 
 
 def test_texts_stay_texts(run):
     page = render([evil_record(run)])
-    clean = render([Record("toy", json.loads((run / "run.json").read_text()), read_lines(run / "metrics.jsonl"))])
+    clean = render([Record("toy", read_run(run), read_lines(run / "metrics.jsonl"))])
     tags = [(tag, sorted(attributes)) for tag, attributes in parsed(page)]
     assert {tag for tag, _ in tags} == {tag for tag, _ in [(t, a) for t, a in parsed(clean)]}
     assert sum(tag == "script" for tag, _ in tags) == 1
@@ -102,9 +105,9 @@ def test_nothing_is_loaded(run):
 
 def test_the_command_is_the_model_cards(run):
     """Quoted for a shell there, escaped for HTML here; none for a run made in Python."""
-    document = json.loads((run / "run.json").read_text())
-    assert "How to repeat" not in render([Record("toy", document | {"command": None}, [])])
-    page = render([Record("toy", document | {"command": "python run.py --task yelp '--freeze=<b>'"}, [])])
+    document = read_run(run)
+    assert "How to repeat" not in render([Record("toy", replace(document, command=None), [])])
+    page = render([Record("toy", replace(document, command="python run.py --task yelp '--freeze=<b>'"), [])])
     assert "<pre>python run.py --task yelp &#39;--freeze=&lt;b&gt;&#39;</pre>" in page
 
 

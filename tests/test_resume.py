@@ -19,6 +19,7 @@ from engine.build import build
 from engine.config import TrainConfig
 from engine.fit import make_run
 from engine.loop import train
+from engine.record import Progress
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,7 @@ def run_to(directory: Path, config: TrainConfig, stop_after: int | None, *, resu
         progress = checkpoint.load_state(setup.state, checkpoint.newest(directory / "checkpoints"))
         if not restore:
             torch.manual_seed(0)
-        run.restore(progress)
+        run.restore(Progress.from_json(progress))
     done, log = 0, run.log
 
     def counted(*arguments):

@@ -52,7 +52,7 @@ def csv_file(folder, name, *rows):
 def tables(**settings):
     """As lists, and what was said to be taken."""
     source = Source(SourceConfig(**settings))
-    return {split: part["text"][:] for split, part in source.tables(COLUMNS).items()}, source.resolved["data"]
+    return {split: part["text"][:] for split, part in source.tables(COLUMNS).items()}, source.taken_data.description
 
 
 # ----------------------------------------------------------------------------------------------- holding out, subsets
@@ -231,7 +231,7 @@ def test_a_missing_column_is_refused_wherever_the_rows_come_from(tmp_path, monke
 def test_tables_given_in_python_are_taken_as_they_are():
     source = Source(tables={"train": table()})
     assert source.tables(COLUMNS)["train"]["text"][:] == table()["text"][:]
-    assert source.resolved["data"] == "given in Python"
+    assert source.taken_data.description == "given in Python"
 
 
 # --------------------------------------------------------------------------------------------------------- conflicts
@@ -322,7 +322,7 @@ def test_the_sample_takes_the_place_of_the_hub_in_one_visible_line(monkeypatch, 
     Asked(monkeypatch, AWAY)
     source = Source()
     assert len(source.tables(COLUMNS, HubData("some/data"), sample)["train"]) == 10
-    assert source.resolved["data"] == "ten rows of a sample"
+    assert source.taken_data.description == "ten rows of a sample"
     [line] = capsys.readouterr().err.splitlines()
     assert "some/data" in line
     assert "ten rows of a sample" in line
@@ -403,7 +403,7 @@ def test_configuration_and_revision_reach_the_hub_and_the_record(monkeypatch, hu
     source = Source(SourceConfig(data="org/d", data_config="en", data_revision="abc"))
     source.tables(COLUMNS)
     assert calls == [("org/d", "en", "abc")]
-    assert source.resolved["data"] == "Hub data set org/d@abc (en)"
+    assert source.taken_data.description == "Hub data set org/d@abc (en)"
 
 
 # ------------------------------------------------------------------------------------------------------------- models
@@ -412,7 +412,7 @@ def test_configuration_and_revision_reach_the_hub_and_the_record(monkeypatch, hu
 def test_a_model_directory_is_taken(model_folder):
     source = Source(SourceConfig(model=model_folder))
     assert source.model("some/model") == model_folder
-    assert source.resolved["model"] == f"folder {model_folder}"
+    assert source.taken_model.description == f"folder {model_folder}"
 
 
 def test_a_directory_without_config_json_is_no_model(tmp_path):
@@ -456,7 +456,7 @@ def test_the_packaged_model_takes_the_place_of_the_tasks_own_in_one_visible_line
     [line] = capsys.readouterr().err.splitlines()
     assert NO_MODEL in line
     assert "MiniLM" in line
-    assert "offline extra" in source.resolved["model"]
+    assert "offline extra" in source.taken_model.description
 
 
 def test_a_task_may_bring_a_substitute_of_its_own(monkeypatch, capsys, model_folder):
@@ -472,7 +472,7 @@ def test_a_task_may_bring_a_substitute_of_its_own(monkeypatch, capsys, model_fol
     assert not calls
     source = Source()
     assert source.model(NO_MODEL, make) == source.model(NO_MODEL, make) == model_folder
-    assert calls == [1] and source.resolved["model"] == "a small one"
+    assert calls == [1] and source.taken_model.description == "a small one"
     assert (
         capsys.readouterr().err == f"model: {NO_MODEL} is neither reachable on the Hub nor cached; using a small one instead\n"
     )
@@ -532,3 +532,26 @@ def test_whatever_a_broken_model_raises_is_one_line():
 
     with pytest.raises(ModelError, match=r"some/model: its files are damaged.*'list' object has no attribute 'get'"):
         Source().load(loader, "some/model")
+
+
+def test_no_part_of_a_data_set_is_decoded_when_it_is_read():
+    """A picture may stand within a list or a dictionary; JSON, which is text, is read as ever."""
+    from datasets import ClassLabel, Dataset, Features, Image, Json, LargeList, List, Value
+
+    cell = {"bytes": b"no picture", "path": "a.png"}
+    rows = {
+        "one": cell,
+        "many": [cell],
+        "large": [cell],
+        "within": {"deep": [{"it": cell}]},
+        "json": {"a": 1},
+        "kind": 1,
+        "text": "t",
+    }
+    features = Features({"one": Image(), "many": List(Image()), "large": LargeList(Image()), "within": {"deep": List({"it": Image()})},
+                         "json": Json(), "kind": ClassLabel(names=["x", "y"]), "text": Value("string")})  # fmt: skip
+    given = Dataset.from_list([rows], features=features)
+    [table] = Source(tables={"train": given}).tables([]).values()
+    assert table[0] == rows and table.features["kind"] == features["kind"]
+    plain = given.select_columns(["json", "kind", "text"])
+    assert Source(tables={"train": plain}).tables([])["train"] is plain, "nothing is copied where nothing is to be done"

@@ -376,3 +376,17 @@ def test_a_loaded_entry_is_mapped_into_memory_and_cannot_be_written():
     [entry] = entries()
     meta = json.loads((cache_folder() / "tokens" / entry / "meta.json").read_text())
     assert meta == {"num_truncated": tokens.num_truncated}
+
+
+def test_a_column_of_tokens_is_cut_as_the_ids_are_and_changes_the_fingerprint():
+    """Labels of tokens, say: each row has as many as it has ids."""
+    tokens = Tokens(np.arange(9, dtype=np.int32), np.array([0, 4, 9]), None, 0)
+    labels = np.arange(10, 19, dtype=np.int32)
+    rows = TokenDataset(tokens, {"kind": np.array([7, 8])}, {"labels": labels})
+    assert rows[1]["input_ids"].tolist() == [4, 5, 6, 7, 8] and rows[1]["labels"].tolist() == [14, 15, 16, 17, 18]
+    assert rows[1]["kind"] == 8
+    plain = TokenDataset(tokens, {"kind": np.array([7, 8])})
+    other = TokenDataset(tokens, {"kind": np.array([7, 8])}, {"labels": labels[::-1].copy()})
+    assert len({rows.fingerprint(), plain.fingerprint(), other.fingerprint()}) == 3
+    with pytest.raises(AssertionError, match="a value for each token"):
+        TokenDataset(tokens, token_columns={"labels": labels[1:]})

@@ -24,7 +24,9 @@ def our_loss(model: nn.Module, task: Task[Any], workload: Workload, size: int) -
     """Ours, of the model as it is."""
     setup, _ = toys.set_up(model, workload, task=task, eval_batch_size=size)
     loader = eval_loader(task, workload.examples(), setup.layout, setup.data.config, setup.world)
-    return evaluate(model, task, loader, setup.state.autocast, setup.world)["loss"]
+    loss = evaluate(model, task, loader, setup.state.autocast, setup.world).figures["loss"]
+    assert loss is not None
+    return loss
 
 
 def trainer_loss(model: nn.Module, rows: toys.Rows, folder: str, size: int, **arguments: Any) -> float:
@@ -195,7 +197,7 @@ LESSONS = [
     ),
     Lesson(
         "eval-nan", "an evaluation batch whose loss is NaN is left out of eval_loss without a word",
-        ("engine/record.py", "return {name: value if math.isfinite(value) else None"),
+        ("engine/figures.py", "None if value is None or not math.isfinite(value) else value"),
         ("transformers/trainer.py", "losses = losses[finite]"), eval_nan,
     ),
     Lesson(

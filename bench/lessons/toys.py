@@ -105,6 +105,7 @@ class NoMetrics:
     """The loss alone."""
 
     names: tuple[str, ...] = ()
+    lower_is_better: tuple[str, ...] = ()
 
     def update(self, model: nn.Module, outputs: Any, batch: Batch) -> None:
         """Nothing to keep."""

@@ -1,0 +1,123 @@
+"""run.json: what was asked for, on which data, computed by what, and what came of it. A record, checked when it is read.
+
+The file is one JSON object with the keys of ``RunDocument`` in their order, ``metrics`` only when the run is finished. It may
+come from a stranger (a model of the Hub has one): nothing in it is taken over that is not of its type, and the file is
+bounded in size and depth. Next: directory.py, which reads and writes the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.checked import check_depth, expect, expect_each, is_a, known, refuse_constant
+from engine.errors import ModelError
+
+VERSION = "0.1.0"  # of Plainloop, which runs from its checkout: that of pyproject.toml
+FORMAT = 1  # 0: of Plainloop 0.1.0, which wrote neither format nor version, and else the same
+MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
+MOST_DEPTH = 50  # of objects and lists in each other; a model's config has a handful
+STATUSES = ("running", "finished")
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What the data of a run were.
+
+    ``source``: in words; None: given in Python. ``hub_name``: of a data set of the Hub. ``num_examples`` and
+    ``fingerprints``: by split. ``lengths``: the histogram of token counts, ``edges`` of the bins and ``counts`` in them.
+    """
+
+    source: str | None = None
+    hub_name: str | None = None
+    num_examples: Mapping[str, int] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    lengths: Mapping[str, list[float]] | None = None
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> DataRecord:
+        """Raises ValueError for what a run does not write."""
+        for name in ("source", "hub_name"):
+            expect(found, name, str, optional=True)
+        expect_each("num_examples", expect(found, "num_examples", dict, default={}), int)
+        expect_each("fingerprints", expect(found, "fingerprints", dict, default={}), str)
+        lengths = expect(found, "lengths", dict, optional=True)
+        if lengths is not None:
+            edges, counts = (expect(lengths, name, list) for name in ("edges", "counts"))
+            if len(edges) != len(counts) + 1 or not all(is_a(number, float) for number in (*edges, *counts)):
+                raise ValueError("data.lengths is no histogram")
+        return cls(**known(cls, found))
+
+
+@dataclass(frozen=True)
+class RunDocument:
+    """run.json. ``settings``: everything that was asked for, flat, as plain values; what an older run does not have counts as
+    its default (config.py: with_defaults).
+
+    ``versions``: of the packages, and the processor's ``instructions``. ``device``, ``precision`` and ``batching``: what
+    "auto" came to. ``base_model``: name and license of the checkpoint that training starts from. ``command``: that makes
+    this run; None: it was made from Python. ``model_config``: what config.json says of the model. ``metrics``: those of the
+    model that was kept, under Trainer's names; NaN is null. ``status``: "running", or "finished" when all else is there.
+    ``format``: of this file; ``version``: of the Plainloop that wrote it.
+    """
+
+    format: int = FORMAT
+    version: str = VERSION
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: DataRecord = DataRecord()
+    model: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str | None = None
+    precision: str | None = None
+    batching: str | None = None
+    base_model: Mapping[str, str | None] = field(default_factory=dict)
+    command: str | None = None
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] | None = None
+    status: str = "running"
+
+    def to_json(self) -> dict[str, Any]:
+        """The object as it stands in the file."""
+        found = dataclasses.asdict(self)
+        return {name: value for name, value in found.items() if name != "metrics" or value is not None}
+
+    @classmethod
+    def from_json(cls, found: Any) -> RunDocument:
+        """The reverse. Keys that this format does not have are ignored, and not written again.
+
+        Raises ValueError for what no run writes, ModelError for a format that is newer than this code.
+        """
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+        number = expect(found, "format", int, default=0)
+        if number > FORMAT:
+            by = f" by Plainloop {found['version']}" if is_a(found.get("version"), str) else ""
+            raise ModelError(f"it was written{by} in format {number}, this version reads up to {FORMAT}: update Plainloop")
+        check_depth(found, MOST_DEPTH)
+        expect(found, "version", str, default="0.1.0")
+        for name in ("settings", "data"):
+            expect(found, name, dict)
+        if expect(found, "status", str) not in STATUSES:
+            raise ValueError(f"status cannot be {found['status']!r}")
+        for name in ("model", "device", "precision", "batching", "command"):
+            expect(found, name, str, optional=True)
+        expect(found, "model_config", dict, default={})
+        expect_each("versions", expect(found, "versions", dict, default={}), str)
+        expect_each("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
+        metrics = expect(found, "metrics", dict, optional=True)
+        expect_each("metrics", metrics or {}, float, optional=True)
+        older = {"format": number, "version": found.get("version", "0.1.0")}
+        return cls(**known(cls, found) | older | {"data": DataRecord.from_json(found["data"])})
+
+
+def loads(text: str | bytes) -> RunDocument:
+    """From the text of a run.json. Raises ValueError, RecursionError, ModelError (a newer format)."""
+    return RunDocument.from_json(json.loads(text, parse_constant=refuse_constant))
+
+
+def dumps(document: RunDocument) -> str:
+    """The text of run.json."""
+    return json.dumps(document.to_json(), indent=2, allow_nan=False) + "\n"

@@ -426,9 +426,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--optimizer-kills", type=int, default=40, help="random kills of the tiny model with each optimizer")
     parser.add_argument("--imdb-kills", type=int, default=10, help="random kills of the real model")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the random kills")
-    parser.add_argument(
-        "--results", type=Path, help="default: bench/results/kill-cpu.json; kill-optimizers-cpu.json of these alone"
-    )
+    parser.add_argument("--results", type=Path, help="default: kill-cpu.json, or kill-optimizers-cpu.json, of bench/results")
     options = parser.parse_args(argv)
     parts = options.parts or PARTS[:3]
     options.results = options.results or RESULTS / f"kill-{'optimizers-' if parts == ['optimizers'] else ''}cpu.json"

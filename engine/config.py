@@ -127,9 +127,7 @@ class TrainConfig:
         None, "modules that get them: names, comma-separated, or all-linear; default: peft's choice"
     )
     lora_merge: bool = setting(False, "save an ordinary model in place of an adapter")
-    weight_decay: float = setting(
-        0.01, "decoupled decay (sgd adds it to the gradient); never applied to biases and norms", in_card=True
-    )
+    weight_decay: float = setting(0.01, "decoupled, but in sgd part of the gradient; never of biases and norms", in_card=True)
     warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0 to its peak", in_card=True)
     warmup_steps: int | None = setting(None, "the same as a number of steps, in place of --warmup-ratio")
     schedule: str = setting("linear", f"what the learning rate does after warm-up: {', '.join(SCHEDULES)}", in_card=True)

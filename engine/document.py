@@ -1,8 +1,8 @@
 """run.json: what was asked for, on which data, computed by what, and what came of it. A record, checked when it is read.
 
 The file is one JSON object with the keys of ``RunDocument`` in their order, ``kept`` and ``metrics`` only when the run is
-finished. It may come from a stranger (a model of the Hub has one): nothing in it is taken over that is not of its type, and the file is
-bounded in size and depth. Next: directory.py, which reads and writes the file.
+finished. It may come from a stranger (a model of the Hub has one): nothing in it is taken over that is not of its
+type, and the file is bounded in size and depth. Next: directory.py, which reads and writes the file.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ MAX_ROWS, MAX_LABELS = 20, 100
 HYPERPARAMETERS = ("epochs", "batch_size", "accumulation_steps", "learning_rate", "schedule", "warmup_ratio", "weight_decay",
                    "max_grad_norm", "seed", "max_length", "precision", "batching")  # fmt: skip
 OF_THE_PLACE = frozenset(
-    {"output_dir", "resume", "overwrite", "debug", "push_to_hub"}
+    {"output_dir", "resume", "overwrite", "debug", "push_to_hub", "write_to"}
 )  # settings that say nothing about the model
 SPECIAL = re.compile(r"[\\`*{}\[\]<>#|~&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")  # Markdown, HTML and bare links
 

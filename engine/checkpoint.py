@@ -15,7 +15,8 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,16 @@ def set_rng(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(tensors["cuda"])
     if "mps" in tensors and torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["mps"])
+
+
+@contextmanager
+def rng_untouched() -> Iterator[None]:
+    """Random numbers that are drawn inside do not move the generators of the training."""
+    before = get_rng()
+    try:
+        yield
+    finally:
+        set_rng(*before)
 
 
 # ---------------------------------------------------------------------------------------- how it gets onto the disk

@@ -99,7 +99,9 @@ class TrainConfig:
     explain: bool = setting(False, "print what this run would do, cost and take, from the plan and a few tried steps, and end")
     profile: int | None = setting(None, "look closely at so many steps: a trace, the hottest operations, memory; in profile/")
     write_to: str | None = setting(
-        None, "write the log lines elsewhere, too: tensorboard, wandb, trackio, or several, comma-separated"
+        None,
+        "write the log lines elsewhere, too: tensorboard, wandb, trackio, a writer of your own as FILE.py:CLASS, or several, "
+        "comma-separated",
     )
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 

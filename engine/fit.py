@@ -33,6 +33,7 @@ from engine.checkpoint import (
     load_state,
     newest,
     read,
+    rng_untouched,
     set_aside_after,
     sync_directory,
 )
@@ -62,7 +63,7 @@ from engine.record import Run, evaluated, split_figures
 from engine.report import histogram, read_lines, record_in, render
 from engine.stop import Stop
 from engine.task import Examples, Task
-from engine.writers import Writers, names_in
+from engine.writers import Writers, check_own, names_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, wo
     settings = settings_of(task, config)
     with join(config.device, config.rank_timeout) if world is None else nullcontext(world) as ranks:
         ranks.agree("settings", settings)
+        ranks.only_main(lambda: check_own(config.write_to))
         if config.explain:
             examples = ranks.together(task.examples, in_turn=True)
             ranks.together(lambda: check_data(task, config, examples, ranks.size))
@@ -130,13 +132,13 @@ def _fit(
     world.only_main(lambda: check_space(directory, setup, config))
     writers = None
     if config.overwrite:  # what is there goes when nothing else can be refused
-        writers = world.only_main(lambda: Writers(config, directory, 0))
+        writers = world.only_main(lambda: Writers(config, directory, 0, around=rng_untouched))
         world.only_main(lambda: remove_run(directory, keep=names_in(config.write_to)))
     run = world.together(lambda: make_run(directory, task, config, setup, examples, stop))
     began = time.perf_counter()
     try:
         resume(run, setup, config, document)
-        run.writers = writers if config.overwrite else world.only_main(lambda: Writers(config, directory, setup.state.step))
+        run.writers = writers if config.overwrite else world.only_main(lambda: make_writers(run, config))
         world.only_main(lambda: write_run(directory, {**document, "status": "running"}))
         with stop, world.held_by_main(run.saver), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
@@ -341,6 +343,11 @@ def announce(
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
 
 
+def make_writers(run: Run, config: TrainConfig) -> Writers:
+    """The log writers of this process, each with its state of the checkpoint that the run continues from."""
+    return Writers(config, run.directory, run.state.step, run.writer_states, rng_untouched)
+
+
 def resume(run: Run, setup: Setup, config: TrainConfig, document: dict[str, Any]) -> None:
     """Continue from the newest whole checkpoint if that is asked for and there is one. Raises UsageError, ModelError."""
     world = setup.world
@@ -393,6 +400,8 @@ def check_progress(setup: Setup, progress: dict[str, Any], num_steps: int) -> No
             raise ValueError(f"{value!r} where a number is needed")
     if progress["metrics_bytes"] < 0:
         raise ValueError(f"a log of {progress['metrics_bytes']} bytes")
+    if not isinstance(progress.get("writers", {}), dict):
+        raise ValueError(f"{progress['writers']!r} as the writers' states")
     if best is not None and not (isinstance(best["step"], int) and isinstance(best["evaluation"], dict)):
         raise ValueError(f"{best!r} as the best model")
 

@@ -122,6 +122,7 @@ class Run:
         self.stop = stop or Stop()
         self.saver = (AsyncSaver if config.async_save else Saver)(directory / "checkpoints", config.keep_checkpoints)
         self.writers: Writers | None = None  # open from the start of the training
+        self.writer_states: dict[str, Any] = {}  # of the checkpoint that the run continues from
         self.slowest: dict[str, float] = {"step": 0.0, "saving": 0.0}  # seconds
         self._unread: list[tuple[Position, list[Key], StepRecord]] = []
         self.best: dict[str, Any] | None = None
@@ -268,7 +269,15 @@ class Run:
         with self.paused("saving"):
             snapshot = take_snapshot(self.state, self.progress(), self.world)
             self.world.on_main(lambda: self.saver.save(snapshot))
+            self._tell_of_saved()
         self.is_best = False
+
+    def _tell_of_saved(self) -> None:
+        """The writers hear of each checkpoint that has come to be on the disk."""
+        while self.saver.committed:
+            step, directory = self.saver.committed.pop(0)
+            if self.writers is not None:
+                self.writers.saved(step, directory)
 
     # ---------------------------------------------------------------------------------------------------- resuming
 
@@ -287,6 +296,7 @@ class Run:
             "num_worse": self.num_worse,
             "train_seconds": self.train_seconds,
             "metrics_bytes": self._metrics.tell(),
+            "writers": self.writers.states() if self.writers is not None else {},
         }
 
     def ranks(self) -> dict[str, Any]:
@@ -303,6 +313,7 @@ class Run:
         self.window, self.epoch, self.total = (Tally(**progress[name]) for name in ("window", "epoch", "total"))
         self.best, self.last_evaluation = progress["best"], progress["last_evaluation"]
         self.num_worse, self.train_seconds = progress["num_worse"], progress["train_seconds"]
+        self.writer_states = progress.get("writers", {})  # older checkpoints have none
         self.should_stop = self._is_hopeless()  # killed between stopping early and the end
         self._metrics.truncate(min(progress["metrics_bytes"], os.fstat(self._metrics.fileno()).st_size))
         self._metrics.seek(0, os.SEEK_END)
@@ -317,6 +328,7 @@ class Run:
         self._metrics.write(json.dumps(clean, allow_nan=False).encode() + b"\n")
         self._metrics.flush()
         if self.writers is not None:
+            self._tell_of_saved()  # of what --async-save has written by now
             self.writers.log(clean)
 
     def say(self, text: str) -> None:
@@ -330,6 +342,7 @@ class Run:
         self._bar.close()
         self._metrics.close()
         if self.writers is not None:
+            self._tell_of_saved()
             self.writers.close()
 
     # ------------------------------------------------------------------------------------------------------ counting

@@ -18,8 +18,9 @@ from engine.errors import UserError
 class Saver:
     """Writes at once. Enter it around training: when it is left, all that was saved is on the disk.
 
-    ``whole``: the steps whose checkpoints are known to be whole, with the best step each refers to. ``seconds_behind``: how
-    long after a save it may take until it is on the disk.
+    ``whole``: the steps whose checkpoints are known to be whole, with the best step each refers to. ``committed``: those that
+    are on the disk and of which nobody has been told yet. ``seconds_behind``: how long after a save it may take until it is
+    on the disk.
     """
 
     seconds_behind = 0.0
@@ -27,6 +28,7 @@ class Saver:
     def __init__(self, root: Path, keep: int):
         self.root, self.keep = root, keep
         self.whole: dict[int, int] = {}
+        self.committed: list[tuple[int, Path]] = []
 
     def save(self, snapshot: Snapshot) -> None:
         """Raises ResourceError."""
@@ -35,7 +37,7 @@ class Saver:
     def write(self, snapshot: Snapshot) -> None:
         """Commit, then let old ones go."""
         files = snapshot.files()
-        commit(self.root, snapshot.step, files)
+        self.committed.append((snapshot.step, commit(self.root, snapshot.step, files)))
         self.rotate(snapshot.step, files)
 
     def rotate(self, step: int, files: Files) -> None:

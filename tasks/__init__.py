@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
-import inspect
-import sys
-from pathlib import Path
 from typing import Any
 
 from engine.errors import UsageError
+from engine.own import class_in_file, is_own
 
 # name: (module, class, one line for --help); listed here so that --help need not import them
 TASKS = {
@@ -62,9 +59,8 @@ def find(name: str) -> type[Any]:
             mend = f"pip install -c constraints.txt '.[{name}]'"
             raise UsageError(f"{name} needs the package {error.name}, which is not installed: {mend}") from error
         return found
-    path, colon, attribute = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return from_file(Path(path), attribute)
+    if is_own(name):
+        return from_file(name)
     near = difflib.get_close_matches(name, TASKS, n=1)
     raise UsageError(
         f"unknown task {name!r}"
@@ -73,21 +69,12 @@ def find(name: str) -> type[Any]:
     )
 
 
-def from_file(path: Path, attribute: str) -> type[Any]:
+def from_file(name: str) -> type[Any]:
     """A task class of a file outside the project."""
     from engine.task import Task
 
-    if not path.is_file():
-        raise UsageError(f"--task {path}:{attribute}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"plainloop_task_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there for the types they name
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"--task {path}:{attribute}: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if not (inspect.isclass(found) and issubclass(found, Task)):
-        raise UsageError(f"--task {path}:{attribute}: {path} defines no subclass of engine.task.Task of that name")
+    found = class_in_file(name, "task")
+    if found is None or not issubclass(found, Task):
+        path, _, attribute = name.rpartition(":")
+        raise UsageError(f"--task {name}: {path} defines no subclass of engine.task.Task of that name ({attribute})")
     return found

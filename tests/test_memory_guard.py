@@ -59,7 +59,9 @@ def runs_out(model: nn.Module, max_examples: int, where: str) -> list[int]:
     return failed
 
 
-def steps(num_steps=4, *, max_examples=None, where="forward", dropout=0.0, preset=None, batching="padded", rows=64, precision="fp32"):
+def steps(
+    num_steps=4, *, max_examples=None, where="forward", dropout=0.0, preset=None, batching="padded", rows=64, precision="fp32"
+):
     """Some steps; returns the state, the losses and the sizes that did not fit. ``preset``: cut from the start."""
     config = TrainConfig(**SMALL, batching=batching, precision=precision)
     task = tiny.TokenTask(train=tiny.token_rows(rows))

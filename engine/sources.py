@@ -65,6 +65,13 @@ class SourceConfig:
             raise UsageError("--eval-fraction holds out training data; with --eval-file there is nothing to hold out")
 
 
+def refuse_missing(config: SourceConfig) -> None:
+    """Raises DataError when a file of the settings is not there; what is in it is found out later."""
+    for name in (config.train_file, config.eval_file):
+        if name is not None and not user_path(name).exists():
+            raise DataError(f"{user_path(name)} does not exist")
+
+
 @dataclass(frozen=True)
 class HubData:
     """A data set of the Hub and the splits to use; ``eval=None`` takes test, else validation, if there."""

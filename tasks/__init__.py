@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import UsageError
 from engine.own import class_in_file, is_own
+from tasks.options import DEFAULTS
 
 # name: (module, class, one line for --help); listed here so that --help need not import them
 TASKS = {
@@ -26,16 +28,40 @@ TASKS = {
 COMMANDS = {
     "predict": ("engine.config:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
     "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
-    "fill": ("tasks.fill:FillConfig", "tasks.fill:fill", "fill in the [MASK] of a text"),
-    "generate": ("tasks.generate:GenerateConfig", "tasks.generate:generate", "let a causal language model write on"),
-    "report": ("engine.compare:ReportConfig", "engine.compare:report", "draw a run's report.html again"),
-    "compare": ("engine.compare:CompareConfig", "engine.compare:compare", "lay the curves of several runs over each other"),
+    "fill": ("tasks.flags:FillConfig", "tasks.fill:fill", "fill in the [MASK] of a text"),
+    "generate": ("tasks.flags:GenerateConfig", "tasks.generate:generate", "let a causal language model write on"),
+    "report": ("engine.flags:ReportConfig", "engine.compare:report", "draw a run's report.html again"),
+    "compare": (
+        "engine.flags:CompareConfig",
+        "engine.compare:compare",
+        "lay the curves of several runs over each other",
+    ),
     "push": ("engine.config:PushConfig", "engine.share:push", "upload a finished run to the Hugging Face Hub"),
     "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
-    "search": ("tasks.search:SearchConfig", "tasks.search:search", "the texts of a file nearest in meaning to a query"),
-    "compare-models": ("tasks.compare:CompareConfig", "tasks.compare:compare_models", "embedding models side by side"),
-    "caption": ("tasks.captions:CaptionConfig", "tasks.captions:caption", "describe pictures"),
+    "search": ("tasks.flags:SearchConfig", "tasks.search:search", "the texts of a file nearest in meaning to a query"),
+    "compare-models": ("tasks.flags:CompareConfig", "tasks.compare:compare_models", "embedding models side by side"),
+    "caption": ("tasks.flags:CaptionConfig", "tasks.captions:caption", "describe pictures"),
 }
+
+
+OPTIONS = {  # by task: the dataclass of its own flags, where no torch is imported
+    "yelp": "tasks.options:YelpOptions",
+    "imdb": "tasks.options:ClassificationOptions",
+    "classification": "tasks.options:ClassificationOptions",
+    "mlm": "tasks.options:MaskedOptions",
+    "clm": "tasks.options:CausalOptions",
+    "sft": "tasks.options:SFTOptions",
+    "embeddings": "tasks.options:EmbeddingsOptions",
+    "captioning": "tasks.options:CaptioningOptions",
+}
+
+
+def flags_of(name: str) -> tuple[type[Any], Mapping[str, Any]]:
+    """A task's own flags and its defaults of the others; the task itself is imported only if it is the user's own."""
+    if name in OPTIONS:
+        return attribute(OPTIONS[name]), DEFAULTS.get(name, {})
+    kind = find(name)
+    return kind.Options, kind.defaults
 
 
 def attribute(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,41 +9,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from engine.config import require
 from engine.errors import ResourceError, UsageError, shown
 from engine.inference import Find, open_model
 from tasks.embeddings import Embeddings
-from tasks.text import checked_texts
+from tasks.flags import CompareConfig
 
 FIRST, REPEATS = 10, 5
-SENTENCES = (
-    "The weather is lovely today.",
-    "It's so sunny outside!",
-    "He drove to the stadium.",
-    "She took the car to watch the match.",
-)
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """Settings of ``compare-models``."""
-
-    models: list[str] = dataclasses.field(
-        default_factory=list, metadata={"help": "model directories or Hub names; auto: all-MiniLM-L6-v2"}
-    )
-    sentences: list[str] = dataclasses.field(
-        default_factory=lambda: list(SENTENCES), metadata={"help": "what to embed (default: four sentences, two and two alike)"}
-    )
-    picture: str | None = dataclasses.field(
-        default=None, metadata={"help": "PNG, SVG or PDF file for the similarities, side by side"}
-    )
-    device: str = dataclasses.field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:N or mps"})
-    debug: bool = dataclasses.field(default=False, metadata={"help": "show tracebacks of errors that have a one-line form"})
-
-    def __post_init__(self) -> None:
-        require(self, "models", bool(self.models), "must name one or more models")
-        require(self, "sentences", len(self.sentences) > 1, "must be two or more")
-        checked_texts(self.sentences, "--sentences")
 
 
 @dataclass(frozen=True)

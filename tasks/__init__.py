@@ -40,6 +40,7 @@ COMMANDS = {
     "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
     "search": ("tasks.flags:SearchConfig", "tasks.search:search", "the texts of a file nearest in meaning to a query"),
     "compare-models": ("tasks.flags:CompareConfig", "tasks.compare:compare_models", "embedding models side by side"),
+    "env": ("engine.flags:EnvConfig", "engine.environment:env", "versions, processor, memory: what a report of a defect needs"),
     "caption": ("tasks.flags:CaptionConfig", "tasks.captions:caption", "describe pictures"),
 }
 

@@ -335,7 +335,7 @@ def test_a_file_that_cannot_be_read_is_refused(config_file, tmp_path):
 
 def test_an_unknown_setting_of_a_file_is_refused_with_the_nearest_known(config_file):
     path = config_file("epoch = 3\n")
-    assert refusal("--config", path) == f"--config {path}: unknown setting 'epoch' (did you mean epochs?)"
+    assert refusal("--config", path) == f"--config {path}, line 1, column 1: unknown setting 'epoch' (did you mean epochs?)"
     assert "unknown setting 'training'" in refusal("--config", config_file("[training]\nepochs = 3\n"))
     assert "unknown setting 'config'" in refusal("--config", config_file("config = 'other.toml'\n"))
 

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"own", "trainer_names"},
+    {"own", "hints"},
+    {"settings_file"},
     {"flags", "config", "clock", "batch", "files", "hub", "dropout", "memory", "stop", "cache", "writers"},
     {"sources", "plan", "tokens", "attention", "lora"},
     {"optimizer", "precision", "parallel", "collate", "packing", "targets"},
@@ -25,7 +26,7 @@ LAYERS = [
     {"explain"},
     {"fit"},
     {"compare", "share"},
-    {"inference"},
+    {"inference", "environment"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {"accelerate", "trl", "lightning", "pytorch_lightning", "lightning_fabric"}

@@ -99,7 +99,7 @@ def from_yaml(text: str) -> dict[str, Any]:
         raise ValueError(f"{error.reason} ({position(text, error.position)})") from error
     if root is None:
         return {}
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode) or root.tag != f"{PLAIN}map":
         raise ValueError(f"it must hold settings by name ({at(root)})")
     found: dict[str, Any] = {}
     for key, value in root.value:
@@ -110,7 +110,8 @@ def from_yaml(text: str) -> dict[str, Any]:
             raise ValueError(f"{name} is given twice: leave one of them out ({at(key)})")
         if isinstance(value, yaml.MappingNode):
             raise ValueError(f"{name} must be one text, number or truth, or a list of texts ({at(value)})")
-        found[name] = [word(item) for item in value.value] if isinstance(value, yaml.SequenceNode) else word(value)
+        is_list = isinstance(value, yaml.SequenceNode) and value.tag == f"{PLAIN}seq"
+        found[name] = [word(item) for item in value.value] if is_list else word(value)
     return found
 
 

@@ -12,6 +12,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -68,8 +69,9 @@ class SourceConfig:
 def refuse_missing(config: SourceConfig) -> None:
     """Raises DataError when a file of the settings is not there; what is in it is found out later."""
     for name in (config.train_file, config.eval_file):
-        if name is not None and not user_path(name).exists():
-            raise DataError(f"{user_path(name)} does not exist")
+        with suppress(OSError):  # a folder that may not be read, a name that is too long: said by what comes later
+            if name is not None and not user_path(name).exists():
+                raise DataError(f"{user_path(name)} does not exist")
 
 
 @dataclass(frozen=True)

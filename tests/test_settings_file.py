@@ -101,7 +101,11 @@ def test_an_empty_yaml_file_says_nothing(config_file):
         ("- 1\n- 2\n", "it must hold settings by name (line 1, column 1)"),
         ("3", "it must hold settings by name (line 1, column 1)"),
         ("epochs: 1\ndata: {a: 1}\n", "data must be one text, number or truth, or a list of texts (line 2, column 7)"),
-        ("epochs: 1\ndata: !!python/object/apply:os.system ['touch hacked']\n", "data"),
+        (
+            "epochs: 1\ndata: !!python/object/apply:os.system ['touch hacked']\n",
+            "found python/object/apply:os.system (line 2, column 7)",
+        ),
+        ("!!python/object:os.system\nepochs: 1\n", "it must hold settings by name (line 1, column 1)"),
         ("data: !!python/name:os.system x\n", "found python/name:os.system (line 1, column 7)"),
         ("data: !mine x\n", "found !mine (line 1, column 7)"),
         ("data: &a x\nmodel: *a\n", "a setting cannot refer to another one"),

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from engine.config import TrainConfig, flag_value, parse, show_help, unknown_command
 from engine.errors import explain
-from engine.sources import Source, SourceConfig
-from tasks import COMMANDS, TASKS, attribute, find
+from engine.sources import Source, SourceConfig, refuse_missing
+from tasks import COMMANDS, TASKS, attribute, find, flags_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,18 +29,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def train(argv: Sequence[str]) -> None:
-    name = flag_value(argv, "task")
-    if name is None:
+    if (name := flag_value(argv, "task")) is None:
         return show_help(argv, [TrainConfig, SourceConfig], TASKS, COMMANDS)
-    kind = find(name)
-    config, source, options = parse(argv, f"run.py --task {name}", [TrainConfig, SourceConfig, kind.Options], kind.defaults)
+    flags, defaults = flags_of(name)
+    config, source, options = parse(argv, f"run.py --task {name}", [TrainConfig, SourceConfig, flags], defaults)
+    refuse_missing(source)  # before torch is imported, which takes seconds
     from engine.fit import fit
     from engine.inference import quiet_libraries, try_examples
     from engine.share import check_login, push_run
 
     quiet_libraries()
     check_login(config.push_to_hub)  # now, and not after hours
-    task = kind(options, Source(source))
+    task = find(name)(options, Source(source))
     result = fit(task, config)
     if not config.explain:
         try_examples(task, result.directory, find, config.device, name)

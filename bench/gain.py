@@ -22,7 +22,8 @@ from engine.config import TrainConfig
 from engine.fit import fit
 from engine.inference import quiet_libraries
 from engine.sources import Source, SourceConfig, packaged_minilm
-from tasks.embeddings import Embeddings, EmbeddingsOptions
+from tasks.embeddings import Embeddings
+from tasks.options import EmbeddingsOptions
 from tasks.retrieval import TOP, ranks
 
 SOURCE = SourceConfig(data="sample", model=packaged_minilm() or "auto", max_train_examples=4000, max_eval_examples=1000)

@@ -259,6 +259,23 @@ ODD: list[tuple[str, int, str, Lines]] = [
     ("evaluate without labels", 3, "has no column 'label'", lambda at: [evaluate(at, "--file", at.write("e.csv", "text\nw1\n"))]),
     ("evaluate on data that have gone", 3, "does not exist", lambda at: [
         ["evaluate", "--model", str(gone(at))]]),
+    ("a flag of Trainer's", 2, "of Trainer's; here: --batch-size (16), over all devices", odd("--per-device-train-batch-size", "8")),
+    ("YAML that is none", 2, "line 2, column 8", lambda at: [at.train("--config", at.write("c.yaml", "seed: 1\nmodel: @x\n"))]),
+    ("YAML that would run code", 2, "python/object/apply:os.system", lambda at: [
+        at.train("--config", at.write("c.yml", "model: !!python/object/apply:os.system [touch hacked]\n"))]),
+    ("YAML that grows without end", 2, "cannot refer to another", lambda at: [
+        at.train("--config", at.write("c.yaml", "a: &a [x,x]\n" + "".join(f"b{n}: &b{n} [*a,*a]\n" for n in range(99))))]),
+    ("a run.json with a task of a stranger's as --config", 2, "give it by hand, --task FILE.py:CLASS", lambda at: [
+        ["--config", at.write("run.json", json.dumps({"status": "finished", "data": {}, "settings": {"task": at.task("x = 1")}}))]]),
+    ("a run.json as --config of predict", 2, "this command takes the run as --model", lambda at: [
+        at.predict("w1", "--config", str(at.finished() / "run.json"))]),
+    ("--save-config over a file", 2, "is there already", lambda at: [at.train("--save-config", at.write("mine.toml", "mine"))]),
+    ("--save-config without a format", 2, "must end in .toml, .json, .yaml, .yml", odd("--save-config", "settings")),
+    ("a writer that is not there", 2, "there is no file", odd("--write-to", "no_such.py:Mine")),
+    ("a writer with nothing to call", 2, "the class has nothing to call", lambda at: [
+        at.train("--write-to", at.write("w.py", "class Mine: pass") + ":Mine")]),
+    ("a writer whose method is a slip", 2, "on_evaluation would never be called", lambda at: [
+        at.train("--write-to", at.write("w.py", "class Mine:\n def on_evaluation(self, step, line): pass") + ":Mine")]),
     ("evaluate in batches of a billion", 0, "eval_accuracy", lambda at: [evaluate(at, "--eval-batch-size", "1000000000")]),
 ]  # fmt: skip
 

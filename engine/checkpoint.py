@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -270,3 +270,13 @@ def set_rng(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(tensors["cuda"])
     if "mps" in tensors and torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["mps"])
+
+
+@contextmanager
+def rng_untouched() -> Iterator[None]:
+    """Random numbers that are drawn inside do not move the generators of the training."""
+    before = get_rng()
+    try:
+        yield
+    finally:
+        set_rng(*before)

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config import setting, user_path
+from engine.config import user_path
 from engine.directory import read_run
 from engine.errors import ResourceError, UsageError
+from engine.flags import CompareConfig, ReportConfig
 from engine.report import Record, comparison, record_in, render
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Settings of ``report``."""
-
-    model: str = setting("", "directory of a run, finished or not")
-    output: str | None = setting(None, "HTML file (default: report.html in the directory)")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """Settings of ``compare``."""
-
-    output: str = setting("compare.html", "HTML file")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
 
 def report(config: ReportConfig, texts: Sequence[str], find: Callable[..., Any]) -> None:

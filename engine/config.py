@@ -3,6 +3,11 @@
 Every setting is a field of a dataclass: its name is the flag, its type the check, its metadata the help. Precedence:
 default < the task's defaults < ``--config FILE`` < command line. This module must not import torch: ``--help`` has to
 answer at once. Next: plan.py.
+
+The parser is transformers' HfArgumentParser. jsonargparse 4.53, tyro 1.0.17 and cyclopts 5.5.2 were tried against the table
+of bad inputs, and each loses something: jsonargparse takes the last of a flag given twice and an abbreviation, and no bare
+``--resume``; tyro takes the last, too, and reads ``--resume=no`` as true; cyclopts takes ``--batch-size 1.5`` for 2. None has
+one-line errors, and none would take the place of more than 60 of the lines below.
 """
 
 from __future__ import annotations
@@ -19,11 +24,14 @@ import tomllib
 from argparse import ArgumentParser, HelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from engine.errors import UsageError, is_main_process, one_line
+from engine.hints import hint
+from engine.settings_file import SettingsFile, TwiceError, from_yaml, is_run, kind_of, save_settings, usable
 
 SCHEDULES = (  # transformers' SchedulerType, but for those that follow a metric
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -101,7 +109,7 @@ class TrainConfig:
     epochs: int = setting(3, "passes over the training data", in_card=True)
     max_steps: int | None = setting(None, "optimizer steps in all; overrides --epochs")
     max_minutes: float | None = setting(
-        None, "save and stop in time to be done after so many minutes; --resume continues", changes_weights=False
+        None, "save and stop in time to be done after so many minutes; --resume continues", local=True
     )
     optimizer: Literal["adamw", "sgd", "adafactor", "muon"] = setting(
         "adamw", "those of torch.optim; muon takes the matrices of the transformer blocks, and AdamW all else"
@@ -152,7 +160,7 @@ class TrainConfig:
     cuda_graph: Literal["auto", "on", "off"] = setting(
         "auto", "record the compiled model as CUDA graphs, one for each length rounded up to 256; auto: off"
     )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", changes_weights=False)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", local=True)
     shard: bool = setting(
         False,
         "spread weights, gradients and the optimizer's state over the ranks (FSDP2); needs torchrun",
@@ -168,7 +176,7 @@ class TrainConfig:
     rank_timeout: float = setting(
         300.0, "seconds that ranks wait for each other in a step before the run ends", changes_weights=False
     )
-    workers: int = setting(0, "processes that load data, for each rank", changes_weights=False)
+    workers: int = setting(0, "processes that load data, for each rank", local=True)
     seed: int = setting(42, "of the new head, the order of the examples and dropout", in_card=True)
     deterministic: bool = setting(False, "only deterministic kernels; slower on a GPU")
     log_steps: int = setting(10, "steps between two log lines", changes_weights=False)
@@ -197,15 +205,16 @@ class TrainConfig:
     explain: bool = setting(
         False,
         "print what this run would do, cost and take, from the plan and a few tried steps, and end",
-        changes_weights=False,
+        local=True,
     )
     profile: int | None = setting(
-        None, "look closely at so many steps: a trace, the hottest operations, memory; in profile/", changes_weights=False
+        None, "look closely at so many steps: a trace, the hottest operations, memory; in profile/", local=True
     )
     write_to: str | None = setting(
         None,
-        "write the log lines elsewhere, too: tensorboard, wandb, trackio, or several, comma-separated",
-        changes_weights=False,
+        "write the log lines elsewhere, too: tensorboard, wandb, trackio, a writer of your own as FILE.py:CLASS, or several, "
+        "comma-separated",
+        local=True,
     )
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form", local=True)
 
@@ -305,83 +314,9 @@ def check_schedule(config: TrainConfig) -> None:
         raise UsageError("--schedule warmup_stable_decay needs --schedule-options num_decay_steps=N, the steps at its end")
 
 
-@dataclass(frozen=True)
-class PredictConfig:
-    """Settings of ``predict``."""
-
-    model: str = setting("", "directory of a finished run, or any model directory or Hub name")
-    input: str | None = setting(None, "CSV, TSV, JSONL, Parquet or text file to predict")
-    output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
-    text_column: str | None = setting(None, "column of the text (default: as in training)", replaces_run=True)
-    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)", replaces_run=True)
-    id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
-    excel_safe: bool = setting(False, "put a ' before CSV cells that a spreadsheet would take for a formula")
-    delimiter: str | None = setting(None, "of CSV files")
-    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
-    task: str | None = setting(
-        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
-
-    def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name a model directory")
-        if self.excel_safe and not (self.output or "").lower().endswith(".csv"):
-            raise UsageError("--excel-safe is for CSV files: give --output FILE.csv")
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Settings of ``evaluate``."""
-
-    model: str = setting("", "directory of a finished run, or any model directory or Hub name")
-    file: str | None = setting(None, "labelled file to evaluate on (default: the run's own evaluation data)")
-    output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
-    errors: str | None = setting(
-        None,
-        "CSV file for the rows that are wrong, the surest first; errors.csv in the model's directory is shown in its report",
-    )
-    max_eval_examples: int | None = setting(
-        None, "evaluate on a random subset of this size; 0: all (default: as in training)", replaces_run=True
-    )
-    text_column: str | None = setting(None, "column of the text (default: as in training)", replaces_run=True)
-    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)", replaces_run=True)
-    label_column: str | None = setting(None, "column of the label (default: as in training)", replaces_run=True)
-    delimiter: str | None = setting(None, "of CSV files", replaces_run=True)
-    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)", replaces_run=True)
-    task: str | None = setting(
-        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
-    )
-    eval_batch_size: int = setting(32, "examples per batch; changes speed only")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: that of the training run, if the device has it")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    workers: int = setting(0, "processes that load data")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
-
-    def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name a model directory")
-        require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
-        require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
-
-
 def most_workers() -> int:
     """More processes than this only fill the machine until it stands still."""
     return 32 * (os.cpu_count() or 1)
-
-
-@dataclass(frozen=True)
-class PushConfig:
-    """Settings of ``push``."""
-
-    model: str = setting("", "directory of a finished run")
-    repo: str = setting("", "name on the Hub: NAME or ORGANISATION/NAME; made if it is not there")
-    public: bool = setting(False, "let everybody see it (default: a private repository)")
-    with_metrics: bool = setting(False, "push metrics.jsonl, too")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
-
-    def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name the directory of a finished run")
-        require(self, "repo", bool(self.repo), "must name a repository on the Hub")
 
 
 def require(config: Any, name: str, condition: bool, rule: str) -> None:
@@ -423,7 +358,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], *kinds: type[Any
 # ----------------------------------------------------------------------------------------------- the command line
 
 
-SHORT = {"--lr": "--learning-rate", "--bs": "--batch-size", "--num-train-epochs": "--epochs"}  # as people call them
+SHORT = {"--lr": "--learning-rate", "--bs": "--batch-size"}  # as people call them
 
 
 def parse(
@@ -433,9 +368,15 @@ def parse(
 
     Returns them in order, and last the list of bare arguments if ``rest`` names them. Raises UsageError for an unknown
     flag (with the nearest known one), a flag given twice, a value of the wrong type, or a config file that cannot be read.
+    With ``--save-config FILE`` the settings are written and nothing else is done: raises SystemExit(0), as ``--help`` does.
     """
     parser = make_parser(program, kinds)
-    parser.add_argument("--config", metavar="FILE", help="settings as TOML or JSON; flags win over the file")
+    parser.add_argument(
+        "--config", metavar="FILE", help="settings as TOML, JSON or YAML, or a run's own run.json; flags win over the file"
+    )
+    parser.add_argument(
+        "--save-config", metavar="FILE", help="write these settings as TOML, JSON or YAML for --config, and end"
+    )
     if rest:
         parser.add_argument(rest, nargs="*", help="given after the flags, or before them")
     refuse_duplicates(argv)
@@ -445,19 +386,33 @@ def parse(
     parser.set_defaults(**{name: value for name, value in defaults.items() if name in known})
     config, _ = parser.parse_known_args(argv)
     if config.config is not None:
-        argv = [*flags_of_file(Path(config.config), known), *argv]
+        values = values_of_file(Path(config.config), kinds, argv)
+        parser.set_defaults(**{name: value for name, value in values.items() if isinstance(value, list)})
+        argv = [*flags_of_file(values), *argv]
     namespace, unknown = parser.parse_known_args(argv)
     for flag in unknown:
-        given, flags = flag.split("=")[0], [f"--{name.replace('_', '-')}" for name in known]
-        near = [full for short, full in SHORT.items() if short == given and full in flags]
-        near += difflib.get_close_matches(given, flags, n=1)
-        raise UsageError(f"unknown argument {flag!r}" + (f" (did you mean {near[0]}?)" if near else "; see --help"))
+        raise unknown_flag(flag, known, is_training=TrainConfig in kinds)
     for name in known:
         value = getattr(namespace, name)
         if isinstance(value, str) and name in given_names(argv) and (not value or "\0" in value):
             raise UsageError(f"--{name.replace('_', '-')} must not be {'empty' if not value else 'text with a NUL in it'}")
     filled = [kind(**{f.name: getattr(namespace, f.name) for f in dataclasses.fields(kind)}) for kind in kinds]
+    if namespace.save_config is not None:
+        if is_main_process():
+            save_settings(user_path(namespace.save_config), filled)
+            print(f"settings written to {namespace.save_config}, nothing else was done: --config takes them")
+        raise SystemExit(0)
     return [*filled, getattr(namespace, rest)] if rest else filled
+
+
+def unknown_flag(flag: str, known: Sequence[str], *, is_training: bool) -> UsageError:
+    """With the way on: what Trainer's flag of that name is called here, the nearest flag, or the help."""
+    given, flags = flag.partition("=")[0], [f"--{name.replace('_', '-')}" for name in known]
+    if is_training and (here := hint(given)):
+        return UsageError(f"unknown argument {flag!r}, of Trainer's; here: {here}")
+    near = [full for short, full in SHORT.items() if short == given and full in flags]
+    near += difflib.get_close_matches(given, flags, n=1)
+    return UsageError(f"unknown argument {flag!r}" + (f" (did you mean {near[0]}?)" if near else "; see --help"))
 
 
 def with_values(argv: Sequence[str], truths: set[str]) -> list[str]:
@@ -476,8 +431,8 @@ def given_names(argv: Iterable[str]) -> set[str]:
     return {argument.split("=")[0].removeprefix("--").replace("-", "_") for argument in argv if argument.startswith("--")}
 
 
-def flag_value(argv: Sequence[str], name: str) -> str | None:
-    """One setting, read ahead of all others: from the command line, else from the --config file."""
+def flag_value(argv: Sequence[str], name: Literal["task"]) -> str | None:
+    """The task, read ahead of all other settings: from the command line, else from the --config file."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument(f"--{name}")
     parser.add_argument("--config")
@@ -486,10 +441,7 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
     except (argparse.ArgumentError, SystemExit) as error:
         raise UsageError(str(error).removeprefix("argument ")) from error
     if getattr(found, name) is None and found.config is not None:
-        value = settings_in(Path(found.config)).get(name)
-        if not isinstance(value, str | None):
-            raise UsageError(f"--config {found.config}: {name} must be text, found {value!r}")
-        return value
+        return read_settings(Path(found.config)).task
     value = getattr(found, name)
     return value  # type: ignore[no-any-return]
 
@@ -543,45 +495,82 @@ def refuse_duplicates(argv: Iterable[str]) -> None:
 
 
 def settings_in(path: Path) -> dict[str, Any]:
-    """What a TOML or JSON file holds. Raises UsageError with line and column."""
-    kind = "JSON" if path.suffix == ".json" else "TOML"
+    """What a TOML, JSON or YAML file holds, or the settings of a run.json. Raises UsageError with line and column."""
+    return read_settings(path).values
+
+
+def read_settings(path: Path) -> SettingsFile:
+    """The file that ``--config`` names. Raises UsageError with line and column."""
+    kind = kind_of(path)
     if path.exists() and not path.is_file():
         raise UsageError(f"--config {path} cannot be read: it is not a file")
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text, object_pairs_hook=each_once) if kind == "JSON" else tomllib.loads(text)
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:  # both decoders name line and column
+    try:
+        values = DECODERS[kind](text)
+    except TwiceError as error:
+        raise SettingsFile(path, text, {}).error(str(error), error.name, nth=2) from error
+    except (ValueError, RecursionError) as error:  # the decoders name line and column
         raise UsageError(f"--config {path} is not valid {kind}: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"--config {path} must hold settings by name, found {type(values).__name__}")
+    if kind == "JSON" and is_run(values):
+        return SettingsFile(path, text, values["settings"], is_run=True)
     try:
-        return each_once([(name.replace("-", "_"), value) for name, value in values.items()])
-    except ValueError as error:
-        raise UsageError(f"--config {path}: {error}") from error
+        return SettingsFile(path, text, each_once([(name.replace("-", "_"), value) for name, value in values.items()]))
+    except TwiceError as error:
+        raise SettingsFile(path, text, {}).error(str(error), error.name, nth=2) from error
 
 
 def each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A dictionary of the pairs. Raises ValueError when a name stands twice."""
+    """A dictionary of the pairs. Raises TwiceError when a name stands twice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{name} is given twice: leave one of them out")
+            raise TwiceError(name)
         found[name] = value
     return found
 
 
-def flags_of_file(path: Path, known: Sequence[str]) -> list[str]:
-    """The settings of a file as command-line arguments, so that they pass the same checks."""
-    values = settings_in(path)
+DECODERS: dict[str, Callable[[str], Any]] = {
+    "TOML": tomllib.loads,
+    "JSON": lambda text: json.loads(text, object_pairs_hook=each_once),
+    "YAML": from_yaml,
+}
+
+
+def values_of_file(path: Path, kinds: Sequence[type], argv: Sequence[str]) -> dict[str, Any]:
+    """The settings of a file that are set, each of a kind that a flag can have; those of a run.json without the local ones.
+
+    Raises UsageError, for an unknown one with the nearest known name.
+    """
+    file, fields = read_settings(path), {field.name: str(field.type) for kind in kinds for field in dataclasses.fields(kind)}
+    values = file.values
+    if file.is_run:
+        if TrainConfig not in kinds:
+            raise file.error("it holds the settings of a training, for --task; this command takes the run as --model")
+        if "task" not in given_names(argv):
+            file.task  # noqa: B018 - raises for a task whose code it would bring along
+        values, left_out = usable(file, fields, settings_where(lambda traits: traits.local, *kinds))
+        if left_out:
+            note(left_out)
     for name, value in values.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(f"--config {path}: unknown setting {name!r}" + (f" (did you mean {near[0]}?)" if near else ""))
-        if not isinstance(value, str | int | float | None):
-            raise UsageError(f"--config {path}: {name} must be one text, number or truth, found {value!r}")
-    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
+        if name not in fields:
+            if TrainConfig in kinds and (here := hint(name)):
+                raise file.error(f"unknown setting {name!r}, of Trainer's; here: {here}", name)
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise file.error(f"unknown setting {name!r}" + (f" (did you mean {near[0]}?)" if near else ""), name)
+        is_list = fields[name].startswith("list") and isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if not isinstance(value, str | int | float | None) and not is_list:
+            raise file.error(f"{name} must be one text, number or truth, found {value!r}", name)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def flags_of_file(values: Mapping[str, Any]) -> list[str]:
+    """A file's settings as command-line arguments, so that they pass the same checks; lists are no single argument."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if not isinstance(value, list)]
 
 
 Listing = Mapping[str, tuple[str, str, str]]  # name: (two places in the code, one line about it)
@@ -598,6 +587,8 @@ def unknown_command(name: str, tasks: Iterable[str], commands: Iterable[str]) ->
 
 def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, commands: Listing) -> None:
     """What ``run.py`` prints without a task: with --help all general flags, else the way on. Raises UsageError."""
+    if "--version" in argv:
+        return print(f"Plainloop {own_version()}, torch {version('torch')}, transformers {version('transformers')}")
     listing, others = ("\n".join(f"  {name:<16} {text}" for name, (_, _, text) in some.items()) for some in (tasks, commands))
     if "--help" not in argv and "-h" not in argv:
         slip = next((a for a in argv if a.startswith("--") and difflib.get_close_matches(a.split("=")[0], ["--task"])), None)
@@ -606,12 +597,19 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
         raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} (python run.py --help)")
     print(
         "usage: python run.py --task TASK [flags]             fine-tune, evaluate, save\n"
-        "       python run.py COMMAND [flags] ...              use what was trained, learn, compare\n\n"
+        "       python run.py COMMAND [flags] ...              use what was trained, learn, compare\n"
+        "       python run.py --version\n\n"
         f"commands (each has flags of its own: python run.py COMMAND --help):\n{others}\n\n"
         f"tasks (each has flags of its own: python run.py --task TASK --help):\n{listing}\n"
         "  FILE.py:CLASS    a task of your own\n"
     )
     print(make_parser("run.py", kinds).format_help().partition("\n\n")[2], end="")
+
+
+def own_version() -> str:
+    """Plainloop's, which runs from its checkout."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["version"])
 
 
 def user_path(text: str) -> Path:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from engine import card, lora
 from engine.build import Setup, build
-from engine.checkpoint import load_average, load_model, load_state
+from engine.checkpoint import load_average, load_model, load_state, rng_untouched
 from engine.config import TrainConfig, as_json, differences, note, settings_where, user_path
 from engine.data import batches, eval_loader
 from engine.directory import (
@@ -56,7 +56,7 @@ from engine.report import histogram, read_lines, record_in, render
 from engine.stop import Stop
 from engine.store import Checkpoint, newest, num_newest, open_checkpoint, set_aside_after, sync_directory
 from engine.task import Examples, Task
-from engine.writers import Writers, names_in
+from engine.writers import Writers, check_own, names_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, wo
     settings = settings_of(task, config)
     with join(config.device, config.rank_timeout) if world is None else nullcontext(world) as ranks:
         ranks.agree("settings", settings)
+        ranks.only_main(lambda: check_own(config.write_to))
         if config.explain:
             examples = ranks.together(task.examples, in_turn=True)
             ranks.together(lambda: check_data(task, config, examples, ranks.size))
@@ -124,13 +125,13 @@ def _fit(
     world.only_main(lambda: check_space(directory, setup, config))
     writers = None
     if config.overwrite:  # what is there goes when nothing else can be refused
-        writers = world.only_main(lambda: Writers(config, directory, 0))
+        writers = world.only_main(lambda: Writers(config, directory, 0, around=rng_untouched))
         world.only_main(lambda: remove_run(directory, keep=names_in(config.write_to)))
     run = world.together(lambda: make_run(directory, task, config, setup, examples, stop))
     began = time.perf_counter()
     try:
         resume(run, setup, config, document)
-        run.writers = writers if config.overwrite else world.only_main(lambda: Writers(config, directory, setup.state.step))
+        run.writers = writers if config.overwrite else world.only_main(lambda: make_writers(run, config))
         world.only_main(lambda: write_run(directory, document))
         with stop, run.saving(), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
@@ -368,6 +369,11 @@ def announce(
         parts = ", ".join(f"{value / 2**30:.2f} {name}" for name, value in need.items())
         print(f"memory     at least {sum(need.values()) / 2**30:.2f} GiB on each rank ({parts}); activations come on top")
     print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
+
+
+def make_writers(run: Run, config: TrainConfig) -> Writers:
+    """The log writers of this process, each with its state of the checkpoint that the run continues from."""
+    return Writers(config, run.directory, run.state.step, run.writer_states, rng_untouched)
 
 
 def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> None:

@@ -25,12 +25,13 @@ from engine.batching import pack, why_not_packed
 from engine.collate import PADDED, Layout
 from engine.compare import record_of
 from engine.compare import write as draw
-from engine.config import EvaluateConfig, PredictConfig, TrainConfig, settings_where, user_path
+from engine.config import TrainConfig, settings_where, user_path
 from engine.data import batches, eval_loader
 from engine.directory import is_finished, read_run
 from engine.errors import DataError, ModelError, ResourceError, UsageError, is_main_process, printable, shown
 from engine.evaluate import evaluate as measure
 from engine.files import Rows, choose, read_table
+from engine.flags import EvaluateConfig, PredictConfig
 from engine.parallel import World, choose_device
 from engine.precision import Precision, choose_precision, make_autocast
 from engine.report import ERRORS

@@ -125,7 +125,7 @@ class Progress:
 
     ``ranks``: what decides in which order numbers are added up; {} of a checkpoint that is older than that. ``window``,
     ``epoch``, ``total``: since the last log line, since the epoch began, and in all. ``num_worse``: evaluations since the
-    best. ``metrics_bytes``: the length of metrics.jsonl.
+    best. ``metrics_bytes``: the length of metrics.jsonl. ``writers``: the states of the log writers of one's own.
     """
 
     ranks: Mapping[str, Any]
@@ -137,6 +137,7 @@ class Progress:
     num_worse: int
     train_seconds: float
     metrics_bytes: int
+    writers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in state.json. The tallies are copied: they go on counting."""
@@ -150,6 +151,7 @@ class Progress:
             "num_worse": self.num_worse,
             "train_seconds": self.train_seconds,
             "metrics_bytes": self.metrics_bytes,
+            "writers": dict(self.writers),
         }
 
     @classmethod
@@ -169,6 +171,7 @@ class Progress:
             expect(found, "num_worse", int, least=0),
             expect(found, "train_seconds", float, least=0),
             expect(found, "metrics_bytes", int, least=0),
+            expect(found, "writers", dict, default={}),  # older checkpoints have none
         )
 
 
@@ -203,6 +206,7 @@ class Run:
             directory / "checkpoints", config.keep_checkpoints, self.world if self.all_save else None
         )
         self.writers: Writers | None = None  # open from the start of the training
+        self.writer_states: dict[str, Any] = {}  # of the checkpoint that the run continues from
         self.slowest: dict[str, float] = {"step": 0.0, "saving": 0.0}  # seconds
         self._unread: list[tuple[Position, list[Key], StepRecord]] = []
         self.best: Best | None = None
@@ -346,11 +350,19 @@ class Run:
                 self.saver.save(snapshot)
             else:
                 self.world.only_main(lambda: self.saver.save(snapshot))
+            self._tell_of_saved()
         self.is_best = False
 
     def saving(self) -> AbstractContextManager[Any]:
         """Around training: when it is left, all that was saved is on the disk. Collective."""
         return self.saver if self.all_save else self.world.held_by_main(self.saver)
+
+    def _tell_of_saved(self) -> None:
+        """The writers hear of each checkpoint that has come to be on the disk."""
+        while self.saver.committed:
+            step, directory = self.saver.committed.pop(0)
+            if self.writers is not None:
+                self.writers.saved(step, directory)
 
     # ---------------------------------------------------------------------------------------------------- resuming
 
@@ -362,6 +374,7 @@ class Run:
         return Progress(
             self.ranks(), self.window, self.epoch, self.total, self.best, self.last_evaluation, self.num_worse,
             self.train_seconds, self._metrics.tell(),
+            self.writers.states() if self.writers is not None else {},
         )  # fmt: skip
 
     def ranks(self) -> dict[str, Any]:
@@ -378,6 +391,7 @@ class Run:
         self.window, self.epoch, self.total = progress.window, progress.epoch, progress.total
         self.best, self.last_evaluation = progress.best, progress.last_evaluation
         self.num_worse, self.train_seconds = progress.num_worse, progress.train_seconds
+        self.writer_states = dict(progress.writers)
         self.should_stop = self._is_hopeless()  # killed between stopping early and the end
         self._metrics.truncate(min(progress.metrics_bytes, os.fstat(self._metrics.fileno()).st_size))
         self._metrics.seek(0, os.SEEK_END)
@@ -392,6 +406,7 @@ class Run:
         self._metrics.write(json.dumps(clean, allow_nan=False).encode() + b"\n")
         self._metrics.flush()
         if self.writers is not None:
+            self._tell_of_saved()  # of what --async-save has written by now
             self.writers.log(clean)
 
     def say(self, text: str) -> None:
@@ -405,6 +420,7 @@ class Run:
         self._bar.close()
         self._metrics.close()
         if self.writers is not None:
+            self._tell_of_saved()
             self.writers.close()
 
     # ------------------------------------------------------------------------------------------------------ counting

@@ -15,10 +15,11 @@ from typing import Any
 
 from engine import hub, lora
 from engine.card import without_folders
-from engine.config import PushConfig, user_path
+from engine.config import user_path
 from engine.directory import is_finished, read_run
 from engine.document import dumps
 from engine.errors import ResourceError, UsageError, is_main_process
+from engine.flags import PushConfig
 
 POOLING = "1_Pooling/config.json"  # the one file in a folder: how sentence-transformers pools
 UPLOADED = (

@@ -13,6 +13,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -64,6 +65,14 @@ class SourceConfig:
             raise UsageError("--eval-file needs --train-file")
         if self.eval_file and self.eval_fraction:
             raise UsageError("--eval-fraction holds out training data; with --eval-file there is nothing to hold out")
+
+
+def refuse_missing(config: SourceConfig) -> None:
+    """Raises DataError when a file of the settings is not there; what is in it is found out later."""
+    for name in (config.train_file, config.eval_file):
+        with suppress(OSError):  # a folder that may not be read, a name that is too long: said by what comes later
+            if name is not None and not user_path(name).exists():
+                raise DataError(f"{user_path(name)} does not exist")
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
-import inspect
-import sys
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import UsageError
+from engine.own import class_in_file, is_own
+from tasks.options import DEFAULTS
 
 # name: (module, class, one line for --help); listed here so that --help need not import them
 TASKS = {
@@ -27,18 +26,43 @@ TASKS = {
 
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
 COMMANDS = {
-    "predict": ("engine.config:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
-    "evaluate": ("engine.config:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
-    "fill": ("tasks.fill:FillConfig", "tasks.fill:fill", "fill in the [MASK] of a text"),
-    "generate": ("tasks.generate:GenerateConfig", "tasks.generate:generate", "let a causal language model write on"),
-    "report": ("engine.compare:ReportConfig", "engine.compare:report", "draw a run's report.html again"),
-    "compare": ("engine.compare:CompareConfig", "engine.compare:compare", "lay the curves of several runs over each other"),
-    "push": ("engine.config:PushConfig", "engine.share:push", "upload a finished run to the Hugging Face Hub"),
+    "predict": ("engine.flags:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
+    "evaluate": ("engine.flags:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
+    "fill": ("tasks.flags:FillConfig", "tasks.fill:fill", "fill in the [MASK] of a text"),
+    "generate": ("tasks.flags:GenerateConfig", "tasks.generate:generate", "let a causal language model write on"),
+    "report": ("engine.flags:ReportConfig", "engine.compare:report", "draw a run's report.html again"),
+    "compare": (
+        "engine.flags:CompareConfig",
+        "engine.compare:compare",
+        "lay the curves of several runs over each other",
+    ),
+    "push": ("engine.flags:PushConfig", "engine.share:push", "upload a finished run to the Hugging Face Hub"),
     "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
-    "search": ("tasks.search:SearchConfig", "tasks.search:search", "the texts of a file nearest in meaning to a query"),
-    "compare-models": ("tasks.compare:CompareConfig", "tasks.compare:compare_models", "embedding models side by side"),
-    "caption": ("tasks.captions:CaptionConfig", "tasks.captions:caption", "describe pictures"),
+    "search": ("tasks.flags:SearchConfig", "tasks.search:search", "the texts of a file nearest in meaning to a query"),
+    "compare-models": ("tasks.flags:CompareConfig", "tasks.compare:compare_models", "embedding models side by side"),
+    "env": ("engine.flags:EnvConfig", "engine.environment:env", "versions, processor, memory: what a report of a defect needs"),
+    "caption": ("tasks.flags:CaptionConfig", "tasks.captions:caption", "describe pictures"),
 }
+
+
+OPTIONS = {  # by task: the dataclass of its own flags, where no torch is imported
+    "yelp": "tasks.options:YelpOptions",
+    "imdb": "tasks.options:ClassificationOptions",
+    "classification": "tasks.options:ClassificationOptions",
+    "mlm": "tasks.options:MaskedOptions",
+    "clm": "tasks.options:CausalOptions",
+    "sft": "tasks.options:SFTOptions",
+    "embeddings": "tasks.options:EmbeddingsOptions",
+    "captioning": "tasks.options:CaptioningOptions",
+}
+
+
+def flags_of(name: str) -> tuple[type[Any], Mapping[str, Any]]:
+    """A task's own flags and its defaults of the others; the task itself is imported only if it is the user's own."""
+    if name in OPTIONS:
+        return attribute(OPTIONS[name]), DEFAULTS.get(name, {})
+    kind = find(name)
+    return kind.Options, kind.defaults
 
 
 def attribute(name: str) -> Any:
@@ -62,9 +86,8 @@ def find(name: str) -> type[Any]:
             mend = f"pip install -c constraints.txt '.[{name}]'"
             raise UsageError(f"{name} needs the package {error.name}, which is not installed: {mend}") from error
         return found
-    path, colon, attribute = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return from_file(Path(path), attribute)
+    if is_own(name):
+        return from_file(name)
     near = difflib.get_close_matches(name, TASKS, n=1)
     raise UsageError(
         f"unknown task {name!r}"
@@ -73,21 +96,12 @@ def find(name: str) -> type[Any]:
     )
 
 
-def from_file(path: Path, attribute: str) -> type[Any]:
+def from_file(name: str) -> type[Any]:
     """A task class of a file outside the project."""
     from engine.task import Task
 
-    if not path.is_file():
-        raise UsageError(f"--task {path}:{attribute}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"plainloop_task_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there for the types they name
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"--task {path}:{attribute}: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if not (inspect.isclass(found) and issubclass(found, Task)):
-        raise UsageError(f"--task {path}:{attribute}: {path} defines no subclass of engine.task.Task of that name")
+    found = class_in_file(name, "task")
+    if found is None or not issubclass(found, Task):
+        path, _, attribute = name.rpartition(":")
+        raise UsageError(f"--task {name}: {path} defines no subclass of engine.task.Task of that name ({attribute})")
     return found

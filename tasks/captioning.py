@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +26,13 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, Genera
 
 from engine.batch import Batch
 from engine.collate import PADDED, Layout, arrange, per_token
-from engine.config import note, require, setting, user_path
-from engine.errors import DataError, ModelError, UsageError
+from engine.config import note, user_path
+from engine.errors import DataError, ModelError
 from engine.files import Rows
 from engine.sources import HubData, Source, files_in
 from engine.task import Examples, Row
 from tasks.caption_metrics import CaptionMetrics
+from tasks.options import CAPTION_TOKENS, CaptioningOptions
 from tasks.pictures import Pictures, open_picture, pixels
 from tasks.shapes import drawn, small_captioner
 from tasks.text import TextTask, checked_texts
@@ -41,27 +41,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 KINDS = ("git", "blip", "vision-encoder-decoder")  # config.model_type
-CAPTION_TOKENS, PREDICT_ROWS = 64, 16
 
 
-@dataclass(frozen=True)
-class CaptioningOptions:
-    """What the task is told."""
-
-    max_length: int | None = setting(None, f"tokens of a caption, with start and end (default: {CAPTION_TOKENS})")
-    image_column: str | None = setting(None, "column of the picture (default: file_name in files, image in data sets)")
-    text_column: str = setting("text", "column of the caption, or of a list of captions")
-    num_beams: int = setting(1, "captions that are followed at once when one is written; 1: greedy")
-    max_new_tokens: int = setting(30, "tokens that are written at most")
-
-    def __post_init__(self) -> None:
-        for name in ("num_beams", "max_new_tokens"):
-            require(self, name, getattr(self, name) >= 1, "must be at least 1")
-        require(self, "max_length", self.max_length is None or self.max_length >= 3, "must be at least 3")
-        if self.image_column == self.text_column or "" in (self.image_column, self.text_column):
-            raise UsageError(
-                f"picture and caption must be different columns, found {self.image_column!r}, {self.text_column!r}"
-            )
+PREDICT_ROWS = 16
 
 
 class Captioning(TextTask[CaptioningOptions]):

@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import require, setting
 from engine.errors import UsageError, shown
 from engine.inference import Find, open_model, write_predictions
-
-
-@dataclass(frozen=True)
-class CaptionConfig:
-    """Settings of ``caption``."""
-
-    model: str = setting("microsoft/git-base-coco", "directory of a finished run, any model directory or Hub name")
-    num_beams: int | None = setting(None, "captions that are followed at once; 1: greedy (default: as in training)")
-    max_new_tokens: int | None = setting(None, "tokens that are written at most (default: as in training)")
-    output: str | None = setting(None, "CSV or JSONL file for the captions (default: print them)")
-    task: str = setting("captioning", "captioning, or a task of your own that is made from it: FILE.py:CLASS")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
-
-    def __post_init__(self) -> None:
-        for name in ("num_beams", "max_new_tokens"):
-            require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
+from tasks.flags import CaptionConfig
 
 
 def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:

@@ -11,16 +11,15 @@ long one in pieces, and none sees another. Blank rows are left out. ``python run
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from engine.collate import PADDED, Layout
-from engine.config import require, setting, user_path
+from engine.config import user_path
 from engine.errors import DataError, ModelError, UsageError
 from engine.sources import HubData, Source, files_in
 from engine.task import Examples, Row
@@ -28,6 +27,7 @@ from engine.tokens import TokenDataset, tokenize
 from tasks import yelp_sample
 from tasks.generate import write_on
 from tasks.language import WHOLE, LanguageMetrics, LanguageModel, in_blocks, in_pieces
+from tasks.options import DEFAULTS, CausalOptions
 from tasks.scratch import small_gpt2
 from tasks.text import O, checked_texts
 
@@ -71,30 +71,11 @@ class Decoder(LanguageModel[O]):
         return " ".join(prediction["text"].split())
 
 
-@dataclass(frozen=True)
-class CausalOptions:
-    """What the task is told."""
-
-    block_size: int | None = setting(None, "tokens per row (default: 128)")
-    text_column: str = setting("text", "column of the text")
-    documents: Literal["joined", "packed"] = setting(
-        "joined", "joined: all texts end to end, cut into blocks; packed: each by itself, none sees another"
-    )
-
-    def __post_init__(self) -> None:
-        require(self, "block_size", self.block_size is None or self.block_size >= 2, "must be at least 2")
-
-    @property
-    def max_length(self) -> int | None:
-        """The same, as all tasks on texts call it."""
-        return self.block_size
-
-
 class CausalLM(Decoder[CausalOptions]):
     """GPT-2 on a text."""
 
     Options = CausalOptions
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
+    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS["clm"]
     hub_data = HubData("Salesforce/wikitext", "wikitext-2-raw-v1", eval="validation")
     length_flag = "--block-size"
     default_length = 128

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 from engine.batch import Batch
 from engine.collate import PADDED, Layout, arrange
-from engine.config import note, require, setting
+from engine.config import note
 from engine.errors import DataError, ModelError, UsageError
 from engine.files import Rows, delimiter_hint
 from engine.sources import Source
@@ -33,36 +32,11 @@ from engine.tokens import TokenDataset, cells_of, tokenize_now
 from tasks.labels import Labels, class_names, read_labels, shared
 from tasks.metrics import ClassificationMetrics
 from tasks.mistakes import Mistakes
+from tasks.options import ClassificationOptions
 from tasks.text import TextTask, check_loaded, checked_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-@dataclass(frozen=True)
-class ClassificationOptions:
-    """What a classification task is told."""
-
-    max_length: int | None = setting(None, "tokens per text (default: 512, or less if the model takes less)")
-    text_column: str = setting("text", "column of the text")
-    text_pair_column: str | None = setting(None, "column of a second text, for sentence pairs")
-    label_column: str = setting("label", "column of the label")
-    problem: Literal["single_label", "multi_label", "regression"] = setting("single_label", "what a label is")
-    label_names: str | None = setting(None, "comma-separated names, in order (default: those in the training data)")
-    label_separator: str = setting("|", "between the labels in a CSV cell, with --problem multi_label")
-    label_smoothing: float = setting(0.0, "share of the target given to all classes alike")
-    class_weights: str | None = setting(
-        None, "'balanced', or one number per class, comma-separated: the weight of its examples in the loss"
-    )
-
-    def __post_init__(self) -> None:
-        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
-        require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "must be at least 0 and less than 1")
-        columns = [name for name in (self.text_column, self.text_pair_column, self.label_column) if name is not None]
-        if len(set(columns)) < len(columns) or "" in columns:
-            raise UsageError(f"text, text pair and label must be different columns, found {', '.join(map(repr, columns))}")
-        if self.problem != "single_label" and (self.label_smoothing or self.class_weights):
-            raise UsageError("--label-smoothing and --class-weights need --problem single_label")
 
 
 class Classification(TextTask[ClassificationOptions]):

@@ -9,36 +9,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from engine.config import require, setting
 from engine.errors import ResourceError, UsageError, shown
 from engine.inference import Find, open_model
 from tasks.embeddings import Embeddings
-from tasks.text import checked_texts
+from tasks.flags import CompareConfig
 
 FIRST, REPEATS = 10, 5
-SENTENCES = (
-    "The weather is lovely today.",
-    "It's so sunny outside!",
-    "He drove to the stadium.",
-    "She took the car to watch the match.",
-)
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """Settings of ``compare-models``."""
-
-    models: list[str] = setting([], "model directories or Hub names; auto: all-MiniLM-L6-v2")  # noqa: RUF009 - each gets its own
-    sentences: list[str] = setting(SENTENCES, "what to embed (default: four sentences, two and two alike)")  # noqa: RUF009
-    picture: str | None = setting(None, "PNG, SVG or PDF file for the similarities, side by side")
-    task: str = setting("embeddings", "embeddings, or a task of your own that is made from it: FILE.py:CLASS")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
-
-    def __post_init__(self) -> None:
-        require(self, "models", bool(self.models), "must name one or more models")
-        require(self, "sentences", len(self.sentences) > 1, "must be two or more")
-        checked_texts(self.sentences, "--sentences")
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,13 +31,14 @@ from transformers.utils import cached_file
 
 from engine.batch import Batch
 from engine.collate import PADDED, Layout, arrange
-from engine.config import note, require, setting
+from engine.config import note
 from engine.errors import DataError, ModelError, UsageError
 from engine.files import Rows
 from engine.sources import HubData, Source
 from engine.task import Examples, Metrics, Row
 from engine.tokens import TokenDataset, tokenize_now
 from tasks.imdb import packaged_imdb
+from tasks.options import EmbeddingsOptions
 from tasks.pooling import Pooling, pieces
 from tasks.retrieval import RetrievalMetrics, ScoreMetrics
 from tasks.text import TextTask, checked_texts
@@ -48,43 +48,6 @@ if TYPE_CHECKING:
 
 PASSAGE_WORDS = 64
 EMBED_ROWS = 64
-
-
-@dataclass(frozen=True)
-class EmbeddingsOptions:
-    """What the task is told."""
-
-    loss: Literal["contrastive", "cosine"] = setting(
-        "contrastive", "contrastive: find the positive among those of the batch; cosine: meet a given score"
-    )
-    max_length: int | None = setting(None, "tokens per text (default: what the model was trained with, else at most 512)")
-    text_column: str = setting("anchor", "column of the first text")
-    text_pair_column: str = setting("positive", "column of the text that belongs to it")
-    negative_column: str | None = setting(None, "column of a text that does not, but seems to (contrastive)")
-    label_column: str = setting("score", "column of the score from -1 to 1 (cosine)")
-    scale: float = setting(20.0, "what cosines are multiplied with before the softmax: 1 / temperature (contrastive)")
-    chunk_size: int | None = setting(
-        None, "texts embedded at a time, and again in the backward pass: a large batch in little memory (default: all at once)"
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "chunk_size"):
-            require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
-        require(self, "scale", 0 < self.scale < float("inf"), "must be a positive finite number")
-        if len(set(self.columns)) < len(self.columns) or "" in self.columns:
-            raise UsageError(f"texts and score must be different columns, found {', '.join(map(repr, self.columns))}")
-        if self.loss == "cosine" and self.negative_column:
-            raise UsageError("--negative-column needs --loss contrastive: with cosine, a far pair has a low score")
-
-    @property
-    def texts(self) -> list[str]:
-        """The columns of an example's texts: two or three."""
-        return [name for name in (self.text_column, self.text_pair_column, self.negative_column) if name is not None]
-
-    @property
-    def columns(self) -> list[str]:
-        """All columns."""
-        return self.texts + ([self.label_column] if self.loss == "cosine" else [])
 
 
 class Pairs(torch.utils.data.Dataset[Row]):

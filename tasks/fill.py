@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from engine.config import require, setting
 from engine.errors import UsageError, shown
 from engine.inference import Find, open_model
-
-
-@dataclass(frozen=True)
-class FillConfig:
-    """Settings of ``fill``."""
-
-    model: str = setting("", "directory of a finished run, or any masked language model's directory or Hub name")
-    top_k: int = setting(5, "tokens shown for each mask")
-    task: str = setting("mlm", "mlm, or a task of your own that is made from it: FILE.py:CLASS")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
-
-    def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name a model directory")
-        require(self, "top_k", self.top_k >= 1, "must be at least 1")
+from tasks.flags import FillConfig
 
 
 def fill(config: FillConfig, texts: Sequence[str], find: Find) -> None:

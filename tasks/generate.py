@@ -3,47 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from engine.config import require, setting
 from engine.errors import DataError, ModelError, UsageError
 from engine.inference import Find, open_model
-
-
-@dataclass(frozen=True)
-class GenerateConfig:
-    """Settings of ``generate``."""
-
-    model: str = setting("", "directory of a finished run, or any causal language model's directory or Hub name")
-    max_new_tokens: int = setting(50, "tokens written at most")
-    temperature: float | None = setting(None, "draw at random, the more freely the higher (default: the most probable token)")
-    top_p: float | None = setting(None, "draw at random from the most probable tokens that make up this share")
-    no_repeat_ngram_size: int = setting(0, "no sequence of so many tokens occurs twice; 0: any may")
-    num_return_sequences: int = setting(1, "texts for each prompt")
-    seed: int = setting(42, "of what is drawn")
-    chat: bool = setting(False, "the prompt is a user's message, in the model's own chat template; prints the answer alone")
-    task: str = setting("clm", "clm, or a task of your own that is made from it: FILE.py:CLASS")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
-
-    def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name a model directory")
-        for name in ("max_new_tokens", "num_return_sequences"):
-            require(self, name, getattr(self, name) >= 1, "must be at least 1")
-        require(self, "no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "must not be negative")
-        require(self, "temperature", self.temperature is None or 0 < self.temperature < float("inf"), "must be positive")
-        require(self, "top_p", self.top_p is None or 0 < self.top_p <= 1, "must be positive and at most 1")
-        if self.num_return_sequences > 1 and not self.sampled:
-            raise UsageError("--num-return-sequences: the most probable text is one; draw some with --temperature or --top-p")
-
-    @property
-    def sampled(self) -> bool:
-        """Is anything drawn at random?"""
-        return self.temperature is not None or self.top_p is not None
+from tasks.flags import GenerateConfig
 
 
 def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:

@@ -10,7 +10,6 @@ changes any; evaluation masks the same each time. ``python run.py fill`` uses th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,40 +18,24 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
 from engine.collate import PADDED, Layout
-from engine.config import require, setting
 from engine.errors import DataError, ModelError, UsageError
 from engine.sources import HubData
 from engine.task import Examples, Row
 from engine.tokens import TokenDataset, tokenize, tokenize_now
 from tasks.imdb import packaged_imdb
 from tasks.language import WHOLE, LanguageModel, in_pieces
+from tasks.options import DEFAULTS, MaskedOptions
 from tasks.text import checked_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-@dataclass(frozen=True)
-class MaskedOptions:
-    """What the task is told."""
-
-    max_length: int | None = setting(None, "tokens per row; longer texts are cut into several rows (default: 128)")
-    text_column: str = setting("text", "column of the text")
-    mask_probability: float = setting(0.15, "share of the tokens that are to be predicted")
-    whole_word: bool = setting(False, "mask all tokens of a word or none (WordPiece tokenizers)")
-
-    def __post_init__(self) -> None:
-        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
-        require(self, "mask_probability", 0 < self.mask_probability < 1, "must lie between 0 and 1")
-
-
 class MaskedLM(LanguageModel[MaskedOptions]):
     """DistilBERT on film reviews."""
 
     Options = MaskedOptions
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "max_train_examples": 5000, "max_eval_examples": 500, "learning_rate": 1e-4, "warmup_ratio": 0.06,
-    }  # fmt: skip
+    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS["mlm"]
     hub_data = HubData("stanfordnlp/imdb", eval="test")
     hub_model = "distilbert-base-uncased"
     auto_class = AutoModelForMaskedLM

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +18,14 @@ from torch import Tensor, nn
 
 from engine.cache import cache_folder
 from engine.collate import Layout
-from engine.config import note, require, setting
+from engine.config import note
 from engine.errors import DataError, UsageError, shown
 from engine.files import read_table
 from engine.inference import Find, open_model, write_predictions
 from engine.tokens import tokens_fingerprint
 from tasks.embeddings import Embeddings
+from tasks.flags import SearchConfig
 from tasks.text import checked_texts
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """Settings of ``search``."""
-
-    corpus: str = setting("", "CSV, TSV, JSONL, Parquet or text file (a text a line) to search in")
-    model: str = setting("auto", "directory of a finished run, any model directory or Hub name; auto: all-MiniLM-L6-v2")
-    top_k: int = setting(5, "texts found for each query")
-    text_column: str | None = setting(None, "column of the text (default: text, or the only one)")
-    output: str | None = setting(None, "CSV or JSONL file for what is found (default: print it)")
-    delimiter: str | None = setting(None, "of CSV files")
-    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
-    task: str = setting("embeddings", "embeddings, or a task of your own that is made from it: FILE.py:CLASS")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
-
-    def __post_init__(self) -> None:
-        require(self, "corpus", bool(self.corpus), "must name a file to search in")
-        require(self, "top_k", self.top_k >= 1, "must be at least 1")
 
 
 def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:

@@ -12,13 +12,12 @@ the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jinja2 import TemplateError
 
-from engine.config import note, require, setting
+from engine.config import note
 from engine.errors import DataError, ModelError
 from engine.sources import HubData
 from engine.task import Examples
@@ -26,25 +25,13 @@ from engine.tokens import TokenDataset, Tokens
 from tasks.causal_lm import Decoder
 from tasks.generate import chat_prompt
 from tasks.instructions import conversations
+from tasks.options import SFTOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Message = Mapping[str, str]
 SAMPLE_ROWS = {"train": (8000, 1), "eval": (500, 2)}  # conversations generated, and the seed of each split
-
-
-@dataclass(frozen=True)
-class SFTOptions:
-    """What the task is told."""
-
-    max_length: int | None = setting(None, "tokens per conversation; longer ones are cut (default: 512)")
-    messages_column: str = setting("messages", "column of the conversations: lists of {role, content}")
-    prompt_column: str | None = setting(None, "column of prompts, for data without messages")
-    completion_column: str = setting("completion", "column of what is to follow each prompt")
-
-    def __post_init__(self) -> None:
-        require(self, "max_length", self.max_length is None or self.max_length >= 2, "must be at least 2")
 
 
 class SFT(Decoder[SFTOptions]):

@@ -9,13 +9,12 @@ split; evaluated on 1,000 such rows of the test split. Without a Hub: reviews th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.config import setting
 from engine.sources import HubData, Source
 from tasks import yelp_sample
-from tasks.classification import Classification, ClassificationOptions
+from tasks.classification import Classification
+from tasks.options import DEFAULTS, YelpOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,18 +24,11 @@ POLARITY = ("Negative", "Positive")
 STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 
 
-@dataclass(frozen=True)
-class YelpOptions(ClassificationOptions):
-    """Classification's, and:"""
-
-    stars: bool = setting(False, "predict one to five stars (Yelp/yelp_review_full) instead of the polarity")
-
-
 class Yelp(Classification):
     """Polarity with DistilBERT, stars with BERT."""
 
     Options = YelpOptions
-    defaults: ClassVar[Mapping[str, Any]] = {"max_train_examples": 5000, "max_eval_examples": 1000}
+    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS["yelp"]
     best_metric = "accuracy"
     try_it = (
         "The food was delicious and the staff were so friendly. We will definitely be back!",

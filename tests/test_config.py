@@ -14,9 +14,6 @@ from pathlib import Path
 import pytest
 
 from engine.config import (
-    EvaluateConfig,
-    PredictConfig,
-    PushConfig,
     TrainConfig,
     Traits,
     differences,
@@ -31,6 +28,7 @@ from engine.config import (
 )
 from engine.errors import UsageError
 from engine.fit import check_data
+from engine.flags import EvaluateConfig, PredictConfig, PushConfig
 from engine.sources import SourceConfig
 from tasks import COMMANDS, TASKS, attribute, find
 from tasks.classification import ClassificationOptions
@@ -347,7 +345,7 @@ def test_a_file_that_cannot_be_read_is_refused(config_file, tmp_path):
 
 def test_an_unknown_setting_of_a_file_is_refused_with_the_nearest_known(config_file):
     path = config_file("epoch = 3\n")
-    assert refusal("--config", path) == f"--config {path}: unknown setting 'epoch' (did you mean epochs?)"
+    assert refusal("--config", path) == f"--config {path}, line 1, column 1: unknown setting 'epoch' (did you mean epochs?)"
     assert "unknown setting 'training'" in refusal("--config", config_file("[training]\nepochs = 3\n"))
     assert "unknown setting 'config'" in refusal("--config", config_file("config = 'other.toml'\n"))
 
@@ -449,7 +447,8 @@ def test_the_settings_say_of_themselves_what_the_lists_said():
     """The lists that were kept by hand, as they were."""
     assert set(settings_where(lambda traits: not traits.changes_weights, *KINDS)) == NO_EFFECT_ON_WEIGHTS
     assert set(settings_where(lambda traits: traits.local, *KINDS)) == {
-        "output_dir", "resume", "overwrite", "debug", "push_to_hub"
+        "output_dir", "resume", "overwrite", "debug", "push_to_hub",  # the model card had these, ...
+        "device", "workers", "max_minutes", "explain", "profile", "write_to",  # ... and a run.json as --config all of them
     }  # fmt: skip
     assert set(settings_where(lambda traits: traits.in_card, *KINDS)) == {
         "epochs", "batch_size", "accumulation_steps", "learning_rate", "schedule", "warmup_ratio", "weight_decay",

@@ -761,14 +761,20 @@ def test_the_log_has_the_figures_of_each_rank_when_asked(tmp_path, capfd):
 
 
 def test_explaining_and_watching_change_nothing_and_rank_0_alone_writes(tmp_path, capfd):
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n def __init__(self, directory, settings, step): (directory / 'made').open('a').write('once ')\n"
+        " def on_end(self): pass\n"
+    )
+
     def part(rank: int) -> None:
         with parallel.join("cpu", 60) as world:
             for shard in (False, True):
                 run(tmp_path / "explained", world=world, explain=True, shard=shard)
             run(tmp_path / "plain", world=world)
-            run(tmp_path / "watched", world=world, profile=1, write_to="tensorboard")
+            run(tmp_path / "watched", world=world, profile=1, write_to=f"tensorboard,{tmp_path / 'mine.py'}:Mine")
 
     assert in_ranks(2, part) == [None, None]
+    assert (tmp_path / "watched/made").read_text() == "once "
     said = capfd.readouterr().out
     assert (
         said.count("nothing was trained and nothing written")

@@ -21,7 +21,9 @@ from transformers import Trainer, TrainingArguments
 
 import run
 from bench import quality, scaling
-from engine.config import TrainConfig
+from engine.config import TrainConfig, parse
+from engine.errors import UsageError
+from engine.hints import ROWS, hint
 from engine.sources import SourceConfig
 from tasks.classification import ClassificationOptions
 from tests import tiny
@@ -74,6 +76,23 @@ def test_every_field_of_training_arguments_has_one_row():
     assert len(named) == len(set(named)), "a field stands in two rows"
     missing = [field.name for field in dataclasses.fields(TrainingArguments) if field.name not in named]
     assert not missing, f"docs/from-trainer.md does not say what becomes of {missing}"
+
+
+def test_the_table_is_that_of_the_hints():
+    assert table("TrainingArguments") == list(ROWS), "engine/hints.py is the source of the table"
+
+
+def test_every_field_of_training_arguments_gets_a_hint_on_the_command_line():
+    """Or is a flag here, too, or is said to have no counterpart."""
+    for field in dataclasses.fields(TrainingArguments):
+        here = hint(f"--{field.name.replace('_', '-')}")
+        assert here is not None and hint(field.name) == here, field.name
+        assert "`" not in here and "](" not in here
+        if field.name not in NAMES_OF_OURS:
+            flag = f"--{field.name.replace('_', '-')}"
+            with pytest.raises(UsageError) as caught:
+                parse(["--task", "yelp", flag, "1"], "run.py", [TrainConfig, SourceConfig, ClassificationOptions], {})
+            assert str(caught.value) == f"unknown argument {flag!r}, of Trainer's; here: {here}"
 
 
 def test_no_row_is_of_a_field_that_does_not_exist():

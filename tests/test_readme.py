@@ -64,7 +64,14 @@ def test_the_lesson_shown_points_to_the_line_that_it_quotes():
 def test_every_flag_named_is_a_flag():
     kinds = [TrainConfig, SourceConfig, *(find(task).Options for task in TASKS), *(attribute(c[0]) for c in COMMANDS.values())]
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
-    known |= {"config", "help", "without_pip", "python", "nproc_per_node"}  # the parser's own, venv's, pip's, torchrun's
+    known |= {
+        "config",
+        "save_config",
+        "help",
+        "without_pip",
+        "python",
+        "nproc_per_node",
+    }  # the parser's own, venv's, pip's, torchrun's
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", README)}
     assert named <= known, named - known
 

@@ -1,0 +1,62 @@
+"""A class out of a file of the user's, ``FILE.py:CLASS``: a task of one's own (``--task``), a log writer (``--write-to``).
+
+Importing such a file runs it, so its name is taken from the user's own command line or settings file only, never from what a
+run has left behind. Next: writers.py, tasks/__init__.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from engine.errors import UsageError
+
+_imported: dict[tuple[str, str, int, int], ModuleType] = {}  # by flag, path, time and size: a file is run once
+
+
+def is_own(name: str) -> bool:
+    """Is it ``FILE.py:CLASS``?"""
+    path, colon, _ = name.rpartition(":")
+    return bool(colon) and path.endswith(".py")
+
+
+def class_in_file(name: str, flag: str) -> type[Any] | None:
+    """The class that ``name`` (``FILE.py:CLASS``, given with ``--flag``) names; None if the file has no class of that name.
+
+    Raises UsageError when there is no such file, or when it cannot be imported: with the file and line of the error.
+    """
+    file, _, attribute = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"--{flag} {name}: there is no file {path}")
+    found = vars(_import(path, name, flag)).get(attribute)
+    return found if inspect.isclass(found) else None
+
+
+def _import(path: Path, name: str, flag: str) -> ModuleType:
+    status = path.stat()
+    key = (flag, str(path.resolve()), status.st_mtime_ns, status.st_size)
+    if key not in _imported:
+        spec = importlib.util.spec_from_file_location(f"plainloop_{flag.replace('-', '_')}_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look there for the types they name
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            place = line_of(error, path)
+            where = f" ({place})" if place else ""
+            raise UsageError(f"--{flag} {name}: {path} cannot be imported: {type(error).__name__}: {error}{where}") from error
+        _imported[key] = module
+    return _imported[key]
+
+
+def line_of(error: BaseException, path: Path) -> str:
+    """``FILE.py, line N``: the innermost line of this file that the error has come through; "" if it has come through none."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f"{path.name}, line {lines[-1]}" if lines else ""

@@ -1,0 +1,157 @@
+"""What each task is told beside the engine's settings, and its own defaults of those.
+
+No torch in here: ``python run.py --task NAME --help`` and a wrong flag answer at once. Next: __init__.py, which names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.config import require, setting
+from engine.errors import UsageError
+
+CAPTION_TOKENS = 64
+
+DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and source's settings, by task
+    "yelp": {"max_train_examples": 5000, "max_eval_examples": 1000},
+    "mlm": {"max_train_examples": 5000, "max_eval_examples": 500, "learning_rate": 1e-4, "warmup_ratio": 0.06},
+    "clm": {"learning_rate": 5e-5},
+}
+
+
+@dataclass(frozen=True)
+class ClassificationOptions:
+    """What a classification task is told."""
+
+    max_length: int | None = setting(None, "tokens per text (default: 512, or less if the model takes less)")
+    text_column: str = setting("text", "column of the text")
+    text_pair_column: str | None = setting(None, "column of a second text, for sentence pairs")
+    label_column: str = setting("label", "column of the label")
+    problem: Literal["single_label", "multi_label", "regression"] = setting("single_label", "what a label is")
+    label_names: str | None = setting(None, "comma-separated names, in order (default: those in the training data)")
+    label_separator: str = setting("|", "between the labels in a CSV cell, with --problem multi_label")
+    label_smoothing: float = setting(0.0, "share of the target given to all classes alike")
+    class_weights: str | None = setting(
+        None, "'balanced', or one number per class, comma-separated: the weight of its examples in the loss"
+    )
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
+        require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "must be at least 0 and less than 1")
+        columns = [name for name in (self.text_column, self.text_pair_column, self.label_column) if name is not None]
+        if len(set(columns)) < len(columns) or "" in columns:
+            raise UsageError(f"text, text pair and label must be different columns, found {', '.join(map(repr, columns))}")
+        if self.problem != "single_label" and (self.label_smoothing or self.class_weights):
+            raise UsageError("--label-smoothing and --class-weights need --problem single_label")
+
+
+@dataclass(frozen=True)
+class YelpOptions(ClassificationOptions):
+    """Classification's, and:"""
+
+    stars: bool = setting(False, "predict one to five stars (Yelp/yelp_review_full) instead of the polarity")
+
+
+@dataclass(frozen=True)
+class MaskedOptions:
+    """What the task is told."""
+
+    max_length: int | None = setting(None, "tokens per row; longer texts are cut into several rows (default: 128)")
+    text_column: str = setting("text", "column of the text")
+    mask_probability: float = setting(0.15, "share of the tokens that are to be predicted")
+    whole_word: bool = setting(False, "mask all tokens of a word or none (WordPiece tokenizers)")
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
+        require(self, "mask_probability", 0 < self.mask_probability < 1, "must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class CausalOptions:
+    """What the task is told."""
+
+    block_size: int | None = setting(None, "tokens per row (default: 128)")
+    text_column: str = setting("text", "column of the text")
+    documents: Literal["joined", "packed"] = setting(
+        "joined", "joined: all texts end to end, cut into blocks; packed: each by itself, none sees another"
+    )
+
+    def __post_init__(self) -> None:
+        require(self, "block_size", self.block_size is None or self.block_size >= 2, "must be at least 2")
+
+    @property
+    def max_length(self) -> int | None:
+        """The same, as all tasks on texts call it."""
+        return self.block_size
+
+
+@dataclass(frozen=True)
+class SFTOptions:
+    """What the task is told."""
+
+    max_length: int | None = setting(None, "tokens per conversation; longer ones are cut (default: 512)")
+    messages_column: str = setting("messages", "column of the conversations: lists of {role, content}")
+    prompt_column: str | None = setting(None, "column of prompts, for data without messages")
+    completion_column: str = setting("completion", "column of what is to follow each prompt")
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length is None or self.max_length >= 2, "must be at least 2")
+
+
+@dataclass(frozen=True)
+class EmbeddingsOptions:
+    """What the task is told."""
+
+    loss: Literal["contrastive", "cosine"] = setting(
+        "contrastive", "contrastive: find the positive among those of the batch; cosine: meet a given score"
+    )
+    max_length: int | None = setting(None, "tokens per text (default: what the model was trained with, else at most 512)")
+    text_column: str = setting("anchor", "column of the first text")
+    text_pair_column: str = setting("positive", "column of the text that belongs to it")
+    negative_column: str | None = setting(None, "column of a text that does not, but seems to (contrastive)")
+    label_column: str = setting("score", "column of the score from -1 to 1 (cosine)")
+    scale: float = setting(20.0, "what cosines are multiplied with before the softmax: 1 / temperature (contrastive)")
+    chunk_size: int | None = setting(
+        None, "texts embedded at a time, and again in the backward pass: a large batch in little memory (default: all at once)"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "chunk_size"):
+            require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
+        require(self, "scale", 0 < self.scale < float("inf"), "must be a positive finite number")
+        if len(set(self.columns)) < len(self.columns) or "" in self.columns:
+            raise UsageError(f"texts and score must be different columns, found {', '.join(map(repr, self.columns))}")
+        if self.loss == "cosine" and self.negative_column:
+            raise UsageError("--negative-column needs --loss contrastive: with cosine, a far pair has a low score")
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of an example's texts: two or three."""
+        return [name for name in (self.text_column, self.text_pair_column, self.negative_column) if name is not None]
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns."""
+        return self.texts + ([self.label_column] if self.loss == "cosine" else [])
+
+
+@dataclass(frozen=True)
+class CaptioningOptions:
+    """What the task is told."""
+
+    max_length: int | None = setting(None, f"tokens of a caption, with start and end (default: {CAPTION_TOKENS})")
+    image_column: str | None = setting(None, "column of the picture (default: file_name in files, image in data sets)")
+    text_column: str = setting("text", "column of the caption, or of a list of captions")
+    num_beams: int = setting(1, "captions that are followed at once when one is written; 1: greedy")
+    max_new_tokens: int = setting(30, "tokens that are written at most")
+
+    def __post_init__(self) -> None:
+        for name in ("num_beams", "max_new_tokens"):
+            require(self, name, getattr(self, name) >= 1, "must be at least 1")
+        require(self, "max_length", self.max_length is None or self.max_length >= 3, "must be at least 3")
+        if self.image_column == self.text_column or "" in (self.image_column, self.text_column):
+            raise UsageError(
+                f"picture and caption must be different columns, found {self.image_column!r}, {self.text_column!r}"
+            )

@@ -238,7 +238,7 @@ def other_than_the_default(kind: type) -> dict:
     special = {
         "warmup_ratio": 0.25, "lora": True, "shard": False, "resume": True, "overwrite": False, "find_unused_parameters": True,
         "freeze": "a|b", "eval_fraction": None, "train_file": "t.csv", "eval_file": "e.csv", "data": "auto", "eval_metric": None,
-        "optimizer": "adamw", "momentum": None, "warmup_steps": None, "schedule": "cosine", "schedule_options": "num_cycles=0.3",
+        "optimizer": "muon", "momentum": 0.8, "warmup_steps": None, "schedule": "cosine", "schedule_options": "num_cycles=0.3",
         "min_learning_rate": 1e-9, "class_weights": None, "label_smoothing": 0.5, "max_grad_norm": float("inf"), "workers": 1, "lora_dropout": 0.5,
         "problem": "single_label", "output": "o.csv", "mask_probability": 0.5, "top_p": 0.5, "loss": "contrastive",
         "num_return_sequences": 2, "sentences": ["a", "b: c"], "models": ["m", "--n"],
@@ -295,7 +295,9 @@ def test_every_setting_comes_back(tmp_path, kinds, suffix, capsys):
         assert parse(["--config", path], "run.py", kinds, {}, rest="texts")[:-1] == expected
         Path(path).unlink()
     same = [f.name for part in expected for f in dataclasses.fields(part) if getattr(part, f.name) == f.default]
-    assert set(same) <= {"shard", "overwrite", "eval_fraction", "data", "class_weights", "problem", "loss"}, same
+    assert set(same) <= {"shard", "overwrite", "eval_fraction", "data", "class_weights", "warmup_steps", "problem", "loss"}, (
+        same
+    )
 
 
 def test_what_is_written_says_what_it_means(tmp_path):

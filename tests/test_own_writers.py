@@ -303,12 +303,12 @@ def test_a_state_that_it_cannot_take_is_refused(tmp_path, own):
 
 
 def test_checkpoints_from_before_writers_had_a_state_resume(tmp_path, own):
-    from engine.checkpoint import commit, read, set_aside
+    from engine.store import commit, open_checkpoint, set_aside
 
     with pytest.raises(Killed):
         make(tmp_path, task=Mortal)
     folder = tmp_path / "run/checkpoints/step-00000005"
-    files = read(folder)
+    files = dict(open_checkpoint(folder))
     document = json.loads(files["state.json"])
     del document["progress"]["writers"]
     set_aside(folder)

@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from engine.config import TrainConfig, flag_value, parse, show_help, unknown_command
+from engine.config import TrainConfig
+from engine.data.sources import Source, SourceConfig, refuse_missing
 from engine.errors import explain
-from engine.sources import Source, SourceConfig, refuse_missing
+from engine.settings.parser import flag_value, parse, show_help, unknown_command
 from tasks import COMMANDS, TASKS, attribute, find, flags_of
 
 
@@ -34,9 +35,10 @@ def train(argv: Sequence[str]) -> None:
     flags, defaults = flags_of(name)
     config, source, options = parse(argv, f"run.py --task {name}", [TrainConfig, SourceConfig, flags], defaults)
     refuse_missing(source)  # before torch is imported, which takes seconds
+    from engine.commands.predict import try_examples
+    from engine.commands.push import check_login, push_run
+    from engine.console import quiet_libraries
     from engine.fit import fit
-    from engine.inference import quiet_libraries, try_examples
-    from engine.share import check_login, push_run
 
     quiet_libraries()
     check_login(config.push_to_hub)  # now, and not after hours
@@ -52,7 +54,7 @@ def use(command: str, argv: Sequence[str]) -> None:
         raise unknown_command(command, TASKS, COMMANDS)
     flags, function, _ = COMMANDS[command]
     config, texts = parse(argv, f"run.py {command}", [attribute(flags)], {}, rest="texts")
-    attribute("engine.inference:quiet_libraries")()
+    attribute("engine.console:quiet_libraries")()
     attribute(function)(config, texts, find)
 
 

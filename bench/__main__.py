@@ -15,7 +15,7 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from bench import compare, gpu, pictures
+from bench.contest import compare, gpu, pictures
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
 
         return steps.main(rest)
     if command == "levers":
-        from bench import levers
+        from bench.contest import levers
 
         return levers.main(rest)
     parser = ArgumentParser(

@@ -15,14 +15,15 @@ from pathlib import Path
 import torch
 
 from engine import loop
-from engine.batch import Batch
 from engine.build import build
-from engine.config import TrainConfig, flag_value, parse
-from engine.flops import count_flops, peak_flops
-from engine.inference import quiet_libraries
-from engine.plan import Position
-from engine.record import Run
-from engine.sources import Source, SourceConfig
+from engine.config import TrainConfig
+from engine.console import quiet_libraries
+from engine.data.batch import Batch
+from engine.data.plan import Position
+from engine.data.sources import Source, SourceConfig
+from engine.model.flops import count_flops, peak_flops
+from engine.record.run import Run
+from engine.settings.parser import flag_value, parse
 from engine.state import StepRecord
 from tasks import find
 

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import random
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from engine import lora, targets
 from engine.average import Average
-from engine.batching import choose_layout
-from engine.checkpoint import model_tensors
+from engine.checkpoint.snapshot import model_tensors
 from engine.clock import Clock
-from engine.collate import Layout
 from engine.config import TrainConfig
-from engine.data import Data, share
+from engine.data.collate import Layout
+from engine.data.plan import Plan
+from engine.distributed.device import choose_device
+from engine.distributed.world import World
+from engine.distributed.wrap import collect, fill, replicate, shard, skeleton
 from engine.errors import UsageError
+from engine.loader import Data, share
 from engine.loop import accumulate
-from engine.memory import keep_freed_memory
-from engine.memory_guard import MemoryGuard
-from engine.optimizer import Guard, freeze, make_optimizer, make_schedule
-from engine.parallel import World, choose_device, replicate
-from engine.plan import Plan
+from engine.memory.retry import MemoryGuard
+from engine.memory.usage import keep_freed_memory
+from engine.model import lora, target_logits
+from engine.model.layout import choose_layout
+from engine.optimizer import Guard, freeze, make_optimizer
 from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
-from engine.sharding import collect, fill, shard, skeleton
+from engine.schedule import make_schedule
+from engine.seed import set_seed
 from engine.state import TrainState
 from engine.task import Examples, Task
 
@@ -54,15 +55,6 @@ class Setup:
             return self.plain
         tensors = collect(model_tensors(self.state.model), self.world)
         return fill(self.plain, tensors) if self.world.is_main else None
-
-
-def set_seed(seed: int, rank: int = 0) -> None:
-    """Every generator a step may draw from; ranks drop different units."""
-    if rank:
-        seed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)  # CUDA and MPS too
 
 
 def build(
@@ -140,7 +132,7 @@ def prepared(
     model = task.build_model() if model is None else model
     plain = skeleton(model) if config.shard else None
     layout = choose_layout(config.batching, model, task.level, task.max_length, device, precision)
-    targets.enable(model, task.level)
+    target_logits.enable(model, task.level)
     if config.gradient_checkpointing:
         if not getattr(model, "supports_gradient_checkpointing", False):
             raise UsageError(f"--gradient-checkpointing: {type(model).__name__} does not know it; leave it out")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any
 
-LONGEST_LINE = 800
+from engine.console import is_main_process, one_line
+
 WORKER_KILLED = (
     "a process that loads data was killed, most often by the system, which ran out of memory: lower --workers or "
     "--batch-size (or, in a container, give it more shared memory); what is on disk stands"
@@ -70,28 +70,6 @@ class StoppedError(UserError):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def printable(text: str) -> str:
-    """One line for the terminal: no line breaks, and nothing that could drive it (ESC, bidirectional overrides ...)."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def one_line(text: str) -> str:
-    """The same, cut in its middle if it is very long: what stands first says what is wrong, what stands last how to mend it."""
-    line, half = printable(text), LONGEST_LINE // 2
-    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
-
-
-def shown(value: Any, width: int = 100) -> str:
-    """A text for the terminal: no line breaks, no control characters, cut."""
-    text = printable(" | ".join(value) if isinstance(value, tuple) else str(value))
-    return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def is_main_process() -> bool:
-    """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:

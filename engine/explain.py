@@ -20,17 +20,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine import lora
+from engine.artifacts.document import RunDocument
+from engine.artifacts.report import histogram
 from engine.build import Setup, build
+from engine.checks import memory_needed
 from engine.config import TrainConfig
-from engine.flops import count_flops
+from engine.console import note, say
+from engine.data.plan import Plan
+from engine.distributed.device import describe_device
+from engine.distributed.world import World
 from engine.loop import train_step
-from engine.optimizer import describe_optimizer, freeze, make_optimizer, make_schedule, state_bytes
-from engine.parallel import World, describe_device
-from engine.plan import Plan
-from engine.record import Tally, peak_memory_gb
-from engine.report import histogram
-from engine.sharding import bytes_per_rank
+from engine.memory.estimate import bytes_per_rank
+from engine.memory.usage import peak_memory_gb
+from engine.model import lora
+from engine.model.flops import count_flops
+from engine.optimizer import describe_optimizer, freeze, make_optimizer
+from engine.record.tally import Tally
+from engine.schedule import make_schedule
 from engine.task import Examples, Task
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -122,9 +128,6 @@ def show(name: str, text: str, source: Any) -> None:
     print(f"{f'{name:<10} {text}':<{MARGIN - len(where) - 1}} {where}", flush=True)
 
 
-# --------------------------------------------------------------------------------------------------------- from the plan
-
-
 def rows_of(plan: Plan) -> Iterator[np.ndarray]:
     """The rows of every micro-batch of the run."""
     for epoch, _, _, until in plan.epochs_from(0):
@@ -173,16 +176,6 @@ def curve(values: Sequence[float]) -> str:
     """As blocks; only nothing is blank."""
     top = max(values) or 1.0
     return "".join(BLOCKS[int(np.ceil(value / top * (len(BLOCKS) - 1)))] for value in values)
-
-
-def memory_needed(setup: Setup, config: TrainConfig) -> dict[str, int]:
-    """Bytes on each rank, by what they are for."""
-    many = config.accumulation_steps > 1
-    model, states = setup.state.model, state_bytes(setup.state.model, config)
-    return bytes_per_rank(model, setup.world.size, setup.precision, states=states, shard=config.shard, accumulates=many)
-
-
-# --------------------------------------------------------------------------------------------------- from a few steps
 
 
 def try_steps(setup: Setup, task: Task[Any], config: TrainConfig) -> Tried:
@@ -234,3 +227,54 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"about {minutes // 60:,} h {minutes % 60} min"
     return f"about {minutes} min {seconds % 60:.0f} s" if minutes else f"about {seconds:.2g} s"
+
+
+def announce(
+    task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: RunDocument
+) -> None:
+    """Device, data, model and plan, before the first step."""
+    plan = setup.data.plan
+    parameters = list(setup.state.model.parameters())
+    trained, frozen = (sum(p.numel() for p in parameters if p.requires_grad == wanted) for wanted in (True, False))
+    lengths = examples["train"].lengths
+    sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
+    size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
+    tf32 = " with TF32" if torch.get_float32_matmul_precision() == "high" and setup.world.device.type == "cuda" else ""
+    world = setup.world
+    ranks = f"{world.size} ranks on " if world.size > 1 else ""
+    how = ", sharded" if config.shard else ""
+    warmup = f"{config.warmup_ratio:.0%}" if config.warmup_steps is None else f"{config.warmup_steps} steps of"
+    each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
+    print(f"device     {ranks}{document.device}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
+    say(f"data       {document.data.source}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})")
+    sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
+    say(f"model      {document.model or type(setup.state.model).__name__}: {sizes_of}")
+    print(
+        f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
+        f"{size}{each} x {config.accumulation_steps} accumulated per step; "
+        f"{config.schedule} schedule from {config.learning_rate:g}, {warmup} warm-up"
+    )
+    if config.optimizer != "adamw":
+        print(f"optimizer  {describe_optimizer(document.settings)}")
+    if config.ema_decay is not None and (memory := 1 / (1 - config.ema_decay)) > plan.num_steps:
+        note(f"--ema-decay {config.ema_decay:g} remembers {memory:,.0f} steps, and the run has {plan.num_steps}: the average, "
+             "which is what is saved, stays close to the weights at the start")  # fmt: skip
+    if not task.additive and config.accumulation_steps > 1:
+        print(
+            f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"
+        )
+    if not task.additive and world.size > 1:
+        print("           each rank compares its own rows with each other: that is another loss than one rank's")
+    first = dataclasses.replace(plan, epochs=1, max_steps=None)
+    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, task).items())
+    other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
+    if world.size > 1:
+        need = memory_needed(setup, config)
+        parts = ", ".join(f"{value / 2**30:.2f} {name}" for name, value in need.items())
+        print(f"memory     at least {sum(need.values()) / 2**30:.2f} GiB on each rank ({parts}); activations come on top")
+    print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
+
+
+def millions(number: int) -> str:
+    """``22.7 M``; a head alone is written out."""
+    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"

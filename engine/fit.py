@@ -6,57 +6,57 @@ From the command line this is ``python run.py --task ...``; from Python it is ``
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import platform
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from importlib.metadata import version
-from itertools import islice
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
-from engine import card, lora
-from engine.build import Setup, build
-from engine.checkpoint import load_average, load_model, load_state, rng_untouched
-from engine.config import TrainConfig, as_json, differences, note, settings_where, user_path
-from engine.data import batches, eval_loader
-from engine.directory import (
+from engine.artifacts import card
+from engine.artifacts.describe import asked, run_document, settings_of, with_model
+from engine.artifacts.directory import (
     TEMPORARY,
     claim,
-    compare,
-    compare_data,
     finished_before,
     locked,
-    read_run,
     remove_leftovers,
     remove_run,
     write_run,
 )
-from engine.document import DataRecord, KeptModel, RunDocument
-from engine.errors import DataError, ModelError, ResourceError, StoppedError, UsageError, UserError, printable
-from engine.evaluate import evaluate
-from engine.explain import explain, memory_needed, padding_wastes
-from engine.figures import RESERVED, Evaluation
-from engine.flops import count_flops, peak_flops
+from engine.artifacts.document import KeptModel, RunDocument
+from engine.artifacts.report import read_lines, record_in, render
+from engine.build import Setup, build
+from engine.checkpoint.snapshot import load_average, load_model
+from engine.checkpoint.store import open_checkpoint, sync_directory
+from engine.checks import check_data, check_memory, check_shared, check_space, out_of_memory
+from engine.config import TrainConfig
+from engine.console import note, say
+from engine.distributed.device import describe_device
+from engine.distributed.join import join
+from engine.distributed.world import World
+from engine.errors import ModelError, ResourceError, StoppedError
+from engine.explain import announce, explain
+from engine.loader import batches, eval_loader
 from engine.loop import train
-from engine.optimizer import describe_optimizer, state_bytes
-from engine.parallel import World, describe_device, is_lost_rank, join
+from engine.model import lora
+from engine.model.flops import count_flops, peak_flops
 from engine.precision import choose_precision
-from engine.profiling import profiling
-from engine.record import Progress, Run
-from engine.report import histogram, read_lines, record_in, render
-from engine.stop import Stop
-from engine.store import Checkpoint, newest, num_newest, open_checkpoint, set_aside_after, sync_directory
+from engine.record.evaluate import evaluate
+from engine.record.figures import Evaluation
+from engine.record.profiling import profiling
+from engine.record.run import Run
+from engine.record.stop import Stop
+from engine.record.writers import Writers, check_own, names_in
+from engine.resume import resume
+from engine.seed import rng_untouched
+from engine.settings.fields import user_path
 from engine.task import Examples, Task
-from engine.writers import Writers, check_own, names_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,142 +161,6 @@ def _fit(
     return Result(directory, metrics, None if final is None else final.eval())
 
 
-# ----------------------------------------------------------------------------------------------------- what was asked for
-
-
-def settings_of(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
-    """Everything that was asked for, flat, as JSON keeps it."""
-    return as_json({key: value for part in asked(task, config) for key, value in dataclasses.asdict(part).items()})
-
-
-def asked(task: Task[Any], config: TrainConfig) -> tuple[Any, ...]:
-    """The dataclasses of a run's settings: the engine's, the source's, the task's own."""
-    return config, task.source.config, task.options
-
-
-def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> RunDocument:
-    """run.json as far as it is known before the model is built."""
-    data, model = task.source.taken_data, task.source.taken_model
-    return RunDocument(
-        settings=settings,
-        data=DataRecord(
-            source=data.description if data else None,
-            hub_name=data.hub_name if data else None,
-            num_examples={split: len(part) for split, part in examples.items()},
-            fingerprints={split: part.fingerprint() for split, part in examples.items()},
-            lengths=histogram(examples["train"].lengths) if len(examples["train"]) else None,
-        ),
-        model=model.description if model else None,
-        versions={"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")}
-        | {"instructions": torch.backends.cpu.get_cpu_capability()},
-    )
-
-
-def with_model(document: RunDocument, task: Task[Any], setup: Setup) -> RunDocument:
-    """run.json as it stands there while the run goes on."""
-    return dataclasses.replace(
-        document,
-        device=describe_device(setup.world.device),
-        precision=setup.precision,
-        batching=setup.layout.kind,
-        base_model=card.base_of(task.source),
-        command=card.command(task, document.settings),
-        model_config=config_of(setup.state.model),
-    )
-
-
-def config_of(model: nn.Module) -> dict[str, Any]:
-    """What the model's config.json says of it; {} for a model without."""
-    config: Any = getattr(model, "config", None)
-    settings: dict[str, Any] = json.loads(config.to_json_string(use_diff=False)) if hasattr(config, "to_json_string") else {}
-    return {name: value for name, value in settings.items() if name not in ("transformers_version", "_name_or_path")}
-
-
-# --------------------------------------------------------------------------------------------------------- can it be done
-
-
-def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples], num_ranks: int = 1) -> None:
-    """Raises DataError without training rows, UsageError when an evaluation is asked for that cannot be."""
-    if len(examples["train"]) == 0:
-        raise DataError("there is no row to train on")
-    if config.tokens_per_batch is None and (step := config.batch_size * config.accumulation_steps) > len(examples["train"]):
-        note(f"warning: a step of {step} examples is more than the {len(examples['train'])} there are: an epoch is one step")
-    if config.shard and not task.shardable:
-        raise UsageError("--shard: this task's evaluation generates, and the ranks would wait for each other: leave it out")
-    if not task.additive and config.batch_size < 2 * num_ranks:
-        raise UsageError(
-            f"--batch-size {config.batch_size}: this loss compares the rows of a micro-batch with each other, give at least "
-            f"{2 * num_ranks}"
-        )
-    if "eval" in examples:
-        names = task.metrics("eval").names
-        if taken := RESERVED.intersection(names):
-            raise UsageError(f"the task has a metric called {min(taken)}, which stands beside metrics in the log: rename it")
-        known = ["loss", *names]
-        if (metric := config.best_metric or task.best_metric) not in known:
-            raise UsageError(f"--best-metric {metric} is not computed; there are: {', '.join(known)}")
-        return
-    for flag in settings_where(lambda traits: traits.needs_evaluation, type(config)):
-        if getattr(config, flag):
-            raise UsageError(
-                f"--{flag.replace('_', '-')} asks for an evaluation, and there is no evaluation data: "
-                "give --eval-file, or hold some out with --eval-fraction 0.1"
-            )
-    note("there is no evaluation data: the last model is kept (--eval-fraction 0.1 would hold some out)")
-
-
-def check_memory(setup: Setup, config: TrainConfig) -> None:
-    """Raises ResourceError when a GPU could not even hold the weights, their gradients and the optimizer's state."""
-    if setup.state.device.type != "cuda":
-        return
-    needed, there = sum(memory_needed(setup, config).values()), torch.cuda.mem_get_info(setup.state.device)[1]
-    if needed > there:
-        raise ResourceError(
-            f"training needs at least {needed / 2**30:.1f} GiB on each device, and {describe_device(setup.state.device)} has "
-            f"{there / 2**30:.1f} GiB: {'more ranks' if config.shard else '--shard over several'}, --lora, or a smaller model"
-        )
-
-
-def check_shared(directory: Path) -> None:
-    """Raises UsageError on a rank that does not see the directory in which rank 0 holds the lock: it cannot save its part."""
-    if not (directory / ".lock").exists():
-        raise UsageError(
-            f"--output-dir {directory} is not the same for all ranks, and with --shard each saves its part there: choose one "
-            "on a file system that all nodes share"
-        )
-
-
-def check_space(directory: Path, setup: Setup, config: TrainConfig) -> None:
-    """Raises ResourceError when the disk has no room for the checkpoints kept at one time, and the model."""
-    plan, model = setup.data.plan, setup.state.model
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    moments = sum(state_bytes(model, config).values())
-    saved = (at for at in plan.positions(0) if at.due(config.save_steps) or at.due(config.eval_steps))  # it may be the best
-    num_kept = len(list(islice(saved, num_newest(config.keep_checkpoints) + 2)))  # beside them the best, and a new one
-    needed = weights + num_kept * (weights + moments)
-    free = shutil.disk_usage(directory).free
-    free += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())  # what is replaced here
-    if needed > free:
-        raise ResourceError(
-            f"--output-dir {directory} needs {needed / 2**20:,.0f} MiB for checkpoints and the model, and {free / 2**20:,.0f} "
-            "MiB are free: lower --keep-checkpoints, or choose a directory on another disk"
-        )
-
-
-def out_of_memory(config: TrainConfig, world: World, device: str) -> str:
-    """What to do about it."""
-    spread = "" if config.shard or world.size == 1 else "--shard, "
-    recompute = "" if config.gradient_checkpointing else "--gradient-checkpointing, "
-    return (
-        f"out of memory on {device}: {spread}{recompute}a lower --batch-size with more --accumulation-steps (the same step), "
-        "a lower --eval-batch-size, or a lower --max-length"
-    )
-
-
-# ------------------------------------------------------------------------------------------------- before, between, after
-
-
 def make_run(
     directory: Path,
     task: Task[Any],
@@ -325,122 +189,9 @@ def make_run(
     )  # fmt: skip
 
 
-def announce(
-    task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: RunDocument
-) -> None:
-    """Device, data, model and plan, before the first step."""
-    plan = setup.data.plan
-    parameters = list(setup.state.model.parameters())
-    trained, frozen = (sum(p.numel() for p in parameters if p.requires_grad == wanted) for wanted in (True, False))
-    lengths = examples["train"].lengths
-    sizes = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
-    size = f"up to {plan.tokens_per_batch} tokens" if plan.tokens_per_batch else f"{config.batch_size} examples"
-    tf32 = " with TF32" if torch.get_float32_matmul_precision() == "high" and setup.world.device.type == "cuda" else ""
-    world = setup.world
-    ranks = f"{world.size} ranks on " if world.size > 1 else ""
-    how = ", sharded" if config.shard else ""
-    warmup = f"{config.warmup_ratio:.0%}" if config.warmup_steps is None else f"{config.warmup_steps} steps of"
-    each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
-    print(f"device     {ranks}{document.device}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
-    say(f"data       {document.data.source}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})")
-    sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
-    say(f"model      {document.model or type(setup.state.model).__name__}: {sizes_of}")
-    print(
-        f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
-        f"{size}{each} x {config.accumulation_steps} accumulated per step; "
-        f"{config.schedule} schedule from {config.learning_rate:g}, {warmup} warm-up"
-    )
-    if config.optimizer != "adamw":
-        print(f"optimizer  {describe_optimizer(document.settings)}")
-    if config.ema_decay is not None and (memory := 1 / (1 - config.ema_decay)) > plan.num_steps:
-        note(f"--ema-decay {config.ema_decay:g} remembers {memory:,.0f} steps, and the run has {plan.num_steps}: the average, "
-             "which is what is saved, stays close to the weights at the start")  # fmt: skip
-    if not task.additive and config.accumulation_steps > 1:
-        print(
-            f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"
-        )
-    if not task.additive and world.size > 1:
-        print("           each rank compares its own rows with each other: that is another loss than one rank's")
-    first = dataclasses.replace(plan, epochs=1, max_steps=None)
-    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, task).items())
-    other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
-    if world.size > 1:
-        need = memory_needed(setup, config)
-        parts = ", ".join(f"{value / 2**30:.2f} {name}" for name, value in need.items())
-        print(f"memory     at least {sum(need.values()) / 2**30:.2f} GiB on each rank ({parts}); activations come on top")
-    print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
-
-
 def make_writers(run: Run, config: TrainConfig) -> Writers:
     """The log writers of this process, each with its state of the checkpoint that the run continues from."""
     return Writers(config, run.directory, run.state.step, run.writer_states, rng_untouched)
-
-
-def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> None:
-    """Continue from the newest whole checkpoint if that is asked for and there is one. Raises UsageError, ModelError."""
-    world = setup.world
-    files = world.only_main(lambda: checkpoint_to_resume(run.directory, document) if config.resume else None)
-    if not world.from_main(files is not None):
-        run.start()
-        if config.resume:
-            run.say("resume: there is no checkpoint, starting at step 0")
-        return
-    before = world.on_main(lambda: read_run(run.directory))
-    with whole_or_refused(run.directory):
-        progress = Progress.from_json(load_state(setup.state, files, world))
-        check_position(setup, run.num_steps)
-        run.restore(progress)
-    world.only_main(lambda: tidy(run, setup.state.step, files))
-    then = {"world size": 1, "sharded": False} | dict(progress.ranks) | {"runs on": before.device} | dict(before.versions)
-    changed = differences(then, run.ranks() | {"runs on": document.device} | dict(document.versions))
-    how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
-    run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
-
-
-def checkpoint_to_resume(directory: Path, document: RunDocument) -> Checkpoint | None:
-    """The newest whole one, of a run on the same data, computed in the same way. Raises UsageError, DataError, ModelError."""
-    files = newest(directory / "checkpoints")
-    if files is not None:
-        before = read_run(directory)
-        compare_data(directory, before.data, document.data)
-        old, new = before.model_config, document.model_config
-        if before.versions.get("transformers") != document.versions["transformers"]:  # another one writes other keys, too
-            old, new = ({name: each[name] for name in old if name in new} for each in (old, new))
-        compare(directory, "model", old, new)
-        compare(directory, "precision", {"precision": before.precision}, {"precision": document.precision})
-        compare(directory, "batching", {"batching": before.batching}, {"batching": document.batching})
-    return files
-
-
-def tidy(run: Run, step: int, files: Checkpoint | None) -> None:
-    """The checkpoints beside the one that was resumed from."""
-    assert files is not None
-    set_aside_after(run.directory / "checkpoints", step)
-    run.saver.rotate(step, files["state.json"])  # the process before may have been killed before it did
-
-
-def check_position(setup: Setup, num_steps: int) -> None:
-    """Raises ValueError for what would be taken over as it is and go wrong later. The loads themselves refuse the rest."""
-    step = setup.state.step
-    if not isinstance(step, int) or not 0 <= step <= num_steps:
-        raise ValueError(f"step {step!r} of {num_steps}")
-    for rate in (group["lr"] for group in setup.state.optimizer.param_groups):
-        if not isinstance(rate, int | float | Tensor):
-            raise ValueError(f"{rate!r} where a number is needed")
-
-
-@contextmanager
-def whole_or_refused(directory: Path) -> Iterator[None]:
-    """A checkpoint whose hashes are right and whose contents are not was made by something else. Raises ModelError."""
-    try:
-        yield
-    except (UserError, OSError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # any kind: every type in it may be another
-        if is_lost_rank(error):
-            raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ModelError(f"the checkpoint in {directory} does not hold what a run saves ({reason}): --overwrite it") from error
 
 
 def keep_best(run: Run, setup: Setup) -> int:
@@ -505,13 +256,3 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: RunDocu
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise ResourceError(f"the model could not be saved in {directory}: {why}; the checkpoints stand") from error
-
-
-def say(line: str) -> None:
-    """On stdout, whatever stands in the names of files."""
-    print(printable(line))
-
-
-def millions(number: int) -> str:
-    """``22.7 M``; a head alone is written out."""
-    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"

@@ -12,11 +12,12 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from engine.batch import Batch
 from engine.config import TrainConfig
-from engine.data import Data
-from engine.parallel import World, gradient_sync, whole
-from engine.record import Run
+from engine.data.batch import Batch
+from engine.distributed.world import World
+from engine.distributed.wrap import gradient_sync, whole
+from engine.loader import Data
+from engine.record.run import Run
 from engine.state import StepRecord, TrainState
 from engine.task import Task
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from engine.average import Average
-from engine.batch import Batch
 from engine.clock import Clock
+from engine.data.batch import Batch
 from engine.optimizer import Guard
 
 T = TypeVar("T")

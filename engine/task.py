@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.batch import Batch
-from engine.collate import PADDED, Layout
+from engine.data.batch import Batch
+from engine.data.collate import PADDED, Layout
+from engine.data.files import Rows
+from engine.data.sources import Source
+from engine.distributed.world import World
 from engine.errors import UsageError
-from engine.files import Rows
-from engine.parallel import World
-from engine.sources import Source
 
 T = TypeVar("T")
 O = TypeVar("O")  # noqa: E741 - the task's own options, a frozen dataclass

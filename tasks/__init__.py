@@ -8,40 +8,56 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import UsageError
-from engine.own import class_in_file, is_own
+from engine.settings.own import class_in_file, is_own
 from tasks.options import DEFAULTS
 
 # name: (module, class, one line for --help); listed here so that --help need not import them
 TASKS = {
-    "yelp": ("tasks.yelp", "Yelp", "is a restaurant review positive or negative? (--stars: one to five)"),
-    "imdb": ("tasks.imdb", "Imdb", "is a film review positive or negative?"),
-    "classification": ("tasks.classification", "Classification", "one's own CSV, JSONL, Parquet or Hub data: classes, "
+    "yelp": ("tasks.classification.yelp", "Yelp", "is a restaurant review positive or negative? (--stars: one to five)"),
+    "imdb": ("tasks.classification.imdb", "Imdb", "is a film review positive or negative?"),
+    "classification": ("tasks.classification.task", "Classification", "one's own CSV, JSONL, Parquet or Hub data: classes, "
                        "several labels, or a number"),
-    "mlm": ("tasks.masked_lm", "MaskedLM", "predict hidden words: masked language modelling"),
-    "clm": ("tasks.causal_lm", "CausalLM", "write on: causal language modelling on one's own text"),
-    "sft": ("tasks.sft", "SFT", "answer: supervised fine-tuning on conversations, or prompts and completions"),
-    "embeddings": ("tasks.embeddings", "Embeddings", "vectors of texts for search, from pairs that belong together"),
-    "captioning": ("tasks.captioning", "Captioning", "describe pictures: a folder with metadata.csv, or Hub data"),
+    "mlm": ("tasks.language.masked_lm", "MaskedLM", "predict hidden words: masked language modelling"),
+    "clm": ("tasks.language.causal_lm", "CausalLM", "write on: causal language modelling on one's own text"),
+    "sft": ("tasks.language.sft", "SFT", "answer: supervised fine-tuning on conversations, or prompts and completions"),
+    "embeddings": ("tasks.embeddings.task", "Embeddings", "vectors of texts for search, from pairs that belong together"),
+    "captioning": ("tasks.captioning.task", "Captioning", "describe pictures: a folder with metadata.csv, or Hub data"),
 }  # fmt: skip
 
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
 COMMANDS = {
-    "predict": ("engine.flags:PredictConfig", "engine.inference:predict", "use a finished model on texts or a file"),
-    "evaluate": ("engine.flags:EvaluateConfig", "engine.inference:evaluate", "measure a finished model"),
-    "fill": ("tasks.flags:FillConfig", "tasks.fill:fill", "fill in the [MASK] of a text"),
-    "generate": ("tasks.flags:GenerateConfig", "tasks.generate:generate", "let a causal language model write on"),
-    "report": ("engine.flags:ReportConfig", "engine.compare:report", "draw a run's report.html again"),
+    "predict": (
+        "engine.commands.flags:PredictConfig",
+        "engine.commands.predict:predict",
+        "use a finished model on texts or a file",
+    ),
+    "evaluate": ("engine.commands.flags:EvaluateConfig", "engine.commands.evaluate:evaluate", "measure a finished model"),
+    "fill": ("tasks.flags:FillConfig", "tasks.language.fill:fill", "fill in the [MASK] of a text"),
+    "generate": ("tasks.flags:GenerateConfig", "tasks.language.generate:generate", "let a causal language model write on"),
+    "report": ("engine.commands.flags:ReportConfig", "engine.commands.report:report", "draw a run's report.html again"),
     "compare": (
-        "engine.flags:CompareConfig",
-        "engine.compare:compare",
+        "engine.commands.flags:CompareConfig",
+        "engine.commands.report:compare",
         "lay the curves of several runs over each other",
     ),
-    "push": ("engine.flags:PushConfig", "engine.share:push", "upload a finished run to the Hugging Face Hub"),
+    "push": ("engine.commands.flags:PushConfig", "engine.commands.push:push", "upload a finished run to the Hugging Face Hub"),
     "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
-    "search": ("tasks.flags:SearchConfig", "tasks.search:search", "the texts of a file nearest in meaning to a query"),
-    "compare-models": ("tasks.flags:CompareConfig", "tasks.compare:compare_models", "embedding models side by side"),
-    "env": ("engine.flags:EnvConfig", "engine.environment:env", "versions, processor, memory: what a report of a defect needs"),
-    "caption": ("tasks.flags:CaptionConfig", "tasks.captions:caption", "describe pictures"),
+    "search": (
+        "tasks.flags:SearchConfig",
+        "tasks.embeddings.search:search",
+        "the texts of a file nearest in meaning to a query",
+    ),
+    "compare-models": (
+        "tasks.flags:CompareConfig",
+        "tasks.embeddings.compare_models:compare_models",
+        "embedding models side by side",
+    ),
+    "env": (
+        "engine.commands.flags:EnvConfig",
+        "engine.commands.environment:env",
+        "versions, processor, memory: what a report of a defect needs",
+    ),
+    "caption": ("tasks.flags:CaptionConfig", "tasks.captioning.caption:caption", "describe pictures"),
 }
 
 

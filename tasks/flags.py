@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.config import require, setting
 from engine.errors import UsageError
+from engine.settings.fields import require, setting
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.config import require, setting
 from engine.errors import UsageError
+from engine.settings.fields import require, setting
 
 CAPTION_TOKENS = 64
 

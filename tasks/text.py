@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
-from engine import lora
-from engine.config import note
+from engine.console import note
+from engine.data.offline import minilm
+from engine.data.sources import HubData
+from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
-from engine.sources import HubData, minilm
+from engine.model import lora
 from engine.task import Task
-from engine.tokens import Tokens, cells_of, tokenize
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import run
-from tests import tiny
+from bench.toys import tiny
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,7 +153,7 @@ def test_a_config_file_and_flags_over_it(project, tmp_path):
 def test_a_task_of_ones_own(project, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-        "from tasks.classification import Classification, ClassificationOptions\n\n"
+        "from tasks.classification.task import Classification, ClassificationOptions\n\n"
         "@dataclass(frozen=True)\nclass Mine_(ClassificationOptions):\n    shout: bool = False\n\n"
         "class Mine(Classification):\n    Options = Mine_\n    defaults = {'learning_rate': 5e-3}\n"
     )
@@ -269,8 +269,8 @@ def test_a_foreign_run_json_is_left_alone(project, tmp_path, capsys):
 
 
 def test_a_name_that_is_neither_a_folder_nor_a_hub_name(project, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("engine.hub.reachable", lambda: False)
-    monkeypatch.setattr("engine.hub.go_offline", lambda: None)
+    monkeypatch.setattr("engine.data.hub.reachable", lambda: False)
+    monkeypatch.setattr("engine.data.hub.go_offline", lambda: None)
     arguments = command(project, "--output-dir", str(tmp_path / "o"))
     arguments[3] = "my model"
     code, line = fails(arguments, capsys)

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config import setting
 from engine.errors import UsageError
+from engine.settings.fields import setting
 
 if TYPE_CHECKING:
     from bench.lessons.lesson import Finding, Lesson
@@ -100,7 +100,7 @@ def as_table(rows: Sequence[Sequence[str]]) -> str:
 
 def draw(lesson: Lesson, finding: Finding, folder: Path) -> Path:
     """The picture, 800 pixels wide; its title is the finding."""
-    from bench.pictures import figure, save
+    from bench.contest.pictures import figure, save
 
     folder.mkdir(parents=True, exist_ok=True)
     drawn, axes = figure(4.2)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer
 
+from bench.contest.pictures import COLOURS
+from bench.contest.workload import Workload, of_rows, padding_tokenizer, random_workload
 from bench.lessons import toys
 from bench.lessons.lesson import Finding, Lesson
-from bench.pictures import COLOURS
-from bench.workload import Workload, of_rows, padding_tokenizer, random_workload
+from engine.data.offline import packaged_minilm
 from engine.errors import ModelError
-from engine.sources import packaged_minilm
-from tasks import yelp_sample
+from tasks.samples import yelp
 
 # ------------------------------------------------------------------------------------------------------------ padding
 
@@ -42,7 +42,7 @@ def minilm() -> str:
 
 def reviews(path: str) -> Workload:
     """Reviews of the embedded sample in MiniLM's tokens."""
-    kept = yelp_sample.generate_reviews(NUM_ROWS, 1)
+    kept = yelp.generate_reviews(NUM_ROWS, 1)
     ids = AutoTokenizer.from_pretrained(path)([r.text for r in kept], truncation=True, max_length=LIMIT)["input_ids"]
     return of_rows(ids, [int(r.stars > 3) for r in kept], "reviews")
 
@@ -172,12 +172,12 @@ def host_reads(folder: str) -> Finding:
 LESSONS = [
     Lesson(
         "padding", "how much of the work is padding: it is neither logged nor counted",
-        ("engine/collate.py", "packed = np.full("),
+        ("engine/data/collate.py", "packed = np.full("),
         ("transformers/trainer.py", "DataCollatorWithPadding(processing_class)"), padding,
     ),
     Lesson(
         "host-reads", "the loss of every micro-batch is read by the host, which waits for the device",
-        ("engine/record.py", "self._pending.loss_sum = float(self._loss_sum)"),
+        ("engine/record/run.py", "self._pending.loss_sum = float(self._loss_sum)"),
         ("transformers/trainer.py", "and (torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step))"), host_reads,
     ),
 ]  # fmt: skip

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from transformers import trainer_pt_utils
 
+from bench.contest.pictures import COLOURS
+from bench.contest.workload import Workload, padding_tokenizer, random_workload
 from bench.lessons import toys
 from bench.lessons.gradients import Regression, with_a_missing_label
 from bench.lessons.lesson import Finding, Lesson
-from bench.pictures import COLOURS
-from bench.workload import Workload, padding_tokenizer, random_workload
-from engine.data import eval_loader
-from engine.evaluate import evaluate
+from engine.loader import eval_loader
+from engine.record.evaluate import evaluate
 from engine.task import Task
 
 
@@ -187,22 +187,22 @@ def logits(folder: str) -> Finding:
 LESSONS = [
     Lesson(
         "last-batch", "how batches of unequal size are weighed: the loop one writes in its place counts the last one too much",
-        ("engine/evaluate.py", "loss /= max(num_items, 1)"),
+        ("engine/record/evaluate.py", "loss /= max(num_items, 1)"),
         ("transformers/trainer.py", "losses = self.gather_function(losses.repeat(batch_size))"), last_batch,
     ),
     Lesson(
         "eval-batch", "batches are weighed by rows, not by tokens: a language model's eval_loss depends on the batch size",
-        ("engine/evaluate.py", "loss_sum += task.loss(outputs, moved)"),
+        ("engine/record/evaluate.py", "loss_sum += task.loss(outputs, moved)"),
         ("transformers/trainer.py", 'metrics[f"{metric_key_prefix}_loss"] = losses.mean().item()'), eval_batch,
     ),
     Lesson(
         "eval-nan", "an evaluation batch whose loss is NaN is left out of eval_loss without a word",
-        ("engine/figures.py", "None if value is None or not math.isfinite(value) else value"),
+        ("engine/record/figures.py", "None if value is None or not math.isfinite(value) else value"),
         ("transformers/trainer.py", "losses = losses[finite]"), eval_nan,
     ),
     Lesson(
         "logits", "with compute_metrics, all logits of the evaluation are kept, and copied again for every batch",
-        ("engine/evaluate.py", "metrics.update(model, outputs, moved)"),
+        ("engine/record/evaluate.py", "metrics.update(model, outputs, moved)"),
         ("transformers/trainer_pt_utils.py", "self.tensors = nested_concat("), logits,
     ),
 ]  # fmt: skip

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback
 
+from bench.contest.pictures import COLOURS
+from bench.contest.workload import Workload, random_workload
 from bench.lessons import toys
 from bench.lessons.lesson import ROOT, Finding, Lesson
-from bench.pictures import COLOURS
-from bench.workload import Workload, random_workload
-from engine.batch import Batch
-from engine.collate import Layout
-from engine.record import describe_first, first_bad_step
+from engine.data.batch import Batch
+from engine.data.collate import Layout
+from engine.record.divergence import describe_first, first_bad_step
 
 # ------------------------------------------------------------------------------------------------------- accumulation
 

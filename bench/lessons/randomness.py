@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, Trainer
 
+from bench.contest.pictures import COLOURS, STYLES
+from bench.contest.workload import Workload, random_workload
 from bench.lessons import toys
 from bench.lessons.lesson import Finding, Lesson
-from bench.pictures import COLOURS, STYLES
-from bench.workload import Workload, random_workload
-from engine.data import eval_loader
-from engine.evaluate import evaluate
+from engine.loader import eval_loader
+from engine.record.evaluate import evaluate
 
 # --------------------------------------------------------------------------------------------------------------- seed
 
@@ -253,17 +253,17 @@ LESSONS = [
     ),
     Lesson(
         "order", "the order of an epoch is seeded by seed + epoch: neighbouring seeds share their orders (ours is the same)",
-        ("engine/plan.py", "generator = torch.Generator().manual_seed(self.seed + epoch)"),
+        ("engine/data/plan.py", "generator = torch.Generator().manual_seed(self.seed + epoch)"),
         ("accelerate/data_loader.py", "seed = self.epoch + self.initial_seed"), order,
     ),
     Lesson(
         "looking", "an evaluation draws from the generator that dropout uses: how often one looks changes the result",
-        ("engine/data.py", "generator=torch.Generator().manual_seed(config.seed),"),
+        ("engine/loader.py", "generator=torch.Generator().manual_seed(config.seed),"),
         ("torch/utils/data/dataloader.py", ".random_(generator=loader.generator)"), looking,
     ),
     Lesson(
         "resume", "with length grouping, resuming in a later epoch draws another order: some rows come twice, some never",
-        ("engine/plan.py", "[done * self.accumulation_steps : until * self.accumulation_steps]"),
+        ("engine/data/plan.py", "[done * self.accumulation_steps : until * self.accumulation_steps]"),
         ("transformers/trainer_pt_utils.py", "indices = torch.randperm(len(lengths), generator=generator)"), resume,
     ),
 ]  # fmt: skip

@@ -21,15 +21,15 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from bench.pictures import COLOURS
-from bench.workload import TokenTask, Workload, padding_tokenizer
-from engine.batch import Batch
+from bench.contest.pictures import COLOURS
+from bench.contest.workload import TokenTask, Workload, padding_tokenizer
 from engine.build import Setup, build
-from engine.collate import Layout, arrange, per_token
 from engine.config import TrainConfig
+from engine.data.batch import Batch
+from engine.data.collate import Layout, arrange, per_token
+from engine.data.plan import Position
+from engine.distributed.world import World
 from engine.loop import train_step
-from engine.parallel import World
-from engine.plan import Position
 from engine.state import StepRecord
 from engine.task import Task
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
+from bench.contest.pictures import COLOURS
+from bench.contest.workload import Workload, random_workload
 from bench.lessons import toys
 from bench.lessons.lesson import Finding, Lesson
-from bench.pictures import COLOURS
-from bench.workload import Workload, random_workload
-from engine.batch import Batch
+from engine.data.batch import Batch
 
 # -------------------------------------------------------------------------------------------------------------- decay
 

@@ -1,0 +1,152 @@
+"""Runs contenders against each other: one process each, one of them computing at a time, their windows interleaved."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.contest.job import Job
+
+ROOT = Path(__file__).parent.parent.parent
+NEEDS = {
+    "bench.contest.contenders.accelerate_loop": ("accelerate",),
+    "bench.contest.contenders.trainer": ("accelerate",),  # Trainer asks for it
+    "bench.contest.contenders.fabric": ("lightning_fabric",),
+}
+
+
+class Contender:
+    """One worker process, from outside. ``error`` says why it is out of the race."""
+
+    def __init__(self, job: Job, folder: Path):
+        self.job = job
+        self.ready: dict[str, Any] = {}
+        self.windows: list[dict[str, Any]] = []
+        self.done: dict[str, Any] | None = None
+        self.error: str | None = None
+        self._log = folder / "stderr.txt"
+        job.write(folder / "job.json")
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        environment |= {"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}
+        with open(self._log, "w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "bench.contest.worker", str(folder / "job.json")],
+                cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+
+    def read(self, expected: str) -> dict[str, Any]:
+        """The next message; on any other, or none, the contender is out."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        message: dict[str, Any] = json.loads(line) if line else {}
+        if message.get("event") != expected:
+            self._process.wait() if not line else self.stop()
+            self.error = self.error or f"no {expected!r} from it: {last_line(self._log)}"
+        return message
+
+    def go(self, answer: str = "go") -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{answer}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self.error = self.error or f"it ended early: {last_line(self._log)}"
+
+    def stop(self) -> None:
+        """End it, whatever it is doing."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        if self._process.poll() is None:
+            self._process.terminate()
+        self._process.wait()
+
+
+def run(jobs: Sequence[Job], *, budget_s: float | None = None) -> list[Contender]:
+    """All windows of all jobs. After ``budget_s`` seconds no further round of windows is begun."""
+    began = time.monotonic()
+    contenders: list[Contender] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        try:
+            for index, job in enumerate(jobs):
+                (Path(folder) / str(index)).mkdir()
+                contenders.append(Contender(job, Path(folder) / str(index)))
+            for contender in contenders:  # importing is the only thing that they do at the same time
+                contender.read("hello")
+            for contender in racing(contenders):
+                say(f"  {contender.job.system}: check and warm-up")
+                contender.go()
+                contender.ready = contender.read("ready")
+            last = began
+            for window in range(max(job.windows for job in jobs)):
+                now = time.monotonic()
+                if budget_s and window and now - began + (now - last) > budget_s:
+                    say(f"  out of time after {window} windows")
+                    break
+                last = now
+                for contender in racing(contenders):
+                    race(contender, window)
+            for contender in racing(contenders):
+                if contender.done is None:
+                    contender.go("stop")
+                    contender.done = contender.read("done")
+        finally:
+            for contender in contenders:
+                contender.stop()
+    for contender in contenders:
+        if contender.error:
+            say(f"  {contender.job.system}: FAILED, {contender.error}")
+    return contenders
+
+
+def racing(contenders: Sequence[Contender]) -> list[Contender]:
+    return [contender for contender in contenders if contender.error is None]
+
+
+def race(contender: Contender, window: int) -> None:
+    """One window of one contender."""
+    contender.go()
+    message = contender.read("window")
+    if contender.error is None:
+        contender.windows.append(message)
+        rate = message["examples"] / message["seconds"]
+        say(f"  {contender.job.system}: window {window + 1} of {contender.job.windows}, {rate:.2f} examples/s")
+        if len(contender.windows) == contender.job.windows:  # profiled steps may follow: nobody else computes meanwhile
+            contender.done = contender.read("done")
+
+
+def missing(job: Job) -> list[str]:
+    """Packages that this contender needs and that are not installed."""
+    return [name for name in NEEDS.get(job.contender.partition(":")[0], ()) if importlib.util.find_spec(name) is None]
+
+
+def split_missing(jobs: Sequence[Job]) -> list[Job]:
+    """Those that can run; the others are named."""
+    able = []
+    for job in jobs:
+        if names := missing(job):
+            say(f"  {job.system}: skipped, {', '.join(names)} is not installed (pip install '.[bench]')")
+        else:
+            able.append(job)
+    return able
+
+
+def last_line(log: Path) -> str:
+    """Of what a process wrote, or a note that there is nothing."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    return lines[-1][-300:] if lines else "it wrote nothing"
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr: stdout is for tables."""
+    print(text, file=sys.stderr, flush=True)

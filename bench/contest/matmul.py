@@ -1,0 +1,49 @@
+"""The best matrix-product rate of the device, measured: what a step is compared with, rather than a data sheet.
+
+python -m bench.matmul --device cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import torch
+
+from engine.distributed.device import choose_device
+from engine.precision import allow_tf32, has_native_bf16
+
+SIZES = (2048, 4096)
+
+
+def rates(device: torch.device, sizes: tuple[int, ...] = SIZES) -> dict[str, float]:
+    """TFLOP/s by precision: the best of a few products of square matrices (fp32 as Plainloop has it: TF32 on CUDA)."""
+    allow_tf32(device)
+    kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_native_bf16(device) else {})
+    found = dict.fromkeys(kinds, 0.0)
+    for name, dtype in kinds.items():
+        for size in sizes:
+            a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+            repeats = 20 if device.type == "cuda" else 1
+            for _ in range(4):
+                began = _now(device)
+                for _ in range(repeats):
+                    a @ b
+                found[name] = max(found[name], 2 * size**3 * repeats / (_now(device) - began) / 1e12)
+    return found
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    options = parser.parse_args()
+    json.dump(rates(choose_device(options.device), tuple(options.sizes)), sys.stdout)

@@ -1,0 +1,251 @@
+"""The model card: README.md of a finished run, which the Hub shows, and which says how to load and how to repeat it.
+
+It is made from run.json and metrics.jsonl, so it claims nothing that does not stand there. Names and labels come from
+data: they are escaped. Folders of the machine stay out of it; a file keeps its name. Next: share.py, which uploads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from engine.artifacts.document import RunDocument, dumps, loads
+from engine.config import TrainConfig
+from engine.data.hub import quietly
+from engine.data.offline import packaged_minilm
+from engine.data.sources import Source, SourceConfig
+from engine.model import lora
+from engine.optimizer import describe_optimizer
+from engine.record.figures import figures_in_line, figures_in_metrics
+from engine.settings.fields import settings_where, user_path
+from engine.task import Task
+
+MAX_ROWS, MAX_LABELS = 20, 100
+SPECIAL = re.compile(r"[\\`*{}\[\]<>#|~&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")  # Markdown, HTML and bare links
+
+
+def make(task: Task[Any], model: nn.Module, name: str, document: RunDocument, log: Sequence[Mapping[str, Any]]) -> str:
+    """The card of the run called ``name``: ``document`` is its run.json, ``log`` the lines of its metrics.jsonl."""
+    from huggingface_hub import ModelCard
+
+    document = without_folders(document)
+    parts = [introduction(name, document), usage(task, model, name), results(document, log), training(task, document)]
+    return str(ModelCard(f"---\n{metadata(task, model, name, document)}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+def base_of(source: Source) -> dict[str, str | None]:
+    """``{"base_model": its name on the Hub, "license": ...}`` of the checkpoint that training starts from; None: unknown.
+
+    Both come from the checkpoint's own card, in its folder or on the Hub.
+    """
+    from huggingface_hub import ModelCard
+
+    if source.taken_model is None:  # a model built in Python
+        return {"base_model": None, "license": None}
+    path = source.model(None)
+    is_folder = Path(path).is_dir()
+    try:
+        data = quietly(ModelCard.load)(Path(path) / "README.md" if is_folder else path).data
+    except Exception:  # no card, or one that nobody can read: the libraries raise a dozen kinds
+        data = {}
+    found = {key: data.get(key) for key in ("base_model", "license")}
+    found["base_model"] = hub_name(path) or found["base_model"]
+    return {key: value if isinstance(value, str) else None for key, value in found.items()}
+
+
+def hub_name(path: str) -> str | None:
+    """What the Hub calls the checkpoint that was loaded from ``path``; None for a folder of the user's."""
+    if path == packaged_minilm():
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return None if Path(path).is_dir() else path
+
+
+# --------------------------------------------------------------------------------------------------------- its parts
+
+
+def metadata(task: Task[Any], model: nn.Module, name: str, document: RunDocument) -> str:
+    """The YAML block that the Hub reads."""
+    from huggingface_hub import EvalResult, ModelCardData
+    from transformers import PreTrainedModel
+
+    settings, base = document.settings, document.base_model
+    dataset, figures = document.data.hub_name, figures_of(document)
+    library = task.library if isinstance(model, PreTrainedModel) else "peft" if lora.plain(model) is not model else None
+    where: dict[str, Any] = {
+        "task_type": task.pipeline_tag,
+        "dataset_type": dataset or "other",
+        "dataset_name": one_line(dataset or document.data.source or "given in Python"),
+        "dataset_config": settings.get("data_config"),
+        "dataset_revision": settings.get("data_revision"),
+    }
+    measured = [EvalResult(**where, metric_type=metric, metric_value=value) for metric, value in figures.items()]
+    return ModelCardData(  # type: ignore[no-any-return]
+        base_model=base.get("base_model"),
+        license=base.get("license"),
+        datasets=[dataset] if dataset else None,
+        library_name=library,
+        pipeline_tag=task.pipeline_tag,
+        metrics=[metric for metric in figures if metric != "loss"] or None,
+        tags=["plainloop"],
+        model_name=one_line(name),
+        eval_results=measured if measured and task.pipeline_tag else None,
+    ).to_yaml()
+
+
+def introduction(name: str, document: RunDocument) -> str:
+    start, source = document.model or "a model built in Python", document.data.source or "data given in Python"
+    named = document.base_model.get("license")
+    licence = f" (licence: {escaped(named)})" if named else ""
+    sizes = ", ".join(f"{number:,} {split}" for split, number in document.data.num_examples.items())
+    return f"# {escaped(name)}\n\nFine-tuned from {escaped(start)}{licence} on {escaped(source)}: {sizes} examples."
+
+
+def usage(task: Task[Any], model: nn.Module, name: str) -> str:
+    """Code that loads the model, and the labels it gives."""
+    whole = lora.plain(model)
+    kind = type(whole).__name__
+    code = [f"name = {name!r}  # this folder, or the model's name on the Hub"]
+    if whole is not model:
+        base = hub_name(whole.name_or_path) or Path(whole.name_or_path).name
+        code = ["from peft import PeftModel", f"from transformers import AutoConfig, {kind}", "", *code,
+                f"base = {kind}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(name))",
+                "model = PeftModel.from_pretrained(base, name)"]  # fmt: skip
+    else:
+        of_pipeline = "from transformers import pipeline", f"pipeline({task.pipeline_tag!r}, model=name)"
+        of_class = f"from transformers import {kind}", f"{kind}.from_pretrained(name)"
+        imports, loaded = task.loading or (of_pipeline if task.pipeline_tag else of_class)
+        code = [imports, "", *code, f"model = {loaded}"]
+    names: Mapping[int, str] = getattr(getattr(model, "config", None), "id2label", None) or {}
+    shown = ", ".join(escaped(str(names[i])) for i in sorted(names)[:MAX_LABELS])
+    more = f" and {len(names) - MAX_LABELS} more" if len(names) > MAX_LABELS else ""
+    labels = f"\n\nLabels, in order: {shown}{more}." if task.pipeline_tag == "text-classification" and len(names) > 1 else ""
+    return "## Use\n\n" + fenced("\n".join(code), "python") + labels
+
+
+def results(document: RunDocument, log: Sequence[Mapping[str, Any]]) -> str:
+    """The figures of the model that was kept, and how they came about."""
+    metrics, figures = document.metrics or {}, figures_of(document)
+    title = "## Results\n\n"
+    if figures:
+        title += f"On the evaluation data:\n\n{table(list(figures), [list(figures.values())])}\n\n"
+    else:
+        title += f"Not evaluated; the mean training loss was {shown_as(metrics['train_loss'])}.\n\n"
+    return f"{title}In the course of training ({metrics['num_steps']} steps):\n\n{curves(log)}"
+
+
+def curves(log: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each evaluation (or epoch, without any), with the training loss logged last; some, if many."""
+    rows, loss = [], None
+    kind = "eval" if any(line["kind"] == "eval" for line in log) else "epoch"
+    for line in log:
+        if line["kind"] in ("train", "epoch"):  # at the end of an epoch, the mean over all of it
+            loss = line["loss"]
+        if line["kind"] == kind:
+            figures = figures_in_line(line) if kind == "eval" else {}
+            rows.append({"epoch": line["epoch"], "step": line["step"], "training loss": loss} | figures)
+    if len(rows) > MAX_ROWS:
+        rows = [rows[round(i * (len(rows) - 1) / (MAX_ROWS - 1))] for i in range(MAX_ROWS)]
+    return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else "(nothing was logged)"
+
+
+def training(task: Task[Any], document: RunDocument) -> str:
+    """Settings, machine, versions, and the command."""
+    metrics, settings = document.metrics or {}, document.settings
+    shown = {name: settings.get(name) for name in settings_where(lambda traits: traits.in_card, TrainConfig)}
+    shown |= changed(task, TrainConfig, settings) | changed(task, type(task).Options, settings)
+    shown |= {"max_length": task.max_length, "precision": document.precision, "batching": document.batching}
+    said = [[name.replace("_", " "), value] for name, value in shown.items() if value is not None and name != "task"]
+    versions = ", ".join(f"{escaped(package)} {escaped(number)}" for package, number in document.versions.items())
+    decay = settings.get("ema_decay")
+    averaged = "" if decay is None else f" Saved is an exponential moving average of the weights (decay {decay:g})."
+    again = command(task, settings)
+    how = fenced(again, "bash") if again else "Made from Python, with `engine.fit.fit` and the settings above."
+    return (
+        f"## Training\n\n{table(['setting', 'value'], said)}\n\n"
+        f"The optimizer is {describe_optimizer(settings)}.{averaged} {metrics['train_runtime']:.1f} s of training on "
+        f"{escaped(document.device or '?')}. Versions: {versions}.\n\n## Repeat\n\n{how}"
+    )
+
+
+def command(task: Task[Any], settings: Mapping[str, Any]) -> str | None:
+    """What to type for the same run, or None if no command makes it."""
+    if settings.get("task") is None or task.source.given is not None:
+        return None
+    words = ["python", "run.py"]
+    for kind in (TrainConfig, SourceConfig, type(task).Options):
+        for name, value in changed(task, kind, settings).items():
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if value is True else [f"{flag}={value}"] if str(value)[:1] in ("-", "") else [flag, str(value)]
+    return shlex.join(words)
+
+
+def changed(task: Task[Any], kind: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one dataclass that are not the task's defaults, without the local ones."""
+    defaults = {field.name: task.defaults.get(field.name, field.default) for field in dataclasses.fields(kind)}
+    local = settings_where(lambda traits: traits.local, kind)
+    names = [name for name in defaults if name not in local and settings.get(name) is not None]
+    return {name: settings[name] for name in names if settings[name] != defaults[name]}
+
+
+# ----------------------------------------------------------------------------------------------------- what is shown
+
+
+def figures_of(document: RunDocument) -> dict[str, float]:
+    """The evaluation's figures of the model that was kept, without its timings."""
+    return {name: value for name, value in figures_in_metrics(document.metrics or {}).items() if value is not None}
+
+
+def without_folders(document: RunDocument) -> RunDocument:
+    """run.json with the paths among its settings cut to their last name, wherever they stand in it."""
+    paths = {value for value in document.settings.values() if isinstance(value, str) and is_path(value)}
+    paths |= {str(user_path(path)) for path in paths}
+    text = dumps(document)
+    for path in sorted(paths, key=len, reverse=True):
+        text = text.replace(json.dumps(path)[1:-1], json.dumps(Path(path).name)[1:-1])
+    return loads(text)
+
+
+def is_path(value: str) -> bool:
+    """``/data/t.csv``, ``../t.csv``, ``lists/t.csv`` if it is there; not the name of a Hub model."""
+    if not Path(value).name or Path(value).name == value:
+        return False
+    suffixed = Path(value.partition(":")[0]).suffix in (".py", ".csv", ".tsv", ".jsonl", ".parquet", ".txt")
+    return value.startswith(("/", "~/", "./", "../")) or suffixed or Path(value).exists()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """In Markdown."""
+    cells = [[escaped(shown_as(cell)) for cell in row] for row in (head, *rows)]
+    lines = [cells[0], ["---"] * len(head), *cells[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown_as(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, control characters and half characters."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it stands: one line, no links, no HTML, no table cell that ends early."""
+    return SPECIAL.sub(r"\\\g<0>", one_line(text))
+
+
+def fenced(code: str, language: str) -> str:
+    """A code block whose fence no line of it can close."""
+    longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    clean = "".join(c if c.isprintable() or c == "\n" else " " for c in code)
+    return f"{fence}{language}\n{clean}\n{fence}"

@@ -1,0 +1,74 @@
+"""run.json as far as it is known at each point: what was asked for, on which data, with which model, by which versions.
+
+Next: document.py, the record itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.artifacts import card
+from engine.artifacts.document import DataRecord, RunDocument
+from engine.artifacts.report import histogram
+from engine.build import Setup
+from engine.config import TrainConfig
+from engine.distributed.device import describe_device
+from engine.settings.fields import as_json
+from engine.task import Examples, Task
+
+
+def settings_of(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
+    """Everything that was asked for, flat, as JSON keeps it."""
+    return as_json({key: value for part in asked(task, config) for key, value in dataclasses.asdict(part).items()})
+
+
+def asked(task: Task[Any], config: TrainConfig) -> tuple[Any, ...]:
+    """The dataclasses of a run's settings: the engine's, the source's, the task's own."""
+    return config, task.source.config, task.options
+
+
+def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> RunDocument:
+    """run.json as far as it is known before the model is built."""
+    data, model = task.source.taken_data, task.source.taken_model
+    return RunDocument(
+        settings=settings,
+        data=DataRecord(
+            source=data.description if data else None,
+            hub_name=data.hub_name if data else None,
+            num_examples={split: len(part) for split, part in examples.items()},
+            fingerprints={split: part.fingerprint() for split, part in examples.items()},
+            lengths=histogram(examples["train"].lengths) if len(examples["train"]) else None,
+        ),
+        model=model.description if model else None,
+        versions={"python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")}
+        | {"instructions": torch.backends.cpu.get_cpu_capability()},
+    )
+
+
+def with_model(document: RunDocument, task: Task[Any], setup: Setup) -> RunDocument:
+    """run.json as it stands there while the run goes on."""
+    return dataclasses.replace(
+        document,
+        device=describe_device(setup.world.device),
+        precision=setup.precision,
+        batching=setup.layout.kind,
+        base_model=card.base_of(task.source),
+        command=card.command(task, document.settings),
+        model_config=config_of(setup.state.model),
+    )
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """What the model's config.json says of it; {} for a model without."""
+    config: Any = getattr(model, "config", None)
+    settings: dict[str, Any] = json.loads(config.to_json_string(use_diff=False)) if hasattr(config, "to_json_string") else {}
+    return {name: value for name, value in settings.items() if name not in ("transformers_version", "_name_or_path")}

@@ -1,0 +1,259 @@
+"""report.html: what a run did, as one file that loads nothing, for a browser, a phone, or paper.
+
+It is drawn from run.json and metrics.jsonl alone, so it can be made again at any time (compare.py has the commands).
+Whatever comes from data or a user is escaped by the template beside this file, whose Content-Security-Policy forbids every
+request. Next: fit.py, which writes it at the end of a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+
+from engine.artifacts.document import RunDocument
+from engine.config import TrainConfig
+from engine.data.sources import SourceConfig
+from engine.errors import DataError
+from engine.record.figures import figures_in_line, figures_in_metrics
+from engine.settings.fields import with_defaults
+
+Line = Mapping[str, Any]
+Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
+NUM_BARS = 30
+PROFILE, ERRORS = "profile/profile.json", "errors.csv"  # of a run
+NUM_ERRORS, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as it stands in its directory. ``document``: run.json; ``lines``: metrics.jsonl; where they are there:
+    ``profile``: profile/profile.json; ``errors``: errors.csv, header and rows."""
+
+    name: str
+    document: RunDocument
+    lines: Sequence[Line]
+    profile: Mapping[str, Any] | None = None
+    errors: Sequence[Sequence[str]] = ()
+
+    def of_kind(self, kind: str) -> list[Line]:
+        return [line for line in self.lines if line["kind"] == kind]
+
+    def points(self, kind: str, key: str, scale: float = 1.0) -> list[list[float]]:
+        """``[step, value]`` of the lines that have it."""
+        return [[line["step"], line[key] * scale] for line in self.of_kind(kind) if line.get(key) is not None]
+
+
+def record_in(directory: Path, document: RunDocument, name: str) -> Record:
+    """What a directory holds beside its run.json. Raises DataError for an errors.csv that cannot be read."""
+    log, profile, errors = (directory / part for part in ("metrics.jsonl", PROFILE, ERRORS))
+    csv.field_size_limit(2**31 - 1)  # texts of any length
+    try:
+        with open(errors, encoding="utf-8", newline="") as stream:
+            wrong = list(islice(csv.reader(stream), 1 + NUM_ERRORS))
+    except FileNotFoundError:
+        wrong = []
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{errors} is not what evaluate --errors writes ({error}): remove it, or write it anew") from error
+    return Record(name, document, read_lines(log) if log.exists() else [], read_profile(profile), wrong)
+
+
+def read_profile(path: Path) -> Mapping[str, Any] | None:
+    """None without one, or for one that is no JSON: it is not worth a finished run."""
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of metrics.jsonl; the last may be half written while a run goes on."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def render(records: Sequence[Record]) -> str:
+    """The page for one run, or for several laid over each other."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent.parent), autoescape=True)
+    only = records[0] if len(records) == 1 else None
+    return environment.get_template("report.html").render(
+        title=only.name if only else " and ".join(record.name for record in records),
+        subtitles=subtitles(only.document) if only else [],
+        tiles=tiles(only.document.metrics) if only and only.document.metrics else [],
+        sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
+        tables=tables(only) if only else comparison(records),
+        commands=[command for record in records if (command := record.document.command)],
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- texts
+
+
+def subtitles(document: RunDocument) -> list[str]:
+    sizes = ", ".join(f"{number:,} {split}" for split, number in document.data.num_examples.items())
+    facts = [document.status, document.device, document.precision, document.batching]
+    return [
+        f"Model: {document.model or 'given in Python'}",
+        f"Data: {document.data.source} ({sizes} examples)",
+        ", ".join(fact for fact in facts if fact),
+    ]
+
+
+def tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The evaluation's figures, and how long it took."""
+    wanted = [f"eval_{name}" for name in figures_in_metrics(metrics)]
+    wanted += ["train_loss", "train_runtime", "train_samples_per_second"]
+    named = {"train_runtime": "train runtime, seconds"}
+    return [
+        (named.get(name, name.replace("_", " ")), figure(metrics[name])) for name in wanted if metrics.get(name) is not None
+    ]
+
+
+def figure(value: Any) -> str:
+    """A number with four significant digits, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(heading, columns, rows): evaluations, settings that were changed, all settings and versions."""
+    found = []
+    evaluations = record.of_kind("eval")
+    if evaluations:
+        names = list(figures_in_line(evaluations[0]))
+        rows = [[figure(line["epoch"]), str(line["step"]), *(figure(line.get(name)) for name in names)] for line in evaluations]
+        found.append(("Evaluations", ["epoch", "step", *names], rows))
+    if record.profile:
+        found.append(("Hottest operations", *operations(record.profile)))
+    if len(record.errors) > 1:
+        header, *rows = [[cut(cell) for cell in row] for row in record.errors]
+        found.append((f"Most confident mistakes (the first {len(rows)} of {ERRORS})", header, rows))
+    settings = record.document.settings
+    found.append(("Settings", [], [[name, "" if value is None else str(value)] for name, value in settings.items()]))
+    found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))
+    return found
+
+
+def operations(profile: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of the profiled steps."""
+    columns = ["own time, without what it calls", "ms a step", "calls a step", "% of the wall clock"]
+    return columns, [
+        [row["name"], f"{row['milliseconds']:.2f}", f"{row['calls']:.1f}", f"{100 * row['share']:.1f}"]
+        for row in profile["operations"]
+    ]
+
+
+def cut(text: str) -> str:
+    """At most so many characters as a page can show of one text."""
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " ..."
+
+
+def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Final figures side by side, and the settings in which the runs differ: what an older one does not have is its default."""
+    names = list(dict.fromkeys(name for record in records for name in record.document.metrics or {}))
+    figures = [[name, *(figure((record.document.metrics or {}).get(name, "-")) for record in records)] for name in names]
+    settings = [with_defaults(record.document.settings, TrainConfig, SourceConfig) for record in records]
+    names = [name for name in dict.fromkeys(key for each in settings for key in each)
+             if any(each.get(name) != settings[0].get(name) for each in settings)]  # fmt: skip
+    changed = [[name, *(str(each.get(name)) for each in settings)] for name in names]
+    columns = ["", *(record.name for record in records)]
+    return [("Figures", columns, figures), ("Settings that differ", columns, changed)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- charts
+
+
+def drawable(charts: Sequence[Chart]) -> list[Chart]:
+    """Those with something to draw: a single point is no curve (the tiles have its value), and no point no chart."""
+    kept = [chart | {"series": [series for series in chart["series"] if series["points"]]} for chart in charts]
+    return [chart for chart in kept if any(len(series["points"]) > 1 for series in chart["series"])]
+
+
+def chart(title: str, unit: str, series: Mapping[str, list[list[float]]], **more: Any) -> Chart:
+    return {"title": title, "unit": unit, "x": "step", "series": [{"name": n, "points": p} for n, p in series.items()], **more}
+
+
+def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
+    """(heading, charts). With several runs each chart has a line for each, and the stacked ones are left out."""
+    only = len(records) == 1
+
+    def each(kind: str, key: str, name: str, scale: float = 1.0) -> dict[str, list[list[float]]]:
+        return {(name if only else f"{record.name} {name}".strip()): record.points(kind, key, scale) for record in records}
+
+    evaluations = [line for record in records for line in record.of_kind("eval")]
+    metrics = dict.fromkeys(key for line in evaluations for key in figures_in_line(line) if key != "loss")
+    learning = [
+        chart("Loss", "mean over items", each("train", "loss", "training") | each("eval", "loss", "evaluation")),
+        *(chart(name, "evaluation", each("eval", name, "" if not only else name)) for name in metrics),
+        chart("Learning rate", "of the step", each("train", "learning_rate", "" if not only else "learning rate")),
+        chart("Gradient norm", "2-norm before clipping", each("train", "grad_norm", "" if not only else "gradient norm")),
+    ]
+    speed = [
+        chart("Throughput", "real tokens a second", each("train", "tokens_per_second", "" if not only else "tokens/s")),
+        chart("Model FLOPs", "GFLOP/s", each("train", "tflops", "" if not only else "GFLOP/s", 1000)),
+        chart("Model FLOPs utilisation", "% of the device's peak", each("train", "mfu", "" if not only else "MFU", 100)),
+        chart("Memory", "GiB at most so far", each("train", "memory_gb", "" if not only else "GiB")),
+    ]
+    if only:
+        speed = [*single(records[0]), *speed]
+    return [("Learning", learning), ("Where the time goes", speed)]
+
+
+def single(record: Record) -> list[Chart]:
+    """Charts that make sense for one run only."""
+    lines = record.of_kind("train")
+    phases = dict.fromkeys(name for line in lines for name in line["seconds"])
+    before = [0, *(line["step"] for line in lines)]
+    time = {
+        name: [[line["step"], 1000 * line["seconds"].get(name, 0.0) / (line["step"] - last)]
+               for line, last in zip(lines, before, strict=False)]
+        for name in phases
+    }  # fmt: skip
+    waste = {
+        "padding": record.points("train", "padding_waste", 100),
+        "if padded to the longest row": record.points("train", "waste_if_padded", 100),
+    }
+    charts = [
+        chart("Time of a step", "ms, by phase", time, stacked=True),
+        chart("Padding", "% of the tokens computed", waste),
+    ]
+    if record.profile:
+        charts += profiled(record.profile)
+    lengths = record.document.data.lengths
+    if lengths:
+        middles = [(a + b) / 2 for a, b in zip(lengths["edges"], lengths["edges"][1:], strict=False)]
+        points = [[x, y] for x, y in zip(middles, lengths["counts"], strict=True)]
+        charts.append(chart("Lengths", "training examples", {"examples": points}, bars=True, x="tokens"))
+    return charts
+
+
+def profiled(profile: Mapping[str, Any]) -> list[Chart]:
+    """The steps that --profile has looked at, one by one."""
+    steps = profile["steps"]
+    phases = {name: [[step["step"], 1000 * step["phases"][name]] for step in steps] for name in steps[0]["phases"]}
+    memory = {f"after {name}": [[step["step"], step["memory_gb"][name]] for step in steps] for name in steps[0]["memory_gb"]}
+    where = "allocated" if profile["device"] == "cuda" else "resident"
+    return [
+        chart("Profiled steps", "ms, by phase", phases, stacked=True),
+        chart("Memory in the profiled steps", f"GiB {where}", memory),
+    ]
+
+
+def histogram(lengths: np.ndarray) -> dict[str, list[float]]:
+    """Counts of token counts in at most 30 bins of whole tokens, for run.json."""
+    width = max(1, -(-(int(lengths.max()) - int(lengths.min()) + 1) // NUM_BARS))
+    edges = np.arange(int(lengths.min()), int(lengths.max()) + 1 + width, width)
+    counts, _ = np.histogram(lengths, edges)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}

@@ -1,0 +1,89 @@
+"""``python run.py evaluate``: loss and metrics of a finished model, on the run's own evaluation data or a labelled file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from engine.artifacts.directory import read_run
+from engine.artifacts.report import ERRORS
+from engine.commands.flags import EvaluateConfig
+from engine.commands.report import record_of
+from engine.commands.report import write as draw
+from engine.config import TrainConfig
+from engine.data.files import read_table
+from engine.data.tables import as_dataset
+from engine.distributed.world import World
+from engine.errors import DataError, ModelError, UsageError
+from engine.loader import batches, eval_loader
+from engine.precision import Precision, choose_precision, make_autocast
+from engine.record.evaluate import evaluate as measure
+from engine.settings.fields import user_path
+
+if TYPE_CHECKING:
+    pass
+from engine.commands.flags import changes_in
+from engine.commands.output import check_output, write_whole
+from engine.finished import Find, open_model
+
+
+def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[str, Any]:
+    """The command: loss and metrics of a finished model, printed and returned. Raises UsageError, DataError, ModelError."""
+    if texts:
+        raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
+    check_output(config.output)
+    if config.errors and (Path(config.errors).suffix.lower() != ".csv" or not Path(config.errors).parent.is_dir()):
+        raise UsageError(f"--errors must name a .csv file in a directory that is there, found {config.errors!r}")
+    changes = changes_in(config)
+    tables = None
+    if config.file:
+        rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
+        tables = {"eval": as_dataset(rows, config.file)}
+        changes["max_eval_examples"] = config.max_eval_examples or 0
+    task, model, layout = open_model(
+        config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, precision=config.precision
+    )
+    examples = task.examples().get("eval")
+    if examples is None:
+        raise DataError(f"the run {config.model} has no evaluation data: give --file")
+    device = next(model.parameters()).device
+    engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
+    world = World(device)
+    loader = eval_loader(task, examples, layout, engine, world)
+    autocast = make_autocast(precision_for(config, device), device)
+    review = task.review() if config.errors else None
+    look = review.update if review else None
+    result = measure(model, task, batches(loader), autocast, world, total=len(loader), look=look)
+    if result.finite().figures["loss"] is None:
+        loss = result.figures["loss"]
+        raise ModelError(f"model {config.model}: the loss on these data is {loss}: its weights give no finite numbers")
+    metrics = result.metrics()
+    for name, value in metrics.items():
+        print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
+    if config.output:
+        Path(config.output).write_text(
+            json.dumps(result.finite().metrics(), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
+    if review and config.errors:
+        header, wrong = review.rows()
+        write_whole(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
+        print(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
+        directory = user_path(config.model)
+        if Path(config.errors).resolve() == (directory / ERRORS).resolve() and (directory / "run.json").exists():
+            draw(directory / "report.html", [record_of(directory)])
+    return metrics
+
+
+def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:
+    """``auto``: that of the run, so that its figures come out again; this device's own where it does not compute in it."""
+    directory = user_path(config.model)
+    if config.precision == "auto" and (directory / "run.json").exists():
+        with suppress(UsageError):
+            return choose_precision(read_run(directory).precision or "auto", device)
+    return choose_precision(config.precision, device)

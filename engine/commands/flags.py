@@ -1,0 +1,116 @@
+"""The settings of the engine's own commands. No torch in here: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.errors import UsageError
+from engine.settings.fields import most_workers, require, setting, settings_where
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Settings of ``predict``."""
+
+    model: str = setting("", "directory of a finished run, or any model directory or Hub name")
+    input: str | None = setting(None, "CSV, TSV, JSONL, Parquet or text file to predict")
+    output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
+    text_column: str | None = setting(None, "column of the text (default: as in training)", replaces_run=True)
+    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)", replaces_run=True)
+    id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
+    excel_safe: bool = setting(False, "put a ' before CSV cells that a spreadsheet would take for a formula")
+    delimiter: str | None = setting(None, "of CSV files")
+    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
+    task: str | None = setting(
+        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
+    )
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "model", bool(self.model), "must name a model directory")
+        if self.excel_safe and not (self.output or "").lower().endswith(".csv"):
+            raise UsageError("--excel-safe is for CSV files: give --output FILE.csv")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of ``evaluate``."""
+
+    model: str = setting("", "directory of a finished run, or any model directory or Hub name")
+    file: str | None = setting(None, "labelled file to evaluate on (default: the run's own evaluation data)")
+    output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
+    errors: str | None = setting(
+        None,
+        "CSV file for the rows that are wrong, the surest first; errors.csv in the model's directory is shown in its report",
+    )
+    max_eval_examples: int | None = setting(
+        None, "evaluate on a random subset of this size; 0: all (default: as in training)", replaces_run=True
+    )
+    text_column: str | None = setting(None, "column of the text (default: as in training)", replaces_run=True)
+    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)", replaces_run=True)
+    label_column: str | None = setting(None, "column of the label (default: as in training)", replaces_run=True)
+    delimiter: str | None = setting(None, "of CSV files", replaces_run=True)
+    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)", replaces_run=True)
+    task: str | None = setting(
+        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
+    )
+    eval_batch_size: int = setting(32, "examples per batch; changes speed only")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: that of the training run, if the device has it")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    workers: int = setting(0, "processes that load data")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "model", bool(self.model), "must name a model directory")
+        require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
+        require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Settings of ``push``."""
+
+    model: str = setting("", "directory of a finished run")
+    repo: str = setting("", "name on the Hub: NAME or ORGANISATION/NAME; made if it is not there")
+    public: bool = setting(False, "let everybody see it (default: a private repository)")
+    with_metrics: bool = setting(False, "push metrics.jsonl, too")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "model", bool(self.model), "must name the directory of a finished run")
+        require(self, "repo", bool(self.repo), "must name a repository on the Hub")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Settings of ``report``."""
+
+    model: str = setting("", "directory of a run, finished or not")
+    output: str | None = setting(None, "HTML file (default: report.html in the directory)")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Settings of ``compare``."""
+
+    output: str = setting("compare.html", "HTML file")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Settings of ``env``."""
+
+    output_dir: str = setting("runs", "the directory whose disk is looked at")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+
+def changes_in(config: PredictConfig | EvaluateConfig) -> dict[str, Any]:
+    """What a command says in place of the run's own settings; None: nothing."""
+    return {name: getattr(config, name) for name in settings_where(lambda traits: traits.replaces_run, type(config))}

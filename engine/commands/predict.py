@@ -1,0 +1,67 @@
+"""``python run.py predict``: texts or a file; and the few inputs that a task tries when training has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.commands.flags import PredictConfig
+from engine.console import is_main_process, printable, shown
+from engine.data.files import Rows, choose, read_table
+from engine.errors import DataError, UsageError
+from engine.task import Task
+
+if TYPE_CHECKING:
+    pass
+from engine.commands.flags import changes_in
+from engine.commands.output import check_output, write_predictions
+from engine.finished import Find, open_model
+
+
+def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
+    """The command: texts given as arguments, or a file. Prints, or writes ``--output``."""
+    if bool(texts) == bool(config.input):
+        raise UsageError("give either texts to predict, or --input FILE")
+    if config.output and Path(config.output).suffix.lower() not in (".csv", ".jsonl"):
+        raise UsageError(f"--output must end in .csv or .jsonl, found {config.output!r}")
+    if config.input and config.output and Path(config.input).resolve() == Path(config.output).resolve():
+        raise UsageError(f"--output {config.output} is the input: name another file")
+    check_output(config.output)
+    rows: Rows = {"text": list(texts)}
+    if config.input:
+        rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
+        for column in filter(None, (config.text_column, config.text_pair_column, config.id_column)):
+            choose(Path(config.input), list(rows), [column])
+        refuse_repeated(rows.get(config.id_column or "id", []), config.input)
+    elif named := config.text_column or config.text_pair_column or config.id_column:
+        raise UsageError(f"a column, {named!r}, can only be named with --input FILE")
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes_in(config))
+    inputs = task.inputs_of(rows) if config.input else list(texts)
+    predictions = list(task.predict(model, inputs, layout))
+    if config.output:
+        write_predictions(Path(config.output), rows, predictions, config.excel_safe)
+        print(f"{len(predictions)} predictions written to {printable(config.output)}")
+    else:
+        for text, prediction in zip(inputs, predictions, strict=True):
+            print(f"{printable(task.describe(prediction))}\t{shown(text)}")
+
+
+def refuse_repeated(ids: Sequence[Any], name: str) -> None:
+    """Two predictions of one id could not be told apart. Raises DataError."""
+    first: dict[str, int] = {}
+    for row, value in enumerate(ids, start=1):
+        if (before := first.setdefault(str(value), row)) != row:
+            raise DataError(
+                f"{name} row {row}: id {str(value)!r} stands in row {before}, too. "
+                "Give each row its own, or name another column with --id-column"
+            )
+
+
+def try_examples(task: Task[Any], directory: Path, find: Find, device: str, name: str) -> None:
+    """What a tutorial does last: load what was saved, and predict a few inputs. ``name``: the task's, as the user gave it."""
+    if not task.try_it or not is_main_process():
+        return
+    saved, model, layout = open_model(str(directory), find, device=device, task=name)
+    for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
+        print(f"{printable(saved.describe(prediction))}\t{shown(text)}")

@@ -1,0 +1,51 @@
+"""``python run.py report`` draws report.html again, ``python run.py compare`` lays runs over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.directory import read_run
+from engine.artifacts.report import Record, comparison, record_in, render
+from engine.commands.flags import CompareConfig, ReportConfig
+from engine.errors import ResourceError, UsageError
+from engine.settings.fields import user_path
+
+
+def report(config: ReportConfig, texts: Sequence[str], find: Callable[..., Any]) -> None:
+    """Write the page of one run, named by ``--model`` or bare. Raises UsageError, ResourceError."""
+    names = [config.model, *texts] if config.model else [*texts]
+    if len(names) != 1:
+        raise UsageError(f"report draws one run, and {len(names)} are named: python run.py report --model runs/a")
+    directory = user_path(names[0])
+    write(Path(config.output) if config.output else directory / "report.html", [record_of(directory)])
+
+
+def compare(config: CompareConfig, texts: Sequence[str], find: Callable[..., Any]) -> None:
+    """Print the figures side by side, and write the page with the curves laid over each other."""
+    if len(texts) < 2:
+        raise UsageError("compare needs the directories of two or more runs: python run.py compare runs/a runs/b")
+    if len(set(texts)) < len(texts):
+        raise UsageError("compare was given the same directory twice")
+    records = [record_of(user_path(name)) for name in texts]
+    for heading, columns, rows in comparison(records):
+        print(heading)
+        for row in [columns, *rows]:
+            print("  " + "  ".join(f"{cell:<28}" for cell in row).rstrip())
+    write(Path(config.output), records)
+
+
+def record_of(directory: Path) -> Record:
+    """Raises UsageError when there is no run."""
+    if not (directory / "run.json").exists():
+        raise UsageError(f"{directory} holds no run (there is no run.json)")
+    return record_in(directory, read_run(directory), str(directory))
+
+
+def write(path: Path, records: Sequence[Record]) -> None:
+    try:
+        path.write_text(render(records), encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written: {error.strerror}") from error
+    print(f"{path}: open it in a browser")

@@ -1,0 +1,61 @@
+"""What a run says to the person at the terminal: one line at a time, safe to print. Standard library only, so that errors and
+settings can use it before torch is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+def note(message: str) -> None:
+    """One visible line on stderr about a decision made for the user; above a bar, and of several ranks rank 0 says it."""
+    from tqdm import tqdm
+
+    if is_main_process():
+        tqdm.write(one_line(message), file=sys.stderr)
+        sys.stderr.flush()
+
+
+LONGEST_LINE = 800
+
+
+def printable(text: str) -> str:
+    """One line for the terminal: no line breaks, and nothing that could drive it (ESC, bidirectional overrides ...)."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def one_line(text: str) -> str:
+    """The same, cut in its middle if it is very long: what stands first says what is wrong, what stands last how to mend it."""
+    line, half = printable(text), LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
+def shown(value: Any, width: int = 100) -> str:
+    """A text for the terminal: no line breaks, no control characters, cut."""
+    text = printable(" | ".join(value) if isinstance(value, tuple) else str(value))
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def is_main_process() -> bool:
+    """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(line: str) -> None:
+    """On stdout, whatever stands in the names of files."""
+    print(printable(line))
+
+
+def quiet_libraries() -> None:
+    """No bars and reports of the libraries between our own lines; their errors still come as exceptions."""
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()

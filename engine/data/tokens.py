@@ -1,0 +1,255 @@
+"""Tokenised text: one flat array of token ids for all rows, made once and kept in a cache.
+
+Tokenising 25,000 reviews takes seconds, a million takes minutes: so the result is stored under a fingerprint of the
+texts, the tokenizer and the length, and memory-mapped when it is used again. Delete the folder to clear it; it is
+``$PLAINLOOP_CACHE``, else ``$XDG_CACHE_HOME/plainloop``, else ``~/.cache/plainloop``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from engine.console import note
+from engine.data.cache import cache_folder
+from engine.errors import DataError
+
+CACHE_FORMAT = 1
+CHUNK_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The token ids of N rows: ``ids`` [sum of lengths] int32, ``offsets`` [N + 1] int64, ``types`` like ids or None.
+
+    ``num_truncated`` rows had more tokens than fit.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    types: np.ndarray | None
+    num_truncated: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row: [N]."""
+        return np.diff(self.offsets)
+
+
+class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Rows ``{"input_ids": [T], "token_type_ids": [T] (if the tokenizer has them), <column>: value, <token column>: [T]}``.
+
+    ``columns`` have a value for each row ([N], or [N, ...]); ``token_columns`` one for each token ([sum of lengths]), as the
+    ids have: labels of tokens, say.
+    """
+
+    def __init__(
+        self, tokens: Tokens, columns: dict[str, np.ndarray] | None = None, token_columns: dict[str, np.ndarray] | None = None
+    ):
+        self.tokens, self.columns, self.token_columns = tokens, columns or {}, token_columns or {}
+        assert all(len(column) == len(tokens.offsets) - 1 for column in self.columns.values()), "a value for each row"
+        assert all(len(column) == tokens.offsets[-1] for column in self.token_columns.values()), "a value for each token"
+
+    def __len__(self) -> int:
+        return len(self.tokens.offsets) - 1
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        start, stop = self.tokens.offsets[row], self.tokens.offsets[row + 1]
+        item: dict[str, Any] = {"input_ids": self.tokens.ids[start:stop]}
+        if self.tokens.types is not None:
+            item["token_type_ids"] = self.tokens.types[start:stop]
+        item |= {name: column[start:stop] for name, column in self.token_columns.items()}
+        return item | {name: column[row] for name, column in self.columns.items()}
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row: [N]."""
+        return self.tokens.lengths
+
+    def fingerprint(self) -> str:
+        """Hash of everything a row can hold: two data sets with the same one train the same."""
+        digest = hashlib.sha256()
+        types = self.tokens.types if self.tokens.types is not None else np.empty(0, np.int8)
+        for name, array in {
+            "ids": self.tokens.ids,
+            "offsets": self.tokens.offsets,
+            "types": types,
+            **self.columns,
+        }.items():
+            digest.update(f"{name} {array.dtype} {array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        if not self.token_columns:
+            return digest.hexdigest()
+        of_tokens = hashlib.sha256(digest.hexdigest().encode())
+        for _, array in sorted(self.token_columns.items()):
+            of_tokens.update(np.ascontiguousarray(array).data)
+        return of_tokens.hexdigest()
+
+
+def tokenize(
+    texts: Sequence[str], tokenizer: Any, max_length: int, pairs: Sequence[str] | None = None, *, name: str = "texts"
+) -> Tokens:
+    """Token ids of each text (and its pair), special tokens included, cut to ``max_length``; from the cache if there.
+
+    Raises DataError for a row without any token.
+    """
+    folder = cache_folder() / "tokens" / tokens_fingerprint(texts, pairs, tokenizer, max_length)
+    if folder.exists():
+        try:
+            return load(folder)
+        except (OSError, ValueError, EOFError):  # damaged: made again
+            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with closing(encode(texts, pairs, tokenizer, max_length, name)) as pieces:
+            store(pieces, folder)
+    except OSError as error:
+        note(f"tokens: not cached, {folder} cannot be written ({error.strerror})")
+        return tokenize_now(texts, pairs, tokenizer, max_length, name)
+    return load(folder)
+
+
+def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int) -> str:
+    """Changes with any text, the order, the tokenizer's own serialised form, its limit, and this module's format."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = json.loads(backend.to_str()) if backend is not None else {"vocab": sorted(tokenizer.get_vocab().items())}
+    state |= {"truncation": None, "padding": None}  # what an earlier call has left behind
+    vocabulary = json.dumps([state, tokenizer.truncation_side, tokenizer.model_input_names])
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {max_length} {type(tokenizer).__name__} {pairs is not None};".encode())
+    digest.update(vocabulary.encode())
+    for column in (texts, pairs or ()):
+        for text in cells_of(column):
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little"))
+            digest.update(encoded)
+    return digest.hexdigest()[:32]
+
+
+def cells_of(column: Sequence[Any]) -> Iterator[Any]:
+    """One after the other; of a data set's column a thousand are in memory at a time."""
+    for start in range(0, len(column), CHUNK_ROWS):
+        yield from column[start : start + CHUNK_ROWS]
+
+
+def tokenize_now(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:
+    """In memory, without the cache."""
+    pieces = list(encode(texts, pairs, tokenizer, max_length, name))
+    types = [piece.types for piece in pieces if piece.types is not None]
+    lengths = np.concatenate([piece.lengths for piece in pieces])
+    return Tokens(
+        ids=np.concatenate([piece.ids for piece in pieces]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        types=np.concatenate(types) if types else None,
+        num_truncated=sum(piece.num_truncated for piece in pieces),
+    )
+
+
+@contextmanager
+def left_as_found(tokenizer: Any) -> Iterator[None]:
+    """A fast tokenizer keeps, and saves, how its last call cut and padded; what is saved must not depend on the cache."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    found = (backend.truncation, backend.padding) if backend is not None else (None, None)
+    try:
+        yield
+    finally:
+        if backend is not None:
+            backend.no_truncation() if found[0] is None else backend.enable_truncation(**found[0])
+            backend.no_padding() if found[1] is None else backend.enable_padding(**found[1])
+
+
+def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Generator[Tokens]:
+    """The work itself: a thousand rows at a time, with a bar for many."""
+    if not len(texts):
+        raise DataError(f"{name}: there is no row")
+    starts = range(0, len(texts), CHUNK_ROWS)
+    with left_as_found(tokenizer):
+        for start in tqdm(starts, desc=f"tokenizing {name}", unit="k rows", disable=None if len(starts) > 10 else True):
+            chunk = slice(start, start + CHUNK_ROWS)
+            encoded = tokenizer(
+                list(texts[chunk]),
+                list(pairs[chunk]) if pairs is not None else None,
+                truncation=True,
+                max_length=max_length,
+            )
+            lengths = [len(ids) for ids in encoded["input_ids"]]
+            if 0 in lengths:
+                row = start + lengths.index(0) + 1
+                raise DataError(f"row {row} of {name} has no token (its text is empty): remove or fill it")
+            types = encoded.get("token_type_ids")
+            yield Tokens(
+                ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]),
+                offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+                types=np.concatenate([np.asarray(row, dtype=np.int8) for row in types]) if types else None,
+                num_truncated=sum(bool(encoding.overflowing) for encoding in encoded.encodings or ()),
+            )
+
+
+class Growing:
+    """A one-dimensional .npy file written piece by piece; its header leaves room for the length, which comes last."""
+
+    def __init__(self, path: Path, dtype: type[np.generic]):
+        self.stream, self.dtype, self.length = open(path, "wb"), np.dtype(dtype), 0  # noqa: SIM115 - closed in close()
+        self._header()
+
+    def _header(self) -> None:
+        self.stream.seek(0)
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.stream, header)  # type: ignore[no-untyped-call]
+
+    def append(self, piece: np.ndarray) -> None:
+        assert piece.dtype == self.dtype
+        self.stream.write(np.ascontiguousarray(piece).data)
+        self.length += len(piece)
+
+    def close(self) -> None:
+        with self.stream:
+            self._header()
+
+
+def store(pieces: Iterable[Tokens], folder: Path) -> None:
+    """Write to a folder beside the target, then rename: a half-written entry is never seen."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    lengths: list[np.ndarray] = [np.zeros(1, dtype=np.int64)]
+    num_truncated = 0
+    try:
+        with ExitStack() as files:
+            ids = files.enter_context(closing(Growing(temporary / "ids.npy", np.int32)))
+            types = None
+            for piece in pieces:
+                ids.append(piece.ids)
+                if piece.types is not None:
+                    types = types or files.enter_context(closing(Growing(temporary / "types.npy", np.int8)))
+                    types.append(piece.types)
+                lengths.append(piece.lengths)
+                num_truncated += piece.num_truncated
+        np.save(temporary / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+        (temporary / "meta.json").write_text(json.dumps({"num_truncated": num_truncated}))
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():  # another process has come first, with the same tokens
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(folder: Path) -> Tokens:
+    """Memory-mapped: pages are read when a row is."""
+    return Tokens(
+        ids=np.load(folder / "ids.npy", mmap_mode="r"),
+        offsets=np.load(folder / "offsets.npy"),
+        types=np.load(folder / "types.npy", mmap_mode="r") if (folder / "types.npy").exists() else None,
+        num_truncated=json.loads((folder / "meta.json").read_text())["num_truncated"],
+    )

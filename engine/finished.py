@@ -1,0 +1,112 @@
+"""A finished model opened: which task it belongs to, and what of its directory may be trusted.
+
+A run's directory says in run.json which task and options made it, so neither has to be given again, but for a task of
+one's own: a file of Python is run only when the user names it. Any other model directory or Hub name is taken as well; its
+task is then --task, or classification. Next: commands/, which use it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from torch import nn
+
+from engine.artifacts.directory import is_finished, read_run
+from engine.data.collate import PADDED, Layout
+from engine.data.sources import Source, SourceConfig
+from engine.distributed.device import choose_device
+from engine.errors import ModelError, UsageError
+from engine.model import target_logits
+from engine.model.layout import pack, why_not_packed
+from engine.precision import choose_precision
+from engine.settings.fields import user_path
+from engine.task import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+Find = Callable[[str], type[Task[Any]]]
+
+
+def open_model(
+    name: str,
+    find: Find,
+    *,
+    device: str = "auto",
+    task: str | None = None,
+    base: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    tables: Mapping[str, Dataset] | None = None,
+    precision: str = "fp32",
+) -> tuple[Task[Any], nn.Module, Layout]:
+    """The task, its model in eval mode on ``device``, and the layout for its batches. ``find`` gives a task class by name.
+
+    ``task`` is what the user has named; without it run.json's counts, where it is one of ours. ``base``: the task of ours
+    that it must be, or be made from. ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data
+    to use in place of its data. Raises UsageError, ModelError.
+    """
+    directory = user_path(name)
+    if (directory / "run.json").exists() and not is_finished(directory):
+        raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
+    settings = dict(read_run(directory).settings) if (directory / "run.json").exists() else {}
+    named = task or ours(directory, settings.get("task")) or "classification"
+    if not is_same(named, settings.get("task", named)):  # the run's rows are of another kind
+        settings = {}
+    settings |= {key: value for key, value in (changes or {}).items() if value is not None}
+    kind = find(named)
+    if base is not None and not issubclass(kind, find(base)):
+        raise UsageError(f"--task {named}: this command needs {base}, or a task that is made from it")
+    source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
+    built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables))
+    where = choose_device(device)
+    model = built.load_model(built.source.model(built.hub_model))
+    packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
+    layout = pack(model, built.level) if packable else PADDED
+    target_logits.enable(model, built.level)
+    built.adopt(model)
+    return built, model.to(where).eval(), layout
+
+
+def filled(kind: type[Any], settings: Mapping[str, Any], directory: Path) -> Any:
+    """A dataclass from those settings that are its fields. Raises ModelError for a value of another kind than its own."""
+    types = get_type_hints(kind)
+    given = {field.name: settings[field.name] for field in dataclasses.fields(kind) if field.name in settings}
+    for name, value in given.items():
+        if not fits(value, types[name]):
+            raise ModelError(f"{directory / 'run.json'} is damaged: {name} cannot be {value!r}")
+    return kind(**given)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Is the value of this type, of one in this union, or among the choices of this Literal?"""
+    kinds = get_args(kind) or (kind,)
+    return (
+        value in kinds
+        or isinstance(value, tuple(k for k in kinds if isinstance(k, type)))
+        or (float in kinds and isinstance(value, int))
+    )
+
+
+def ours(directory: Path, task: Any) -> str | None:
+    """The task that run.json names, if it names one by a name of ours. Raises ModelError for a file of Python.
+
+    Wherever that file lies: a directory that was fetched can hold links, and its run.json any path.
+    """
+    if not isinstance(task, str | None):
+        raise ModelError(f"{directory / 'run.json'} is damaged: task cannot be {task!r}")
+    if task and ":" in task:
+        raise ModelError(
+            f"{directory / 'run.json'} names a task in a file of Python, and anybody may have written that: such a file is "
+            f"never run unless you name it. If it is your own, add: --task {shlex.quote(task)}"
+        )
+    return task
+
+
+def is_same(named: str, task: Any) -> bool:
+    """Is this the run's task? ``FILE.py:CLASS`` may be reached by another path now than it was in training."""
+    return isinstance(task, str) and Path(named).name == Path(task).name

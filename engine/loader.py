@@ -1,0 +1,209 @@
+"""Explicit DataLoaders: one for the whole training run, one for each evaluation.
+
+The training loader reads what the plan says, from the step on that a resumed run has reached: nothing is read to be
+skipped, and no worker is started again at an epoch's end. Both have a generator of their own: making an iterator draws
+from the global one otherwise and shifts every dropout mask (torch/utils/data/dataloader.py, _BaseDataLoaderIter).
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from engine.clock import Clock
+from engine.config import TrainConfig
+from engine.data.batch import Batch, Key
+from engine.data.collate import Layout
+from engine.data.plan import Plan, Position, eval_batches
+from engine.distributed.world import World
+from engine.errors import WORKER_KILLED, DataError, ResourceError, UserError
+from engine.task import Examples, Row, Task
+
+EVAL_SEED = 0  # a constant: runs with different seeds, and ``evaluate``, have to measure on the same rows
+WORKER_SECONDS = 600  # without a batch from any worker, and something is wrong
+
+
+class Rows(Dataset[tuple[Key, Row]]):
+    """Rows by key, prepared with a random stream that is a function of (seed, epoch, row) and nothing else."""
+
+    def __init__(self, examples: Examples, task: Task[Any], seed: int):
+        self.examples, self.task, self.seed = examples, task, seed
+
+    def __getitem__(self, key: Key) -> tuple[Key, Row]:
+        epoch, row = key
+        row = max(row, ~row)  # of a stand-in, too
+        with named(f"row {row}"):
+            if type(self.task).prepare is Task.prepare:  # nothing random to do
+                return key, self.examples[row]
+            digest = hashlib.blake2b(f"{self.seed} {epoch} {row}".encode(), digest_size=7).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+            return key, self.task.prepare(self.examples[row], generator)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collate:
+    """The loader's collate function: the task puts rows together, the keys go along."""
+
+    task: Task[Any]
+    layout: Layout
+
+    def __call__(self, keyed: Sequence[tuple[Key, Row]]) -> Batch:
+        with named("rows " + ", ".join(str(max(row, ~row)) for (_, row), _ in keyed[:32])):
+            batch = self.task.collate([row for _, row in keyed], self.layout)
+        keys = [key for key, _ in keyed]
+        return stand_in(batch) if keys[0][1] < 0 else dataclasses.replace(batch, keys=keys)
+
+
+def share(keys: Sequence[Key], world: World) -> list[Key]:
+    """This rank's rows of a micro-batch, every ``size``-th; a rank without any gets the first, marked by its complement."""
+    return [*keys[world.rank :: world.size]] or [(keys[0][0], ~keys[0][1])]
+
+
+def stand_in(batch: Batch) -> Batch:
+    """The batch as one that counts for nothing."""
+    return dataclasses.replace(
+        batch, num_items=0, num_examples=0, num_tokens=0, executed_tokens=0, sum_squares=0, longest=0, weight=0.0
+    )
+
+
+def make_loader(
+    task: Task[Any], examples: Examples, keys: Any, layout: Layout, config: TrainConfig, device: torch.device
+) -> DataLoader[Batch]:
+    """A DataLoader over lists of keys; pinned memory where batches go to a CUDA device."""
+    if config.workers:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # texts are tokenised by now; forking after threads warns
+    return DataLoader(
+        Rows(examples, task, config.seed),  # type: ignore[arg-type]
+        batch_sampler=keys,
+        collate_fn=Collate(task, layout),
+        num_workers=config.workers,
+        worker_init_fn=ignore_signals,
+        timeout=WORKER_SECONDS if config.workers else 0,
+        generator=torch.Generator().manual_seed(config.seed),
+        pin_memory=device.type == "cuda",
+    )
+
+
+@contextmanager
+def named(rows: str) -> Iterator[None]:
+    """An error in the preparation of rows says which they were. Raises DataError."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{rows} (counted from 0) cannot be prepared: {reason} (--debug shows where)") from error
+
+
+def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """What the loader gives. What befalls its workers is one line. Raises DataError, ResourceError."""
+    iterator = iter(loader)
+    if loader.num_workers:
+        WITH_WORKERS.add(iterator)
+    try:
+        yield from iterator
+    except UserError as error:  # of a worker: torch puts the worker's traceback into the message, our line stands last
+        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
+            raise
+        end_workers(iterator)
+        if "timed out" in str(error):
+            raise ResourceError(
+                f"a process that loads data gave no batch within {WORKER_SECONDS} seconds: it hangs, or waits for a disk or a "
+                "network. --workers 0 shows where"
+            ) from error
+        raise ResourceError(WORKER_KILLED) from error
+
+
+WITH_WORKERS: WeakSet[Any] = WeakSet()  # iterators; a traceback may keep one until the process ends
+
+
+@atexit.register
+def end_all_workers() -> None:
+    """Before multiprocessing waits for them, with a SIGTERM that they ignore."""
+    for iterator in [*WITH_WORKERS]:
+        end_workers(iterator)
+
+
+def end_workers(iterator: Any) -> None:
+    """Kill them: they ignore SIGTERM, and a hanging one would keep this process from ending.
+
+    torch raises in the main thread for any worker that dies before its iterator has forgotten it, so not now.
+    """
+    workers = getattr(iterator, "_workers", [])
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main else None
+    try:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+        iterator._shutdown_workers()
+    finally:
+        if in_main:
+            signal.signal(signal.SIGCHLD, before)
+
+
+def ignore_signals(worker: int) -> None:
+    """Ctrl-C, and SIGTERM to a whole group, are for the main process: it finishes its step and ends the workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class MicroBatches:
+    """This rank's share of the plan's micro-batches from a step on, as a DataLoader's batch_sampler."""
+
+    def __init__(self, plan: Plan, start: int, world: World):
+        self.plan, self.start, self.world = plan, start, world
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return (share(keys, self.world) for keys in self.plan.micro_batches(self.start))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Training data: the plan, and the loader that follows it."""
+
+    plan: Plan
+    task: Task[Any]
+    examples: Examples
+    layout: Layout
+    config: TrainConfig
+    world: World
+    clock: Clock
+
+    def steps(self, start: int = 0) -> Iterator[tuple[Position, list[Batch]]]:
+        """The micro-batches of every step after ``start`` done ones, grouped by the plan."""
+        keys = MicroBatches(self.plan, start, self.world)
+        loader = batches(make_loader(self.task, self.examples, keys, self.layout, self.config, self.world.device))
+        for at in self.plan.positions(start):
+            with self.clock.phase("data"):
+                micro_batches = list(islice(loader, at.num_micro_batches))
+            yield at, micro_batches
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """One micro-batch of these rows, as the loader makes it."""
+        rows = Rows(self.examples, self.task, self.config.seed)
+        return Collate(self.task, self.layout)([rows[key] for key in keys])
+
+
+def eval_loader(task: Task[Any], examples: Examples, layout: Layout, config: TrainConfig, world: World) -> DataLoader[Batch]:
+    """Every example once, longest first, dealt over the ranks, all of which have as many batches.
+
+    What is random (masks) is the same each time, whatever ``--seed`` is.
+    """
+    keys = [share(batch, world) for batch in eval_batches(examples.lengths, config.eval_batch_size)]
+    return make_loader(task, examples, keys, layout, dataclasses.replace(config, seed=EVAL_SEED), world.device)

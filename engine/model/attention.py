@@ -1,0 +1,158 @@
+"""Attention over packed rows: one row of T tokens holds B segments, and a token sees its own segment only.
+
+On CUDA that is torch's own FlashAttention-2, the op behind ``torch.nn.attention.varlen``, called directly because it has
+dropout there. On a CPU it is a loop over the segments, with probabilities saved for the backward pass and dropout from
+16 random bits an element (dropout.py): ``scaled_dot_product_attention`` falls back to a slow path there as soon as
+dropout is on, ten times slower than without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.model.dropout import drop, keep, random_bits
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, longest: int, *, dropout: float, scale: float, causal: bool, window: int
+) -> Tensor:
+    """[T, H, D] from q [T, H, D] and k, v [T, H or fewer, D]; ``offsets`` [B + 1] int32: where the segments begin.
+
+    ``window``: how far a token sees to each side (to the left only when causal), or -1. Raises TypeError for float32 on
+    CUDA, where the kernel has half precision only.
+    """
+    if torch.is_autocast_enabled(q.device.type):  # rotary positions leave queries and keys in float32
+        q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
+    if q.device.type == "cuda":
+        return _flash(q, k, v, offsets, longest, dropout, scale, causal, window)
+    return _on_cpu(q, k, v, offsets, longest, dropout, scale, causal, window)
+
+
+def _on_cpu(
+    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, longest: int, dropout: float, scale: float, causal: bool, window: int
+) -> Tensor:
+    if k.shape[1] != q.shape[1]:  # grouped queries
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
+    bounds = offsets.tolist()
+    if dropout:
+        bias = _bias(longest, causal, window, q.dtype)
+        return _PackedAttention.apply(q, k, v, bounds, bias, dropout, scale)  # type: ignore[no-any-return,no-untyped-call]
+    return _by_segment(q, k, v, bounds, scale, causal, window)
+
+
+def _flash(
+    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, longest: int, dropout: float, scale: float, causal: bool, window: int
+) -> Tensor:
+    if q.dtype == torch.float32:
+        raise TypeError("the packed attention kernel computes in fp16 and bf16 only")
+    width = q.shape[-1]
+    if rest := -width % 8:  # the kernel wants heads of a multiple of 8; zeros change no product
+        q, k, v = (F.pad(t, (0, rest)) for t in (q, k, v))
+    return torch.ops.aten._flash_attention_forward(  # type: ignore[no-any-return]
+        q, k, v, offsets, offsets, longest, longest, dropout, causal, False,
+        scale=scale, window_size_left=window, window_size_right=0 if causal else window,
+    )[0][..., :width]  # fmt: skip
+
+
+def _bias(longest: int, causal: bool, window: int, dtype: torch.dtype) -> Tensor | None:
+    """[longest, longest], -inf where a query (row) must not see a key (column); None if it sees its whole segment."""
+    if not causal and window < 0:
+        return None
+    ahead = torch.arange(longest)[None, :] - torch.arange(longest)[:, None]  # key position - query position
+    hidden = ahead > 0 if causal else torch.zeros(longest, longest, dtype=torch.bool)
+    if window >= 0:
+        hidden = hidden | (ahead.abs() > window)
+    return torch.zeros(longest, longest, dtype=dtype).masked_fill_(hidden, -torch.inf)
+
+
+def _by_segment(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float, causal: bool, window: int) -> Tensor:
+    """Without dropout SDPA is fast, and keeps no probabilities for its backward pass."""
+    pieces = []
+    for start, stop in pairwise(bounds):
+        qs, ks, vs = (t[start:stop].transpose(0, 1)[None] for t in (q, k, v))
+        mask = _bias(stop - start, causal, window, q.dtype) if window >= 0 else None
+        out = F.scaled_dot_product_attention(qs, ks, vs, attn_mask=mask, is_causal=causal and mask is None, scale=scale)
+        pieces.append(out[0].transpose(0, 1))
+    return torch.cat(pieces)
+
+
+class _PackedAttention(torch.autograd.Function):
+    """q, k, v: [T, H, D]; saves the probabilities and the bits of their dropout, H * sum(n^2) elements each.
+
+    For dropout, which SDPA has on the slow path only. With P = softmax(s q k'), M the kept elements and c = 1 / (1 - p):
+    out = c (P M) v. So dv = c (P M)' g, dP = c M (g v'), and softmax's own kernel gives dS; c and s are folded into the
+    last products. What is needed for one segment only lies in scratch memory that stays in the cache: a new tensor each
+    time costs as much as the products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bounds: list[int], bias: Tensor | None, dropout: float, scale: float
+    ) -> Tensor:
+        segments = _Segments(q, bounds, num_scratch=2)
+        p_all = q.new_empty(segments.num_pairs)
+        bits_all = random_bits(segments.num_pairs)
+        out = torch.empty(q.shape, dtype=q.dtype)
+        for n, (qs, ks, vs, os), (p, bits), (a, b) in segments(q, k, v, out, pairs=(p_all, bits_all)):
+            _product(qs, ks.mT, scale, a, None if bias is None else bias[:n, :n])
+            torch._softmax(a, -1, False, out=p)
+            drop(p, keep(bits, dropout, b), out=a)
+            _product(a, vs, 1 / (1 - dropout), os)
+        ctx.save_for_backward(q, k, v, p_all, bits_all)
+        ctx.bounds, ctx.dropout, ctx.scale = bounds, dropout, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, p_all, bits_all = ctx.saved_tensors
+        c = 1 / (1 - ctx.dropout)
+        dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype) for _ in range(3))
+        segments = _Segments(q, ctx.bounds, num_scratch=3)
+        rows, pairs = (q, k, v, gradient, dq, dk, dv), (p_all, bits_all)
+        for _, (qs, ks, vs, gs, dqs, dks, dvs), (p, bits), (dp, a, b) in segments(*rows, pairs=pairs):
+            mask = keep(bits, ctx.dropout, b)
+            _product(drop(p, mask, out=a).mT, gs, c, dvs)
+            _product(gs, vs.mT, 1.0, dp)
+            drop(dp, mask, out=dp)
+            torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=a)
+            _product(a, ks, c * ctx.scale, dqs)
+            _product(a.mT, qs, c * ctx.scale, dks)
+        return dq, dk, dv, None, None, None, None
+
+
+class _Segments:
+    """Walks over the segments of packed tensors."""
+
+    def __init__(self, q: Tensor, bounds: list[int], num_scratch: int):
+        self.bounds, self.heads = list(pairwise(bounds)), q.shape[1]
+        self.num_pairs = self.heads * sum((stop - start) ** 2 for start, stop in self.bounds)
+        longest = max((stop - start for start, stop in self.bounds), default=0)
+        self.scratch = q.new_empty(num_scratch, self.heads * longest**2)
+
+    def __call__(self, *rows: Tensor, pairs: Sequence[Tensor]) -> Iterator[tuple[int, Any, Any, Any]]:
+        """For each segment of n tokens: n, ``rows`` as [H, n, D], ``pairs`` and the scratch memory as [H, n, n]."""
+        at = 0
+        for start, stop in self.bounds:
+            n, size = stop - start, self.heads * (stop - start) ** 2
+            shape = (self.heads, n, n)
+            yield (
+                n,
+                [t[start:stop].transpose(0, 1) for t in rows],
+                [t[at : at + size].view(shape) for t in pairs],
+                [t[:size].view(shape) for t in self.scratch],
+            )
+            at += size
+
+
+def _product(a: Tensor, b: Tensor, factor: float, out: Tensor, bias: Tensor | None = None) -> None:
+    """out = bias + factor * a @ b, batched; the factor costs nothing inside the product."""
+    if bias is None:
+        torch.baddbmm(out, a, b, beta=0, alpha=factor, out=out)
+    else:
+        torch.baddbmm(bias, a, b, alpha=factor, out=out)

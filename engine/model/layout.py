@@ -1,0 +1,72 @@
+"""Which layout a run gets, and why: ``--batching auto`` packs wherever packed is proven equal to padded.
+
+The verdict of the proof (packing_check.py) is kept in the cache folder. Next: packing.py.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+import transformers
+from torch import nn
+
+from engine.console import note
+from engine.data.cache import cache_folder
+from engine.data.collate import Layout
+from engine.errors import UsageError
+from engine.model import packing
+from engine.model.packing_check import check_kernel, compare_twin, fingerprint
+from engine.precision import Precision
+
+
+def choose_layout(
+    name: str, model: nn.Module, level: str | None, max_length: int | None, device: torch.device, precision: Precision
+) -> Layout:
+    """The layout for ``--batching name``; a model that packed batches suit is enabled for them, in place.
+
+    ``level``: what the head reads, "sequence" or "token". Raises UsageError for ``packed`` where it does not work.
+    """
+    if name == "max_length":
+        if max_length is None:
+            raise UsageError("--batching max_length: this task has no length to pad to")
+        return Layout("max_length", max_length)
+    if name in ("padded", "bucketed"):
+        return Layout("padded")
+    reason = why_not_packed(model, level, device, precision)
+    if reason is None:
+        return pack(model, level)
+    if name == "packed":
+        raise UsageError(f"--batching packed: {reason}; use padded or bucketed")
+    note(f"batching: padded, because {reason}")
+    return Layout("padded")
+
+
+def pack(model: nn.Module, level: str | None) -> Layout:
+    """Enable the model for packed batches, in place; returns their layout."""
+    packing.enable(model, level)
+    return Layout("packed", position_start=packing.position_start(model))
+
+
+def why_not_packed(model: nn.Module, level: str | None, device: torch.device, precision: Precision) -> str | None:
+    """None if packed batches are the same as padded ones for this model on this device, else the reason."""
+    if level is None:
+        return "this task's batches hold more than text"
+    if device.type == "mps" or (device.type == "cuda" and precision == "fp32"):
+        return f"the packed attention kernel for {device.type} computes in " + (
+            "half precision only (--precision bf16)" if device.type == "cuda" else "nothing: there is none"
+        )
+    if not isinstance(model, transformers.PreTrainedModel):
+        return f"{type(model).__name__} is not a transformers model"
+    known = cache_folder() / "packing" / f"{fingerprint(model, level)}.json"
+    try:
+        verdict: dict[str, str | None] = json.loads(known.read_text())
+        reason = verdict["reason"]
+    except (OSError, ValueError, KeyError, TypeError):
+        reason = compare_twin(model, level)
+        try:
+            known.parent.mkdir(parents=True, exist_ok=True)
+            known.write_text(json.dumps({"model": type(model).__name__, "reason": reason}))
+        except OSError:
+            pass  # asked again next time
+    return reason or (check_kernel(model.config, device, precision) if device.type == "cuda" else None)

@@ -1,0 +1,45 @@
+"""Losses and gradients that are not finite, or far too large: which step it was, and whose rows.
+
+Next: optimizer.py, whose guard keeps the weights as they were before that step.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from engine.data.batch import Key
+from engine.data.plan import Position
+from engine.state import StepRecord
+
+MIN_LOSS_SCALE = 1e-4  # GradScaler starts at 65,536 and halves at each overflow
+MAX_ROWS_NAMED = 32
+JUMP, MEMORY = 3.0, 5  # how many times the usual loss is a jump; lines that make up what is usual
+
+
+Bad = tuple[int, bool, float, list[int]]  # step, was its loss finite, epochs done, rows
+
+
+def first_bad_step(steps: list[tuple[Position, list[Key], StepRecord]], *, scaled: bool) -> Bad | None:
+    """The first step that is not finite, and this rank's rows of it; the guard has kept it, and all after, from updating.
+
+    ``scaled``: in fp16, where a gradient may overflow and nothing is wrong.
+    """
+    for at, keys, record in steps:
+        has_loss = bool(torch.isfinite(record.loss_sum))
+        if not has_loss or not (scaled or torch.isfinite(record.grad_norm)):
+            return at.step, has_loss, at.epochs_done, [row for _, row in keys]
+    return None
+
+
+def describe_first(bad: list[Bad]) -> str:
+    """What the ranks have found as one message: the rows are those of the ranks whose loss it is, if it is a loss."""
+    advice = "Lower --learning-rate, or look at {}; the last checkpoint holds finite weights"
+    if not bad:
+        return "the loss is not finite. " + advice.format("the data")
+    step, has_loss, epochs_done, _ = min(bad)
+    rows = [row for *where, _, found in bad if where == [step, has_loss] for row in found]
+    named = ", ".join(map(str, rows[:MAX_ROWS_NAMED])) + (" ..." if len(rows) > MAX_ROWS_NAMED else "")
+    return (
+        f"the {'gradient norm' if has_loss else 'loss'} is not finite at step {step} (epoch {epochs_done:.2f}), rows {named} "
+        f"of the training data, counted from 0. {advice.format('these rows')}"
+    )

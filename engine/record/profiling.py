@@ -1,0 +1,181 @@
+"""A closer look at a few steps: ``--profile N``.
+
+After three steps to get warm, N steps run under torch.profiler. What comes of it stands in ``profile/`` of the run:
+``trace.json`` for chrome://tracing or ui.perfetto.dev, and ``profile.json``, from which the report draws the phases of each
+step, the memory after each phase, and the operations that took longest. The loop knows nothing of this: the clock's phases
+are where it looks from. Inside the window the host waits for the device after each step, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from engine.clock import BESIDE, PHASES
+from engine.console import note
+from engine.memory.usage import memory_gb
+from engine.record.run import Run
+
+WARM_UP = 3  # steps before the window; in the last of them the profiler gets ready
+NUM_OPERATIONS = 10
+FOLDER = "profile"  # of the run
+
+
+@contextmanager
+def profiling(run: Run, num_steps: int | None) -> Iterator[None]:
+    """Look at ``num_steps`` steps of what runs inside; None: at nothing, and nothing is touched."""
+    if num_steps is None:
+        yield
+        return
+    window = Window(run, num_steps)
+    run.state.clock.watch = window.phase
+    try:
+        yield
+        window.stop()  # the run has ended before it was full
+    finally:
+        window.close()
+
+
+class Window:
+    """What ``clock.watch`` is meanwhile: told of every phase, it finds the steps, since each begins with its data."""
+
+    def __init__(self, run: Run, num_steps: int):
+        self.run, self.clock, self.directory, self.num_steps = run, run.state.clock, run.directory / FOLDER, num_steps
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it tells of its stages on stderr else
+        device = [ProfilerActivity.CUDA] if run.state.device.type == "cuda" else []
+        self.profiler = profile(activities=[ProfilerActivity.CPU, *device], acc_events=True)
+        self.step, self.is_over = 0, False  # steps of this process
+        self.steps: list[dict[str, Any]] = []
+        self.memory: dict[str, float] = {}  # after each phase of this step
+        self.before: dict[str, float] = {}
+        self.began = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        if name == "data" or name in BESIDE:
+            self.end_step()
+        if name in BESIDE and self.steps:
+            self.stop()  # what an evaluation does would be among the hottest operations
+        if name == "data" and not self.is_over:
+            self.begin_step()
+        with record_function(name):
+            yield
+        if self.began and name in PHASES:
+            self.memory[name] = memory_gb(self.clock.device)
+
+    def begin_step(self) -> None:
+        self.step += 1
+        if self.step in (WARM_UP, WARM_UP + 1):
+            with self.run.paused("profiling"):
+                self.profiler.prepare_trace() if self.step == WARM_UP else self.profiler.start_trace()
+        if self.step > WARM_UP:
+            self.before, self.began = self.clock.read(), time.perf_counter()
+
+    def end_step(self) -> None:
+        if not self.began:
+            return
+        now = self.clock.read()  # waits for the device, so that the step has its own work and no other's
+        phases = {name: now[name] - self.before[name] for name in PHASES}
+        seconds = time.perf_counter() - self.began
+        self.steps.append({"step": self.run.state.step, "seconds": seconds, "phases": phases, "memory_gb": self.memory})
+        self.memory, self.began = {}, 0.0
+        if len(self.steps) == self.num_steps:
+            self.stop()
+
+    def stop(self) -> None:
+        """Look no further; no training time."""
+        if self.is_over:
+            return
+        self.is_over, self.clock.watch = True, nullcontext
+        if self.step > WARM_UP:
+            with self.run.paused("profiling"):
+                self.profiler.stop_trace()
+
+    def close(self) -> None:
+        """At the end of the run, since other ranks would wait for it: write what was seen, and print it."""
+        if not self.is_over:  # it has failed in the middle of a step: what was seen is not a whole number of them
+            return self.stop()
+        if not self.steps:
+            return self.run.say(f"profile    nothing to see: it begins after {WARM_UP} steps, and the run has ended")
+        try:
+            with self.run.paused("profiling"):
+                self.write()
+        except OSError as error:  # it is not worth the run
+            note(f"warning: the profile could not be written in {self.directory}: {error.strerror}")
+
+    def write(self) -> None:
+        wall, on_device = sum(step["seconds"] for step in self.steps), self.clock.device.type == "cuda"
+        found = {
+            "device": self.clock.device.type,
+            "steps": self.steps,
+            "operations": hottest(self.profiler.key_averages(), len(self.steps), wall, on_device=on_device),
+            "busy": busy(self.kernels(), wall) if on_device else None,
+        }
+        self.directory.mkdir(exist_ok=True)
+        self.profiler.export_chrome_trace(str(self.directory / "trace.json"))
+        temporary = self.directory / ".profile.json.tmp"
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, self.directory / "profile.json")
+        self.run.say(text_of(found))
+        self.run.say(f"  {self.directory / 'trace.json'}: open it in ui.perfetto.dev, or chrome://tracing")
+
+    def kernels(self) -> list[tuple[float, float]]:
+        """(start, end) in microseconds of what ran on the device: kernels, copies, and not our names for phases."""
+        return [
+            (event.time_range.start, event.time_range.end)
+            for event in self.profiler.events() or []
+            if event.device_type.name == "CUDA" and not event.is_user_annotation
+        ]
+
+
+def hottest(averages: Sequence[Any], num_steps: int, wall: float, *, on_device: bool) -> list[dict[str, Any]]:
+    """The operations by their own time, without what they call: milliseconds and calls a step, share of the wall clock."""
+    kind = "CUDA" if on_device else "CPU"
+    rows = [
+        {"name": event.key, "milliseconds": own / 1000 / num_steps, "calls": event.count / num_steps, "share": own / 1e6 / wall}
+        for event in averages
+        if event.device_type.name == kind and not event.is_user_annotation and event.key not in (*PHASES, *BESIDE)
+        and (own := event.self_device_time_total if on_device else event.self_cpu_time_total) > 0
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: -row["milliseconds"])[:NUM_OPERATIONS]
+
+
+def busy(kernels: Sequence[tuple[float, float]], wall: float) -> dict[str, float]:
+    """Of the wall clock (seconds), the share in which the device worked at all, and its longest pause.
+
+    ``kernels``: (start, end) in microseconds; several may run at once.
+    """
+    merged: list[list[float]] = []
+    for start, end in sorted(kernels):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    gaps = [after[0] - before[1] for before, after in pairwise(merged)]
+    worked = sum(end - start for start, end in merged) / 1e6
+    return {"share": worked / wall, "num_gaps": len(gaps), "longest_gap_ms": max(gaps, default=0.0) / 1000}
+
+
+def text_of(found: dict[str, Any]) -> str:
+    """For the terminal."""
+    steps, num_steps = found["steps"], len(found["steps"])
+    wall = sum(step["seconds"] for step in steps)
+    spent = {phase: sum(step["phases"][phase] for step in steps) for phase in PHASES}
+    phases = ", ".join(f"{name} {seconds / wall:.0%}" for name, seconds in spent.items() if seconds / wall >= 0.005)
+    lines = [f"profile    steps {steps[0]['step']} to {steps[-1]['step']}: {1000 * wall / num_steps:.1f} ms each; {phases}"]
+    if found["busy"]:
+        lines.append(
+            f"  the device worked {found['busy']['share']:.0%} of the time, with {found['busy']['num_gaps']} gaps, "
+            f"of which the longest was {found['busy']['longest_gap_ms']:.2f} ms"
+        )
+    lines.append(f"  {'own time of the hottest operations':<60} ms/step  calls/step  of wall")
+    for row in found["operations"]:
+        lines.append(f"  {row['name'][:58]:<60} {row['milliseconds']:>7.2f} {row['calls']:>11.1f}  {row['share']:>7.1%}")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""What a checkpoint says of a run's book-keeping: checked in one place when it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.checked import expect
+from engine.record.figures import Evaluation
+from engine.record.tally import Tally
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best model so far: its step, and what was measured there. ``value``: of the metric named."""
+
+    step: int
+    metric: str
+    value: float
+    evaluation: Evaluation
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Best:
+        """Raises ValueError for what a run does not save."""
+        evaluation = Evaluation.from_json(expect(found, "evaluation", dict))
+        step, metric, value = expect(found, "step", int, least=0), expect(found, "metric", str), expect(found, "value", float)
+        return cls(step, metric, value, evaluation)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint says of a run's book-keeping.
+
+    ``ranks``: what decides in which order numbers are added up; {} of a checkpoint that is older than that. ``window``,
+    ``epoch``, ``total``: since the last log line, since the epoch began, and in all. ``num_worse``: evaluations since the
+    best. ``metrics_bytes``: the length of metrics.jsonl. ``writers``: the states of the log writers of one's own.
+    """
+
+    ranks: Mapping[str, Any]
+    window: Tally
+    epoch: Tally
+    total: Tally
+    best: Best | None
+    last_evaluation: Evaluation | None
+    num_worse: int
+    train_seconds: float
+    metrics_bytes: int
+    writers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in state.json. The tallies are copied: they go on counting."""
+        return {
+            "ranks": dict(self.ranks),
+            "window": dataclasses.asdict(self.window),
+            "epoch": dataclasses.asdict(self.epoch),
+            "total": dataclasses.asdict(self.total),
+            "best": self.best and {**vars(self.best), "evaluation": self.best.evaluation.to_json()},
+            "last_evaluation": self.last_evaluation and self.last_evaluation.to_json(),
+            "num_worse": self.num_worse,
+            "train_seconds": self.train_seconds,
+            "metrics_bytes": self.metrics_bytes,
+            "writers": dict(self.writers),
+        }
+
+    @classmethod
+    def from_json(cls, found: Any) -> Progress:
+        """Raises ValueError for what a run does not save: it would be taken over as it is and go wrong later."""
+        if not isinstance(found, dict):
+            raise ValueError("no progress")
+        best, last = (expect(found, name, dict, optional=True) for name in ("best", "last_evaluation"))
+        window, epoch, total = (Tally.from_json(name, expect(found, name, dict)) for name in ("window", "epoch", "total"))
+        return cls(
+            expect(found, "ranks", dict, default={}),
+            window,
+            epoch,
+            total,
+            None if best is None else Best.from_json(best),
+            None if last is None else Evaluation.from_json(last),
+            expect(found, "num_worse", int, least=0),
+            expect(found, "train_seconds", float, least=0),
+            expect(found, "metrics_bytes", int, least=0),
+            expect(found, "writers", dict, default={}),  # older checkpoints have none
+        )

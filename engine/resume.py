@@ -1,0 +1,96 @@
+"""Continuing a run from its newest checkpoint that is whole, and refusing one that is another run's.
+
+Next: checkpoint/snapshot.py, what is put back; fit.py, which calls this before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.artifacts.directory import (
+    compare,
+    compare_data,
+    read_run,
+)
+from engine.artifacts.document import RunDocument
+from engine.build import Setup
+from engine.checkpoint.snapshot import load_state
+from engine.checkpoint.store import Checkpoint, newest, set_aside_after
+from engine.config import TrainConfig
+from engine.distributed.lost_ranks import is_lost_rank
+from engine.errors import ModelError, UserError
+from engine.record.progress import Progress
+from engine.record.run import Run
+from engine.settings.fields import differences
+
+
+def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> None:
+    """Continue from the newest whole checkpoint if that is asked for and there is one. Raises UsageError, ModelError."""
+    world = setup.world
+    files = world.only_main(lambda: checkpoint_to_resume(run.directory, document) if config.resume else None)
+    if not world.from_main(files is not None):
+        run.start()
+        if config.resume:
+            run.say("resume: there is no checkpoint, starting at step 0")
+        return
+    before = world.on_main(lambda: read_run(run.directory))
+    with whole_or_refused(run.directory):
+        progress = Progress.from_json(load_state(setup.state, files, world))
+        check_position(setup, run.num_steps)
+        run.restore(progress)
+    world.only_main(lambda: tidy(run, setup.state.step, files))
+    then = {"world size": 1, "sharded": False} | dict(progress.ranks) | {"runs on": before.device} | dict(before.versions)
+    changed = differences(then, run.ranks() | {"runs on": document.device} | dict(document.versions))
+    how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
+    run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
+
+
+def checkpoint_to_resume(directory: Path, document: RunDocument) -> Checkpoint | None:
+    """The newest whole one, of a run on the same data, computed in the same way. Raises UsageError, DataError, ModelError."""
+    files = newest(directory / "checkpoints")
+    if files is not None:
+        before = read_run(directory)
+        compare_data(directory, before.data, document.data)
+        old, new = before.model_config, document.model_config
+        if before.versions.get("transformers") != document.versions["transformers"]:  # another one writes other keys, too
+            old, new = ({name: each[name] for name in old if name in new} for each in (old, new))
+        compare(directory, "model", old, new)
+        compare(directory, "precision", {"precision": before.precision}, {"precision": document.precision})
+        compare(directory, "batching", {"batching": before.batching}, {"batching": document.batching})
+    return files
+
+
+def tidy(run: Run, step: int, files: Checkpoint | None) -> None:
+    """The checkpoints beside the one that was resumed from."""
+    assert files is not None
+    set_aside_after(run.directory / "checkpoints", step)
+    run.saver.rotate(step, files["state.json"])  # the process before may have been killed before it did
+
+
+def check_position(setup: Setup, num_steps: int) -> None:
+    """Raises ValueError for what would be taken over as it is and go wrong later. The loads themselves refuse the rest."""
+    step = setup.state.step
+    if not isinstance(step, int) or not 0 <= step <= num_steps:
+        raise ValueError(f"step {step!r} of {num_steps}")
+    for rate in (group["lr"] for group in setup.state.optimizer.param_groups):
+        if not isinstance(rate, int | float | Tensor):
+            raise ValueError(f"{rate!r} where a number is needed")
+
+
+@contextmanager
+def whole_or_refused(directory: Path) -> Iterator[None]:
+    """A checkpoint whose hashes are right and whose contents are not was made by something else. Raises ModelError."""
+    try:
+        yield
+    except (UserError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # any kind: every type in it may be another
+        if is_lost_rank(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(f"the checkpoint in {directory} does not hold what a run saves ({reason}): --overwrite it") from error

@@ -1,0 +1,31 @@
+"""The command ``caption``: describe pictures with a finished model, or with one of the Hub as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.commands.output import write_predictions
+from engine.console import shown
+from engine.errors import UsageError
+from engine.finished import Find, open_model
+from tasks.flags import CaptionConfig
+
+
+def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
+    """The command: a caption for each picture, a file or an http address. Prints, or writes ``--output``."""
+    if not pictures:
+        raise UsageError("give one or more pictures: files or http addresses")
+    if config.output and Path(config.output).suffix.lower() not in (".csv", ".jsonl"):
+        raise UsageError(f"--output must end in .csv or .jsonl, found {config.output!r}")
+    changes = {"num_beams": config.num_beams, "max_new_tokens": config.max_new_tokens}
+    task, model, layout = open_model(
+        config.model, find, device=config.device, task=config.task, base="captioning", changes=changes
+    )
+    captions = task.predict(model, pictures, layout)
+    if config.output:
+        write_predictions(Path(config.output), {"file_name": list(pictures)}, list(captions))
+        print(f"{len(pictures)} captions written to {config.output}")
+        return
+    for picture, found in zip(pictures, captions, strict=True):
+        print(f"{task.describe(found)}\t{shown(picture)}")

@@ -1,0 +1,289 @@
+"""Classify texts: two or more classes, several labels at once, or a number (regression).
+
+    {"text": "Great tacos, slow service.", "label": "positive"}                    --problem single_label (default)
+    {"text": "You idiot, I will find you", "label": ["insult", "threat"]}          --problem multi_label
+    {"text": "A soft, dry Riesling", "label": 4.5}                                 --problem regression
+    {"premise": "...", "hypothesis": "...", "label": "neutral"}   --text-column premise --text-pair-column hypothesis
+
+The loss is cross-entropy, binary cross-entropy or the squared error, as the transformers heads compute it, but as a sum.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification
+
+from engine.console import note
+from engine.data.batch import Batch
+from engine.data.collate import PADDED, Layout, arrange
+from engine.data.files import Rows, delimiter_hint
+from engine.data.sources import Source
+from engine.data.tokens import TokenDataset, cells_of, tokenize_now
+from engine.errors import DataError, ModelError, UsageError
+from engine.task import Examples, Row
+from tasks.classification.labels import Labels, class_names, read_labels, shared
+from tasks.classification.metrics import ClassificationMetrics
+from tasks.classification.mistakes import Mistakes
+from tasks.options import ClassificationOptions
+from tasks.text import TextTask, check_loaded, checked_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Classification(TextTask[ClassificationOptions]):
+    """Texts with labels; the data are the user's own."""
+
+    Options = ClassificationOptions
+    hub_model = "distilbert-base-uncased"
+    auto_class = AutoModelForSequenceClassification
+    pipeline_tag = "text-classification"
+    default_names: tuple[str, ...] | None = None  # of the classes, where the data have none of their own
+
+    def __init__(self, options: ClassificationOptions, source: Source):
+        super().__init__(options, source)
+        self.labels: Labels | None = None
+        self.is_finished = False  # has a finished model been adopted?
+        self._weights: Tensor | None = None
+        self.problem: str = options.problem
+        self._held_out: Dataset | None = None
+
+    # ---------------------------------------------------------------------------------------------------------- data
+
+    def columns(self) -> list[str]:
+        o = self.options
+        return [name for name in (o.text_column, o.text_pair_column, o.label_column) if name]
+
+    def strata(self, table: Dataset) -> Sequence[Any] | None:
+        return shared(table[self.options.label_column]) if self.options.problem == "single_label" else None
+
+    def examples(self) -> dict[str, Examples]:
+        o = self.options
+        tables = self.splits()
+        if self.is_finished:  # nothing is trained any more: only what is measured needs to be read
+            tables.pop("train", None)
+        if not tables:
+            return {}
+        self.labels, targets = read_labels(tables, o.label_column, o.problem, self.names_for(tables), o.label_separator)
+        self._held_out = tables.get("eval")
+        self.class_weights(torch.device("cpu"))  # refused before the model is loaded
+        warn_of_overlap(tables, o.text_column, o.text_pair_column)
+        return {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
+
+    def given_names(self) -> tuple[str, ...] | None:
+        """Those of a finished model, else the user's, else the task's."""
+        if self.labels is not None:
+            return self.labels.names
+        if not self.options.label_names:
+            return self.default_names
+        names = tuple(name.strip() for name in self.options.label_names.split(","))
+        if len(names) < 2 or "" in names or len(set(names)) < len(names):
+            raise UsageError(f"--label-names needs two or more different names, found {self.options.label_names!r}")
+        return names
+
+    def names_for(self, tables: Mapping[str, Dataset]) -> tuple[str, ...] | None:
+        """The given ones, else those of the classifier that training goes on from: its head keeps its meaning.
+
+        None: whatever the training data hold. Raises UsageError, DataError where model and data do not fit.
+        """
+        given, own = self.given_names(), self.names_of_the_model()
+        if own is None or self.labels is not None or self.options.label_names:
+            return given
+        o, model = self.options, self.source.config.model
+        if (kind := self.config.problem_type) not in (None, PROBLEM_TYPES[o.problem]):
+            raise UsageError(
+                f"--problem {o.problem}: {model} has been trained for another, {kind} (--label-names replaces its head)"
+            )
+        theirs = given or class_names(tables["train"], o.label_column)
+        if theirs not in (None, own):
+            raise DataError(
+                f"the labels of {model} are {', '.join(own)}, those of the data are {', '.join(theirs or ())}: "
+                "--label-names, with the names you want in order, trains on with these"
+            )
+        note(f"labels: those of {model}: {', '.join(own[:10])}{' ...' if len(own) > 10 else ''}")
+        return own
+
+    def names_of_the_model(self) -> tuple[str, ...] | None:
+        """Of the classes, in order; None for a checkpoint without a trained head, or without names of its own."""
+        names = self.config.id2label
+        is_classifier = str((self.config.architectures or [""])[0]).endswith("ForSequenceClassification")
+        if not is_classifier or all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()):
+            return None
+        return tuple(names[i] for i in range(len(names)))
+
+    def adopt(self, model: nn.Module) -> None:
+        self.is_finished = True
+        names: Mapping[int, str] = model.config.id2label  # type: ignore[union-attr,assignment]
+        if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
+            raise ModelError(f"config.json of the model must name labels 0 to {len(names) - 1}, each once, found {dict(names)}")
+        self.labels = Labels(tuple(names[i] for i in range(len(names))), np.zeros(len(names)))
+        if (weights := getattr(model.config, "class_weights", None)) is not None:
+            if not isinstance(weights, list) or len(weights) != len(names) or not all(isinstance(w, float) for w in weights):
+                raise ModelError(f"config.json of the model must have a class weight for each of the {len(names)} labels")
+            self._weights = torch.tensor(weights)
+        if model.config.problem_type is not None or len(names) == 1:  # type: ignore[union-attr]
+            kinds = {kind: problem for problem, kind in PROBLEM_TYPES.items()}
+            self.problem = kinds.get(str(model.config.problem_type), "regression")  # type: ignore[union-attr]
+
+    def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
+        """Token ids beside the labels; says how many texts were cut or blank."""
+        o = self.options
+        texts = checked_texts(table[o.text_column], f"{split} data, column {o.text_column!r}")
+        pairs = None
+        if o.text_pair_column:
+            pairs = checked_texts(table[o.text_pair_column], f"{split} data, column {o.text_pair_column!r}")
+        return TokenDataset(self.tokenize(texts, pairs, f"{split} data"), {"labels": targets})
+
+    def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
+        inputs, counts = arrange(rows, layout, self.tokenizer)
+        labels = torch.from_numpy(np.stack([row["labels"] for row in rows]))  # [B], or [B, L] for multi-label
+        num_items = int((labels != -100).sum()) if self.problem == "single_label" else labels.numel()
+        return Batch(inputs=inputs, targets={"labels": labels}, num_items=num_items, **counts)
+
+    # --------------------------------------------------------------------------------------------------------- model
+
+    def build_model(self) -> nn.Module:
+        names = self.known(self.labels).names
+        path = self.path
+        model, report = self.from_pretrained(
+            path,
+            num_labels=len(names),
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+            problem_type=PROBLEM_TYPES[self.options.problem],
+            ignore_mismatched_sizes=True,
+        )
+        check_loaded(model, report, path)
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = self.tokenizer.pad_token_id
+        return self.with_room_for_the_tokens(model, path)
+
+    def load_model(self, path: str) -> nn.Module:
+        model, report = self.from_pretrained(path, ignore_mismatched_sizes=True)
+        for name, found, wanted in sorted(report["mismatched_keys"], reverse=True):
+            raise ModelError(f"model {path}: {name} is {list(found)} in the file, but {list(wanted)} by config.json")
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(f"model {path} is not a finished classifier: it lacks {missing[0]}")
+        return self.with_room_for_the_tokens(model, path)
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        logits, labels = outputs.logits.float(), batch.targets["labels"]  # [B, C]; [B], or [B, C] for multi-label
+        if self.problem == "regression":
+            return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
+        if self.problem == "multi_label":
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        weights = self.class_weights(logits.device)
+        return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.options.label_smoothing)
+
+    def class_weights(self, device: torch.device) -> Tensor | None:
+        """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples."""
+        if self._weights is None and self.options.class_weights is not None:
+            self._weights = torch.tensor(self.known(self.labels).weights(self.options.class_weights), dtype=torch.float32)
+        if self._weights is not None:
+            self._weights = self._weights.to(device)  # moved once
+        return self._weights
+
+    def metrics(self, split: str) -> ClassificationMetrics:
+        return ClassificationMetrics(self.problem, len(self.known(self.labels).names))
+
+    def review(self) -> Mistakes:
+        if self.problem != "single_label" or self.labels is None or self._held_out is None:
+            raise UsageError("--errors needs a task with one class for each text (--problem single_label)")
+        columns = [name for name in (self.options.text_column, self.options.text_pair_column) if name]
+        return Mistakes(self.labels.names, self._held_out.select_columns(columns))
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        if self._weights is not None:
+            model.config.class_weights = self._weights.tolist()  # type: ignore[union-attr]
+        super().save(model, directory)
+
+    # ----------------------------------------------------------------------------------------------------- inference
+
+    def inputs_of(self, rows: Rows) -> list[Any]:
+        o = self.options
+        if list(rows) == ["text"] and not o.text_pair_column:  # a .txt file has no column but this one
+            return list(checked_texts(rows["text"], "the input"))
+        for name in filter(None, (o.text_column, o.text_pair_column)):
+            if name not in rows:
+                hint = delimiter_hint(list(rows)) or ": name it with --text-column"
+                raise DataError(f"the input has no column {name!r} (it has: {', '.join(rows)}){hint}")
+        texts = checked_texts(rows[o.text_column], "the input")
+        if not o.text_pair_column:
+            return list(texts)
+        return list(zip(texts, checked_texts(rows[o.text_pair_column], "the input"), strict=True))
+
+    def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
+        """For each text (or pair): ``{"label", "score", "probabilities": {name: p}}``; ``{"value"}`` for regression."""
+        texts = list(inputs)
+        if not texts:
+            return
+        checked_texts([text for item in texts for text in ([item] if isinstance(item, str) else item)], "the input")
+        if self.options.text_pair_column and isinstance(texts[0], str):
+            raise UsageError("this model compares two texts: give them as two columns of --input FILE")
+        firsts, seconds = zip(*[(t, None) if isinstance(t, str) else t for t in texts], strict=True)
+        tokens = tokenize_now(firsts, None if seconds[0] is None else seconds, self.tokenizer, self.max_length, "the input")
+        if tokens.num_truncated:
+            note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
+        rows = TokenDataset(tokens, {})
+        order = np.argsort(-rows.lengths, kind="stable")
+        if self.labels is None:
+            self.adopt(model)
+        assert self.labels is not None
+        device = next(model.parameters()).device
+        predictions: list[dict[str, Any]] = [{} for _ in texts]
+        for chunk in np.array_split(order, -(-len(order) // 32)):
+            batch = self.collate([rows[i] | {"labels": np.int64(-100)} for i in chunk], layout).to(device)
+            with torch.inference_mode():
+                logits = model(**batch.inputs).logits.float().cpu()
+            for i, row in zip(chunk, logits, strict=True):
+                predictions[i] = self.prediction(row, self.labels.names)
+        yield from predictions
+
+    def prediction(self, logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+        """From one row of logits: [C]."""
+        if self.problem == "regression":
+            return {"value": float(logits[0])}
+        if self.problem == "multi_label":
+            p = dict(zip(names, logits.sigmoid().tolist(), strict=True))
+            chosen = [name for name in names if p[name] >= 0.5]
+            return {"label": chosen, "score": max(p.values()), "probabilities": p}
+        p = dict(zip(names, logits.softmax(-1).tolist(), strict=True))
+        best = max(p, key=p.__getitem__)
+        return {"label": best, "score": p[best], "probabilities": p}
+
+    def describe(self, prediction: Mapping[str, Any]) -> str:
+        if "value" in prediction:
+            return f"{prediction['value']:.4f}"
+        p = prediction["probabilities"]
+        if isinstance(prediction["label"], list):
+            return ", ".join(f"{name} ({p[name]:.2f})" for name in prediction["label"]) or "(no label)"
+        return f"{prediction['label']} ({prediction['score']:.2f})"
+
+
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def warn_of_overlap(tables: Mapping[str, Dataset], column: str, pair_column: str | None) -> None:
+    """Evaluation rows that stand in the training data, too, make the evaluation look better than it is."""
+    if not {"train", "eval"} <= tables.keys():
+        return
+
+    def hashes(table: Dataset) -> np.ndarray:
+        """[N]: of each row's texts; the texts themselves may be more than the memory holds."""
+        texts = [cells_of(table[name]) for name in (column, pair_column) if name]
+        return np.fromiter((hash(row) for row in zip(*texts, strict=True)), dtype=np.int64, count=len(table))
+
+    if repeated := int(np.isin(hashes(tables["eval"]), hashes(tables["train"])).sum()):
+        note(f"warning: {repeated} of {len(tables['eval'])} evaluation texts stand in the training data, too")

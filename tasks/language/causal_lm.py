@@ -1,0 +1,161 @@
+"""Causal language modelling: predict each next token of a text, as GPT-2 does.
+
+    {"text": "The waiter brought the wrong dish twice ..."}          a document; or --train-file story.txt
+
+``--documents joined`` (the default) lays all texts end to end and cuts every ``--block-size`` tokens, as the tutorials do:
+a .txt file is then one text with its line breaks, and the rows of any other file or data set are texts with the
+tokenizer's end token behind each. ``--documents packed`` keeps each row (or line of a .txt file) apart from the others: a
+long one in pieces, and none sees another. Blank rows are left out. ``python run.py generate`` uses the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from engine.data.collate import PADDED, Layout
+from engine.data.sources import HubData, Source
+from engine.data.tables import files_in
+from engine.data.tokens import TokenDataset, tokenize
+from engine.errors import DataError, ModelError, UsageError
+from engine.settings.fields import user_path
+from engine.task import Examples, Row
+from tasks.language.generate import write_on
+from tasks.language.scratch import small_gpt2
+from tasks.language.task import WHOLE, LanguageMetrics, LanguageModel, in_blocks, in_pieces
+from tasks.options import DEFAULTS, CausalOptions
+from tasks.samples import yelp
+from tasks.text import O, checked_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LINES_AT_ONCE = 1000  # a whole book is tokenised in parts of so many lines
+SAMPLE_ROWS = {"train": (4000, 1), "eval": (400, 2)}  # reviews generated, and the seed of each split
+
+
+class Decoder(LanguageModel[O]):
+    """A model that writes on: what causal language models and fine-tuned assistants have in common."""
+
+    auto_class = AutoModelForCausalLM
+    pipeline_tag = "text-generation"
+    kind = "causal language model"
+    hub_model = "gpt2"
+    corpus: Sequence[str] = ()  # of the training data: what a tokenizer is made from when there is no checkpoint
+
+    def substitute(self) -> tuple[str, str] | None:
+        return small_gpt2(self.corpus)
+
+    def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        """As for other language models; BERT and its kin load as decoders, too, but see what they are to predict."""
+        model, report = super().from_pretrained(path, **arguments)
+        sees_ahead = not any(getattr(module, "is_causal", False) for module in model.modules())
+        if getattr(model.config, "is_decoder", None) is False and sees_ahead:
+            raise ModelError(f"model {path} is a {self.config.model_type} model that sees the words ahead, and no {self.kind}")
+        return model, report
+
+    def prompt(self, text: str) -> list[int]:
+        """The token ids after which the model is to write on."""
+        return self.tokenizer(text)["input_ids"]  # type: ignore[no-any-return]
+
+    def predict(self, model: nn.Module, inputs: Iterable[str], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
+        """For each text ``{"text"}``: what the model finds most probable next, at most 50 tokens."""
+        for text in inputs:
+            yield {"text": write_on(self, model, "", self.prompt(text), max_new_tokens=50)[0]}
+
+    def describe(self, prediction: Mapping[str, Any]) -> str:
+        return " ".join(prediction["text"].split())
+
+
+class CausalLM(Decoder[CausalOptions]):
+    """GPT-2 on a text."""
+
+    Options = CausalOptions
+    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS["clm"]
+    hub_data = HubData("Salesforce/wikitext", "wikitext-2-raw-v1", eval="validation")
+    length_flag = "--block-size"
+    default_length = 128
+    try_it = ("The",)
+
+    def __init__(self, options: CausalOptions, source: Source):
+        super().__init__(options, source)
+        self.tokens_per_byte: dict[str, float] = {}
+
+    def columns(self) -> list[str]:
+        return [self.options.text_column]
+
+    def sample(self) -> tuple[dict[str, Dataset], str]:
+        """Generated reviews."""
+        from datasets import Dataset
+
+        tables = {
+            split: Dataset.from_dict({"text": [review.text for review in yelp.generate_reviews(number, seed)]})
+            for split, (number, seed) in SAMPLE_ROWS.items()
+        }
+        return tables, f"embedded sample (synthetic reviews made by this project, version {yelp.VERSION})"
+
+    def is_one_text(self) -> bool:
+        """Are the rows the lines of a text?"""
+        path = user_path(self.source.config.train_file or self.source.config.data)
+        path = Path(files_in(path)["train"] or "") if path.is_dir() else path
+        return self.options.documents == "joined" and path.suffix.lower() == ".txt"
+
+    def splits(self) -> dict[str, Dataset]:
+        """As for other texts; but of a text that is one, the end is held out, and nothing is picked at random."""
+        if not self.is_one_text():
+            return super().splits()
+        config, tables = self.source.config, self.tables()
+        if config.max_train_examples or config.max_eval_examples:
+            raise UsageError(
+                "--max-train-examples and --max-eval-examples pick rows at random, and a .txt file is one text: "
+                "cut the file, or, if each line is a text, give --documents packed"
+            )
+        if config.eval_fraction and "eval" not in tables:
+            lines = tables["train"]
+            at = len(lines) - max(1, round(len(lines) * config.eval_fraction))
+            if at < 1:
+                raise DataError(f"--eval-fraction {config.eval_fraction} of {len(lines)} lines leaves none to train on")
+            tables = {"train": lines.select(range(at)), "eval": lines.select(range(at, len(lines)))}
+        return tables
+
+    def examples(self) -> dict[str, Examples]:
+        texts = {
+            split: list(checked_texts(table[self.options.text_column][:], f"{split} data"))
+            for split, table in self.splits().items()
+        }
+        self.corpus = texts.get("train", ())
+        return {split: self.rows(documents, split) for split, documents in texts.items()}
+
+    def rows(self, texts: list[str], split: str) -> Examples:
+        """Token ids in blocks or pieces; notes how many tokens a byte of the text takes."""
+        name = f"{split} data"
+        if self.is_one_text():
+            starts = range(0, len(texts), LINES_AT_ONCE)
+            parts = ["\n".join(texts[i : i + LINES_AT_ONCE]) + "\n" for i in starts]
+        else:
+            parts = [text for text in texts if text.strip()]
+            if not parts:
+                raise DataError(f"{name}: all texts are blank")
+        end = "" if self.is_one_text() or self.ends_by_itself() else self.tokenizer.eos_token or ""
+        tokens = tokenize([part + end for part in parts], self.tokenizer, WHOLE, name=name)
+        self.tokens_per_byte[split] = len(tokens.ids) / sum(len(part.encode()) for part in parts)
+        if self.options.documents == "packed":
+            return TokenDataset(in_pieces(tokens, self.max_length, name), {})
+        return TokenDataset(in_blocks(tokens, self.max_length), {})
+
+    def ends_by_itself(self) -> bool:
+        """Does the tokenizer put the end token there?"""
+        return bool(self.tokenizer("a")["input_ids"][-1] == self.tokenizer.eos_token_id)
+
+    def labels_of(self, row: Row) -> np.ndarray:
+        """[T]: the next token; the last one has none. An end token that pads, too, is a target like any other."""
+        return np.append(row["input_ids"][1:], -100)
+
+    def metrics(self, split: str) -> LanguageMetrics:
+        """bits_per_byte: what the mean loss comes to over all tokens of the text, the end tokens among them."""
+        return LanguageMetrics(self.tokens_per_byte[split])

@@ -1,0 +1,158 @@
+"""Supervised fine-tuning: learn to answer. The loss is on the answers only.
+
+    {"messages": [{"role": "user", "content": "Which word comes last: red, moon, cat?"},
+                  {"role": "assistant", "content": "cat"}]}
+    {"prompt": "Translate: Guten Tag\\n", "completion": "Good day"}                      --prompt-column prompt
+
+Messages go through the tokenizer's own chat template; every assistant turn is an answer. A completion gets the end token
+behind it. Conversations lie end to end in a packed batch, and none sees another. ``python run.py generate --chat`` asks
+the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from jinja2 import TemplateError
+
+from engine.console import note
+from engine.data.sources import HubData
+from engine.data.tokens import TokenDataset, Tokens
+from engine.errors import DataError, ModelError
+from engine.task import Examples
+from tasks.language.causal_lm import Decoder
+from tasks.language.generate import chat_prompt
+from tasks.options import SFTOptions
+from tasks.samples.instructions import conversations
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Message = Mapping[str, str]
+SAMPLE_ROWS = {"train": (8000, 1), "eval": (500, 2)}  # conversations generated, and the seed of each split
+
+
+class SFT(Decoder[SFTOptions]):
+    """A small instruct model on conversations."""
+
+    Options = SFTOptions
+    hub_data = HubData("trl-lib/Capybara", eval="test")
+    hub_model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    try_it: ClassVar[Sequence[str]] = ("Which word comes last: red, moon, cat?",)
+
+    def columns(self) -> list[str]:
+        o = self.options
+        return [o.prompt_column, o.completion_column] if o.prompt_column else [o.messages_column]
+
+    def sample(self) -> tuple[dict[str, Dataset], str]:
+        """Generated conversations, always as messages."""
+        from datasets import Dataset
+
+        tables = {s: Dataset.from_dict({"messages": conversations(n, seed)}) for s, (n, seed) in SAMPLE_ROWS.items()}
+        return tables, "embedded sample (synthetic instructions made by this project, version 1)"
+
+    def examples(self) -> dict[str, Examples]:
+        tables = self.splits()
+        columns = {split: [table[name][:] for name in self.columns()] for split, table in tables.items()}
+        for split, cells in columns.items():
+            check = check_texts if self.options.prompt_column else check_messages
+            for number, row in enumerate(zip(*cells, strict=True), start=1):
+                check(f"{split} data, row {number}", *row)
+        self.corpus = [text for row in zip(*columns.get("train", ()), strict=True) for text in texts_of(row)]
+        return {split: self.rows(list(zip(*cells, strict=True)), f"{split} data") for split, cells in columns.items()}
+
+    def rows(self, rows: Sequence[tuple[Any, ...]], name: str) -> Examples:
+        """Token ids and labels: the next token where an answer is to be given, else -100.
+
+        Conversations whose answers lie behind ``--max-length`` are left out, and counted.
+        """
+        if not self.options.prompt_column and not self.tokenizer.chat_template:
+            raise ModelError(
+                f"model {self.path}: its tokenizer has no chat template. Take a model that has one, "
+                "or give the data as texts: --prompt-column and --completion-column"
+            )
+        ids, labels, num_cut = [], [], 0
+        for number, row in enumerate(rows, start=1):
+            tokens, is_answer = self.encode(row, f"{name}, row {number}")
+            num_cut += len(tokens) > self.max_length
+            some, its = tokens[: self.max_length], is_answer[: self.max_length]
+            if any(its[1:]):
+                ids.append(np.asarray(some, dtype=np.int32))
+                labels.append(np.append(np.where(its[1:], some[1:], -100), -100).astype(np.int32))
+        if num_cut:
+            note(f"{name}: {num_cut} of {len(rows)} conversations cut to {self.max_length} tokens")
+        if left_out := len(rows) - len(ids):
+            note(f"{name}: {left_out} conversations left out: within {self.max_length} tokens there is no answer")
+        if not ids:
+            raise DataError(f"{name}: no answer lies within {self.max_length} tokens: raise --max-length")
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+        all_tokens = Tokens(np.concatenate(ids), offsets, None, num_cut)
+        return TokenDataset(all_tokens, token_columns={"labels": np.concatenate(labels)})
+
+    def encode(self, row: tuple[Any, ...], where: str) -> tuple[list[int], list[bool]]:
+        """Token ids, and which of them belong to an answer. Raises DataError."""
+        if self.options.prompt_column:
+            prompt, completion = row
+            text = prompt + completion.removesuffix(self.tokenizer.eos_token or "") + (self.tokenizer.eos_token or "")
+            return self.tokens_in(text, [(len(prompt), len(text))], special=True)
+        try:
+            if "{% generation" in self.tokenizer.chat_template or "{%- generation" in self.tokenizer.chat_template:
+                found = self.tokenizer.apply_chat_template(row[0], return_dict=True, return_assistant_tokens_mask=True)
+                return found["input_ids"], [bool(m) for m in found["assistant_masks"]]
+            return self.tokens_in(*self.rendered(row[0], where), special=False)
+        except TemplateError as error:
+            raise DataError(f"{where}: the model's chat template does not take it ({error})") from error
+
+    def rendered(self, messages: Sequence[Message], where: str) -> tuple[str, list[tuple[int, int]]]:
+        """The conversation as text, and where its answers begin and end: behind what comes before each, rendered alone."""
+
+        def render(some: Sequence[Message], ask: bool) -> str:
+            return str(self.tokenizer.apply_chat_template(some, tokenize=False, add_generation_prompt=ask))
+
+        text, spans = render(messages, False), []
+        for i, message in enumerate(messages):
+            if message["role"] == "assistant":
+                before, after = render(messages[:i], True), render(messages[: i + 1], False)
+                if not (after.startswith(before) and text.startswith(after)):
+                    raise DataError(
+                        f"{where}: this model's chat template renders message {i + 1} otherwise when more follow; "
+                        "cut the conversation behind its first answer, or mark answers in the template with {% generation %}"
+                    )
+                spans.append((len(before), len(after)))
+        return text, spans
+
+    def tokens_in(self, text: str, spans: Sequence[tuple[int, int]], special: bool) -> tuple[list[int], list[bool]]:
+        """Token ids of a text, and which of them reach into one of the spans of characters."""
+        found = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+        inside = [any(a < stop and b > start for start, stop in spans) for a, b in found["offset_mapping"]]
+        return found["input_ids"], inside
+
+    def prompt(self, text: str) -> list[int]:
+        return super().prompt(text) if self.options.prompt_column else chat_prompt(self, text)
+
+
+def check_texts(where: str, *texts: Any) -> None:
+    """Raises DataError unless prompt and completion are texts, and there is something to learn."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise DataError(f"{where}: prompt and completion must be texts, found {text!r}")
+    if not texts[1].strip():
+        raise DataError(f"{where}: the completion is blank: remove the row or fill it")
+
+
+def check_messages(where: str, messages: Any) -> None:
+    """Raises DataError unless it is a list of messages with an answer among them."""
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"{where}: a list of messages is needed, found {messages!r:.60}")
+    for message in messages:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise DataError(f'{where}: a message must be {{"role": text, "content": text}}, found {message!r:.60}')
+    if not any(message["role"] == "assistant" for message in messages):
+        raise DataError(f"{where}: no message has the role 'assistant': there is nothing to learn")
+
+
+def texts_of(row: tuple[Any, ...]) -> list[str]:
+    """All texts of a row."""
+    return [cell if isinstance(cell, str) else "\n".join(m["content"] for m in cell) for cell in row]

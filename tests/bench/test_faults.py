@@ -1,0 +1,75 @@
+"""``python -m bench.faults`` with the functions of ``os`` in place of system calls, which needs no strace; and that it can fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.reliability import faults, forked
+from engine.checkpoint import store
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def program(folder: Path) -> dict:
+    """A process of its own forks: see test_kill.py."""
+    forked.warm_up()
+    good = faults.strike_calls(folder, faults.InPython(folder))
+
+    def careless(root, step, files):
+        """Writes where the checkpoint is to be, and tells nobody of what goes wrong."""
+        try:
+            (root / f"step-{step:08d}").mkdir()
+            manifest = {name: store.write_synced(root / f"step-{step:08d}" / name, data) for name, data in files.items()}
+            document = store.sealed({"format": 1, "step": step, "files": manifest})
+            store.write_synced(root / f"step-{step:08d}" / "MANIFEST.json", document)
+        except OSError:
+            pass
+
+    faults.commit = careless
+    return {"good": good, "careless": faults.strike_calls(folder, faults.InPython(folder))}
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("faults")
+    command = [sys.executable, "-m", "tests.bench.test_faults", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads((folder / "document.json").read_text())
+
+
+def test_a_save_that_is_killed_or_fails_anywhere_leaves_a_whole_checkpoint(document):
+    good = document["good"]
+    assert good["kills"] == sum(good["calls"].values()) > 20 and good["errors"] > 60
+    assert good["wrong"] == []
+
+
+def test_a_careless_save_is_found_out(document):
+    faults_found = {row["fault"] for row in document["careless"]["wrong"]}
+    assert "it said that it had saved, and had not" in faults_found
+    assert "the next save does not work" in faults_found
+
+
+def test_random_damage_is_noticed(tmp_path):
+    faults.two_older(tmp_path)
+    found = faults.damage(tmp_path, 150, seed=1)
+    assert found["wrong"] == [] and found["detected"] == 150 and found["all_damaged_is_refused"]
+    assert {name.split(",")[0] for name in found["struck"]} == {*faults.content(1), "MANIFEST.json"}
+
+
+def test_damage_that_is_not_noticed_is_counted(tmp_path, monkeypatch):
+    faults.two_older(tmp_path)
+    monkeypatch.setattr(faults, "newest", lambda root: faults.content(2))
+    found = faults.damage(tmp_path, 5, seed=1)
+    assert len(found["wrong"]) == 5 and not found["all_damaged_is_refused"]
+    assert not faults.is_clean({"damage": found})
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    (target / "document.json").write_text(json.dumps(program(target)))

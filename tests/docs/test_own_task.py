@@ -1,0 +1,175 @@
+"""The task of docs/your-own-task.md as it stands there: trained, predicted and evaluated from a file outside the project.
+
+And that such a file is run only when the user names it: never because a run.json does, which anybody may have written.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import run
+from bench.toys import tiny
+from engine.data.sources import Source, SourceConfig
+from engine.errors import UsageError
+from tasks import COMMANDS
+from tasks.classification.task import Classification, ClassificationOptions
+from tests.test_cli import fails, project  # noqa: F401 - the fixture
+
+PAGE = (Path(__file__).parent.parent.parent / "docs/your-own-task.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs_end_to_end(tmp_path, monkeypatch, capsys):
+    code, commands = (PAGE.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "bash"))
+    assert len(code.splitlines()) <= 40
+    monkeypatch.chdir(tmp_path)
+    Path("my_task.py").write_text(code)
+    tiny.save_model(tmp_path / "model", tiny.distilbert(num_labels=2).distilbert)
+    generator = np.random.default_rng(0)
+    rows = {}
+    for name, number, seed in (("train", 60, 0), ("eval", 30, 1)):
+        votes = generator.integers(1, 9, number)
+        rows[name] = [
+            (text, generator.integers(0, v + 1), v) for (text, _), v in zip(tiny.texts(number, seed), votes, strict=True)
+        ]
+        with open(f"{name}.csv", "w", newline="") as stream:
+            csv.writer(stream).writerows([("text", "likes", "judges"), *rows[name]])
+
+    train, predict = (shlex.split(line)[2:] for line in commands.strip().splitlines())
+    assert run.main([*train, "--model", "model", "--epochs", "2", "--device", "cpu", "--learning-rate", "1e-3"]) == 0
+    capsys.readouterr()
+    assert run.main(predict) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(("like (", "dislike (")) and line.endswith("Great tacos, slow service.\n")
+    evaluate = ["evaluate", "--model", "runs/likes", "--output", "figures.json"]
+    code, line = fails(evaluate, capsys)
+    assert code == 4 and line.endswith("add: --task my_task.py:Likes") and not Path("figures.json").exists()
+    Path("elsewhere").mkdir()
+    os.rename("my_task.py", "elsewhere/my_task.py")  # the run's settings, --votes-column among them, hold all the same
+    assert run.main([*evaluate, "--task", "elsewhere/my_task.py:Likes"]) == 0
+
+    model, tokenizer = (kind.from_pretrained("runs/likes") for kind in (AutoModelForSequenceClassification, AutoTokenizer))
+    texts, likes, votes = zip(*rows["eval"], strict=True)
+    with torch.no_grad():
+        logits = model.eval()(**tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")).logits
+    p, likes, votes = logits.softmax(-1).double(), torch.tensor(np.array(likes)), torch.tensor(np.array(votes))
+    expected = -(likes * p[:, 1].log() + (votes - likes) * p[:, 0].log()).sum() / votes.sum()
+    assert json.loads(Path("figures.json").read_text())["eval_loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert pipeline("text-classification", model="runs/likes", device="cpu")("w0")[0]["label"] in ("like", "dislike")
+    assert "--task my_task.py:Likes" in Path("runs/likes/README.md").read_text()
+
+
+def test_every_method_of_a_task_is_named():
+    from engine.task import Task
+
+    methods = {name for name in vars(Task) if not name.startswith("_") and callable(getattr(Task, name))}
+    have_a_default = {"Options", "forward", "inputs_of", "describe"}
+    missing = [name for name in methods - have_a_default if f"`{name}(" not in PAGE]
+    assert not missing
+
+
+def test_what_is_asked_before_its_turn_is_one_line():
+    """examples() finds out what the data hold; the model's head and the metrics depend on it."""
+    for ask in (lambda task: task.build_model(), lambda task: task.metrics("eval")):
+        with pytest.raises(UsageError, match=r"Classification: call examples\(\) before build_model\(\) and metrics\(\)"):
+            ask(Classification(ClassificationOptions(), Source(SourceConfig(model="none"))))
+
+
+EVIL = """
+from pathlib import Path
+Path({marker!r}).touch()
+from tasks.classification import Classification
+class Evil(Classification):
+    try_it = ("w0 w1",)
+"""
+
+
+def strangers(project, folder: Path, how: str) -> tuple[Path, str]:  # noqa: F811
+    """A finished run that was fetched, and the task that its run.json names."""
+    model, code = folder / "model", EVIL.format(marker=str(folder / "marker"))
+    if how == "snapshot":  # as the Hub's cache has it
+        model = folder / "snapshots/0123"
+    shutil.copytree(project / "run", model)
+    (folder / "code").mkdir()
+    (folder / "code/evil.py").write_text(code)
+    task = f"{model}/evil.py:Evil"
+    if how == "outside":
+        task = "code/../code/evil.py:Evil"  # from the working directory
+    elif how == "within":
+        (model / "evil.py").write_text(code)
+    elif how == "link":
+        (model / "evil.py").symlink_to("../code/evil.py")
+    else:
+        (folder / "blobs").mkdir()
+        (model / "evil.py").write_text(code)
+        for path in sorted(path for path in model.iterdir() if path.is_file() and path.name != "run.json"):
+            os.rename(path, folder / "blobs" / path.name)
+            path.symlink_to(f"../../blobs/{path.name}")
+    document = json.loads((model / "run.json").read_text())
+    document["settings"]["task"] = task
+    (model / "run.json").write_text(json.dumps(document))
+    return model, task
+
+
+@pytest.mark.parametrize("how", ["outside", "within", "link", "snapshot"])
+def test_a_file_that_only_run_json_names_is_never_run(project, tmp_path, monkeypatch, capsys, how):  # noqa: F811
+    model, task = strangers(project, tmp_path, how)
+    monkeypatch.chdir(tmp_path)
+    Path("texts.txt").write_text("w0 w1\nw2\n")
+    Path("picture.png").write_bytes(b"")
+    arguments = {
+        "predict": ["--model", str(model), "w0 w1"], "evaluate": ["--model", str(model)], "fill": ["--model", str(model), "w0"],
+        "generate": ["--model", str(model), "w0"], "report": [str(model), "--output", "r.html"],
+        "compare": [str(model), str(project / "run"), "--output", "c.html"], "push": ["--model", str(model), "--repo", "a/b"],
+        "search": ["--model", str(model), "--corpus", "texts.txt", "w0"], "compare-models": ["--models", str(model)],
+        "caption": ["--model", str(model), "picture.png"],
+    }  # fmt: skip
+    assert {*arguments} == {*COMMANDS} - {"lesson"}, "another command: does it open a model?"
+    for name, given in arguments.items():
+        code = run.main([name, *given])
+        assert not Path("marker").exists(), f"{name} has run the file"
+        said = capsys.readouterr().err
+        if name in ("predict", "evaluate"):
+            assert code == 4 and said.startswith("error: ") and len(said.splitlines()) == 1
+            assert said.endswith(f"such a file is never run unless you name it. If it is your own, add: --task {task}\n")
+    assert run.main(["predict", "--model", str(model), "--task", task, "w0 w1"]) == 0
+    assert Path("marker").exists(), "the test can tell that the file was run"
+
+
+def test_finding_a_finished_run_opens_it_with_the_task_that_was_named(project, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """The second time nothing is trained, and the examples are predicted with the file of the user, not of run.json."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(EVIL.format(marker="ran"))
+    train = ["--task", "mine.py:Evil", "--model", str(project / "model"), "--train-file", str(project / "train.csv"),
+             "--max-steps", "1", "--device", "cpu", "--output-dir", "run"]  # fmt: skip
+    assert run.main(train) == 0
+    Path("ran").unlink()
+    assert run.main(train) == 0
+    assert "training skipped" in capsys.readouterr().out and Path("ran").exists()
+    code, line = fails([*train[2:], "--task", "classification"], capsys)
+    assert code == 2 and "other task" in line
+
+
+def test_a_command_takes_a_task_that_is_made_from_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny.save_model(tmp_path / "m", tiny.bert())
+    Path("mine.py").write_text(
+        "from tasks.embeddings.task import Embeddings\nclass Mine(Embeddings):\n"
+        "    def vectors(self, *given):\n        print('mine')\n        return super().vectors(*given)\n"
+    )
+    Path("t.txt").write_text("w0 w1\nw2\n")
+    search = ["search", "--model", "m", "--corpus", "t.txt", "w0 w1"]
+    assert run.main(search) == 0 and "mine" not in capsys.readouterr().out
+    assert run.main([*search, "--task", "mine.py:Mine"]) == 0 and "mine" in capsys.readouterr().out
+    assert fails([*search, "--task", "clm"], capsys) == (
+        2, "error: --task clm: this command needs embeddings, or a task that is made from it"
+    )  # fmt: skip

@@ -1,0 +1,237 @@
+"""report.html: everything drawn, everything escaped, nothing loaded."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.toys import tiny
+from engine.artifacts.directory import read_run
+from engine.artifacts.document import RunDocument
+from engine.artifacts.report import Record, histogram, read_lines, render
+from engine.commands.report import CompareConfig, ReportConfig, compare, report
+from engine.config import TrainConfig
+from engine.errors import DataError, UsageError
+from engine.fit import fit
+
+EVIL = "<script>alert(1)</script></script>\"' onerror=alert(1) {{ 7 * 7 }}"
+CONFIG = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "log_steps": 2, "device": "cpu", "task": "toy"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of 2 epochs."""
+    directory = tmp_path_factory.mktemp("runs") / "toy"
+    task = tiny.TokenTask(model=tiny.bert(), train=tiny.token_rows(30), evaluation=tiny.token_rows(20, seed=5))
+    fit(task, TrainConfig(**CONFIG, output_dir=str(directory)))
+    return directory
+
+
+def charts_of(page: str) -> dict[str, dict]:
+    """The charts by title, as the browser gets them."""
+    found = [json.loads(html.unescape(text)) for text in re.findall(r"data-chart='([^']*)'", page)]
+    return {chart["title"]: chart for chart in found}
+
+
+def test_a_finished_run_has_a_report_with_every_logged_value(run):
+    charts = charts_of((run / "report.html").read_text())
+    lines = [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == "train"]
+    [training, evaluation] = charts["Loss"]["series"]
+    assert training["points"] == [[line["step"], line["loss"]] for line in lines]
+    assert [step for step, _ in evaluation["points"]] == [8, 16]
+    assert {"accuracy", "Learning rate", "Gradient norm", "Time of a step", "Padding", "Throughput", "Lengths"} <= charts.keys()
+    assert "Model FLOPs utilisation" not in charts  # a CPU has no peak to compare with: left out, not drawn empty
+
+
+def test_the_stacked_phases_are_milliseconds_a_step(run):
+    lines = [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == "train"]
+    [forward] = [s for s in charts_of((run / "report.html").read_text())["Time of a step"]["series"] if s["name"] == "forward"]
+    assert forward["points"][1] == [4, pytest.approx(1000 * lines[1]["seconds"]["forward"] / 2)]
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[str, dict]] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+
+
+def evil_record(run: Path) -> Record:
+    """A run whose every text, names of metrics and settings included, tries to break out."""
+    document = json.loads((run / "run.json").read_text())
+    document["settings"][EVIL] = EVIL
+    document["data"]["source"] = document["model"] = document["device"] = document["versions"][EVIL] = EVIL
+    document["metrics"][f"eval_{EVIL}"] = 0.5
+    lines = [dict(line) | ({EVIL: 0.5} if line["kind"] == "eval" else {}) for line in read_lines(run / "metrics.jsonl")]
+    return Record(EVIL, RunDocument.from_json(document), lines)
+
+
+def test_texts_stay_texts(run):
+    page = render([evil_record(run)])
+    clean = render([Record("toy", read_run(run), read_lines(run / "metrics.jsonl"))])
+    tags = [(tag, sorted(attributes)) for tag, attributes in parsed(page)]
+    assert {tag for tag, _ in tags} == {tag for tag, _ in [(t, a) for t, a in parsed(clean)]}
+    assert sum(tag == "script" for tag, _ in tags) == 1
+    assert not any(name.startswith("on") for _, names in tags for name in names)
+    assert EVIL in charts_of(page)  # and yet it is all there
+    assert "49" not in re.sub(r"[\d.]+", lambda m: m[0] if m[0] == "49" else "", page)
+
+
+def parsed(page: str) -> list[tuple[str, dict]]:
+    parser = Tags()
+    parser.feed(page)
+    return parser.seen
+
+
+def test_nothing_is_loaded(run):
+    page = (run / "report.html").read_text()
+    policy = next(a["content"] for tag, a in parsed(page) if tag == "meta" and "content" in a and "http-equiv" in a)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    assert not {"src", "href"} & {name for _, attributes in parsed(page) for name in attributes}
+    assert re.findall(r"https?://[^\"' ]+", page) == ["http://www.w3.org/2000/svg"]  # the name of a namespace
+
+
+def test_the_command_is_the_model_cards(run):
+    """Quoted for a shell there, escaped for HTML here; none for a run made in Python."""
+    document = read_run(run)
+    assert "How to repeat" not in render([Record("toy", replace(document, command=None), [])])
+    page = render([Record("toy", replace(document, command="python run.py --task yelp '--freeze=<b>'"), [])])
+    assert "<pre>python run.py --task yelp &#39;--freeze=&lt;b&gt;&#39;</pre>" in page
+
+
+def test_histogram_counts_each_row_once():
+    lengths = np.random.default_rng(0).integers(3, 500, 1000)
+    found = histogram(lengths)
+    assert sum(found["counts"]) == 1000 and len(found["counts"]) <= 31
+    for low, high, count in zip(found["edges"], found["edges"][1:], found["counts"], strict=False):
+        assert count == sum(low <= n < high for n in lengths)
+
+
+def test_compare_lays_runs_over_each_other(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    document = json.loads((other / "run.json").read_text())
+    document["settings"]["learning_rate"] = 0.5
+    (other / "run.json").write_text(json.dumps(document))
+    compare(CompareConfig(output=str(tmp_path / "c.html")), [str(run), str(other)], None)
+    printed = capsys.readouterr().out
+    assert re.search(r"learning_rate +0.001 +0.5", printed) and "batch_size" not in printed
+    loss = charts_of((tmp_path / "c.html").read_text())["Loss"]["series"]
+    assert [s["name"] for s in loss] == [f"{d} {k}" for k in ("training", "evaluation") for d in (run, other)]
+
+
+def test_the_report_of_an_unfinished_run(run, tmp_path):
+    shutil.copytree(run, tmp_path / "cut")
+    lines = (tmp_path / "cut/metrics.jsonl").read_bytes()
+    (tmp_path / "cut/metrics.jsonl").write_bytes(lines[: len(lines) // 2])  # in the middle of a line
+    report(ReportConfig(model=str(tmp_path / "cut")), [], None)
+    assert len(charts_of((tmp_path / "cut/report.html").read_text())["Loss"]["series"][0]["points"]) >= 2
+
+
+@pytest.mark.parametrize("call", [
+    lambda d: report(ReportConfig(model=str(d)), [], None),
+    lambda d: report(ReportConfig(model=str(d)), ["text"], None),
+    lambda d: compare(CompareConfig(), [str(d)], None),
+    lambda d: compare(CompareConfig(), [str(d), str(d)], None),
+])  # fmt: skip
+def test_what_is_no_run_is_refused(call, tmp_path):
+    with pytest.raises(UsageError):
+        call(tmp_path)
+
+
+def test_a_profile_and_mistakes_are_shown_when_they_are_there(run, tmp_path):
+    page = (run / "report.html").read_text()
+    assert "Profiled steps" not in page and "Hottest operations" not in page and "mistakes" not in page
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/profile").mkdir()
+    steps = [{"step": step, "seconds": 0.3, "phases": {"forward": 0.1 * step, "backward": 0.2},
+              "memory_gb": {"forward": 2.0, "backward": 1.5}} for step in (4, 5)]  # fmt: skip
+    operations = [{"name": EVIL, "milliseconds": 1.234, "calls": 2.5, "share": 0.25}]
+    profile = {"device": "cuda", "steps": steps, "operations": operations, "busy": None}
+    (tmp_path / "run/profile/profile.json").write_text(json.dumps(profile))
+    rows = [
+        ["row", "text", "label", "prediction", "confidence"],
+        *([str(i), EVIL + "y" * 700, "a", "b", "0.9"] for i in range(30)),
+    ]
+    with open(tmp_path / "run/errors.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    report(ReportConfig(model=str(tmp_path / "run")), [], None)
+    page = (tmp_path / "run/report.html").read_text()
+    charts = charts_of(page)
+    assert charts["Profiled steps"]["series"][0] == {"name": "forward", "points": [[4, 400.0], [5, 500.0]]}
+    assert charts["Memory in the profiled steps"]["unit"] == "GiB allocated"
+    assert ">1.23<" in page and ">25.0<" in page
+    assert "Most confident mistakes (the first 20 of errors.csv)" in page and page.count("yyy ...") == 20
+    assert (
+        sum(tag == "script" for tag, _ in parsed(page)) == 1
+        and html.escape(EVIL).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
+    )
+
+
+def test_mistakes_that_cannot_be_read_are_refused(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/errors.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"errors.csv is not what evaluate --errors writes"):
+        report(ReportConfig(model=str(tmp_path / "run")), [], None)
+
+
+def test_mistakes_may_be_of_any_length(run, tmp_path):
+    """csv's own limit is 131,072 characters a cell, and per process."""
+    shutil.copytree(run, tmp_path / "run")
+    before = csv.field_size_limit(131_072)
+    with open(tmp_path / "run/errors.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([("row", "text"), (3, "word " * 50_000)])
+    report(ReportConfig(model=str(tmp_path / "run")), [], None)
+    csv.field_size_limit(before)
+
+
+PROBE = """<script>
+addEventListener("load", () => {
+  const svg = document.querySelector("svg"), box = svg.getBoundingClientRect();
+  const at = (type, share) => svg.dispatchEvent(new PointerEvent(type, {bubbles: true, pointerType: "mouse",
+    clientX: box.left + share * box.width, clientY: box.top + box.height / 2}));
+  at("pointermove", 0.5);
+  document.body.dataset.hover = document.querySelector(".value").textContent;
+  const before = svg.querySelectorAll("circle").length;
+  at("pointerdown", 0.2); at("pointermove", 0.5); at("pointerup", 0.5);
+  document.body.dataset.zoomed = svg.querySelectorAll("circle").length < before;
+  svg.dispatchEvent(new Event("dblclick"));
+  document.body.dataset.back = svg.querySelectorAll("circle").length === before;
+  document.body.dataset.requests = performance.getEntriesByType("resource").length;
+  document.body.dataset.narrow = document.documentElement.scrollWidth <= innerWidth;
+});
+</script></body>"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_real_browser(run, tmp_path, width):
+    """Needs Debian's chromium (apt-get install chromium). Drawn, hover and zoom work, no error, no request."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert browser, "no chromium here: apt-get install chromium"
+    page = tmp_path / "page.html"
+    page.write_text(render([evil_record(run)]).replace("</body>", PROBE))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--log-level=0",
+               f"--user-data-dir={tmp_path / 'profile'}",
+               f"--window-size={width},900", "--dump-dom", page.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    [body] = [attributes for tag, attributes in parsed(done.stdout) if tag == "body"]
+    assert body["data-hover"].startswith("step ") and "training" in body["data-hover"]
+    assert body["data-zoomed"] == body["data-back"] == body["data-narrow"] == "true"
+    svgs = done.stdout.count("<svg")
+    assert svgs == len(charts_of(page.read_text())) > 8
+    assert "alert(1)" in html.unescape(done.stdout) and done.stdout.count("<script") == 2
+    assert body["data-requests"] == "0"

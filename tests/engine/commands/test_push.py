@@ -1,0 +1,225 @@
+"""Pushing a run to a local stand-in for the Hub, through huggingface_hub; pulled back, every byte is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import engine.data.hub
+import run
+from bench.toys.hub_server import HubServer
+from engine.artifacts.card import without_folders
+from engine.artifacts.document import RunDocument
+from engine.commands.push import SECRETS, contents_of, refuse_secrets
+from engine.errors import UsageError
+from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
+
+ROOT = Path(__file__).parent.parent.parent.parent
+TOKEN = "hf_" + "PlantedFakeToken" * 2 + "xy"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty Hub, which this process takes for the real one; it knows TOKEN, which is the user's."""
+    with HubServer(tmp_path / "hub") as server:
+        server.token = TOKEN
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        constants = {"ENDPOINT": server.url, "HUGGINGFACE_CO_URL_TEMPLATE": template}
+        for name, value in {**constants, "HF_HUB_DISABLE_XET": True, "HF_HUB_OFFLINE": False}.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        for name, value in {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1"}.items():
+            monkeypatch.setenv(name, value)
+        engine.data.hub.reachable.cache_clear()
+        yield server
+    engine.data.hub.reachable.cache_clear()
+
+
+@pytest.fixture
+def push(capsys):
+    """Exit code, stdout and stderr of the command; with --debug, the traceback is the code."""
+
+    def call(run_directory: Path, *more: str):
+        capsys.readouterr()
+        try:
+            code = run.main(["push", "--model", str(run_directory), "--repo", "org/mine", *more])
+        except BaseException:
+            code = traceback.format_exc()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def refused(result: tuple, code: int, *words: str) -> None:
+    lines = result[2].strip().splitlines()
+    assert result[0] == code and lines[-1].startswith("error: "), result
+    assert all(word in lines[-1] for word in words), lines[-1]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
+
+
+def test_pushed_and_pulled_is_the_same(project, tmp_path, hub, push, capsys):  # noqa: F811
+    results = [push(project / "run"), push(project / "run")]
+    assert results[0][0] == results[1][0] == 0, results
+    assert len(hub.commits) == 1, "the second time there is nothing new"
+    assert results[0][1].splitlines()[1:] == [
+        "not pushed: checkpoints, metrics.jsonl, report.html",
+        f"pushed to {hub.url}/org/mine",
+    ]
+    pulled = Path(huggingface_hub.snapshot_download("org/mine", cache_dir=tmp_path / "cache"))
+    with pytest.raises(huggingface_hub.errors.RepositoryNotFoundError):  # it is private
+        huggingface_hub.snapshot_download("org/mine", cache_dir=tmp_path / "other", token=False)
+    here, there = digests(project / "run"), digests(pulled)
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "run.json"} <= there.keys()
+    assert not {"metrics.jsonl", ".lock"} & there.keys()
+    assert [name for name in there if there[name] != here[name]] == ["run.json"]
+    documents = [json.loads((folder / "run.json").read_text()) for folder in (project / "run", pulled)]
+    assert documents[1] == without_folders(RunDocument.from_json(documents[0])).to_json()
+    for path in pulled.iterdir():
+        assert str(project).encode() not in path.read_bytes(), f"{path.name} names a folder of this machine"
+
+    capsys.readouterr()
+    assert run.main(["predict", "--model", str(pulled), "w0 w7"]) == 0, "what was pulled is a run like any other"
+    assert run.main(["predict", "--model", str(project / "run"), "w0 w7"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    for text in [text for result in results for text in result[1:]] + [str(hub.commits)]:
+        assert TOKEN not in text
+
+
+def test_a_second_push_takes_away_what_is_no_longer_there(project, tmp_path, hub, push):  # noqa: F811
+    directory = tmp_path / "run"
+    shutil.copytree(project / "run", directory, ignore=shutil.ignore_patterns("checkpoints"))
+    (directory / "merges.txt").write_text("of another tokenizer\n")
+    (directory / "1_Pooling").mkdir()
+    (directory / "1_Pooling/config.json").write_text("{}")  # of an embeddings run: without it modules.json points nowhere
+    assert push(directory, "--with-metrics")[0] == 0
+    there = tmp_path / "hub/models/org/mine"
+    assert (there / "1_Pooling/config.json").read_text() == "{}"
+    (there / "notes.md").write_text("not ours")
+    assert {"merges.txt", "metrics.jsonl"} <= digests(there).keys()
+    (directory / "merges.txt").unlink()
+    assert push(directory)[0] == 0
+    assert "merges.txt" not in digests(there) and "notes.md" in digests(there)
+
+
+TRAIN_AND_PULL = """
+import sys, run
+from transformers import AutoModelForSequenceClassification
+assert run.main(sys.argv[2:]) == 0
+AutoModelForSequenceClassification.from_pretrained("org/mine").save_pretrained(sys.argv[1])
+"""
+
+
+def test_training_pushes_when_it_has_ended(project, tmp_path, hub):  # noqa: F811
+    """A process of its own, whose environment names Hub and token, pulls the same weights; no file holds the token."""
+    arguments = [*command(project), "--output-dir", str(tmp_path / "run"), "--push-to-hub", "org/mine"]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    whole = [sys.executable, "-c", TRAIN_AND_PULL, str(tmp_path / "pulled"), *arguments]
+    result = subprocess.run(whole, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == f"pushed to {hub.url}/org/mine"
+    assert (tmp_path / "hub/models/org/mine/.private").exists()
+    pushed, pulled = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "pulled"))
+    assert pushed.keys() == pulled.keys() and all(torch.equal(pushed[name], pulled[name]) for name in pushed)
+    assert TOKEN not in result.stdout + result.stderr
+    for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
+        assert TOKEN.encode() not in path.read_bytes(), path
+
+
+def test_what_is_refused_before_training(project, tmp_path, hub, monkeypatch, capsys):  # noqa: F811
+    arguments = [*command(project), "--output-dir", str(tmp_path / "run"), "--push-to-hub"]
+    code, line = fails([*arguments, "a/b/c"], capsys)
+    assert code == 2 and "'a/b/c' is no name" in line
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    code, line = fails([*arguments, "org/mine"], capsys)
+    assert code == 2 and "hf auth login" in line and "HF_TOKEN" in line
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    engine.data.hub.reachable.cache_clear()
+    code, line = fails([*arguments, "org/mine"], capsys)
+    assert code == 6 and "http://127.0.0.1:9 is not reachable" in line
+    assert not (tmp_path / "run").exists() and not hub.commits
+
+
+def test_what_the_hub_refuses_is_one_line_without_the_token(project, tmp_path, hub, push, monkeypatch):  # noqa: F811
+    hub.token = "hf_another"
+    results = [push(project / "run"), push(project / "run", "--debug")]
+    refused(results[0], 2, "does not accept your token", "hf auth login")
+    assert "HfHubHTTPError" in results[1][0]
+    hub.token, hub.read_only = TOKEN, True
+    results.append(push(project / "run"))
+    refused(results[-1], 2, "may not write to org/mine")
+    hub.read_only = False
+    (tmp_path / "hub/models/org/mine").mkdir(parents=True)
+    results.append(push(project / "run"))
+    refused(results[-1], 2, "org/mine is on the Hub already, and public: give --public")
+    assert push(project / "run", "--public")[0] == 0
+    hub.status = 500
+    results.append(push(project / "run"))
+    refused(results[-1], 6, "500")
+    hub.status = None
+    monkeypatch.setenv("HF_TOKEN", TOKEN + "é")  # a header that cannot be sent
+    results += [push(project / "run", *more) for more in ([], ["--debug"])]
+    refused(results[-2], 6, "the push to org/mine failed (UnicodeEncodeError")
+    assert "ResourceError" in results[-1][0]
+    for result in results:
+        assert TOKEN not in " ".join(map(str, result))
+
+
+def test_an_unfinished_run_is_refused(project, tmp_path, hub, push):  # noqa: F811
+    document = json.loads((project / "run/run.json").read_text())
+    (tmp_path / "run").mkdir()
+    refused(push(tmp_path / "run"), 2, "holds no finished run")
+    (tmp_path / "run/run.json").write_text(json.dumps(document | {"status": "running"}))
+    refused(push(tmp_path / "run"), 2, "holds no finished run")
+    assert not hub.requests
+
+
+PLANTED = {
+    "a Hugging Face token": "hf_" + "a1B2" * 9, "a private key": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "an AWS access key": "AKIA" + "Z7" * 8, "a GitHub token": "ghp_" + "c3D4" * 9,
+}  # fmt: skip
+
+
+def test_every_kind_of_secret_has_its_plant_and_is_on_the_page():
+    assert PLANTED.keys() == SECRETS.keys()
+    page = " ".join((ROOT / "docs/sharing.md").read_text().split())
+    assert all(kind in page for kind in [*SECRETS, "your token of the Hub"])
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "run.json", "README.md"])
+def test_a_planted_secret_is_found_and_not_shown(project, tmp_path, kind, name, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    run = tmp_path / "run"
+    shutil.copytree(project / "run", run, ignore=shutil.ignore_patterns("checkpoints"))
+    refuse_secrets(contents_of(run, with_metrics=True))
+    document = json.loads((run / "run.json").read_text())
+    if name == "run.json":
+        document["settings"]["label_names"] = PLANTED[kind]
+        (run / name).write_text(json.dumps(document))
+    else:
+        (run / name).write_text(f"one\ntwo {PLANTED[kind]}\n")
+    with pytest.raises(UsageError, match=f"^{name} line \\d+ looks like {kind}") as caught:
+        refuse_secrets(contents_of(run, with_metrics=True))
+    assert PLANTED[kind] not in str(caught.value)
+
+
+def test_the_token_in_use_is_found_whatever_it_looks_like(project, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("HF_TOKEN", "of-another-kind")
+    with pytest.raises(UsageError, match=r"vocab\.txt line 2 looks like your token of the Hub"):
+        refuse_secrets({"vocab.txt": b"one\ntwo of-another-kind\n"})

@@ -1,0 +1,162 @@
+"""Packed attention against a reference written out: softmax over a mask of the whole row, in float64."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from engine.model.attention import attend
+from engine.model.dropout import keep, random_bits
+
+LENGTHS = [5, 1, 17, 8]
+OFFSETS = torch.tensor([0, 5, 6, 23, 31], dtype=torch.int32)
+
+
+def allowed(causal: bool, window: int) -> torch.Tensor:
+    """[T, T]: may the query (row) see the key (column)?"""
+    segment = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
+    ahead = torch.arange(31)[None] - torch.arange(31)[:, None]
+    seen = segment[None] == segment[:, None]
+    if causal:
+        seen &= ahead <= 0
+    return seen & (ahead.abs() <= window) if window >= 0 else seen
+
+
+def reference(q, k, v, scale, seen, kept=None, c=1.0):
+    """Dense attention over the whole row."""
+    k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+    scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+    p = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", p * c if kept is None else p * kept * c, v)
+
+
+def inputs(heads=3, kv_heads=3, width=8, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(31, heads, width, generator=generator, dtype=dtype)
+    k, v = (torch.randn(31, kv_heads, width, generator=generator, dtype=dtype) for _ in range(2))
+    return [t.requires_grad_() for t in (q, k, v)]
+
+
+def both(out, expected, leaves):
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = [torch.autograd.grad((o.double() * weights).sum(), leaves) for o in (out, expected)]
+    return zip([out, *gradients[0]], [expected, *gradients[1]], strict=True)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [-1, 0, 3])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_equal_to_dense_attention_with_a_mask(causal, window, kv_heads):
+    """Output and gradients, in float64: only the order of sums differs."""
+    leaves = inputs(heads=4, kv_heads=kv_heads)
+    options = {"dropout": 0.0, "scale": 0.3, "causal": causal, "window": window}
+    out = attend(*leaves, OFFSETS, 17, **options)
+    expected = reference(*leaves, 0.3, allowed(causal, window))
+    for ours, theirs in both(out, expected, leaves):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    with torch.inference_mode():
+        torch.testing.assert_close(attend(*leaves, OFFSETS, 17, **options), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_equals_the_formula_with_the_same_bits(dtype):
+    """The mask is rebuilt from the same seed; so output and gradients can be compared, with dropout on."""
+    leaves = inputs(dtype=dtype)
+    torch.manual_seed(7)
+    out = attend(*leaves, OFFSETS, 17, dropout=0.2, scale=0.3, causal=False, window=-1)
+    torch.manual_seed(7)
+    bits = random_bits(3 * sum(n * n for n in LENGTHS))
+    kept = torch.zeros(3, 31, 31)
+    at = 0
+    for start, stop in pairwise(OFFSETS.tolist()):
+        n = stop - start
+        block = bits[at : at + 3 * n * n].view(3, n, n)
+        kept[:, start:stop, start:stop] = (keep(block, 0.2, torch.empty(block.shape, dtype=dtype)) > 0).float()
+        at += 3 * n * n
+    expected = reference(*[t.double() for t in leaves], 0.3, allowed(False, -1), kept, 1 / 0.8)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.1}
+    for ours, theirs in both(out, expected, leaves):
+        torch.testing.assert_close(ours.double(), theirs.double(), **tolerance)
+
+
+def test_dropout_is_right_in_distribution():
+    """With values of one and even attention an output is c times the share kept: mean 1, the variance of a binomial."""
+    n, p, heads = 64, 0.1, 200
+    q = torch.zeros(n, heads, 4, requires_grad=True)
+    torch.manual_seed(0)
+    out = attend(q, q, torch.ones(n, heads, 4), torch.tensor([0, n]), n, dropout=p, scale=1.0, causal=False, window=-1)
+    shares = out[..., 0].double().flatten()  # 12,800 independent rows
+    variance = p / (1 - p) / n
+    assert shares.mean().item() == pytest.approx(1.0, abs=5 * (variance / len(shares)) ** 0.5)
+    assert shares.var().item() == pytest.approx(variance, rel=5 * (2 / len(shares)) ** 0.5)
+
+
+def test_dropout_differs_between_calls_and_follows_the_seed():
+    leaves = inputs(dtype=torch.float32)
+    options = {"dropout": 0.5, "scale": 0.3, "causal": False, "window": -1}
+    torch.manual_seed(3)
+    first, second = attend(*leaves, OFFSETS, 17, **options), attend(*leaves, OFFSETS, 17, **options)
+    torch.manual_seed(3)
+    assert torch.equal(first, attend(*leaves, OFFSETS, 17, **options)) and not torch.equal(first, second)
+
+
+def test_a_segment_never_sees_another():
+    """Changing every other segment, to NaN even, changes nothing here; that the test can fail: its own tokens do."""
+    q, k, v = (t.detach() for t in inputs())
+    options = {"dropout": 0.0, "scale": 0.3, "causal": False, "window": -1}
+    before = attend(q, k, v, OFFSETS, 17, **options)[6:23]
+    others = torch.ones(31, dtype=torch.bool)
+    others[6:23] = False
+    for t in (q, k, v):
+        t[others] = torch.nan
+    assert torch.equal(attend(q, k, v, OFFSETS, 17, **options)[6:23], before)
+    v[6] += 1
+    assert not torch.equal(attend(q, k, v, OFFSETS, 17, **options)[6:23], before)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_frees_what_is_saved(reentrant):
+    """Saved through save_for_backward, so checkpointing sees it; recomputed with the same dropout, so equal gradients.
+
+    A reentrant checkpoint runs its forward pass without gradients: dropout has to be on there, too.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    leaves = inputs(dtype=torch.float32)
+
+    def run(*tensors):
+        return attend(*tensors, OFFSETS, 17, dropout=0.2, scale=0.3, causal=False, window=-1)
+
+    torch.manual_seed(5)
+    expected = run(*leaves)
+    plain = torch.autograd.grad(expected.square().sum(), leaves)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        torch.manual_seed(5)
+        out = checkpoint(run, *leaves, use_reentrant=reentrant)
+    assert max(kept, default=0) <= leaves[0].numel(), "no probabilities are held between forward and backward"
+    assert torch.equal(out, expected)
+    out.square().sum().backward()
+    for leaf, gradient in zip(leaves, plain, strict=True):
+        assert torch.equal(leaf.grad, gradient)
+
+
+def test_without_dropout_no_probabilities_are_kept():
+    """Long texts: what is saved grows with T, not with the square of a length."""
+    q = torch.randn(600, 2, 8, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        attend(q, q, q, torch.tensor([0, 600]), 600, dropout=0.0, scale=1.0, causal=True, window=-1).sum().backward()
+    assert 0 < max(kept) <= q.numel()
+
+
+def test_autocast_brings_queries_keys_and_values_to_one_type():
+    """Rotary positions are added in float32, so under autocast queries and keys come in it and values do not."""
+    q, k, v = inputs(dtype=torch.float32)
+    for dropout in (0.0, 0.1):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = attend(q, k, v.to(torch.bfloat16), OFFSETS, 17, dropout=dropout, scale=0.3, causal=True, window=-1)
+        assert out.dtype == torch.bfloat16
+        out.float().sum().backward()

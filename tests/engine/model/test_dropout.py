@@ -1,0 +1,109 @@
+"""Dropout from 16 random bits: the right share, independent, reproducible, and a gradient that drops the same elements."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from engine.model.dropout import FastDropout, drop, keep, random_bits, use_fast_dropout
+
+
+def dropped(p: float, shape: tuple[int, ...] = (1000, 1000), dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """True where an element of ones was dropped."""
+    return FastDropout(p).train()(torch.ones(shape, dtype=dtype)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.25, 0.5, 0.9])
+def test_the_share_dropped_is_p(p, dtype):
+    """Within 5 standard deviations of a binomial share of a million elements, which also covers rounding to 1/65536."""
+    torch.manual_seed(0)
+    deviation = (p * (1 - p) / 1e6) ** 0.5
+    assert abs(dropped(p, dtype=dtype).double().mean().item() - p) < 5 * deviation + 1 / 65536
+
+
+def test_rows_columns_and_neighbours_are_independent():
+    """Counts by row and column are binomial (chi-squared within 5 standard deviations); neighbours are uncorrelated."""
+    torch.manual_seed(1)
+    p = 0.1
+    mask = dropped(p).double()
+    for axis in (0, 1):
+        z = (mask.sum(axis) - 1000 * p) / (1000 * p * (1 - p)) ** 0.5
+        assert abs((z**2).sum().item() - 1000) < 5 * (2 * 1000) ** 0.5
+    flat = mask.flatten() - p
+    for lag in (1, 2, 3, 4, 5, 8, 64, 1000):
+        correlation = (flat[lag:] * flat[:-lag]).mean().item() / (p * (1 - p))
+        assert abs(correlation) < 5 / 1e3, lag
+
+
+def test_kept_values_are_scaled_so_that_the_mean_stays():
+    torch.manual_seed(2)
+    x = torch.rand(500, 400) + 0.5
+    out = FastDropout(0.25).train()(x)
+    kept = out != 0
+    torch.testing.assert_close(out[kept], x[kept] / 0.75)
+    assert out.mean().item() == pytest.approx(x.mean().item(), rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_drops_the_same_elements(dtype):
+    torch.manual_seed(3)
+    x = (torch.rand(64, 33) + 0.5).to(dtype).requires_grad_()
+    out = FastDropout(0.3).train()(x)
+    out.sum().backward()
+    assert torch.equal(x.grad == 0, out == 0) and (out == 0).any()
+    torch.testing.assert_close(x.grad[x.grad != 0].float().mean().item(), 1 / 0.7, rtol=1e-2, atol=0)
+
+
+def test_the_seed_decides_and_every_call_differs():
+    torch.manual_seed(4)
+    first, second = dropped(0.5), dropped(0.5)
+    torch.manual_seed(4)
+    assert torch.equal(first, dropped(0.5)) and not torch.equal(first, second)
+    state = torch.get_rng_state()
+    third = dropped(0.5)
+    torch.set_rng_state(state)
+    assert torch.equal(third, dropped(0.5)), "a checkpoint's RNG state is all there is to save"
+
+
+def test_without_training_or_probability_it_is_the_identity():
+    x = torch.randn(10, 10)
+    assert FastDropout(0.5).eval()(x) is x
+    assert torch.equal(FastDropout(0.0).train()(x), x)
+    assert not FastDropout(1.0).train()(x).any()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1001, 32_768, 40_001])
+def test_any_number_of_bits(count):
+    assert random_bits(count).shape == (count,) and random_bits(count).dtype == torch.int16
+
+
+def test_bits_are_uniform_over_all_their_values():
+    torch.manual_seed(5)
+    counts = torch.bincount(random_bits(1 << 22).long() + 32768, minlength=65536).double()
+    expected = (1 << 22) / 65536
+    assert abs((((counts - expected) ** 2) / expected).sum().item() - 65535) < 5 * (2 * 65535) ** 0.5
+
+
+def test_values_that_are_nought_or_not_finite_stay_what_they_are():
+    x = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, -1.0])
+    bits = torch.full((6,), 32767, dtype=torch.int16)
+    torch.testing.assert_close(drop(x, keep(bits, 0.5, torch.empty(6))), x, equal_nan=True)
+    assert not drop(
+        torch.tensor([torch.inf, torch.nan]), keep(torch.full((2,), -32768, dtype=torch.int16), 0.5, torch.empty(2))
+    ).any()
+
+
+def test_a_models_dropouts_are_replaced_and_its_parameters_keep_their_names():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3), nn.Sequential(nn.Dropout(0.1), nn.Dropout2d(0.2)))
+    before = copy.deepcopy(model).state_dict()
+    use_fast_dropout(model)
+    assert [type(m) for m in model.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)] == [
+        FastDropout,
+        FastDropout,
+        nn.Dropout2d,
+    ]
+    assert model[1].p == 0.3 and model.state_dict().keys() == before.keys()

@@ -1,0 +1,170 @@
+"""--profile: the window holds the steps it says, what is written is what happened, and the run stays the same."""
+
+from __future__ import annotations
+
+import errno
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench.toys import tiny
+from engine.artifacts.report import record_in
+from engine.clock import BESIDE, PHASES, Clock
+from engine.config import TrainConfig
+from engine.errors import DivergedError, UsageError
+from engine.fit import fit
+from engine.record.profiling import WARM_UP, busy, hottest
+
+
+def make(folder, name="run", task=None, **changes) -> dict | None:
+    """A run of 10 steps in two epochs; its profile."""
+    settings = {"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "device": "cpu", "save_steps": 100, "eval_steps": 100}
+    task = task or tiny.TokenTask(train=tiny.token_rows(40), evaluation=tiny.token_rows(21, seed=5))
+    fit(task, TrainConfig(**settings | changes, output_dir=str(folder / name)), tiny.bert())
+    path = folder / name / "profile/profile.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def outermost(spans: list[dict]) -> list[dict]:
+    """Those that no other span of the list has called: aten::sum calls aten::sum, and the profiler counts that once."""
+    found, ends = [], {}
+    for span in sorted(spans, key=lambda span: (span["ts"], -span["dur"])):
+        if span["ts"] + span["dur"] > ends.get(span["tid"], 0.0):
+            found.append(span)
+            ends[span["tid"]] = span["ts"] + span["dur"]
+    return found
+
+
+def test_the_window(tmp_path, capsys):
+    found = make(tmp_path, profile=4)
+    assert [step["step"] for step in found["steps"]] == [WARM_UP + 1 + i for i in range(4)]
+    for step in found["steps"]:
+        assert tuple(step["phases"]) == PHASES == tuple(step["memory_gb"])
+        assert all(0.05 < gb < 64 for gb in step["memory_gb"].values())
+        assert 0.5 * step["seconds"] < sum(step["phases"].values()) <= step["seconds"]
+    trace = json.loads((tmp_path / "run/profile/trace.json").read_text())["traceEvents"]
+    for phase in PHASES:
+        assert sum(event.get("name") == phase for event in trace) == 4, "each phase once in each step"
+    assert not any(event.get("name") in BESIDE for event in trace)
+    assert found["busy"] is None, "that is for devices beside the processor"
+    out = capsys.readouterr().out
+    assert "profile    steps 4 to 7: " in out
+    for row in found["operations"]:
+        assert row["name"] in out
+        spans = [event for event in trace if event.get("name") == row["name"] and event.get("cat") == "cpu_op"]
+        assert len(outermost(spans)) == 4 * row["calls"]
+        assert 1000 * 4 * row["milliseconds"] <= sum(event["dur"] for event in spans) * 1.001, "own time is no more than all"
+    times = [row["milliseconds"] for row in found["operations"]]
+    assert len(times) == 10 and times == sorted(times, reverse=True)
+
+
+def test_the_same_bits_and_the_training_time_without_it(tmp_path):
+    """Rates and train_runtime leave out the profiler's own work, which takes longer than the run."""
+    make(tmp_path, "with", profile=4)
+    assert make(tmp_path, "without") is None
+    assert (tmp_path / "with/model.safetensors").read_bytes() == (tmp_path / "without/model.safetensors").read_bytes()
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("with", "without")
+    ]
+    losses = [[line["loss"] for line in log] for log in logs]
+    assert losses[0] == losses[1]
+    metrics = json.loads((tmp_path / "with/run.json").read_text())["metrics"]
+    assert metrics["train_runtime"] < 0.9 * metrics["wall_seconds"]
+
+
+def test_an_evaluation_ends_the_window(tmp_path):
+    """At the end of the first epoch, step 5: it would be among the hottest operations otherwise."""
+    found = make(tmp_path, profile=6, eval_steps=0)
+    assert [step["step"] for step in found["steps"]] == [4, 5]
+    late = make(tmp_path, "late", profile=3, eval_steps=3)  # after step 3, when the profiler is ready and has not begun
+    assert [step["step"] for step in late["steps"]] == [4, 5, 6]
+    assert sum(step["seconds"] for step in late["steps"]) < 2
+
+
+def test_a_short_run_and_a_run_that_fails(tmp_path, capsys):
+    assert make(tmp_path, "short", profile=2, max_steps=2) is None
+    assert "nothing to see: it begins after 3 steps" in capsys.readouterr().out
+
+    class Poisoned(tiny.TokenTask):
+        def loss(self, outputs, batch):
+            return super().loss(outputs, batch) * (float("nan") if batch.keys[0][0] == 1 else 1.0)
+
+    with pytest.raises(DivergedError):
+        make(tmp_path, "bad", Poisoned(train=tiny.token_rows(40)), profile=50, eval_steps=0)
+    assert not (tmp_path / "bad/profile").exists(), "it ended in the middle of a step"
+    assert make(tmp_path, "again", profile=1) is not None, "no profiler is left running"
+
+    with pytest.raises(DivergedError):
+        make(tmp_path, "later", Poisoned(train=tiny.token_rows(40)), profile=1, eval_steps=0)
+    assert (tmp_path / "later/profile/trace.json").exists(), "the window had ended before"
+
+
+def test_a_profile_that_cannot_be_written_is_not_worth_the_run(tmp_path, monkeypatch, capsys):
+    def full(self, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", full)
+    assert make(tmp_path, profile=1) is None and (tmp_path / "run/model.safetensors").exists()
+    assert "warning: the profile could not be written in " in capsys.readouterr().err
+
+
+def test_half_a_profile_is_none(tmp_path):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile/profile.json").write_text('{"device": "c')
+    assert record_in(tmp_path, {}, "run").profile is None
+
+
+def test_it_is_stopped_once(tmp_path, monkeypatch):
+    """The second time it would wait for the device again."""
+    calls = []
+    stop = torch.profiler.profile.stop_trace
+    monkeypatch.setattr(torch.profiler.profile, "stop_trace", lambda self: (calls.append(1), stop(self))[1])
+    make(tmp_path, profile=1)
+    assert calls == [1]
+
+
+def test_overwriting_a_run_removes_its_profile(tmp_path):
+    make(tmp_path, profile=1)
+    assert make(tmp_path, overwrite=True, learning_rate=2e-3) is None
+
+
+def test_a_resumed_run_counts_on(tmp_path):
+    with pytest.raises(ValueError, match="stopped by"):
+        make(tmp_path, max_minutes=1e-9, save_steps=1)
+    done = len(list((tmp_path / "run/checkpoints").iterdir()))
+    found = make(tmp_path, save_steps=1, resume=True, profile=1)
+    assert done == 1 and found["steps"][0]["step"] == done + WARM_UP + 1
+
+
+def test_zero_steps_are_refused():
+    with pytest.raises(UsageError, match="--profile must be at least 1"):
+        TrainConfig(profile=0)
+
+
+def test_off_is_the_identity():
+    clock = Clock(torch.device("cpu"))
+    with clock.watch("forward") as nothing:
+        assert nothing == "forward"
+
+
+def test_how_busy_a_device_was():
+    """By hand: kernels that overlap count once; pauses are between the unions."""
+    kernels = [(0.0, 100.0), (50.0, 150.0), (400.0, 500.0), (160.0, 200.0), (410.0, 420.0)]
+    found = busy(kernels, wall=1e-3)
+    assert found == {"share": pytest.approx(0.29), "num_gaps": 2, "longest_gap_ms": 0.2}
+    assert busy([], 1.0) == {"share": 0.0, "num_gaps": 0, "longest_gap_ms": 0.0}
+
+
+def test_on_a_device_its_own_operations_count():
+    def event(key: str, device: str, cpu: float, own: float, is_name: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(key=key, count=4, device_type=SimpleNamespace(name=device), self_cpu_time_total=cpu,
+                               self_device_time_total=own, is_user_annotation=is_name)  # fmt: skip
+
+    events = [event("gemm", "CUDA", 0, 6000), event("aten::mm", "CPU", 900, 0), event("forward", "CUDA", 0, 9000, True)]
+    [gemm] = hottest(events, num_steps=2, wall=0.01, on_device=True)
+    assert gemm == {"name": "gemm", "milliseconds": 3.0, "calls": 2.0, "share": 0.6}
+    [mm] = hottest(events, num_steps=2, wall=0.01, on_device=False)
+    assert mm["name"] == "aten::mm" and mm["share"] == pytest.approx(0.09)

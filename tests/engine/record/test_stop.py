@@ -1,0 +1,163 @@
+"""Asked to stop, a run finishes its step, saves, and says how to go on; a second Ctrl-C leaves at once.
+
+Real signals to real processes; that what follows is the same run, bit by bit, is compared with one that nobody stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from bench.toys import tiny
+from engine.config import TrainConfig
+from engine.errors import StoppedError, explain
+from engine.fit import fit
+from engine.record.figures import Evaluation
+from engine.record.stop import Stop
+
+ROOT = Path(__file__).parent.parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A model and a file of texts."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny.save_model(folder / "model", tiny.distilbert().distilbert)
+    tiny.save_texts(folder, train=200, eval=40)
+    return folder
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "run.py", "--task", "classification", "--train-file", str(data / "train.csv"), "--eval-file",
+            str(data / "eval.csv"), "--model", str(data / "model"), "--output-dir", str(out), "--batch-size", "4", "--epochs", "6",
+            "--learning-rate", "1e-3", "--log-steps", "1", "--device", "cpu", *more]  # fmt: skip
+
+
+def start(data: Path, out: Path, *more: str) -> subprocess.Popen:
+    """A run that has done ten steps."""
+    process = subprocess.Popen(
+        command(data, out, *more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").read_bytes().count(b"\n") < 10:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.01)
+    return process
+
+
+def steps(out: Path) -> list[tuple]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines if line["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    subprocess.run(command(data, out), cwd=ROOT, check=True, capture_output=True)
+    return out
+
+
+@pytest.mark.parametrize(("number", "code", "workers"), [("SIGTERM", 143, 2), ("SIGINT", 130, 0)])
+def test_a_signal_saves_and_resuming_is_the_same_run(number, code, workers, data, undisturbed, tmp_path):
+    """Sent to the whole group, as a terminal and a scheduler do: workers must not die of it."""
+    out = tmp_path / "run"
+    process = start(data, out, "--workers", str(workers))
+    os.killpg(process.pid, getattr(signal, number))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    done = steps(out)[-1][0]
+    assert f"after step {done} of 300, and saved: --resume continues" in said and "Traceback" not in said
+    assert (out / f"checkpoints/step-{done:08d}/MANIFEST.json").exists()
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
+    subprocess.run(command(data, out, "--resume"), cwd=ROOT, check=True, capture_output=True)
+    assert steps(out) == steps(undisturbed)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, undisturbed))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+def test_a_second_ctrl_c_leaves_at_once(data, tmp_path):
+    """With a step that never ends: the first one waits for it, the second does not."""
+    code = (
+        "import time; from engine.record.stop import Stop\n"
+        "with Stop() as stop:\n    print('ready', flush=True)\n    while True: time.sleep(0.01)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert "Ctrl-C: finishing this step and saving; Ctrl-C again leaves at once" in said and "KeyboardInterrupt" in said
+
+
+def test_a_time_limit_stops_before_it_and_says_so(tmp_path):
+    """Of about 60 ms, in a run of 5,000 steps; the model, its checkpoint and the exit code of a terminated run."""
+    task = tiny.TokenTask(train=tiny.token_rows(40))
+    config = TrainConfig(batch_size=8, max_steps=5000, device="cpu", output_dir=str(tmp_path / "run"), max_minutes=0.5 / 60)
+    began = time.monotonic()
+    with pytest.raises(StoppedError, match=r"stopped by --max-minutes 0.00833333 after step \d+ of 5000") as caught:
+        fit(task, config, tiny.bert())
+    assert time.monotonic() - began < 5
+    assert explain(caught.value) == (str(caught.value), 143)
+    stopped_after = int(re.search(r"after step (\d+)", str(caught.value))[1])
+    assert (tmp_path / f"run/checkpoints/step-{stopped_after:08d}/MANIFEST.json").exists()
+
+
+def test_time_for_another_step_and_the_saving_is_kept():
+    stop = Stop(max_minutes=1)
+    assert not stop.wanted(50.0) and stop.wanted(61.0) and stop.reason == "--max-minutes 1"
+    assert not Stop().wanted(1e9)
+
+
+def test_time_for_an_evaluation_is_kept_too(tmp_path, monkeypatch):
+    """It comes before the saving: after the first one, of 300 ms, every step leaves room for another."""
+    asked = []
+    monkeypatch.setattr(Stop, "wanted", lambda self, seconds: asked.append(seconds))
+    monkeypatch.setattr(
+        "engine.fit.evaluate", lambda *_, **__: time.sleep(0.3) or Evaluation({"loss": 1.0, "accuracy": 0.5}, 1, 1, 0.3)
+    )
+    task = tiny.TokenTask(train=tiny.token_rows(8), evaluation=tiny.token_rows(4))
+    settings = {"batch_size": 4, "epochs": 2, "device": "cpu", "max_minutes": 9.0, "output_dir": str(tmp_path / "run")}
+    fit(task, TrainConfig(**settings), tiny.bert())
+    assert len(asked) == 4 and max(asked[:2]) < 0.3 <= min(asked[2:])
+
+
+def test_handlers_are_put_back_and_other_threads_are_left_alone():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Stop():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    failed = []
+
+    def elsewhere():
+        try:
+            with Stop():
+                pass
+        except ValueError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert not failed
+
+
+def test_sigterm_twice_still_saves():
+    """A scheduler may repeat itself; only a second Ctrl-C means now."""
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reason == "SIGTERM" and stop.exit_code == 143

@@ -1,0 +1,90 @@
+"""evaluate --errors against predict, row by row, and against scikit-learn's confusion matrix."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from sklearn.metrics import confusion_matrix
+
+import run
+import tasks
+from engine.data.batch import Batch
+from engine.finished import open_model
+from tasks.classification.mistakes import MAX_PAIRS, Mistakes
+from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
+
+
+def rows_of(path) -> list[dict]:
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("more", [[], ["--file"]])
+def test_the_wrong_rows_are_those_that_predict_gets_wrong(project, tmp_path, capsys, more):  # noqa: F811
+    arguments = ["evaluate", "--model", str(project / "run"), *more, *([str(project / "eval.csv")] if more else [])]
+    assert run.main([*arguments, "--errors", str(tmp_path / "errors.csv"), "--eval-batch-size", "7"]) == 0
+    out = capsys.readouterr().out
+    truth = rows_of(project / "eval.csv")
+    task, model, layout = open_model(str(project / "run"), tasks.find)
+    predictions = list(task.predict(model, [row["text"] for row in truth], layout))
+    wrong = {i + 1: p for i, (row, p) in enumerate(zip(truth, predictions, strict=True)) if p["label"] != row["label"]}
+    found = rows_of(tmp_path / "errors.csv")
+    assert wrong and {int(row["row"]) for row in found} == wrong.keys() and len(found) == len(wrong)
+    for row in found:
+        number = int(row["row"])
+        assert (row["text"], row["label"]) == (truth[number - 1]["text"], truth[number - 1]["label"])
+        assert row["prediction"] == wrong[number]["label"]
+        assert float(row["confidence"]) == pytest.approx(wrong[number]["score"], abs=1e-4)
+    confidences = [float(row["confidence"]) for row in found]
+    assert confidences == sorted(confidences, reverse=True)
+    expected = confusion_matrix([row["label"] for row in truth], [p["label"] for p in predictions], labels=["a", "b", "c"])
+    table = out[out.index("label / prediction") :].splitlines()
+    assert table[0].split()[-3:] == ["a", "b", "c"]
+    assert [[int(cell) for cell in line.split()[1:]] for line in table[1:4]] == expected.tolist()
+    assert table[4] == f"{len(wrong)} wrong rows written to {tmp_path / 'errors.csv'}, the surest first"
+
+
+def test_mistakes_in_the_run_are_in_its_report(project, tmp_path, capsys):  # noqa: F811
+    """Written there, the report is drawn again; written elsewhere, it is left alone."""
+    shutil.copytree(project / "run", tmp_path / "run")
+    before = (tmp_path / "run/report.html").read_text()
+    arguments = ["evaluate", "--model", str(tmp_path / "run"), "--errors"]
+    assert run.main([*arguments, str(tmp_path / "errors.csv")]) == 0
+    assert (tmp_path / "run/report.html").read_text() == before and "mistakes" not in before
+    assert run.main([*arguments, str(tmp_path / "run/errors.csv")]) == 0
+    page = (tmp_path / "run/report.html").read_text()
+    surest = rows_of(tmp_path / "run/errors.csv")[0]
+    assert "Most confident mistakes" in page and surest["text"] in page and "open it in a browser" in capsys.readouterr().out
+
+
+def test_many_classes_are_shown_as_pairs():
+    names = [f"class {i}" for i in range(30)]
+    mistakes = Mistakes(names, Dataset.from_dict({"text": ["x"] * 100}))
+    generator = np.random.default_rng(0)
+    labels, predicted = generator.integers(0, 30, 100), generator.integers(0, 30, 100)
+    labels[:9], predicted[:9] = 4, 5
+    counts = {"num_items": 100, "num_examples": 100, "num_tokens": 0, "executed_tokens": 0, "sum_squares": 0, "longest": 0}
+    batch = Batch(inputs={}, targets={"labels": torch.tensor(labels)}, keys=[(0, i) for i in range(100)], **counts)
+    mistakes.update(type("Outputs", (), {"logits": torch.eye(30)[torch.tensor(predicted)]}), batch)
+    lines = mistakes.table().splitlines()
+    assert len(lines) == 1 + MAX_PAIRS and lines[1].split() == ["9", *["class", "4", "taken", "for", "class", "5"]]
+    assert len(mistakes.rows()[1]) == (labels != predicted).sum()
+
+
+def test_what_is_refused(project, tmp_path, capsys):  # noqa: F811
+    arguments = ["evaluate", "--model", str(project / "run"), "--errors"]
+    for name in ("errors.txt", "nowhere/errors.csv"):
+        code, line = fails([*arguments, str(tmp_path / name)], capsys)
+        assert code == 2 and "must name a .csv file in a directory that is there" in line
+    with open(tmp_path / "t.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label"), *((f"w{i}", i / 2) for i in range(20))])
+    train = ["--task", "classification", "--model", str(project / "model"), "--train-file", str(tmp_path / "t.csv")]
+    assert run.main([*train, "--problem", "regression", "--epochs", "1", "--eval-fraction", "0.5",
+                     "--output-dir", str(tmp_path / "run")]) == 0  # fmt: skip
+    code, line = fails(["evaluate", "--model", str(tmp_path / "run"), "--errors", str(tmp_path / "e.csv")], capsys)
+    assert code == 2 and "--errors needs a task with one class for each text" in line

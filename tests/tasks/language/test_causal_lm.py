@@ -1,0 +1,212 @@
+"""--task clm and generate through run.py: what a text file is, transformers' own generate, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+import run
+from bench.toys import tiny
+from engine.data.sources import Source, SourceConfig
+from tasks.language.causal_lm import CausalLM, CausalOptions
+from tasks.language.scratch import END, train_tokenizer
+from tests.test_cli import fails
+from tests.toys.language import gpt2, masked_bert
+
+LINES = [text for text, _ in tiny.texts(120)]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A small GPT-2 whose end token pads, too, a story, and a finished run over it."""
+    folder = tmp_path_factory.mktemp("clm")
+    tokenizer = train_tokenizer(LINES)
+    end = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+    gpt2(vocab_size=len(tokenizer), **end).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "story.txt").write_text("\n".join([*LINES[:60], "", *LINES[60:]]) + "\n")
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in [*LINES, "  "]))
+    assert run.main(command(folder, "--output-dir", str(folder / "run"))) == 0
+    return folder
+
+
+def command(folder, *more: str) -> list[str]:
+    return ["--task", "clm", "--model", str(folder / "model"), "--train-file", str(folder / "story.txt"), "--eval-fraction", "0.1",
+            "--block-size", "32", "--epochs", "2", "--learning-rate", "1e-3", "--device", "cpu", "--precision", "fp32", *more]  # fmt: skip
+
+
+def rows_of(folder, file: str, **options):
+    """The token ids of each row, and the task."""
+    source = Source(SourceConfig(model=str(folder / "model"), train_file=str(folder / file)))
+    task = CausalLM(CausalOptions(**options), source)
+    examples = task.examples()["train"]
+    return [examples[i]["input_ids"].tolist() for i in range(len(examples))], task
+
+
+def test_a_text_file_is_one_text_with_its_line_breaks(project):
+    rows, task = rows_of(project, "story.txt", block_size=32)
+    assert {len(row) for row in rows[:-1]} == {32}
+    assert task.tokenizer.decode(np.concatenate(rows)) == (project / "story.txt").read_text()
+
+
+def test_a_long_text_file_is_read_in_parts(project, monkeypatch):
+    monkeypatch.setattr("tasks.language.causal_lm.LINES_AT_ONCE", 7)
+    rows, task = rows_of(project, "story.txt", block_size=32)
+    assert task.tokenizer.decode(np.concatenate(rows)) == (project / "story.txt").read_text()
+
+
+def test_other_rows_are_joined_with_the_end_token_between(project):
+    rows, task = rows_of(project, "rows.jsonl", block_size=32)
+    assert task.tokenizer.decode(np.concatenate(rows)) == "".join(line + END for line in LINES), "the blank one is left out"
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "story.txt"])
+def test_documents_apart(project, file):
+    """A row begins where a text begins or a long one goes on; each ends with the end token."""
+    rows, task = rows_of(project, file, block_size=32, documents="packed")
+    assert max(map(len, rows)) <= 32
+    assert sum(row[-1] == task.tokenizer.eos_token_id for row in rows) == len(LINES)
+    assert all(task.tokenizer.eos_token_id not in row[:-1] for row in rows)
+    assert task.tokenizer.decode(np.concatenate(rows)) == "".join(line + END for line in LINES)
+
+
+def test_the_end_token_is_a_target_though_it_pads(project):
+    """Masked by the attention mask alone: the last token before it has it as its label, and padding has none."""
+    _, task = rows_of(project, "rows.jsonl", documents="packed")
+    end = task.tokenizer.eos_token_id
+    assert task.tokenizer.pad_token_id == end
+    rows = [{"input_ids": np.array([5, 6, end])}, {"input_ids": np.array([5, end])}]
+    from engine.data.collate import Layout
+
+    batch = task.collate(rows, Layout())
+    assert batch.targets["labels"].tolist() == [6, end, end] and batch.num_items == 3
+    assert batch.inputs["target_index"].tolist() == [0, 1, 3]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_the_end_of_a_text_file_is_held_out(project):
+    source = Source(SourceConfig(model=str(project / "model"), train_file=str(project / "story.txt"), eval_fraction=0.1))
+    task = CausalLM(CausalOptions(), source)
+    parts = task.splits()
+    assert parts["train"]["text"][:] + parts["eval"]["text"][:] == (project / "story.txt").read_text().splitlines()
+    assert len(parts["eval"]) == 12
+
+
+def test_bits_per_byte(project):
+    """All nats of the held-out text over its bytes, worked out by hand from the finished model."""
+    metrics = json.loads((project / "run/run.json").read_text())["metrics"]
+    text = "\n".join((project / "story.txt").read_text().splitlines()[-12:]) + "\n"
+    model = AutoModelForCausalLM.from_pretrained(project / "run")
+    ids = AutoTokenizer.from_pretrained(project / "run")(text, return_tensors="pt")["input_ids"][0]
+    nats = []
+    for block in ids.split(32):
+        with torch.no_grad():
+            logits = model(input_ids=block[None]).logits[0, :-1].log_softmax(-1)
+        nats += (-logits[torch.arange(len(block) - 1), block[1:]]).tolist()
+    assert metrics["eval_loss"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert metrics["eval_bits_per_byte"] == pytest.approx(np.mean(nats) * len(ids) / np.log(2) / len(text.encode()), rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------------- generate
+
+
+def test_greedy_equals_the_pipeline(project, capsys):
+    prompts = ["w1 w2", "w40 w3 w4 w5"]
+    write = pipeline("text-generation", model=str(project / "run"), device="cpu")
+    expected = [write(prompt, max_new_tokens=12, do_sample=False)[0]["generated_text"] for prompt in prompts]
+    assert run.main(["generate", "--model", str(project / "run"), "--max-new-tokens", "12", *prompts]) == 0
+    assert capsys.readouterr().out == "\n---\n".join(expected) + "\n"
+
+
+def test_sampling_equals_transformers_generate_with_the_same_seed(project, capsys):
+    arguments = ["--temperature", "0.9", "--top-p", "0.8", "--num-return-sequences", "3", "--no-repeat-ngram-size", "2",
+                 "--seed", "7", "--max-new-tokens", "9"]  # fmt: skip
+    assert run.main(["generate", "--model", str(project / "run"), "w1 w2", *arguments]) == 0
+    printed = capsys.readouterr().out.removesuffix("\n").split("\n---\n")
+    model, tokenizer = (auto.from_pretrained(project / "run") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    torch.manual_seed(7)
+    rows = model.generate(
+        **tokenizer("w1 w2", return_tensors="pt"), do_sample=True, temperature=0.9, top_p=0.8, num_return_sequences=3,
+        no_repeat_ngram_size=2, max_new_tokens=9,
+    )  # fmt: skip
+    assert printed == tokenizer.batch_decode(rows, skip_special_tokens=True)
+    assert len(set(printed)) > 1
+
+
+def test_any_causal_model_directory_will_do(project, capsys):
+    assert run.main(["generate", "--model", str(project / "model"), "w1 w2", "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out.startswith("w1 w2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "give a prompt: python run.py generate"),
+        ([""], 3, "a prompt is empty"),
+        (["w1", "--max-new-tokens", "80"], 3, "this model takes at most 64"),
+        (["w1", "--num-return-sequences", "2"], 2, "draw some with --temperature or --top-p"),
+        (["w1", "--temperature", "0"], 2, "--temperature must be positive, found 0.0"),
+        (["w1", "--top-p", "1.5"], 2, "--top-p must be positive and at most 1, found 1.5"),
+        (["w1", "--max-new-tokens", "0"], 2, "--max-new-tokens must be at least 1, found 0"),
+    ],
+)
+def test_bad_prompts_are_one_line(project, capsys, arguments, code, words):
+    got, line = fails(["generate", "--model", str(project / "run"), *arguments], capsys)
+    assert got == code and words in line
+
+
+def test_a_chat_needs_a_template(project, tmp_path, capsys):
+    model, tokenizer = (auto.from_pretrained(project / "run") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    tokenizer.chat_template = None
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    code, line = fails(["generate", "--model", str(tmp_path), "--chat", "w1"], capsys)
+    assert code == 4 and "its tokenizer has no chat template" in line
+    assert run.main(["generate", "--model", str(project / "run"), "--chat", "w1", "--max-new-tokens", "3"]) == 0
+
+
+def test_a_masked_model_does_not_write_on(tmp_path, capsys):
+    tiny.save_model(tmp_path, masked_bert())
+    code, line = fails(["generate", "--model", str(tmp_path), "w1"], capsys)
+    assert code == 4 and "is a bert model that sees the words ahead, and no causal language model" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--block-size", "65"], 2, "--block-size 65: this model takes at most 64 tokens"),
+        (["--block-size", "1"], 2, "--block-size must be at least 2, found 1"),
+        (["--max-train-examples", "5"], 2, "a .txt file is one text"),
+        (["--documents", "torn"], 2, "invalid choice: 'torn'"),
+    ],
+)
+def test_bad_settings_are_one_line(project, tmp_path, capsys, flags, code, words):
+    arguments = command(project, "--output-dir", str(tmp_path / "out"))
+    if flags[0] == "--block-size":
+        at = arguments.index("--block-size")
+        arguments = arguments[:at] + arguments[at + 2 :]
+    got, line = fails([*arguments, *flags], capsys)
+    assert got == code and words in line
+
+
+def test_blank_texts_alone_are_none(project, tmp_path, capsys):
+    (tmp_path / "blank.jsonl").write_text('{"text": " "}\n{"text": ""}\n')
+    code, line = fails(["--task", "clm", "--model", str(project / "model"), "--train-file", str(tmp_path / "blank.jsonl"),
+                        "--output-dir", str(tmp_path / "out")], capsys)  # fmt: skip
+    assert code == 3 and "all texts are blank" in line
+
+
+def test_without_a_checkpoint_a_small_model_is_made_from_the_text(project, tmp_path, capsys, monkeypatch):
+    """Said in one line; the same text gives the same one, so the finished run is recognised."""
+    monkeypatch.setattr("tasks.language.scratch.SIZES", {"n_embd": 16, "n_layer": 1, "n_head": 1, "n_positions": 64})
+    arguments = [*command(project, "--output-dir", str(tmp_path / "run")), "--max-steps", "2"]
+    arguments = arguments[:2] + arguments[4:]
+    assert run.main(arguments) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("model: ")]
+    assert len(lines) == 1 and "using a small GPT-2 with random weights and a tokenizer made from this text" in lines[0]
+    assert run.main(arguments) == 0
+    assert "finished model found" in capsys.readouterr().out

@@ -1,1 +1,3 @@
-"""The engine: a training loop in plain PyTorch and the parts it stands on. Start reading in loop.py."""
+"""The engine: one training loop (loop.py) and what it stands on. docs/architecture.md is the map."""
+
+VERSION = "0.1.0"  # of Plainloop, which runs from its checkout: that of pyproject.toml

@@ -89,8 +89,7 @@ def import_offences(module: str, source: str) -> list[str]:
         if imported.split(".")[0] in ("tasks", "bench", "run", "tests"):
             found.append(imported)
         elif imported.startswith("engine.") and (other := room(imported)) in LEVEL and other != room(module):
-            if LEVEL[other] >= LEVEL[room(module)]:
-                found.append(imported)
+            found += [imported] if LEVEL[other] >= LEVEL[room(module)] else []
     return found
 
 

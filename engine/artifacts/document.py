@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine import VERSION
 from engine.checked import check_depth, expect, expect_each, is_a, known, refuse_constant
 from engine.errors import ModelError
 
-VERSION = "0.1.0"  # of Plainloop, which runs from its checkout: that of pyproject.toml
 FORMAT = 1  # 0: of Plainloop 0.1.0, which wrote neither format nor version, and else the same
 MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
 MOST_DEPTH = 50  # of objects and lists in each other; a model's config has a handful

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import VERSION
 from engine.commands.flags import EnvConfig
 from engine.console import printable
 from engine.data.cache import cache_folder
 from engine.errors import UsageError
 from engine.settings.fields import user_path
-from engine.settings.parser import own_version
 
 ROOT = Path(__file__).parent.parent.parent
 VARIABLES = (  # what they are set to is no secret
@@ -47,7 +47,7 @@ def env(config: EnvConfig, texts: Sequence[str], find: Callable[[str], Any]) -> 
 
 def report(output: Path) -> Iterator[tuple[str, str]]:
     """Name and value of each line, in order."""
-    yield "plainloop", f"{own_version()}{commit()}"
+    yield "plainloop", f"{VERSION}{commit()}"
     yield "python", f"{platform.python_version()} ({platform.python_implementation()}), {sys.executable}"
     yield "platform", platform.platform()
     yield from packages()

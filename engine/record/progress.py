@@ -61,8 +61,7 @@ class Progress:
             "num_worse": self.num_worse,
             "train_seconds": self.train_seconds,
             "metrics_bytes": self.metrics_bytes,
-            "writers": dict(self.writers),
-        }
+        } | ({"writers": dict(self.writers)} if self.writers else {})
 
     @classmethod
     def from_json(cls, found: Any) -> Progress:

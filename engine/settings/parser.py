@@ -23,6 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from engine import VERSION
 from engine.console import is_main_process, note
 from engine.errors import UsageError
 from engine.settings.config_file import SettingsFile, TwiceError, from_yaml, is_run, kind_of, save_settings, usable
@@ -264,7 +265,7 @@ def unknown_command(name: str, tasks: Iterable[str], commands: Iterable[str]) ->
 def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, commands: Listing) -> None:
     """What ``run.py`` prints without a task: with --help all general flags, else the way on. Raises UsageError."""
     if "--version" in argv:
-        return print(f"Plainloop {own_version()}, torch {version('torch')}, transformers {version('transformers')}")
+        return print(f"Plainloop {VERSION}, torch {version('torch')}, transformers {version('transformers')}")
     listing, others = ("\n".join(f"  {name:<16} {text}" for name, (_, _, text) in some.items()) for some in (tasks, commands))
     if "--help" not in argv and "-h" not in argv:
         slip = next((a for a in argv if a.startswith("--") and difflib.get_close_matches(a.split("=")[0], ["--task"])), None)
@@ -280,9 +281,3 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
         "  FILE.py:CLASS    a task of your own\n"
     )
     print(make_parser("run.py", kinds).format_help().partition("\n\n")[2], end="")
-
-
-def own_version() -> str:
-    """Plainloop's, which runs from its checkout."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return str(project["version"])

@@ -131,7 +131,7 @@ def test_a_file_that_only_run_json_names_is_never_run(project, tmp_path, monkeyp
         "generate": ["--model", str(model), "w0"], "report": [str(model), "--output", "r.html"],
         "compare": [str(model), str(project / "run"), "--output", "c.html"], "push": ["--model", str(model), "--repo", "a/b"],
         "search": ["--model", str(model), "--corpus", "texts.txt", "w0"], "compare-models": ["--models", str(model)],
-        "caption": ["--model", str(model), "picture.png"],
+        "caption": ["--model", str(model), "picture.png"], "env": [],
     }  # fmt: skip
     assert {*arguments} == {*COMMANDS} - {"lesson"}, "another command: does it open a model?"
     for name, given in arguments.items():
@@ -153,6 +153,7 @@ def test_finding_a_finished_run_opens_it_with_the_task_that_was_named(project, t
              "--max-steps", "1", "--device", "cpu", "--output-dir", "run"]  # fmt: skip
     assert run.main(train) == 0
     Path("ran").unlink()
+    Path("mine.py").write_text(EVIL.format(marker="ran") + "# a file that has not changed is not run again in one process\n")
     assert run.main(train) == 0
     assert "training skipped" in capsys.readouterr().out and Path("ran").exists()
     code, line = fails([*train[2:], "--task", "classification"], capsys)

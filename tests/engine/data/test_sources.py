@@ -446,12 +446,14 @@ def test_a_named_model_out_of_reach_is_an_error_and_says_what_to_do(monkeypatch)
     with pytest.raises(ModelError, match=r"is not reachable and the cache holds no copy\. Give --model FOLDER"):
         Source(SourceConfig(model=NO_MODEL)).model("some/model")
     monkeypatch.setattr("engine.data.offline.packaged_minilm", lambda: None)
+    monkeypatch.setattr("engine.data.sources.packaged_minilm", lambda: None)
     with pytest.raises(ModelError, match=r"or install the offline extra: pip install"):
         Source().model(NO_MODEL)
 
 
 def test_the_packaged_model_takes_the_place_of_the_tasks_own_in_one_visible_line(monkeypatch, capsys, model_folder):
     monkeypatch.setattr("engine.data.offline.packaged_minilm", lambda: model_folder)
+    monkeypatch.setattr("engine.data.sources.packaged_minilm", lambda: model_folder)
     source = Source()
     assert source.model(NO_MODEL) == source.model(NO_MODEL) == model_folder
     [line] = capsys.readouterr().err.splitlines()

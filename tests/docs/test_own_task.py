@@ -87,7 +87,7 @@ def test_what_is_asked_before_its_turn_is_one_line():
 EVIL = """
 from pathlib import Path
 Path({marker!r}).touch()
-from tasks.classification import Classification
+from tasks.classification.task import Classification
 class Evil(Classification):
     try_it = ("w0 w1",)
 """

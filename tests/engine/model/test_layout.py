@@ -194,7 +194,7 @@ def test_the_check_notices_positions_that_do_not_restart(monkeypatch):
 
 
 def test_the_check_notices_a_head_that_reads_another_token(monkeypatch):
-    real = layout.arrange
+    real = packing_check.arrange
 
     def shifted(rows, layout, tokenizer):
         inputs, counts = real(rows, layout, tokenizer)
@@ -412,14 +412,14 @@ def test_a_whole_step_is_one_graph_for_all_lengths():
     operator.register_fake(lambda q, k, v, offsets: torch.empty_like(q, memory_format=torch.contiguous_format))
     operator.register_autograd(lambda ctx, g: (g, g, g, None), setup_context=lambda ctx, inputs, output: None)
     model = tiny.bert(dropout=0.0)
-    layout = layout.pack(model, "sequence")
-    layout = Layout("packed", max_length=32, position_start=layout.position_start)
+    packed = layout.pack(model, "sequence")
+    fixed = Layout("packed", max_length=32, position_start=packed.position_start)
     task, rows = tiny.TokenTask(), tiny.token_rows(24)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "attend", lambda q, k, v, offsets, longest, **options: operator(q, k, v, offsets))
         model.compile(backend=count, dynamic=True, fullgraph=True)
         for start, size in ((0, 4), (4, 4), (8, 5), (13, 6), (19, 5)):
-            batch = task.collate([rows[i] for i in range(start, start + size)], layout)
+            batch = task.collate([rows[i] for i in range(start, start + size)], fixed)
             task.loss(task.forward(model, batch), batch).backward()
     torch._dynamo.reset()
     assert len(graphs) == 1

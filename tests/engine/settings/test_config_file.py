@@ -213,7 +213,7 @@ def test_settings_that_are_no_more_are_one_line(tmp_path, capsys):
 
 def test_a_run_json_brings_no_code_along(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "evil.py").write_text("open('hacked', 'w')\nfrom tasks.classification import Classification as Mine")
+    (tmp_path / "evil.py").write_text("open('hacked', 'w')\nfrom tasks.classification.task import Classification as Mine")
     path = changed_run(tmp_path, task="evil.py:Mine", write_to="evil.py:Mine", resume=True, push_to_hub="me/mine")
     for argv in (["--config", path], ["--config", path, "--explain"]):
         code, line = fails(argv, capsys)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,14 +26,19 @@ from engine.distributed.device import choose_device
 from engine.distributed.world import World
 from engine.distributed.wrap import collect, fill, replicate, shard, skeleton
 from engine.errors import UsageError
-from engine.loader import Data, share
+from engine.loader import Data, batches, eval_loader, share
 from engine.loop import accumulate
 from engine.memory.retry import MemoryGuard
 from engine.memory.usage import keep_freed_memory
 from engine.model import lora, target_logits
+from engine.model.flops import count_flops, peak_flops
 from engine.model.layout import choose_layout
 from engine.optimizer import Guard, freeze, make_optimizer
 from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
+from engine.record.evaluate import evaluate
+from engine.record.figures import Evaluation
+from engine.record.run import Run
+from engine.record.stop import Stop
 from engine.schedule import make_schedule
 from engine.seed import set_seed
 from engine.state import TrainState
@@ -154,3 +161,31 @@ def few_shapes(layout: Layout, max_length: int, device: torch.device) -> Layout:
     if device.type != "cuda" or layout.kind != "packed":
         raise UsageError("--cuda-graph on needs a CUDA device and packed batches")
     return dataclasses.replace(layout, max_length=max_length, round_to=256)
+
+
+def make_run(
+    directory: Path,
+    task: Task[Any],
+    config: TrainConfig,
+    setup: Setup,
+    examples: Mapping[str, Examples],
+    stop: Stop | None = None,
+) -> Run:
+    """The book-keeping, with the evaluation it is to call."""
+    metric = config.best_metric or task.best_metric
+    peak = peak_flops(setup.state.device, setup.precision)
+    state, held_out = setup.state, examples.get("eval")
+
+    def measure() -> Evaluation:
+        assert held_out is not None
+        loader = eval_loader(task, held_out, setup.layout, config, setup.world)
+        with state.average.in_place():
+            return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
+
+    return Run(
+        directory, config, state, setup.data.plan.num_steps,
+        evaluate=measure if held_out is not None else None,
+        best_metric=metric, lower_is_better=held_out is None or metric in {"loss", *task.metrics("eval").lower_is_better},
+        flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
+        world=setup.world,
+    )  # fmt: skip

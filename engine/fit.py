@@ -6,8 +6,6 @@ From the command line this is ``python run.py --task ...``; from Python it is ``
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from engine.artifacts import card
 from engine.artifacts.describe import asked, run_document, settings_of, with_model
 from engine.artifacts.directory import (
-    TEMPORARY,
     claim,
     finished_before,
     locked,
@@ -30,30 +25,24 @@ from engine.artifacts.directory import (
     write_run,
 )
 from engine.artifacts.document import KeptModel, RunDocument
-from engine.artifacts.report import read_lines, record_in, render
-from engine.build import Setup, build
-from engine.checkpoint.snapshot import load_average, load_model
-from engine.checkpoint.store import open_checkpoint, sync_directory
+from engine.artifacts.publish import write_model
+from engine.build import Setup, build, make_run
 from engine.checks import check_data, check_memory, check_shared, check_space, out_of_memory
 from engine.config import TrainConfig
-from engine.console import note, say
+from engine.console import say
 from engine.distributed.device import describe_device
 from engine.distributed.join import join
 from engine.distributed.world import World
-from engine.errors import ModelError, ResourceError, StoppedError
+from engine.errors import ResourceError, StoppedError
 from engine.explain import announce, explain
-from engine.loader import batches, eval_loader
 from engine.loop import train
 from engine.model import lora
-from engine.model.flops import count_flops, peak_flops
 from engine.precision import choose_precision
-from engine.record.evaluate import evaluate
-from engine.record.figures import Evaluation
 from engine.record.profiling import profiling
 from engine.record.run import Run
 from engine.record.stop import Stop
 from engine.record.writers import Writers, check_own, names_in
-from engine.resume import resume
+from engine.resume import keep_best, resume
 from engine.seed import rng_untouched
 from engine.settings.fields import user_path
 from engine.task import Examples, Task
@@ -103,6 +92,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, wo
 def _fit(
     task: Task[Any], config: TrainConfig, model: nn.Module | None, directory: Path, settings: dict[str, Any], world: World
 ) -> Result:
+    """In the directory that is held: read, prepare, train, publish."""
     stop = Stop(config.max_minutes)
     world.forget_vote()
     world.together(lambda: choose_precision(config.precision, world.device))  # refused before anything is read
@@ -114,8 +104,24 @@ def _fit(
     if finished is not None:
         say(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
         return Result(directory, finished, None, skipped=True)
-    world.together(lambda: check_data(task, config, examples, world.size))
+    setup, document = prepare(task, config, model, directory, examples, document, world)
+    writers = None
+    if config.overwrite:  # what is there goes when nothing else can be refused
+        writers = world.only_main(lambda: Writers(config, directory, 0, around=rng_untouched))
+        world.only_main(lambda: remove_run(directory, keep=names_in(config.write_to)))
+    run = world.together(lambda: make_run(directory, task, config, setup, examples, stop))
+    began = time.perf_counter()
+    train_all(run, setup, task, config, document, writers)
+    refuse_stopped(run, world)
+    return publish(run, setup, task, config, document, time.perf_counter() - began)
 
+
+def prepare(
+    task: Task[Any], config: TrainConfig, model: nn.Module | None, directory: Path, examples: Mapping[str, Examples],
+    document: RunDocument, world: World,
+) -> tuple[Setup, RunDocument]:  # fmt: skip
+    """The run put together and announced, when nothing speaks against it; run.json as it stands there meanwhile."""
+    world.together(lambda: check_data(task, config, examples, world.size))
     setup = build(task, examples["train"], config, model, world)
     document = with_model(document, task, setup)
     announce(task, setup, examples, config, document)
@@ -123,32 +129,50 @@ def _fit(
     if config.shard:
         world.together(lambda: check_shared(directory))
     world.only_main(lambda: check_space(directory, setup, config))
-    writers = None
-    if config.overwrite:  # what is there goes when nothing else can be refused
-        writers = world.only_main(lambda: Writers(config, directory, 0, around=rng_untouched))
-        world.only_main(lambda: remove_run(directory, keep=names_in(config.write_to)))
-    run = world.together(lambda: make_run(directory, task, config, setup, examples, stop))
-    began = time.perf_counter()
+    return setup, document
+
+
+def train_all(
+    run: Run, setup: Setup, task: Task[Any], config: TrainConfig, document: RunDocument, writers: Writers | None
+) -> None:
+    """From the beginning, or the newest checkpoint, to the end of the plan, or until it is asked to stop.
+
+    ``writers``: those that are open already; None: they are opened when it is known where the run goes on.
+    """
+    world = setup.world
     try:
         resume(run, setup, config, document)
-        run.writers = writers if config.overwrite else world.only_main(lambda: make_writers(run, config))
-        world.only_main(lambda: write_run(directory, document))
-        with stop, run.saving(), profiling(run, config.profile if world.is_main else None):
+        run.writers = (
+            writers
+            if config.overwrite
+            else world.only_main(lambda: Writers(config, run.directory, run.state.step, run.writer_states, rng_untouched))
+        )
+        world.only_main(lambda: write_run(run.directory, document))
+        with run.stop, run.saving(), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)
     except torch.OutOfMemoryError as error:
         raise ResourceError(out_of_memory(config, world, describe_device(world.device))) from error
     finally:
         run.close()
-    asked = [(rank, reason, code) for rank, (reason, code) in enumerate(world.gather((stop.reason, stop.exit_code))) if reason]
-    if asked and setup.state.step < run.num_steps:
-        rank, reason, code = asked[0]
+
+
+def refuse_stopped(run: Run, world: World) -> None:
+    """Raises StoppedError if a rank was asked to stop before the end: all has been saved."""
+    reasons = world.gather((run.stop.reason, run.stop.exit_code))
+    asked_to = [(rank, reason, code) for rank, (reason, code) in enumerate(reasons) if reason]
+    if asked_to and run.state.step < run.num_steps:
+        rank, reason, code = asked_to[0]
         who = f" (rank {rank})" if rank else ""
         raise StoppedError(
-            f"stopped by {reason}{who} after step {setup.state.step} of {run.num_steps}, and saved: --resume continues", code
+            f"stopped by {reason}{who} after step {run.state.step} of {run.num_steps}, and saved: --resume continues", code
         )
+
+
+def publish(run: Run, setup: Setup, task: Task[Any], config: TrainConfig, document: RunDocument, seconds: float) -> Result:
+    """The best model, saved, and run.json that says so; ``seconds``: of training and all that came between."""
     kept = keep_best(run, setup)
-    metrics = summarise(run, setup, time.perf_counter() - began, kept)
+    metrics = summarise(run, seconds, kept)
     if (best := run.best) is not None and kept == best.step != setup.state.step:
         print(f"best model: that of step {kept} ({best.metric} {best.value:.4f})")
     setup.state.average.replace_weights()
@@ -156,103 +180,27 @@ def _fit(
     final = None if whole is None else lora.finished(whole, merge=config.lora_merge)
     which = KeptModel(step=kept, best_step=None if best is None else best.step)
     document = dataclasses.replace(document, kept=which, metrics=metrics, status="finished")
-    world.only_main(lambda: finish(directory, task, final, document))  # type: ignore[arg-type]
-    say(f"saved to {directory}")
-    return Result(directory, metrics, None if final is None else final.eval())
+    setup.world.only_main(lambda: write_model(run.directory, task, final, document))  # type: ignore[arg-type]
+    say(f"saved to {run.directory}")
+    return Result(run.directory, metrics, None if final is None else final.eval())
 
 
-def make_run(
-    directory: Path,
-    task: Task[Any],
-    config: TrainConfig,
-    setup: Setup,
-    examples: Mapping[str, Examples],
-    stop: Stop | None = None,
-) -> Run:
-    """The book-keeping, with the evaluation it is to call."""
-    metric = config.best_metric or task.best_metric
-    peak = peak_flops(setup.state.device, setup.precision)
-    state, held_out = setup.state, examples.get("eval")
-
-    def measure() -> Evaluation:
-        assert held_out is not None
-        loader = eval_loader(task, held_out, setup.layout, config, setup.world)
-        with state.average.in_place():
-            return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
-
-    return Run(
-        directory, config, state, setup.data.plan.num_steps,
-        evaluate=measure if held_out is not None else None,
-        best_metric=metric, lower_is_better=held_out is None or metric in {"loss", *task.metrics("eval").lower_is_better},
-        flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
-        world=setup.world,
-    )  # fmt: skip
-
-
-def make_writers(run: Run, config: TrainConfig) -> Writers:
-    """The log writers of this process, each with its state of the checkpoint that the run continues from."""
-    return Writers(config, run.directory, run.state.step, run.writer_states, rng_untouched)
-
-
-def keep_best(run: Run, setup: Setup) -> int:
-    """Put the best model's weights into the model; returns the step whose weights it has then. Collective.
-
-    If its checkpoint is damaged or gone, the last weights stay, which are those of the newest one, with a warning: hours of
-    training must not end without a model. Raises ResourceError if it cannot be read, but may be whole.
-    """
-    best, last, world = run.best, setup.state.step, setup.world
-    if best is None or best.step == last:
-        return last
-    try:
-        path = run.directory / "checkpoints" / f"step-{best.step:08d}"
-        files = world.only_main(lambda: open_checkpoint(path))
-        load_model(setup.state.model, files, world)
-        load_average(setup.state.average, files, world)
-    except ModelError as error:
-        note(f"warning: the best model, of step {best.step}, is lost ({error}): the last one, of step {last}, is kept")
-        return last
-    return best.step
-
-
-def summarise(run: Run, setup: Setup, seconds: float, kept_step: int) -> dict[str, Any]:
+def summarise(run: Run, seconds: float, kept_step: int) -> dict[str, Any]:
     """The figures of the end, printed as the tutorials' logs do; returned for run.json."""
-    train_seconds = max(run.train_seconds, 1e-9)
+    train_seconds = max(run.stopwatch.train_seconds, 1e-9)
     metrics: dict[str, Any] = {
         "train_loss": run.total.loss,
         "train_runtime": train_seconds,
         "train_samples_per_second": run.total.num_examples / train_seconds,
         "train_steps_per_second": run.total.num_steps / train_seconds,
         "wall_seconds": seconds,
-        "num_steps": setup.state.step,
+        "num_steps": run.state.step,
     }
     kept = run.best.evaluation if run.best and run.best.step == kept_step else run.last_evaluation
     if kept is not None:
         metrics |= kept.metrics()
-    print(run.where_time_went())
+    print(run.stopwatch.where_time_went())
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():
         print(f"  {name:<{width}} = {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} = {value}")
     return metrics
-
-
-def finish(directory: Path, task: Task[Any], model: nn.Module, document: RunDocument) -> None:
-    """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
-    log = read_lines(directory / "metrics.jsonl")
-    name = directory.resolve().name
-    try:
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:
-            task.save(model, Path(folder))
-            lora.complete(model, Path(folder))
-            (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
-            (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
-            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-                with open(path, "rb") as stream:
-                    os.fsync(stream.fileno())
-                target = directory / path.relative_to(folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
-                sync_directory(target.parent)
-        write_run(directory, document)
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ResourceError(f"the model could not be saved in {directory}: {why}; the checkpoints stand") from error

@@ -1,4 +1,4 @@
-"""Continuing a run from its newest checkpoint that is whole, and refusing one that is another run's.
+"""Continuing a run from its newest checkpoint that is whole, refusing another run's, and going back to the best model.
 
 Next: checkpoint/snapshot.py, what is put back; fit.py, which calls this before the first step.
 """
@@ -19,9 +19,10 @@ from engine.artifacts.directory import (
 )
 from engine.artifacts.document import RunDocument
 from engine.build import Setup
-from engine.checkpoint.snapshot import load_state
-from engine.checkpoint.store import Checkpoint, newest, set_aside_after
+from engine.checkpoint.snapshot import load_average, load_model, load_state
+from engine.checkpoint.store import Checkpoint, newest, open_checkpoint, set_aside_after
 from engine.config import TrainConfig
+from engine.console import note
 from engine.distributed.lost_ranks import is_lost_rank
 from engine.errors import ModelError, UserError
 from engine.record.progress import Progress
@@ -94,3 +95,23 @@ def whole_or_refused(directory: Path) -> Iterator[None]:
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(f"the checkpoint in {directory} does not hold what a run saves ({reason}): --overwrite it") from error
+
+
+def keep_best(run: Run, setup: Setup) -> int:
+    """Put the best model's weights into the model; returns the step whose weights it has then. Collective.
+
+    If its checkpoint is damaged or gone, the last weights stay, which are those of the newest one, with a warning: hours of
+    training must not end without a model. Raises ResourceError if it cannot be read, but may be whole.
+    """
+    best, last, world = run.best, setup.state.step, setup.world
+    if best is None or best.step == last:
+        return last
+    try:
+        path = run.directory / "checkpoints" / f"step-{best.step:08d}"
+        files = world.only_main(lambda: open_checkpoint(path))
+        load_model(setup.state.model, files, world)
+        load_average(setup.state.average, files, world)
+    except ModelError as error:
+        note(f"warning: the best model, of step {best.step}, is lost ({error}): the last one, of step {last}, is kept")
+        return last
+    return best.step

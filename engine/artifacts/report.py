@@ -87,7 +87,7 @@ def read_lines(path: Path) -> list[Line]:
 
 def render(records: Sequence[Record]) -> str:
     """The page for one run, or for several laid over each other."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent.parent), autoescape=True)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     only = records[0] if len(records) == 1 else None
     return environment.get_template("report.html").render(
         title=only.name if only else " and ".join(record.name for record in records),

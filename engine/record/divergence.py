@@ -9,6 +9,7 @@ import torch
 
 from engine.data.batch import Key
 from engine.data.plan import Position
+from engine.errors import DivergedError
 from engine.state import StepRecord
 
 MIN_LOSS_SCALE = 1e-4  # GradScaler starts at 65,536 and halves at each overflow
@@ -16,7 +17,36 @@ MAX_ROWS_NAMED = 32
 JUMP, MEMORY = 3.0, 5  # how many times the usual loss is a jump; lines that make up what is usual
 
 
+class LossJumps:
+    """Watches the losses of the log lines. What is usual is a moving mean of them, and of this process."""
+
+    def __init__(self) -> None:
+        self.usual: float | None = None
+        self.first = 0.0
+
+    def warning(self, loss: float, step: int) -> str | None:
+        """A loss far above the usual one, and above where it began: bad rows, or a learning rate that is too high."""
+        if self.usual is None:
+            self.usual = self.first = loss
+        usual, self.usual = self.usual, self.usual + (loss - self.usual) / MEMORY
+        if loss > JUMP * usual and loss > JUMP * self.first / 2:
+            return (
+                f"warning: the loss has jumped to {loss:.4g} by step {step}; it was {usual:.4g}. "
+                "Look at the rows of these steps, or lower --learning-rate"
+            )
+        return None
+
+
 Bad = tuple[int, bool, float, list[int]]  # step, was its loss finite, epochs done, rows
+
+
+def refuse_collapsed_scale(scaler: torch.amp.GradScaler, step: int) -> None:
+    """Raises DivergedError when fp16's loss scale has been halved until nothing is left of it: all gradients overflow."""
+    if scaler.is_enabled() and scaler.get_scale() < MIN_LOSS_SCALE:
+        raise DivergedError(
+            f"the fp16 loss scale has collapsed to {scaler.get_scale():.1e} by step {step}: all overflow. "
+            "Use --precision bf16 or fp32, or lower --learning-rate"
+        )
 
 
 def first_bad_step(steps: list[tuple[Position, list[Key], StepRecord]], *, scaled: bool) -> Bad | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,32 @@ class Best:
         evaluation = Evaluation.from_json(expect(found, "evaluation", dict))
         step, metric, value = expect(found, "step", int, least=0), expect(found, "metric", str), expect(found, "value", float)
         return cls(step, metric, value, evaluation)
+
+
+class BestSoFar:
+    """The best evaluation so far, and how many since were no better. ``patience``: so many of them are enough; None: never."""
+
+    def __init__(self, metric: str, patience: int | None, *, lower_is_better: bool):
+        self.metric, self.patience, self.lower_is_better = metric, patience, lower_is_better
+        self.best: Best | None = None
+        self.num_worse = 0
+
+    def count(self, step: int, evaluation: Evaluation) -> bool:
+        """Is it the best so far? A figure that is not defined never is."""
+        value = evaluation.figures[self.metric]
+        is_best = value is not None and (self.best is None or self.is_better(value, self.best.value))
+        if is_best and value is not None:
+            self.best = Best(step, self.metric, value, evaluation)
+        self.num_worse = 0 if is_best else self.num_worse + 1
+        return is_best
+
+    def is_better(self, value: float, than: float) -> bool:
+        return value < than if self.lower_is_better else value > than
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Is it time to stop early?"""
+        return self.num_worse >= (self.patience or math.inf)
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def test_every_line_names_a_function_that_exists(precision, capsys):
     lines = capsys.readouterr().out.splitlines()[:-1]
     assert len(lines) > 10
     for line in lines:
-        file, name = re.search(r" (engine/\w+\.py): ([\w.]+)$", line).groups()
+        file, name = re.search(r" (engine/[\w/]+\.py): ([\w.]+)$", line).groups()
         assert reduce(getattr, name.split("."), importlib.import_module(file[:-3].replace("/", ".")))
         assert len(line) == explain.MARGIN, line
 

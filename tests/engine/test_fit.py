@@ -281,7 +281,7 @@ def test_a_best_checkpoint_that_cannot_be_read_now_is_not_given_up(tmp_path, mon
     def fail(path):
         raise ResourceError(f"checkpoint {path} cannot be read: Too many open files")
 
-    monkeypatch.setattr("engine.fit.open_checkpoint", fail)
+    monkeypatch.setattr("engine.resume.open_checkpoint", fail)
     with pytest.raises(ResourceError, match="step-00000010 cannot be read"):
         fit(task, config(tmp_path, epochs=4), tiny.bert())
     monkeypatch.undo()

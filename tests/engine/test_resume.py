@@ -15,10 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from bench.toys import tiny
-from engine.build import build
+from engine.build import build, make_run
 from engine.checkpoint import snapshot, store
 from engine.config import TrainConfig
-from engine.fit import make_run
 from engine.loop import train
 from engine.record.progress import Progress
 

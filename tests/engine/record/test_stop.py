@@ -127,7 +127,7 @@ def test_time_for_an_evaluation_is_kept_too(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(Stop, "wanted", lambda self, seconds: asked.append(seconds))
     monkeypatch.setattr(
-        "engine.fit.evaluate", lambda *_, **__: time.sleep(0.3) or Evaluation({"loss": 1.0, "accuracy": 0.5}, 1, 1, 0.3)
+        "engine.build.evaluate", lambda *_, **__: time.sleep(0.3) or Evaluation({"loss": 1.0, "accuracy": 0.5}, 1, 1, 0.3)
     )
     task = tiny.TokenTask(train=tiny.token_rows(8), evaluation=tiny.token_rows(4))
     settings = {"batch_size": 4, "epochs": 2, "device": "cpu", "max_minutes": 9.0, "output_dir": str(tmp_path / "run")}

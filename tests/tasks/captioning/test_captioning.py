@@ -32,13 +32,13 @@ from transformers import (
 
 import run
 from bench.toys import tiny
-from engine.build import build
+from engine.build import build, make_run
 from engine.checkpoint import snapshot, store
 from engine.config import TrainConfig
 from engine.data.sources import NotCachedError, Source, SourceConfig
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import open_model
-from engine.fit import fit, make_run
+from engine.fit import fit
 from engine.loop import forward_backward, train
 from engine.record.progress import Progress
 from tasks import find

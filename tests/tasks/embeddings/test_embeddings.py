@@ -379,8 +379,8 @@ def test_a_run_over_scores(finished, start, tmp_path, capsys):
 
 def run_to(start: Path, directory: Path, config: TrainConfig, stop_after: int | None, *, resume: bool = False):
     """One process's worth of training; ``stop_after`` steps of its own it is killed."""
+    from engine.build import make_run
     from engine.checkpoint import snapshot, store
-    from engine.fit import make_run
     from engine.loop import train
 
     directory.mkdir(exist_ok=True)

@@ -12,13 +12,12 @@ import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from bench.toys import tiny
-from engine.build import build
+from engine.build import build, make_run
 from engine.checkpoint import snapshot, store
 from engine.config import TrainConfig
 from engine.data.collate import Layout
 from engine.data.tokens import TokenDataset, Tokens
 from engine.distributed.world import World
-from engine.fit import make_run
 from engine.loader import eval_loader
 from engine.loop import train, train_step
 from engine.model import target_logits

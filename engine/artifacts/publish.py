@@ -1,0 +1,46 @@
+"""The finished model and its pages, written so that run.json, which comes last, says that all is there.
+
+Next: card.py and report.py, the pages; directory.py, who may write where.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from engine.artifacts import card
+from engine.artifacts.directory import TEMPORARY, write_run
+from engine.artifacts.document import RunDocument
+from engine.artifacts.report import read_lines, record_in, render
+from engine.checkpoint.store import sync_directory
+from engine.errors import ResourceError
+from engine.model import lora
+from engine.task import Task
+
+
+def write_model(directory: Path, task: Task[Any], model: nn.Module, document: RunDocument) -> None:
+    """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
+    log = read_lines(directory / "metrics.jsonl")
+    name = directory.resolve().name
+    try:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:
+            task.save(model, Path(folder))
+            lora.complete(model, Path(folder))
+            (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
+            (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
+            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+                with open(path, "rb") as stream:
+                    os.fsync(stream.fileno())
+                target = directory / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+                sync_directory(target.parent)
+        write_run(directory, document)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ResourceError(f"the model could not be saved in {directory}: {why}; the checkpoints stand") from error

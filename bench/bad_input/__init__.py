@@ -1,0 +1,1 @@
+"""The table of bad inputs, and whoever judges it."""

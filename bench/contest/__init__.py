@@ -1,0 +1,1 @@
+"""Plainloop beside a plain loop, Accelerate, Trainer and Lightning Fabric."""

@@ -1,0 +1,1 @@
+"""Does it learn what Trainer's learns? Parity, seeds, samples, the tutorials."""

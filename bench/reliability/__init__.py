@@ -1,0 +1,1 @@
+"""Kills, faults, endurance, lost ranks, memory of checkpoints."""

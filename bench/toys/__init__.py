@@ -1,0 +1,1 @@
+"""Toy models, data, ranks and a stand-in for the Hub, on which bench and tests stand."""

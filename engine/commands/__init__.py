@@ -1,0 +1,1 @@
+"""The commands on a finished model, and their flags."""

@@ -1,0 +1,1 @@
+"""Rows: where they come from, how they become tokens, and in which order they make batches."""

@@ -1,0 +1,1 @@
+"""Memory: measured, estimated, and what is done when it is short."""

@@ -1,0 +1,1 @@
+"""What is done to a stock model, in place."""

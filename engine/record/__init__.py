@@ -1,0 +1,1 @@
+"""Between two steps: the log, evaluations, the best model, stopping, profiling."""

@@ -1,0 +1,1 @@
+"""Language models: masked, causal, supervised fine-tuning; fill and generate."""

@@ -1,0 +1,1 @@
+"""Embedded data for where there is no Hub, made by this project and said to be synthetic."""

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from engine.clock import Clock
 from engine.config import TrainConfig
-from engine.data.batch import Batch, Key
+from engine.data.batch import Batch, FillerKey, Key
 from engine.data.collate import Layout
 from engine.data.plan import Plan, Position, eval_batches
 from engine.distributed.world import World
@@ -35,7 +35,7 @@ EVAL_SEED = 0  # a constant: runs with different seeds, and ``evaluate``, have t
 WORKER_SECONDS = 600  # without a batch from any worker, and something is wrong
 
 
-class Rows(Dataset[tuple[Key, Row]]):
+class PreparedRows(Dataset[tuple[Key, Row]]):
     """Rows by key, prepared with a random stream that is a function of (seed, epoch, row) and nothing else."""
 
     def __init__(self, examples: Examples, task: Task[Any], seed: int):
@@ -43,7 +43,6 @@ class Rows(Dataset[tuple[Key, Row]]):
 
     def __getitem__(self, key: Key) -> tuple[Key, Row]:
         epoch, row = key
-        row = max(row, ~row)  # of a stand-in, too
         with named(f"row {row}"):
             if type(self.task).prepare is Task.prepare:  # nothing random to do
                 return key, self.examples[row]
@@ -60,19 +59,19 @@ class Collate:
     layout: Layout
 
     def __call__(self, keyed: Sequence[tuple[Key, Row]]) -> Batch:
-        with named("rows " + ", ".join(str(max(row, ~row)) for (_, row), _ in keyed[:32])):
+        with named("rows " + ", ".join(str(row) for (_, row), _ in keyed[:32])):
             batch = self.task.collate([row for _, row in keyed], self.layout)
         keys = [key for key, _ in keyed]
-        return stand_in(batch) if keys[0][1] < 0 else dataclasses.replace(batch, keys=keys)
+        return filler(batch) if isinstance(keys[0], FillerKey) else dataclasses.replace(batch, keys=keys)
 
 
 def share(keys: Sequence[Key], world: World) -> list[Key]:
-    """This rank's rows of a micro-batch, every ``size``-th; a rank without any gets the first, marked by its complement."""
-    return [*keys[world.rank :: world.size]] or [(keys[0][0], ~keys[0][1])]
+    """This rank's rows of a micro-batch, every ``size``-th; a rank without any gets the first as a filler."""
+    return [*keys[world.rank :: world.size]] or [FillerKey(*keys[0])]
 
 
-def stand_in(batch: Batch) -> Batch:
-    """The batch as one that counts for nothing."""
+def filler(batch: Batch) -> Batch:
+    """The batch as one that counts for nothing, for a rank that has no rows of its own."""
     return dataclasses.replace(
         batch, num_items=0, num_examples=0, num_tokens=0, executed_tokens=0, sum_squares=0, longest=0, weight=0.0
     )
@@ -85,7 +84,7 @@ def make_loader(
     if config.workers:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # texts are tokenised by now; forking after threads warns
     return DataLoader(
-        Rows(examples, task, config.seed),  # type: ignore[arg-type]
+        PreparedRows(examples, task, config.seed),  # type: ignore[arg-type]
         batch_sampler=keys,
         collate_fn=Collate(task, layout),
         num_workers=config.workers,
@@ -196,7 +195,7 @@ class Data:
 
     def batch(self, keys: Sequence[Key]) -> Batch:
         """One micro-batch of these rows, as the loader makes it."""
-        rows = Rows(self.examples, self.task, self.config.seed)
+        rows = PreparedRows(self.examples, self.task, self.config.seed)
         return Collate(self.task, self.layout)([rows[key] for key in keys])
 
 

@@ -8,11 +8,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Key = tuple[int, int]  # (epoch, row): all randomness of the data is a function of (seed, key)
+
+
+class FillerKey(NamedTuple):
+    """A row that fills the place of those that a rank does not have: it is computed, as all ranks take part, and weighs 0."""
+
+    epoch: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Batch:
     the loss is a sum over: examples for classification, target tokens for language models. ``num_tokens`` counts real
     tokens, ``executed_tokens`` those the model works on (with padding), ``longest`` is what each example takes of a
     padded batch, ``sum_squares`` the sum over the rows of length squared: what attention costs. ``weight`` is 0.0 for a
-    stand-in: a rank without rows of a micro-batch takes part in it with a row that counts for nothing.
+    filler: a rank without rows of a micro-batch takes part in it with a row that counts for nothing.
     """
 
     inputs: dict[str, Tensor | int]

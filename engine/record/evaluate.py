@@ -53,7 +53,7 @@ def evaluate(
             with autocast():
                 outputs = task.forward(model, moved)
                 loss_sum += task.loss(outputs, moved) * moved.weight
-            if moved.weight:  # a stand-in is there for the other ranks only
+            if moved.weight:  # a filler is there for the other ranks only
                 metrics.update(model, outputs, moved)
             if look is not None:
                 look(outputs, moved)
@@ -63,7 +63,7 @@ def evaluate(
     release(model)
     metrics.sync(world)
     model.train(was_training)
-    loss, *counts = world.add(torch.tensor([float(loss_sum), num_items, num_examples], dtype=torch.float64)).tolist()
+    loss, *counts = world.all_reduce(torch.tensor([float(loss_sum), num_items, num_examples], dtype=torch.float64)).tolist()
     num_items, num_examples = (int(count) for count in counts)
     loss /= max(num_items, 1)
     runtime = time.perf_counter() - began

@@ -117,7 +117,7 @@ class Run:
         if self.evaluator is None:
             return
         with self.paused("evaluation"):
-            result = self.world.from_main(self.evaluator())  # what follows from it has to be the same on all
+            result = self.world.broadcast(self.evaluator())  # what follows from it has to be the same on all
         self.last_evaluation = result.finite()
         self.is_best = self.best_so_far.count(at.step, self.last_evaluation)
         self.should_stop |= self.best_so_far.is_hopeless
@@ -141,13 +141,13 @@ class Run:
             if self.all_save:
                 self.saver.save(snapshot)
             else:
-                self.world.only_main(lambda: self.saver.save(snapshot))
+                self.world.on_main_rank(lambda: self.saver.save(snapshot))
             self._tell_of_saved()
         self.is_best = False
 
     def saving(self) -> AbstractContextManager[Any]:
         """Around training: when it is left, all that was saved is on the disk. Collective."""
-        return self.saver if self.all_save else self.world.held_by_main(self.saver)
+        return self.saver if self.all_save else self.world.main_rank_context(self.saver)
 
     def _tell_of_saved(self) -> None:
         """The writers hear of each checkpoint that has come to be on the disk."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from engine.clock import BESIDE, PHASES, Clock
+from engine.clock import BETWEEN_STEPS, PHASES, Clock
 
 
 class Stopwatch:
@@ -59,5 +59,5 @@ class Stopwatch:
         shares = {name: seconds[name] / training for name in PHASES}
         shares["other"] = max(1 - sum(shares.values()), 0.0)
         shown = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
-        others = ", ".join(f"{seconds[name]:.1f} s {name}" for name in BESIDE if seconds[name] or name != "profiling")
+        others = ", ".join(f"{seconds[name]:.1f} s {name}" for name in BETWEEN_STEPS if seconds[name] or name != "profiling")
         return f"time       {training:.1f} s training: {shown}; {others}"

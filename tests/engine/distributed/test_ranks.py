@@ -34,7 +34,7 @@ from engine.checkpoint.snapshot import model_tensors
 from engine.checkpoint.store import open_checkpoint
 from engine.checks import check_memory
 from engine.config import TrainConfig
-from engine.data.batch import Batch
+from engine.data.batch import Batch, FillerKey
 from engine.data.collate import Layout, arrange, per_token
 from engine.distributed import join, lost_ranks
 from engine.distributed.world import World
@@ -226,7 +226,7 @@ def test_several_ranks_are_one(size, cases, tmp_path):
 
 WRONG = {
     "each rank divides by its own items": (World, "sum", lambda self, values: torch.tensor(values).float() * self.size),
-    "a stand-in counts": (engine.loader, "stand_in", lambda batch: batch),
+    "a filler counts": (engine.loader, "filler", lambda batch: batch),
     "the ranks have the same rows": (engine.loader, "share", lambda keys, world: [*keys[:: world.size]]),
     "gradients are not exchanged": (engine.loop, "gradient_sync", lambda model, last: model.no_sync()),
 }
@@ -271,7 +271,7 @@ def test_gradients_are_exchanged_once_a_step(shard):
     assert in_ranks(2, part) == [2 * (3 if shard else 1)] * 2
 
 
-def test_every_row_is_dealt_once_and_a_rank_without_any_gets_a_stand_in():
+def test_every_row_is_dealt_once_and_a_rank_without_any_gets_a_filler():
     keys = [(3, row) for row in (5, 9, 2, 7, 1)]
     for size in (1, 2, 3, 5, 8):
         parts = []
@@ -279,8 +279,8 @@ def test_every_row_is_dealt_once_and_a_rank_without_any_gets_a_stand_in():
             world = World(CPU, rank)
             world.size = size
             parts.append(share(keys, world))
-        assert sorted(key for part in parts for key in part if key[1] >= 0) == sorted(keys)
-        assert [part for part in parts if part[0][1] < 0] == [[(3, ~5)]] * max(size - len(keys), 0)
+        assert sorted(key for part in parts for key in part if not isinstance(key, FillerKey)) == sorted(keys)
+        assert [part for part in parts if isinstance(part[0], FillerKey)] == [[FillerKey(3, 5)]] * max(size - len(keys), 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- resuming
@@ -889,7 +889,7 @@ def test_without_torchrun_there_is_one_rank(monkeypatch):
     world = join.join("cpu", 10)
     assert (world.rank, world.size, world.is_main, world.vote_delay) == (0, 1, True, 0)
     assert world.vote(True) and not world.vote(False)
-    assert world.sum([2, 3.5]).tolist() == [2, 3.5] and world.gather("a") == ["a"] and world.on_main(lambda: 3) == 3
+    assert world.sum([2, 3.5]).tolist() == [2, 3.5] and world.gather("a") == ["a"] and world.broadcast_from_main(lambda: 3) == 3
 
 
 def test_sharding_needs_torchrun(tmp_path):

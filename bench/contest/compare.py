@@ -18,6 +18,7 @@ import torch
 from bench.contest import contest, report, tracks
 from bench.contest.job import Job
 from bench.contest.workload import Workload, random_workload, tokenise
+from bench.machine import ROOT
 from engine.distributed.device import choose_device
 
 QUICK = {"batch_size": 8, "max_length": 128, "steps": 2, "windows": 2, "warmup": 1}
@@ -118,7 +119,7 @@ def make_workload(options: Namespace) -> Workload:
 def matmul_rates(device: torch.device, sizes: Sequence[int]) -> Mapping[str, float]:
     """In a process of its own: the parent stays out of the device's memory."""
     command = [sys.executable, "-m", "bench.contest.matmul", "--device", str(device), "--sizes", *map(str, sizes)]
-    output = subprocess.run(command, cwd=contest.ROOT, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rates: dict[str, float] = json.loads(output)
     contest.say("matmul: " + ", ".join(f"{name} {rate * 1000:,.0f} GFLOP/s" for name, rate in rates.items()))
     return rates

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bench.lessons.lesson import ROOT, path_of
+from bench.lessons.lesson import path_of
+from bench.machine import ROOT
 
 PAGE = ROOT / "docs/what-trainer-hides.md"
 POINTER = re.compile(r"^    - (Trainer|here): `([^`:]+):(\d+)` `([^`]+)`$", re.MULTILINE)

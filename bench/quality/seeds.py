@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.machine import processor
+from bench.machine import RESULTS, processor
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
 from engine.data.offline import packaged_minilm
@@ -34,7 +34,6 @@ from engine.precision import has_native_bf16, make_autocast
 from engine.settings.parser import parse
 from tasks import find
 
-RESULTS = Path(__file__).parent.parent / "results"
 RUN = (
     "--task imdb --data auto --max-train-examples 1000 --max-eval-examples 1000 --max-length 128 --epochs 1 "
     "--learning-rate 1e-4 --device cpu --log-steps 1 --overwrite"

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.machine import RESULTS, keep
+from bench.machine import RESULTS, ROOT, keep
 
-ROOT = Path(__file__).parent.parent.parent
 SHORT = "--epochs 1 --max-length 128 --learning-rate 1e-4"
 
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from bench.machine import RESULTS, keep
 from bench.reliability import forked
-from bench.reliability.kill import Lab, tiny_lab
+from bench.reliability.lab import Lab, tiny_lab
 
 PARTS = ("steps", "csv", "parquet", "saving")
 MAX_BYTES_PER_STEP = 1024

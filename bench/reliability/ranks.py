@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.machine import RESULTS, keep
 from bench.reliability.forked import warm_up
-from bench.reliability.kill import differences, tiny_lab
+from bench.reliability.lab import differences, tiny_lab
 
 SIZE = 2
 FLAGS = ["--save-steps", "2", "--log-steps", "3", "--rank-timeout", "20", "--resume"]

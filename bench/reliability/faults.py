@@ -1,7 +1,7 @@
 """A checkpoint is there in full or not at all, whatever the system does: every call of a save killed, and failed.
 
-    python -m bench.faults                 all parts, some minutes
-    python -m bench.faults calls damage    those parts
+    python -m bench faults                 all parts, some minutes
+    python -m bench faults calls damage    those parts
 
 calls   a save over two older ones, with rotation: SIGKILL at each system call, and each error it can return, by strace
         (without strace at the calls that Python makes through the os module, which leaves out the writes themselves)
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.flags import make_parser, one_of
 from bench.machine import RESULTS, keep
 from bench.reliability import forked
 from bench.reliability.lab import tiny_lab
@@ -30,12 +31,13 @@ PARTS = ("calls", "disk", "damage")
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 if all was as promised."""
-    parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"{', '.join(PARTS)} (default: all)")
+    parser = make_parser("faults", __doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", type=one_of(PARTS), help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--damages", type=int, default=1000, help="random flips and truncations")
     parser.add_argument("--seed", type=int, default=0, help="of the random damage")
-    parser.add_argument("--results", type=Path, default=RESULTS / "faults-cpu.json")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS / "faults-cpu.json", help="default: faults-cpu.json of bench/results"
+    )
     options = parser.parse_args(argv)
     forked.warm_up()
     document = json.loads(options.results.read_text()) if options.results.exists() else {}

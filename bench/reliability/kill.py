@@ -1,13 +1,12 @@
 """Killed with SIGKILL at any moment and resumed, a run ends in the same bits: each part says how often that was tried.
 
-    python -m bench.kill                  random, points and controls, about fifteen minutes on one core
-    python -m bench.kill random points    those parts
-    python -m bench.kill imdb             the real model on real reviews, some minutes
-    python -m bench.kill optimizers       random kills with each optimizer, and with an average of the weights
+    python -m bench kill                  random, points and controls, about fifteen minutes on one core
+    python -m bench kill random points    those parts
+    python -m bench kill imdb             the real model on real reviews, some minutes
+    python -m bench kill optimizers       random kills with each optimizer, and with an average of the weights
 
 Every run is ``run.py`` itself in a process of its own (forked.py). The end of a disturbed one is compared with that of
-an undisturbed one: the finished model, every checkpoint that is left (weights, AdamW, random generators, schedule, loss
-scale, log window), the figures of run.json, and metrics.jsonl, of which only what a clock has measured may differ.
+an undisturbed one, file by file (lab.py). Points and controls are in kill_points.py.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.flags import make_parser, one_of
 from bench.machine import RESULTS, keep
 from bench.reliability import forked
 from bench.reliability.kill_points import SAVING_POINTS, controls, kill_points, points
@@ -101,9 +101,10 @@ def where(output: Path) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 if every end was equal and every control was noticed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.kill", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"{', '.join(PARTS)} (default: the first three)")
+    parser = make_parser("kill", __doc__)
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", type=one_of(PARTS), help=f"{', '.join(PARTS)} (default: the first three)"
+    )
     parser.add_argument("--kills", type=int, default=200, help="random kills of the tiny model")
     parser.add_argument("--optimizer-kills", type=int, default=40, help="random kills of the tiny model with each optimizer")
     parser.add_argument("--imdb-kills", type=int, default=10, help="random kills of the real model")

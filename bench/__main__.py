@@ -1,58 +1,80 @@
-"""Plainloop beside a plain loop, Accelerate, Trainer and Lightning Fabric.
+"""Every measurement is a command of this one program: python -m bench NAME [flags].
 
-python -m bench [flags]                      the comparison: tracks D, S, B and overhead
-python -m bench --quick                      in ten minutes, not for quoting
-python -m bench levers [flags]               what each lever is worth, and where a step's time goes
-python -m bench steps --task imdb --steps 20 steps per second of one configuration of run.py
-python -m bench tokens OUT.npz [flags]       token arrays for a machine without texts, then: --tokens OUT.npz
-python -m bench plot [--results FILE]        the pictures again, from the rows that were kept
-python -m bench --gpu [PART] --tokens FILE   a GPU session in parts of at most nine minutes
+``python -m bench --help`` lists the names, ``python -m bench NAME --help`` shows the flags of one. Without a name it is
+the comparison. A module of the table has ``main(argv)``, which returns the exit code, and imports torch after it has read
+its flags.
 """
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from pathlib import Path
+from collections.abc import Sequence
 
-from bench.contest import compare, gpu, pictures
+from engine.console import one_line
+from engine.errors import UsageError, UserError
+
+COMMANDS = {
+    "compare": ("bench.contest.compare", "Plainloop beside a plain loop, Accelerate, Trainer and Fabric: also without a name"),
+    "levers": ("bench.contest.levers", "what each lever is worth, and where the time of a step goes"),
+    "steps": ("bench.steps", "steps per second of one configuration of run.py: --task imdb --steps 20"),
+    "tokens": ("bench.contest.tokens", "token arrays for a machine without texts: OUT.npz, then --tokens OUT.npz"),
+    "plot": ("bench.contest.pictures", "the pictures of a comparison again, from the rows that were kept"),
+    "gpu": ("bench.contest.gpu", "a session on a GPU, in parts of at most nine minutes"),
+    "matmul": ("bench.contest.matmul", "the best rate of matrix products that this device reaches"),
+    "scaling": ("bench.scaling", "what GPUs tell each other in a step beside what they compute: a calculation"),
+    "kill": ("bench.reliability.kill", "killed at any moment and resumed, is the end the same?"),
+    "faults": ("bench.reliability.faults", "a save whose every system call fails, full disks, damaged files"),
+    "ranks": ("bench.reliability.ranks", "one of two ranks killed at random times, until the run is done"),
+    "endurance": ("bench.reliability.endurance", "long runs and large files: memory that does not grow; the wait for a save"),
+    "checkpoints": ("bench.reliability.checkpoints", "how much memory saving and resuming take on each rank"),
+    "bad-input": ("bench.bad_input.table", "every bad input we know of through the real command line"),
+    "parity": ("bench.quality.parity", "equal to Trainer on real text, number for number"),
+    "quality": ("bench.quality.seeds", "does packing, or bf16, cost accuracy? Several seeds, review by review"),
+    "gain": ("bench.quality.gain", "does contrastive training find more of the held-out pairs?"),
+    "sample": ("bench.quality.sample", "how hard the synthetic Yelp sample is"),
+    "tutorials": ("bench.quality.tutorials", "the tutorials as a newcomer types them: what comes out, how long it takes"),
+    "page": ("bench.lessons.page", "write the line numbers of docs/what-trainer-hides.md anew"),
+}
 
 
-def main(argv: list[str]) -> int:
-    command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("compare", argv)
-    if command == "steps":
-        from bench import steps
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns its exit code. A mistake in the flags is one line and exit code 2."""
+    try:
+        command, rest = chosen(argv)
+        if command is None:
+            print(listing())
+            return 0
+        code: int = importlib.import_module(COMMANDS[command][0]).main(rest)
+        return code
+    except UserError as error:
+        print(one_line(f"error: {error}"), file=sys.stderr)
+        return error.exit_code
 
-        return steps.main(rest)
-    if command == "levers":
-        from bench.contest import levers
 
-        return levers.main(rest)
-    parser = ArgumentParser(
-        prog="python -m bench", description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
+def chosen(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The command (None: list them) and its flags. Raises UsageError for an unknown one, with the nearest there is.
+
+    ``--gpu [PART]`` anywhere among the flags is what ``gpu [PART]`` was called, and goes on working.
+    """
+    if argv and not argv[0].startswith("-"):
+        if argv[0] not in COMMANDS:
+            near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+            way_on = f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
+            raise UsageError(f"unknown name {argv[0]!r}: {way_on} (python -m bench --help)")
+        return argv[0], list(argv[1:])
+    for i, flag in enumerate(argv):
+        if flag == "--gpu" or flag.startswith("--gpu="):
+            return "gpu", [*flag.split("=", 1)[1:], *argv[i + 1 :], *argv[:i]]
+    return (None, []) if {"-h", "--help"} & set(argv) else ("compare", list(argv))
+
+
+def listing() -> str:
+    """What ``python -m bench --help`` prints."""
+    return "usage: python -m bench NAME [flags]; python -m bench NAME --help shows the flags\n\n" + "\n".join(
+        f"  {name:<12} {line}" for name, (_, line) in COMMANDS.items()
     )
-    if command == "compare":
-        compare.add_compare_flags(parser)
-        parser.add_argument("--gpu", nargs="?", const="print", choices=("print", *gpu.PARTS), metavar="PART")
-        options = parser.parse_args(rest)
-        gpu.run(options.gpu, options) if options.gpu else compare.compare(options)
-    elif command == "tokens":
-        compare.add_workload_flags(parser)
-        parser.add_argument("output", type=Path)
-        options = parser.parse_args(rest)
-        options.max_length = options.max_length or 512
-        workload = compare.make_workload(options)
-        workload.save(options.output)
-        print(f"{options.output}: {workload.name}, {workload.lengths.sum():,} tokens")
-    elif command == "plot":
-        parser.add_argument("--results", type=Path, nargs="*", help="default: all of bench/results/bench-*.json")
-        options = parser.parse_args(rest)
-        for path in options.results or sorted((Path(__file__).parent / "results").glob("bench-*.json")):
-            for picture in pictures.draw(path):
-                print(picture)
-    else:
-        parser.error(f"unknown command {command!r}")
-    return 0
 
 
 if __name__ == "__main__":

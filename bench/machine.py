@@ -1,4 +1,4 @@
-"""The machine and the versions, for results; imports nothing heavy, so that any module may ask."""
+"""Where the repository and its results are, and the machine and versions a result comes from; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench/results"
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy", "pyarrow")
 
 

@@ -1,6 +1,6 @@
 """What several GPUs have to tell each other in a step, against what they compute meanwhile: a calculation, not a measurement.
 
-    python -m bench.scaling
+    python -m bench scaling
 
 It prints the tables of docs/scaling.md. A ring of N devices moves 2 (N-1)/N of the gradients for an all-reduce, and
 (N-1)/N of a tensor for an all-gather or a reduce-scatter. A token costs 6 FLOPs for each weight, 8 when activations are
@@ -10,6 +10,8 @@ computed twice. The rates are assumptions, named in the first line; put your own
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from bench.flags import make_parser
 
 FLOPS = 400e12  # of a GPU, in bf16: 40% of an H100's 989e12
 WITHIN, BETWEEN = 300e9, 40e9  # bytes per second and GPU: NVLink within a node of 8; 400 Gbit/s for each GPU between nodes
@@ -61,5 +63,9 @@ def rows() -> list[str]:
     return lines
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
+    make_parser("scaling", __doc__).parse_args(argv)
+    print(f"assumed: {FLOPS / 1e12:.0f} TFLOP/s a GPU in bf16; {WITHIN / 1e9:.0f} GB/s for each GPU within a node of 8, "
+          f"{BETWEEN / 1e9:.0f} GB/s between nodes\n")  # fmt: skip
     print("\n".join(rows()))
+    return 0

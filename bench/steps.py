@@ -1,4 +1,6 @@
-"""Steps per second of one Plainloop configuration: ``python -m bench steps --task imdb --batch-size 16 --steps 20``.
+"""Steps per second of one Plainloop configuration.
+
+    python -m bench steps --task imdb --batch-size 16 --steps 20
 
 Takes every training flag of run.py, trains for real (its data, its task, its book-keeping) and prints the rate of a
 window after warm-up. For a comparison, and for rows to quote, there is ``python -m bench``.
@@ -8,50 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import time
-from argparse import ArgumentParser
 from pathlib import Path
 
-import torch
-
-from engine import loop
-from engine.build import build
+from bench.flags import make_parser
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
-from engine.data.batch import Batch
-from engine.data.plan import Position
 from engine.data.sources import Source, SourceConfig
-from engine.model.flops import count_flops, peak_flops
-from engine.record.run import Run
 from engine.settings.parser import flag_value, parse
-from engine.state import StepRecord
 from tasks import find
 
 
-class Counting(Run):
-    """Notes the time when the warm-up ends and when the window does."""
-
-    warmup = 0
-    began = ended = 0.0
-    num_examples = num_tokens = 0
-
-    def log(self, at: Position, micro_batches: list[Batch], record: StepRecord) -> None:
-        super().log(at, micro_batches, record)
-        if at.step > self.warmup:
-            self.num_examples += sum(batch.num_examples for batch in micro_batches)
-            self.num_tokens += sum(batch.num_tokens for batch in micro_batches)
-        if at.step == self.warmup or at.is_last:
-            if self.state.device.type == "cuda":
-                torch.cuda.synchronize()
-            self.began, self.ended = (time.perf_counter(), 0.0) if at.step == self.warmup else (self.began, time.perf_counter())
-
-    def save(self, at: Position) -> None:
-        """Nothing: a checkpoint is no step."""
-
-
 def main(argv: list[str]) -> int:
-    """python -m bench steps"""
-    parser = ArgumentParser(prog="python -m bench steps [training flags of run.py]", description=__doc__, allow_abbrev=False)
+    parser = make_parser("steps", __doc__)
+    parser.usage = "python -m bench steps [--steps N] [--warmup N] --task TASK [training flags of run.py]"
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps in the window")
     parser.add_argument("--warmup", type=int, default=3, help="steps before it")
     options, rest = parser.parse_known_args(argv)
@@ -60,6 +31,11 @@ def main(argv: list[str]) -> int:
     name = flag_value(rest, "task")
     if name is None:
         parser.error("--task is needed, as in run.py")
+    from bench.window import Counting  # now, for torch takes seconds
+    from engine import loop
+    from engine.build import build
+    from engine.model.flops import count_flops, peak_flops
+
     kind = find(name)
     config, source, choices = parse(rest, "python -m bench steps", [TrainConfig, SourceConfig, kind.Options], kind.defaults)
     config = dataclasses.replace(config, max_steps=options.warmup + options.steps)

@@ -1,7 +1,7 @@
 """How one bad input is tried: a command line, what it must get, and whether anything on disk was lost.
 
 A row is a generator function under ``@row(number, what, code, words)``: it writes its input with the help of ``Place``,
-yields command lines, and may look at what each came to. ``judge`` runs it. The rows are in bad_rows.py.
+yields command lines, and may look at what each came to. ``judge`` runs it. rows.py has all of them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 from unittest.mock import patch
 
 import run
+from bench.machine import ROOT
 from bench.toys import tiny
 from engine.checkpoint.store import open_checkpoint, sealed, steps_in
 
-ROOT = Path(__file__).parent.parent.parent
 NOBODY = 65534  # the user id of nobody
 
 
@@ -189,6 +189,11 @@ def reseal(directory: Path, **changes: Any) -> None:
     """Change members of a checkpoint's manifest, as somebody who knows its format would."""
     document = {key: value for key, value in json.loads((directory / "MANIFEST.json").read_text()).items() if key != "sha256"}
     (directory / "MANIFEST.json").write_bytes(sealed(document | changes))
+
+
+def newest(at: Place) -> Path:
+    """The newest checkpoint of the row's run."""
+    return at.out / f"checkpoints/step-{steps_in(at.out / 'checkpoints')[-1]:08d}"
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import safetensors.torch
 
 from bench.bad_input.case import Place, edit, reseal
-from bench.bad_input.rows import HEADER, ROWS_OF_DATA, each
+from bench.bad_input.forms import HEADER, ROWS_OF_DATA, each
 
 Lines = Callable[[Place], Sequence[list[str]]]
 LONG = "9" * 5000

@@ -1,27 +1,30 @@
 """Every bad input we know of, tried through the real command line: what each gets, in one table.
 
-    python -m bench.bad_input                  all rows; exit code 1 if one fails
-    python -m bench.bad_input --only 42 43     some of them
+    python -m bench bad-input                  all rows; exit code 1 if one fails
+    python -m bench bad-input --only 42 43     some of them
 
 The contract is in docs/bad-input.md. A row that this machine cannot try says what it would need.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from bench.flags import make_parser
 
-from bench.bad_input import odd_rows  # noqa: F401 - they fill ROWS
-from bench.bad_input.case import ROWS, Place, Row, judge, make_home
+if TYPE_CHECKING:
+    from bench.bad_input.case import Row
 
 
 def verdict(row: Row, home: Path, folder: Path) -> tuple[str, str, list[str]]:
     """What a row got, one word about it, and its faults."""
+    import torch
+
+    from bench.bad_input.case import Place, judge
+
     if row.needs and not (row.needs == "CUDA" and torch.cuda.is_available()):
         later = not row.needs.startswith(("CUDA", "several"))
         return "", row.needs if later else f"not on this machine (needs {row.needs})", []
@@ -31,12 +34,17 @@ def verdict(row: Row, home: Path, folder: Path) -> tuple[str, str, list[str]]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.bad_input", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", nargs="+", choices=[row.number for row in ROWS], metavar="ROW", help="numbers of rows")
+    parser = make_parser("bad-input", __doc__)
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="numbers of rows")
     parser.add_argument("--width", type=int, default=60, help="of the columns 'expected' and 'got'; 0: as they are")
     options = parser.parse_args(argv)
+    import torch  # now, for it takes seconds
+
+    from bench.bad_input.case import make_home
+    from bench.bad_input.rows import ROWS
+
+    if unknown := sorted(set(options.only or ()) - {row.number for row in ROWS}):
+        parser.error(f"there is no row {', '.join(unknown)}")
     torch.set_num_threads(1)
     rows = [row for row in ROWS if options.only is None or row.number in options.only]
     cut = options.width or 10_000
@@ -63,7 +71,3 @@ def main(argv: list[str]) -> int:
         f"{len(rows) - verdicts.count('pass') - len(failed)} not on this machine or not yet"
     )
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

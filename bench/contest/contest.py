@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.contest.job import Job
+from bench.machine import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 NEEDS = {
     "bench.contest.contenders.accelerate_loop": ("accelerate",),
     "bench.contest.contenders.trainer": ("accelerate",),  # Trainer asks for it

@@ -1,10 +1,11 @@
 """The bench on a GPU, in parts of at most nine minutes: each is a command of its own, and each row is kept at once.
 
-    python -m bench --gpu --tokens FILE.npz          prints the commands
-    python -m bench --gpu same --tokens FILE.npz     runs one part
+    python -m bench gpu --tokens FILE.npz          prints the commands
+    python -m bench gpu same --tokens FILE.npz     runs one part
 
 The machine needs torch and transformers; without accelerate or lightning-fabric their rows are skipped. Models have
-random weights in the size of DistilBERT and BERT-base: speed does not depend on what they know.
+random weights in the size of DistilBERT and BERT-base: speed does not depend on what they know. ``python -m bench --gpu``
+is the same.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from typing import Any
 
 from bench.contest import compare, levers
 from bench.contest.contest import say
-from engine.distributed.device import choose_device, describe_device
-from engine.model.packing_check import check_kernel
-from engine.precision import choose_precision
+from bench.contest.flags import add_compare_flags
+from bench.flags import make_parser
 
 BUDGET_S = 420.0  # of a contest: what is begun then still ends within nine minutes
 PARTS = {
@@ -30,10 +30,19 @@ PARTS = {
 }
 
 
+def main(argv: list[str]) -> int:
+    parser = make_parser("gpu", __doc__)
+    parser.add_argument("part", nargs="?", default="print", choices=("print", *PARTS), help="default: print the commands")
+    add_compare_flags(parser)
+    options = parser.parse_args(argv)
+    run(options.part, options)
+    return 0
+
+
 def commands(options: Namespace) -> list[str]:
     """One line a part."""
     source = f"--tokens {options.tokens}" if options.tokens else f"--data {options.data}"
-    return [f"python -m bench --gpu {part} {source} --device {options.device}  # {what}" for part, what in PARTS.items()]
+    return [f"python -m bench gpu {part} {source} --device {options.device}  # {what}" for part, what in PARTS.items()]
 
 
 def run(part: str, options: Namespace) -> list[dict[str, Any]]:
@@ -65,6 +74,10 @@ def kernels(options: Namespace) -> list[dict[str, Any]]:
     from transformers import BertConfig
 
     from bench.contest.report import environment
+    from bench.contest.setting import matmul_rates
+    from engine.distributed.device import choose_device, describe_device
+    from engine.model.packing_check import check_kernel
+    from engine.precision import choose_precision
 
     device = choose_device(options.device)
     precision = choose_precision("auto", device)
@@ -73,5 +86,5 @@ def kernels(options: Namespace) -> list[dict[str, Any]]:
         print("packed attention kernel: " + (check_kernel(BertConfig(), device, precision) or "agrees with the CPU's"))
     else:
         print("packed attention kernel: the CPU's is the reference")
-    print(json.dumps(environment(device, compare.matmul_rates(device, options.matmul_sizes)), indent=1))
+    print(json.dumps(environment(device, matmul_rates(device, options.matmul_sizes)), indent=1))
     return []

@@ -1,19 +1,25 @@
-"""What each of Plainloop's levers is worth, one added at a time, and where the time of the last one's step goes."""
+"""What each of Plainloop's levers is worth, one added at a time, and where the time of the last one's step goes.
+
+    python -m bench levers [flags]
+
+A contest like those of the comparison, between configurations of Plainloop alone; the last that is not compiled is profiled.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from argparse import ArgumentParser, Namespace
-from typing import Any
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from bench.contest.compare import Setting, add_workload_flags
 from bench.contest.contest import say
+from bench.contest.flags import add_workload_flags
 from bench.contest.job import Job
 from bench.contest.tracks import MODULES
-from engine.precision import has_native_bf16
+from bench.flags import make_parser
+
+if TYPE_CHECKING:
+    import torch
 
 PROFILE_STEPS = 3
 FIRST = "padded, fp32"
@@ -21,6 +27,8 @@ FIRST = "padded, fp32"
 
 def levers(base: Job, device: torch.device) -> tuple[list[Job], dict[str, str]]:
     """The jobs, slowest first, and the levers that this device lacks with the reason."""
+    from engine.precision import has_native_bf16
+
     on_cuda, native = device.type == "cuda", has_native_bf16(device)
     steps: list[tuple[str, dict[str, Any]]] = [
         (FIRST, {"batching": "padded", "precision": "fp32"}),
@@ -53,8 +61,7 @@ def levers(base: Job, device: torch.device) -> tuple[list[Job], dict[str, str]]:
 
 
 def main(argv: list[str]) -> int:
-    """python -m bench levers"""
-    parser = ArgumentParser(prog="python -m bench levers", description=__doc__, allow_abbrev=False)
+    parser = make_parser("levers", __doc__)
     add_workload_flags(parser)
     run(parser.parse_args(argv))
     return 0
@@ -62,6 +69,9 @@ def main(argv: list[str]) -> int:
 
 def run(options: Namespace) -> list[dict[str, Any]]:
     """Contest, table, breakdown, picture."""
+    from bench.contest import pictures
+    from bench.contest.setting import Setting
+
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         setting = Setting(options, folder)
         jobs, skipped = levers(setting.base(), setting.device)
@@ -72,8 +82,6 @@ def run(options: Namespace) -> list[dict[str, Any]]:
         for row in rows:
             if "breakdown" in row:
                 print(breakdown_text(row))
-        from bench.contest import pictures
-
         pictures.draw(setting.results)
     return rows
 

@@ -1,25 +1,30 @@
 """The best matrix-product rate of the device, measured: what a step is compared with, rather than a data sheet.
 
-python -m bench.matmul --device cpu
+    python -m bench matmul --device cpu          TFLOP/s by precision, as JSON
+
+In float32 as Plainloop computes it, TF32 on CUDA, and in bf16 where the device has instructions for it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
+from typing import TYPE_CHECKING
 
-import torch
+from bench.flags import make_parser
 
-from engine.distributed.device import choose_device
-from engine.precision import allow_tf32, has_native_bf16
+if TYPE_CHECKING:
+    import torch
 
 SIZES = (2048, 4096)
 
 
 def rates(device: torch.device, sizes: tuple[int, ...] = SIZES) -> dict[str, float]:
     """TFLOP/s by precision: the best of a few products of square matrices (fp32 as Plainloop has it: TF32 on CUDA)."""
+    import torch
+
+    from engine.precision import allow_tf32, has_native_bf16
+
     allow_tf32(device)
     kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_native_bf16(device) else {})
     found = dict.fromkeys(kinds, 0.0)
@@ -37,13 +42,18 @@ def rates(device: torch.device, sizes: tuple[int, ...] = SIZES) -> dict[str, flo
 
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: list[str]) -> int:
+    parser = make_parser("matmul", __doc__)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    options = parser.parse_args()
-    json.dump(rates(choose_device(options.device), tuple(options.sizes)), sys.stdout)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="of the square matrices")
+    options = parser.parse_args(argv)
+    from engine.distributed.device import choose_device  # now, for torch takes seconds
+
+    print(json.dumps(rates(choose_device(options.device), tuple(options.sizes))))
+    return 0

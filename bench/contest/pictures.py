@@ -1,4 +1,9 @@
-"""Pictures of the newest rows of a results file, as PNG beside it: rates, levers and breakdown, losses, step times."""
+"""Pictures of the newest rows of a results file, as PNG beside it: rates, levers and breakdown, losses, step times.
+
+    python -m bench plot [--results FILE ...]
+
+Drawn are the rows of each track's last run that count.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.contest.contest import say
-from bench.contest.report import load
+from bench.flags import make_parser
+from bench.machine import RESULTS
 
 # Okabe and Ito's palette: told apart with every kind of colour vision; line styles tell a second time.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
@@ -16,8 +22,20 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0,
 Rows = Sequence[Mapping[str, Any]]
 
 
+def main(argv: list[str]) -> int:
+    parser = make_parser("plot", __doc__)
+    parser.add_argument("--results", type=Path, nargs="*", help="default: all of bench/results/bench-*.json")
+    options = parser.parse_args(argv)
+    for path in options.results or sorted(RESULTS.glob("bench-*.json")):
+        for picture in draw(path):
+            print(picture)
+    return 0
+
+
 def draw(results: Path) -> list[Path]:
     """All pictures that the rows have something for; their paths."""
+    from bench.contest.report import load
+
     if importlib.util.find_spec("matplotlib") is None:
         say("pictures: skipped, matplotlib is not installed (pip install '.[bench]')")
         return []

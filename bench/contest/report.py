@@ -21,10 +21,9 @@ from bench.contest.contest import Contender
 from bench.contest.job import Job
 from bench.contest.validity import reasons
 from bench.contest.workload import Workload, batches_sha, model_config
-from bench.machine import processor
+from bench.machine import RESULTS, processor
 from engine.model.flops import FlopCount, count_flops
 
-RESULTS = Path(__file__).parent.parent / "results"
 PACKAGES = ("torch", "transformers", "accelerate", "lightning-fabric", "numpy")
 VENDOR_PEAK = 989.0  # TFLOP/s of an H100 or H200 in bf16, dense
 KEPT_STEPS = 2000  # step times kept of a row

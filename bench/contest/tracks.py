@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from bench.contest.job import Job
-from engine.precision import has_native_bf16
+
+if TYPE_CHECKING:
+    import torch
 
 SYSTEMS = ("plainloop", "plain_loop", "accelerate", "trainer", "fabric")
 MODULES = {
@@ -43,6 +43,8 @@ def jobs_of(
     compile: bool = False,
 ) -> list[Job]:
     """The contenders of a track, Plainloop first. ``precision`` is that of S; ``compile`` adds compiled rows to B."""
+    from engine.precision import has_native_bf16
+
     best = "bf16" if has_native_bf16(device) else "fp32"
     on_cuda = device.type == "cuda"
     found: list[Job] = []

@@ -1,4 +1,4 @@
-"""One contender's process: ``python -m bench.worker JOB.json``, started by contest.py.
+"""One contender's process: ``python -m bench.contest.worker JOB.json``, started by contest.py.
 
 First a few steps without dropout, whose losses and clipped gradient norms have to be everybody's; then, from the same
 weights again, warm-up and windows with the dropout of the checkpoint. The contender's code is the same in both.

@@ -14,7 +14,8 @@ from transformers import Trainer, TrainerCallback
 from bench.contest.pictures import COLOURS
 from bench.contest.workload import Workload, random_workload
 from bench.lessons import toys
-from bench.lessons.lesson import ROOT, Finding, Lesson
+from bench.lessons.lesson import Finding, Lesson
+from bench.machine import RESULTS
 from engine.data.batch import Batch
 from engine.data.collate import Layout
 from engine.record.divergence import describe_first, first_bad_step
@@ -192,7 +193,7 @@ def clipping(folder: str) -> Finding:
     trainer.train()
     logged = [line["grad_norm"] for line in toys.steps_logged(trainer)]
     used = [float(gradient.norm()) for gradient in watch.seen]
-    recorded = [step["grad_norm"] for step in json.loads((ROOT / "bench/results/parity-imdb.json").read_text())["steps"]]
+    recorded = [step["grad_norm"] for step in json.loads((RESULTS / "parity-imdb.json").read_text())["steps"]]
     real = sum(norm > 1 for norm in recorded)
 
     def draw(axes: Any) -> None:

@@ -13,9 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench.machine import ROOT
 from engine.errors import UserError
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 class ClaimError(UserError):

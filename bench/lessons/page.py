@@ -1,4 +1,6 @@
-"""docs/what-trainer-hides.md: reads its pointers, and writes their line numbers anew: python -m bench.lessons.page
+"""docs/what-trainer-hides.md: reads its pointers, and writes their line numbers anew.
+
+    python -m bench page
 
 The page is the source: a pointer names a file and quotes a piece of a line; the number between them follows from the quote.
 """
@@ -8,7 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bench.lessons.lesson import ROOT, path_of
+from bench.flags import make_parser
+from bench.lessons.lesson import path_of
+from bench.machine import ROOT
 
 PAGE = ROOT / "docs/what-trainer-hides.md"
 POINTER = re.compile(r"^    - (Trainer|here): `([^`:]+):(\d+)` `([^`]+)`$", re.MULTILINE)
@@ -47,5 +51,7 @@ def renumbered(page: str) -> str:
     return POINTER.sub(renumber, page)
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
+    make_parser("page", __doc__).parse_args(argv)
     PAGE.write_text(renumbered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0

@@ -1,6 +1,6 @@
 """Does contrastive training on the halves of reviews find more of them than the start does? Pair by pair, with its error.
 
-    python -m bench.gain                 some minutes on two cores; writes bench/results/embeddings-imdb.json
+    python -m bench gain                 some minutes on two cores; writes bench/results/embeddings-imdb.json
 
 The task is hard for a model that has seen 10^9 pairs: which of 1,000 passages stands in the same review as this one? Both
 models rank the same held-out pairs, so the standard error is that of the mean difference of a pair.
@@ -8,24 +8,23 @@ models rank the same held-out pairs, so the standard error is that of the mean d
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from bench.flags import make_parser
 from bench.machine import RESULTS, keep
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
-from engine.data.collate import Layout
 from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
-from engine.fit import fit
-from tasks.embeddings.retrieval import TOP, ranks
-from tasks.embeddings.task import Embeddings
 from tasks.options import EmbeddingsOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from tasks.embeddings.task import Embeddings
 
 SOURCE = SourceConfig(data="sample", model=packaged_minilm() or "auto", max_train_examples=4000, max_eval_examples=1000)
 CONFIG = TrainConfig(batch_size=64, epochs=1, learning_rate=2e-5, warmup_ratio=0.1, device="cpu", eval_batch_size=64)
@@ -33,6 +32,9 @@ CONFIG = TrainConfig(batch_size=64, epochs=1, learning_rate=2e-5, warmup_ratio=0
 
 def ranks_of(task: Embeddings, model: torch.nn.Module) -> Tensor:
     """[held-out pairs]: 0 where the second passage is the nearest of all to the first."""
+    from engine.data.collate import Layout
+    from tasks.embeddings.retrieval import ranks
+
     table = task.splits()["eval"]
     first, second = (task.vectors(model, table[name][:], Layout()) for name in task.options.texts)
     return ranks(first, second)
@@ -45,8 +47,13 @@ def paired(before: Tensor, after: Tensor) -> dict[str, float]:
             "standard_error": float(gaps.std() / len(gaps) ** 0.5)}  # fmt: skip
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Print and write the table."""
+    make_parser("gain", __doc__).parse_args(argv)
+    from engine.fit import fit  # now, for torch takes seconds
+    from tasks.embeddings.retrieval import TOP
+    from tasks.embeddings.task import Embeddings
+
     quiet_libraries()
     task = Embeddings(EmbeddingsOptions(), Source(SOURCE))
     start = ranks_of(task, task.build_model().eval())
@@ -64,7 +71,3 @@ def main() -> int:
         print(f"{name:<10} start {found['start']:.4f}  trained {found['trained']:.4f}  "
               f"gain {found['gain']:+.4f} +- {found['standard_error']:.4f}")  # fmt: skip
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """Equal to Trainer on real text, number for number: losses, gradient norms, learning rates, evaluation.
 
-    python -m bench.parity imdb                            our run against Trainer's recorded rows (minutes)
-    python -m bench.parity imdb --record                   measure Trainer's rows again
-    python -m bench.parity stars --file yelp_reviews.csv   five classes of a CSV file with the columns text and stars
+    python -m bench parity imdb                            our run against Trainer's recorded rows (minutes)
+    python -m bench parity imdb --record                   measure Trainer's rows again
+    python -m bench parity stars --file yelp_reviews.csv   five classes of a CSV file with the columns text and stars
 
 Trainer's rows stand in bench/results/parity-NAME.json with the versions and the machine they were measured on. Both sides
 start from the same seed, see the same tokens and batches, in float32, padded. Trainer's loader gets a generator of its own,
@@ -11,30 +11,25 @@ as ours has: otherwise it draws one number from torch's global generator at the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import re
-import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from bench.machine import processor
+from bench.flags import make_parser
+from bench.machine import RESULTS, processor
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
 from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
-from engine.fit import fit
-from engine.seed import set_seed
 from engine.settings.parser import parse
 from tasks import find
 
-RESULTS = Path(__file__).parent.parent / "results"
 COMMON = (
     "--max-length 128 --epochs 1 --learning-rate 1e-4 --precision fp32 --batching padded --device cpu --log-steps 1 --overwrite"
 )
@@ -52,12 +47,16 @@ def settings(name: str, file: str | None, folder: str) -> tuple[Any, TrainConfig
     if model is None:
         raise SystemExit("the offline extra is needed: pip install -c constraints.txt '.[offline,dev]'")
     kind = find(argv[1])
-    config, source, options = parse([*argv, "--model", model], "parity", [TrainConfig, SourceConfig, kind.Options], {})
+    config, source, options = parse(
+        [*argv, "--model", model], "python -m bench parity", [TrainConfig, SourceConfig, kind.Options], {}
+    )
     return kind(options, Source(source)), config
 
 
 def run_ours(name: str, file: str | None) -> dict[str, Any]:
     """Through engine.fit, as run.py does it."""
+    from engine.fit import fit
+
     with tempfile.TemporaryDirectory() as folder:
         task, config = settings(name, file, folder)
         metrics = fit(task, config).metrics
@@ -69,7 +68,10 @@ def run_ours(name: str, file: str | None) -> dict[str, Any]:
 
 def run_trainer(name: str, file: str | None) -> dict[str, Any]:
     """transformers.Trainer on the same tokens, from the same seed."""
+    import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    from engine.seed import set_seed
 
     class OwnGenerator(Trainer):  # type: ignore[misc,no-any-unimported]
         def get_train_dataloader(self) -> Any:
@@ -129,7 +131,7 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("parity", __doc__)
     parser.add_argument("name", choices=RUNS)
     parser.add_argument("--file", help="the CSV file of 'stars'")
     parser.add_argument("--record", action="store_true", help="run Trainer, too, and record both sides' rows")
@@ -139,6 +141,8 @@ def main(argv: list[str]) -> int:
     quiet_libraries()
     path = RESULTS / f"parity-{options.name}.json"
     if options.record:
+        import torch
+
         packages = {package: version(package) for package in ("torch", "transformers", "accelerate", "tokenizers", "numpy")}
         machine = {"processor": processor(), "threads": torch.get_num_threads(), "python": platform.python_version()}
         document = {"system": "transformers.Trainer", "run": RUNS[options.name], "versions": packages, "machine": machine}
@@ -163,7 +167,3 @@ def as_text(document: dict[str, Any]) -> str:
         )
         + "\n"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

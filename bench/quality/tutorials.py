@@ -1,8 +1,8 @@
 """The tutorials' runs, one after the other, as a newcomer without the Hub types them: what comes out, how long it takes.
 
-    python -m bench.tutorials                     all that bench/results/tutorials-cpu.json does not hold, about 30 minutes
-    python -m bench.tutorials captioning sft      those, again
-    python -m bench.tutorials --table             nothing is run
+    python -m bench tutorials                     all that bench/results/tutorials-cpu.json does not hold, about 30 minutes
+    python -m bench tutorials captioning sft      those, again
+    python -m bench tutorials --table             nothing is run
 
 Models land in ``runs/`` of the folder it is called from. Each has at least 200 held-out rows, and the best answer that is
 always the same beside the figure: above it by three standard errors, or the exit code is 1.
@@ -10,7 +10,6 @@ always the same beside the figure: above it by three standard errors, or the exi
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -21,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.machine import RESULTS, keep
+from bench.flags import make_parser, one_of
+from bench.machine import RESULTS, ROOT, keep
 
-ROOT = Path(__file__).parent.parent.parent
 SHORT = "--epochs 1 --max-length 128 --learning-rate 1e-4"
 
 
@@ -134,10 +133,9 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.tutorials", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("names", nargs="*", choices=[*TUTORIALS, []], help=", ".join(TUTORIALS))
-    parser.add_argument("--table", action="store_true")
+    parser = make_parser("tutorials", __doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", type=one_of(TUTORIALS), help=", ".join(TUTORIALS))
+    parser.add_argument("--table", action="store_true", help="run nothing")
     options = parser.parse_args(argv)
     path = RESULTS / "tutorials-cpu.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
@@ -150,7 +148,3 @@ def main(argv: Sequence[str]) -> int:
         keep(path, {"rows": rows})
     print(table(rows))
     return 0 if all(row["above_trivial"] for row in rows.values()) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

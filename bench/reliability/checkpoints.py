@@ -1,6 +1,6 @@
 """How much memory saving and loading a checkpoint take on each rank, above the state itself.
 
-    python -m bench.checkpoints [--results FILE]
+    python -m bench checkpoints [--results FILE]
 
 A BERT of MiniLM's size (a state of 12 bytes a weight: weights and AdamW's two averages), on one rank, and with --shard on two
 and four: one step, a save, and a resume. Each number is a rank's own memory (RssAnon) at its peak, looked at every
@@ -9,10 +9,8 @@ millisecond, after free memory has been given back: for saving above what it was
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import importlib
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.flags import make_parser
 from bench.machine import RESULTS, keep
 from bench.reliability.endurance import memory_mb
 from bench.reliability.forked import warm_up
@@ -112,8 +111,10 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.checkpoints", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--results", type=Path, default=RESULTS / "checkpoints-cpu.json")
+    parser = make_parser("checkpoints", __doc__)
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS / "checkpoints-cpu.json", help="default: checkpoints-cpu.json of bench/results"
+    )
     options = parser.parse_args(argv)
     warm_up()
     rows = []
@@ -122,7 +123,3 @@ def main(argv: list[str]) -> int:
             rows.append(measure(Path(name), size, shard=shard, asynchronous=asynchronous))
     keep(options.results, {"rows": rows})
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

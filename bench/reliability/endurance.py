@@ -1,22 +1,20 @@
 """Long runs and large files: memory that does not grow with steps, nor with rows.
 
-    python -m bench.endurance              all parts, some minutes each
-    python -m bench.endurance steps        10,000 steps of a tiny model in one process: bytes a step after the warm-up
-    python -m bench.endurance csv parquet  1,000,000 rows against 10,000: peak memory, time until the first step
-    python -m bench.endurance saving       how long training waits for a checkpoint of 272 MB, with and without --async-save
+    python -m bench endurance              all parts, some minutes each
+    python -m bench endurance steps        10,000 steps of a tiny model in one process: bytes a step after the warm-up
+    python -m bench endurance csv parquet  1,000,000 rows against 10,000: peak memory, time until the first step
+    python -m bench endurance saving       how long training waits for a checkpoint of 272 MB, with and without --async-save
 
 Memory is the process's own (RssAnon): pages of mapped files, which the system takes back when it needs them, stand beside it.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib
 import json
 import os
 import re
-import sys
 import tempfile
 import threading
 import time
@@ -27,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.flags import make_parser, one_of
 from bench.machine import RESULTS, keep
 from bench.reliability import forked
-from bench.reliability.kill import Lab, tiny_lab
+from bench.reliability.lab import Lab, tiny_lab
 
 PARTS = ("steps", "csv", "parquet", "saving")
 MAX_BYTES_PER_STEP = 1024
@@ -213,13 +212,14 @@ def time_saves(directory: Path, *, asynchronous: bool, saves: int) -> dict[str, 
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 if every bound held."""
-    parser = argparse.ArgumentParser(prog="python -m bench.endurance", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"{', '.join(PARTS)} (default: all)")
-    parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--saves", type=int, default=7)
-    parser.add_argument("--results", type=Path, default=RESULTS / "endurance-cpu.json")
+    parser = make_parser("endurance", __doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", type=one_of(PARTS), help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--steps", type=int, default=10_000, help="of the part steps")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the large files")
+    parser.add_argument("--saves", type=int, default=7, help="that are timed, each way")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS / "endurance-cpu.json", help="default: endurance-cpu.json of bench/results"
+    )
     options = parser.parse_args(argv)
     forked.warm_up()
     document = json.loads(options.results.read_text()) if options.results.exists() else {}
@@ -260,7 +260,3 @@ def summary(document: dict[str, Any]) -> str:
             run = document["saving"][name]
             lines.append(f"saving {run['checkpoint_mb']} MB, {name}: training waits {run['wait_s']['median']} s")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

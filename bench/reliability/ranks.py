@@ -1,6 +1,6 @@
 """Kill one rank of a run at random times until it is done, again and again: is the end that of the undisturbed run?
 
-    python -m bench.ranks [--kills 20] [--seed 0] [--shard] [--async-save] [--keep]
+    python -m bench ranks [--kills 20] [--seed 0] [--shard] [--async-save] [--keep]
 
 The ranks are forked processes with torchrun's environment and gloo between them; what torchrun does when a rank dies, end
 the others and start all of them again with the same command, is done here. SIGKILL strikes one rank, drawn at random, at a
@@ -9,21 +9,20 @@ time drawn evenly over an undisturbed run. A small DistilBERT, dropout on, a che
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from bench.flags import make_parser
 from bench.machine import RESULTS, keep
 from bench.reliability.forked import warm_up
-from bench.reliability.kill import differences, tiny_lab
+from bench.reliability.lab import differences, tiny_lab
 
 SIZE = 2
 FLAGS = ["--save-steps", "2", "--log-steps", "3", "--rank-timeout", "20", "--resume"]
@@ -96,11 +95,11 @@ def measure(folder: Path, kills: int, seed: int, more: list[str]) -> dict[str, A
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.ranks", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--shard", action="store_true")
-    parser.add_argument("--async-save", action="store_true")
+    parser = make_parser("ranks", __doc__)
+    parser.add_argument("--kills", type=int, default=20, help="that strike a run under way")
+    parser.add_argument("--seed", type=int, default=0, help="of the victims and the times")
+    parser.add_argument("--shard", action="store_true", help="as run.py has it")
+    parser.add_argument("--async-save", action="store_true", help="as run.py has it")
     parser.add_argument("--keep", action="store_true", help="write bench/results/ranks-cpu.json, ranks-shard-cpu.json ...")
     options = parser.parse_args(argv)
     more = [*(["--shard"] if options.shard else []), *(["--async-save"] if options.async_save else [])]
@@ -116,7 +115,3 @@ def main(argv: list[str]) -> int:
     if options.keep:
         keep(RESULTS / f"ranks{''.join(flag[1:] for flag in more)}-cpu.json", found)
     return int(bool(found["wrong"]))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Every row of the table of bad inputs (bench/bad_input/rows.py) through the command line: one test a row."""
+"""Every row of the table of bad inputs (bench/bad_input/) through the command line: one test a row."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 
-from bench.bad_input.case import ROWS, Place, Result, Row, judge, make_home
+from bench.bad_input.case import Place, Result, Row, judge, make_home
+from bench.bad_input.rows import ROWS
 from bench.bad_input.table import main
+from engine.errors import UsageError
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +90,9 @@ def test_the_table_is_printed_and_a_failing_row_is_the_exit_code(capsys, monkeyp
     shown = capsys.readouterr().out
     assert "3 rows: 1 pass, 0 fail, 2 not on this machine or not yet" in shown and "did you mean --learning-rate?" in shown
     monkeypatch.setattr("run.main", lambda argv: 0)
-    monkeypatch.setattr("bench.bad_input.table.make_home", lambda folder: folder)
+    monkeypatch.setattr("bench.bad_input.case.make_home", lambda folder: folder)
     assert main(["--only", "1"]) == 1
     assert "exit code 0, not 2" in capsys.readouterr().out
     torch.set_num_threads(threads)
+    with pytest.raises(UsageError, match="there is no row 999"):
+        main(["--only", "1", "999"])

@@ -279,7 +279,7 @@ def test_the_tracks_hold_what_they_say():
 
 
 def test_the_levers_of_a_cpu(monkeypatch):
-    monkeypatch.setattr(levers, "has_native_bf16", lambda device: False)
+    monkeypatch.setattr("engine.precision.has_native_bf16", lambda device: False)
     jobs, skipped = levers.levers(a_job(), CPU)
     assert [job.system for job in jobs] == ["padded, fp32", "length buckets, fp32", "packed, nn.Dropout, fp32", "packed, fp32"]
     assert [job.profile_steps > 0 for job in jobs] == [False, False, False, True]
@@ -475,10 +475,15 @@ def test_steps_prints_a_rate(tmp_path, capsys):
     assert "steps/s" in capsys.readouterr().out
 
 
-def test_the_gpu_session_is_printed_in_parts(capsys):
-    assert main(["--gpu", "--tokens", "t.npz"]) == 0
+@pytest.mark.parametrize(
+    "argv", [["gpu", "--tokens", "t.npz"], ["--gpu", "--tokens", "t.npz"], ["--tokens", "t.npz", "--gpu", "--rows", "9"]]
+)
+def test_the_gpu_session_is_printed_in_parts(argv, capsys):
+    assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(gpu.PARTS) and all("--gpu" in line and "t.npz" in line for line in lines)
+    assert len(lines) == len(gpu.PARTS) and all(
+        f"python -m bench gpu {part} --tokens t.npz" in line for part, line in zip(gpu.PARTS, lines, strict=True)
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""``python -m bench.faults`` with the functions of ``os`` in place of system calls, which needs no strace; and that it can fail."""
+"""``python -m bench faults`` with the functions of ``os`` in place of system calls, which needs no strace; and that it can fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.reliability import faults, forked
+from bench.reliability import damage, faults, forked, save_calls
 from engine.checkpoint import store
 
 ROOT = Path(__file__).parent.parent.parent
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 def program(folder: Path) -> dict:
     """A process of its own forks: see test_kill.py."""
     forked.warm_up()
-    good = faults.strike_calls(folder, faults.InPython(folder))
+    good = save_calls.strike_calls(folder, save_calls.InPython(folder))
 
     def careless(root, step, files):
         """Writes where the checkpoint is to be, and tells nobody of what goes wrong."""
@@ -30,8 +30,8 @@ def program(folder: Path) -> dict:
         except OSError:
             pass
 
-    faults.commit = careless
-    return {"good": good, "careless": faults.strike_calls(folder, faults.InPython(folder))}
+    save_calls.commit = careless
+    return {"good": good, "careless": save_calls.strike_calls(folder, save_calls.InPython(folder))}
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +56,17 @@ def test_a_careless_save_is_found_out(document):
 
 
 def test_random_damage_is_noticed(tmp_path):
-    faults.two_older(tmp_path)
-    found = faults.damage(tmp_path, 150, seed=1)
+    save_calls.two_older(tmp_path)
+    found = damage.damage(tmp_path, 150, seed=1)
     assert found["wrong"] == [] and found["detected"] == 150 and found["all_damaged_is_refused"]
-    assert {name.split(",")[0] for name in found["struck"]} == {*faults.content(1), "MANIFEST.json"}
+    assert {name.split(",")[0] for name in found["struck"]} == {*save_calls.content(1), "MANIFEST.json"}
 
 
 def test_damage_that_is_not_noticed_is_counted(tmp_path, monkeypatch):
-    faults.two_older(tmp_path)
-    monkeypatch.setattr(faults, "newest", lambda root: faults.content(2))
-    found = faults.damage(tmp_path, 5, seed=1)
+    save_calls.two_older(tmp_path)
+    monkeypatch.setattr(save_calls, "newest", lambda root: save_calls.content(2))
+    monkeypatch.setattr(damage, "newest", lambda root: save_calls.content(2))
+    found = damage.damage(tmp_path, 5, seed=1)
     assert len(found["wrong"]) == 5 and not found["all_damaged_is_refused"]
     assert not faults.is_clean({"damage": found})
 

@@ -1,4 +1,4 @@
-"""A small part of ``python -m bench.kill``: real SIGKILLs, resumed until the end, every file compared.
+"""A small part of ``python -m bench kill``: real SIGKILLs, resumed until the end, every file compared.
 
 In a process of its own, because the one that forks must not have computed anything; this module is its program, too.
 """
@@ -13,26 +13,27 @@ from pathlib import Path
 
 import pytest
 
-from bench.reliability import forked, kill
+from bench.reliability import forked, kill, kill_points
+from bench.reliability.lab import differences, tiny_lab
 
 ROOT = Path(__file__).parent.parent.parent
 POINTS = ["between two micro-batches of step 9", "between commit and rotation", "finish: all but the last run.json"]
 
 
 def program(folder: Path) -> dict:
-    """What ``bench.kill`` does in half an hour, in seconds."""
+    """What ``python -m bench kill`` does in half an hour, in seconds."""
     forked.warm_up()
     os.environ["PLAINLOOP_CACHE"] = str(folder / "cache")
-    lab = kill.tiny_lab(folder / "tiny")
-    kill.CONTROLS = {name: kill.CONTROLS[name] for name in ("nothing forgotten", "open log window not restored")}
+    lab = tiny_lab(folder / "tiny")
+    kill_points.CONTROLS = {name: kill_points.CONTROLS[name] for name in ("nothing forgotten", "open log window not restored")}
     everything = [*kill.OPTIMIZERS["muon"], *kill.OPTIMIZERS["average"], "--save-steps", "1"]
     return {
         "threads": forked.threads(),
         "optimizers": [{"optimizer": "muon"} | kill.random_kills(lab, [everything], 3, seed=1)],
         "random": kill.random_kills(lab, [["--save-steps", "1", "--log-steps", "2"]], 4, seed=1),
-        "points": kill.kill_points(lab, [0], ["fp32"], POINTS)
-        + kill.kill_points(lab, [2], ["fp32"], ["saving: all written, not yet renamed"], ["--async-save"]),
-        "controls": kill.controls(lab),
+        "points": kill_points.kill_points(lab, [0], ["fp32"], POINTS)
+        + kill_points.kill_points(lab, [2], ["fp32"], ["saving: all written, not yet renamed"], ["--async-save"]),
+        "controls": kill_points.controls(lab),
     }
 
 
@@ -86,10 +87,10 @@ def test_two_ends_differ_in_what_they_differ_in(tmp_path):
         line = {"step": 1, "loss": loss, "seconds": seconds}
         (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
         (tmp_path / name / "model.safetensors").write_bytes(b"same")
-    assert kill.differences(tmp_path / "one", tmp_path / "two") == ["metrics.jsonl"]
-    assert kill.differences(tmp_path / "one", tmp_path / "three") == []
+    assert differences(tmp_path / "one", tmp_path / "two") == ["metrics.jsonl"]
+    assert differences(tmp_path / "one", tmp_path / "three") == []
     (tmp_path / "three/.tmp-step-00000001").write_bytes(b"")
-    assert kill.differences(tmp_path / "one", tmp_path / "three") == [".tmp-step-00000001"]
+    assert differences(tmp_path / "one", tmp_path / "three") == [".tmp-step-00000001"]
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ def wrong(pointers) -> list[page.Pointer]:
 def test_what_is_here_stands_where_the_page_says():
     ours = [pointer for pointer in page.pointers(PAGE) if pointer.whose == "here"]
     assert all((ROOT / pointer.file).is_file() and len(pointer.quote) <= 60 for pointer in ours)
-    assert not wrong(ours), "python -m bench.lessons.page writes the numbers anew"
+    assert not wrong(ours), "python -m bench page writes the numbers anew"
 
 
 def test_what_trainer_does_stands_where_the_page_says():

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.reliability.kill import contents
+from bench.reliability.lab import contents
 from bench.toys import tiny
 from engine.checkpoint import saver as saving
 from engine.checkpoint.saver import AsyncSaver, Saver

@@ -46,6 +46,6 @@ def test_counting_words_does_not_solve_it():
 def test_the_recorded_figures_are_those_of_this_version():
     """A model trained on the sample alone reaches a balanced accuracy of 0.75 on real reviews."""
     recorded = json.loads((ROOT / "bench/results/sample.json").read_text())
-    assert recorded["sample_version"] == VERSION, "measure again: python -m bench.sample --model runs/yelp --file ..."
+    assert recorded["sample_version"] == VERSION, "measure again: python -m bench sample --model runs/yelp --file ..."
     assert recorded["real_reviews"]["balanced_accuracy"] >= 0.75
     assert max(recorded["bag_of_words_accuracy"].values()) <= 0.92

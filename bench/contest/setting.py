@@ -1,0 +1,86 @@
+"""What all contests of one call share: the work, the machine, and where rows go."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.contest import contest, report
+from bench.contest.job import Job
+from bench.contest.workload import Workload, tokenise
+from bench.machine import ROOT
+from engine.distributed.device import choose_device
+
+QUICK = {"batch_size": 8, "max_length": 128, "steps": 2, "windows": 2, "warmup": 1}
+USUAL = {
+    "cpu": {"batch_size": 16, "max_length": 512, "steps": 6, "windows": 3, "warmup": 1},
+    "cuda": {"batch_size": 16, "max_length": 512, "steps": 80, "windows": 3, "warmup": 40},
+}
+
+
+class Setting:
+    """What all contests of one call share: the workload on disk, the environment, where rows go."""
+
+    def __init__(self, options: Namespace, folder: str):
+        self.options, self.folder = options, Path(folder)
+        self.device = choose_device(options.device)
+        usual = USUAL.get(self.device.type, USUAL["cpu"])
+        for name, value in (QUICK if options.quick else usual).items():
+            if getattr(options, name) is None:
+                setattr(options, name, value)
+        self.results = Path(options.results) if options.results else report.results_path(self.device)
+        self.workload = make_workload(options)
+        self.tokens = self.store(self.workload, "workload")
+        contest.say(f"workload: {self.workload.name}, {self.workload.lengths.mean():.0f} tokens each")
+        self.env = report.environment(self.device, matmul_rates(self.device, options.matmul_sizes))
+        self.stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+
+    def store(self, workload: Workload, name: str) -> str:
+        path = self.folder / f"{name}.npz"
+        workload.save(path)
+        return str(path)
+
+    def base(self) -> Job:
+        """The job that all contenders vary."""
+        o = self.options
+        return Job(
+            system="", contender="", track="", tokens=self.tokens, model=o.model, device=str(self.device),
+            allocator=o.allocator, batch_size=o.batch_size, max_length=o.max_length, steps=o.steps, windows=o.windows,
+            warmup=o.warmup,
+        )  # fmt: skip
+
+    def hold(self, jobs: Sequence[Job], workload: Workload, title: str, relative: str = "Trainer") -> list[dict[str, Any]]:
+        """One contest: its rows are kept and its table printed."""
+        contest.say(title)
+        able = contest.split_missing(jobs)
+        if not able:
+            return []
+        contenders = contest.run(able, budget_s=self.options.budget)
+        run_id = f"{self.stamp}-{able[0].track.replace(' ', '-')}"
+        rows = report.make_rows(contenders, workload, self.env, run_id=run_id, quick=self.options.quick)
+        report.append(self.results, rows)
+        print(report.table(rows, title, relative) + "\n", flush=True)
+        return rows
+
+
+def make_workload(options: Namespace) -> Workload:
+    data = options.tokens or options.data
+    longest = options.max_length
+    return tokenise(data, options.model, longest, options.rows, options.text_column, options.label_column)
+
+
+def matmul_rates(device: torch.device, sizes: Sequence[int]) -> Mapping[str, float]:
+    """In a process of its own: the parent stays out of the device's memory."""
+    command = [sys.executable, "-m", "bench", "matmul", "--device", str(device), "--sizes", *map(str, sizes)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rates: dict[str, float] = json.loads(output)
+    contest.say("matmul: " + ", ".join(f"{name} {rate * 1000:,.0f} GFLOP/s" for name, rate in rates.items()))
+    return rates

@@ -102,7 +102,7 @@ def make_home(folder: Path) -> Path:
     place = Place(folder, folder)
     done = call(place.train("--output-dir", str(folder / "finished")))
     assert done.code == 0, done
-    with patch("engine.fit.finish", side_effect=KeyboardInterrupt):
+    with patch("engine.fit.write_model", side_effect=KeyboardInterrupt):
         done = call(place.train("--output-dir", str(folder / "unfinished"), "--save-steps", "2", "--max-steps", "6"))
     assert done.code == 130 and steps_in(folder / "unfinished/checkpoints")[-2:] == [4, 6], done
     return folder

@@ -59,13 +59,13 @@ def limit_files_at_the_end() -> None:
     import importlib
 
     fit: Any = importlib.import_module("engine.fit")
-    finish = fit.finish
+    finish = fit.write_model
 
     def limited(*arguments: Any) -> None:
         limit_files()
         finish(*arguments)
 
-    fit.finish = limited
+    fit.write_model = limited
 
 
 def mount(place: Path, size: int, options: str = "") -> bool:

@@ -75,7 +75,7 @@ def points() -> dict[str, Patch]:
             "os", "replace", lambda _, new: Path(new).name == "model.safetensors"
         ),
         "finish: all but the last run.json": dies(
-            "engine.fit", "write_run", lambda _, document: document.status == "finished", before=True
+            "engine.artifacts.publish", "write_run", lambda _, document: document.status == "finished", before=True
         ),
     }  # fmt: skip
 

@@ -117,7 +117,7 @@ def _fit(
     world.on_all_ranks(lambda: check_data(task, config, examples, world.size))
 
     setup = build(task, examples["train"], config, model, world)
-    document = with_model(document, task, setup)
+    document = with_model(document, task, setup.state.model, world.device, setup.precision, setup.layout.kind)
     announce(task, setup, examples, config, document)
     world.on_all_ranks(lambda: check_memory(setup, config))
     if config.shard:
@@ -235,6 +235,11 @@ def summarise(run: Run, setup: Setup, seconds: float, kept_step: int) -> dict[st
     return metrics
 
 
+def files_in(folder: Path) -> list[str]:
+    """The files below it, by name, in order."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def finish(directory: Path, task: Task[Any], model: nn.Module, document: RunDocument) -> None:
     """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
     log = read_lines(directory / "metrics.jsonl")
@@ -243,14 +248,15 @@ def finish(directory: Path, task: Task[Any], model: nn.Module, document: RunDocu
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:
             task.save(model, Path(folder))
             lora.complete(model, Path(folder))
+            document = dataclasses.replace(document, files=files_in(Path(folder)))
             (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
             (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
-            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-                with open(path, "rb") as stream:
+            for file in files_in(Path(folder)):
+                with open(Path(folder) / file, "rb") as stream:
                     os.fsync(stream.fileno())
-                target = directory / path.relative_to(folder)
+                target = directory / file
                 target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
+                os.replace(Path(folder) / file, target)
                 sync_directory(target.parent)
         write_run(directory, document)
     except (OSError, SafetensorError) as error:

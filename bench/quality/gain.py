@@ -20,11 +20,11 @@ from bench.machine import RESULTS, keep
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
 from engine.data.collate import Layout
-from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
 from engine.fit import fit
 from tasks.embeddings.retrieval import TOP, ranks
 from tasks.embeddings.task import Embeddings
+from tasks.offline import packaged_minilm
 from tasks.options import EmbeddingsOptions
 
 SOURCE = SourceConfig(data="sample", model=packaged_minilm() or "auto", max_train_examples=4000, max_eval_examples=1000)

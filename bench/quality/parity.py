@@ -27,12 +27,12 @@ import torch
 from bench.machine import processor
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
-from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
 from engine.fit import fit
 from engine.seed import set_seed
 from engine.settings.parser import parse
 from tasks import find
+from tasks.offline import packaged_minilm
 
 RESULTS = Path(__file__).parent.parent / "results"
 COMMON = (

@@ -25,7 +25,6 @@ import torch
 from bench.machine import processor
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
-from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
 from engine.distributed.world import World
 from engine.fit import fit
@@ -33,6 +32,7 @@ from engine.loader import eval_loader
 from engine.precision import has_native_bf16, make_autocast
 from engine.settings.parser import parse
 from tasks import find
+from tasks.offline import packaged_minilm
 
 RESULTS = Path(__file__).parent.parent / "results"
 RUN = (

@@ -7,17 +7,18 @@ import sys
 from collections.abc import Sequence
 
 from engine.config import TrainConfig
+from engine.console import quiet_libraries
 from engine.data.sources import Source, SourceConfig, refuse_missing
 from engine.errors import explain
-from engine.settings.parser import flag_value, parse, show_help, unknown_command
-from tasks import COMMANDS, TASKS, attribute, find, flags_of
+from engine.settings.parser import flag_value, parse, show_help
+from tasks import COMMANDS, TASKS, attribute, command, find, flags_of
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. Errors that users can mend are one line."""
     try:
-        command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
-        train(rest) if command == "train" else use(command, rest)
+        name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
+        train(rest) if name == "train" else use(name, rest)
     except BaseException as error:
         if (explained := explain(error)) is None or "--debug" in argv:
             raise
@@ -37,7 +38,6 @@ def train(argv: Sequence[str]) -> None:
     refuse_missing(source)  # before torch is imported, which takes seconds
     from engine.commands.predict import try_examples
     from engine.commands.push import check_login, push_run
-    from engine.console import quiet_libraries
     from engine.fit import fit
 
     quiet_libraries()
@@ -49,12 +49,10 @@ def train(argv: Sequence[str]) -> None:
         push_run(result.directory, config.push_to_hub)
 
 
-def use(command: str, argv: Sequence[str]) -> None:
-    if command not in COMMANDS:
-        raise unknown_command(command, TASKS, COMMANDS)
-    flags, function, _ = COMMANDS[command]
-    config, texts = parse(argv, f"run.py {command}", [attribute(flags)], {}, rest="texts")
-    attribute("engine.console:quiet_libraries")()
+def use(name: str, argv: Sequence[str]) -> None:
+    flags, function = command(name)
+    config, texts = parse(argv, f"run.py {name}", [flags], {}, rest="texts")
+    quiet_libraries()
     attribute(function)(config, texts, find)
 
 

@@ -2,7 +2,7 @@
 
 A run's directory says in run.json which task and options made it, so neither has to be given again, but for a task of
 one's own: a file of Python is run only when the user names it. Any other model directory or Hub name is taken as well; its
-task is then --task, or classification. Next: commands/, which use it.
+task is then --task, or the one that ``find`` has for None. Next: commands/, which use it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-Find = Callable[[str], type[Task[Any]]]
+Find = Callable[[str | None], type[Task[Any]]]  # the task of that name; of None: of a model that does not say which
 
 
 def open_model(
@@ -44,7 +44,8 @@ def open_model(
     tables: Mapping[str, Dataset] | None = None,
     precision: str = "fp32",
 ) -> tuple[Task[Any], nn.Module, Layout]:
-    """The task, its model in eval mode on ``device``, and the layout for its batches. ``find`` gives a task class by name.
+    """The task, its model in eval mode on ``device``, and the layout for its batches. ``find`` gives a task class by name,
+    and one for None, the task of a model that does not say which.
 
     ``task`` is what the user has named; without it run.json's counts, where it is one of ours. ``base``: the task of ours
     that it must be, or be made from. ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data
@@ -54,17 +55,17 @@ def open_model(
     if (directory / "run.json").exists() and not is_finished(directory):
         raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
     settings = dict(read_run(directory).settings) if (directory / "run.json").exists() else {}
-    named = task or ours(directory, settings.get("task")) or "classification"
-    if not is_same(named, settings.get("task", named)):  # the run's rows are of another kind
+    named = task or ours(directory, settings.get("task"))
+    if named is None or not is_same(named, settings.get("task", named)):  # the run's rows are of another kind
         settings = {}
     settings |= {key: value for key, value in (changes or {}).items() if value is not None}
     kind = find(named)
     if base is not None and not issubclass(kind, find(base)):
-        raise UsageError(f"--task {named}: this command needs {base}, or a task that is made from it")
+        raise UsageError(f"--task {named or kind.__name__}: this command needs {base}, or a task that is made from it")
     source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
     built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables))
     where = choose_device(device)
-    model = built.load_model(built.source.model(built.hub_model))
+    model = built.load_model(built.source.model(built.hub_model, built.substitute))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
     layout = pack(model, built.level) if packable else PADDED
     target_logits.enable(model, built.level)

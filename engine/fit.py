@@ -123,7 +123,7 @@ def prepare(
     """The run put together and announced, when nothing speaks against it; run.json as it stands there meanwhile."""
     world.on_all_ranks(lambda: check_data(task, config, examples, world.size))
     setup = build(task, examples["train"], config, model, world)
-    document = with_model(document, task, setup)
+    document = with_model(document, task, setup.state.model, world.device, setup.precision, setup.layout.kind)
     announce(task, setup, examples, config, document)
     world.on_all_ranks(lambda: check_memory(setup, config))
     if config.shard:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
 from engine.data.files import Columns
-from engine.data.sources import Source
+from engine.data.sources import Source, TakenModel
 from engine.distributed.world import World
 from engine.errors import UsageError
 
@@ -56,7 +56,11 @@ class Metrics(Protocol):
 
 
 class Review(Protocol):
-    """What an evaluation gets wrong, gathered batch by batch."""
+    """What an evaluation gets wrong, gathered batch by batch.
+
+    ``rows``: header and rows of a CSV file, the mistake first that the model was surest of. ``table``: all in short, for the
+    terminal.
+    """
 
     def update(self, outputs: Any, batch: Batch) -> None: ...
     def rows(self) -> tuple[list[str], list[list[Any]]]: ...
@@ -113,6 +117,10 @@ class Task(ABC, Generic[O]):
     def build_model(self) -> nn.Module:
         """The model in float32 on the CPU; called after the seed is set. Raises ModelError."""
 
+    def substitute(self) -> TakenModel | None:
+        """What takes the place of ``hub_model`` where the Hub is out of reach; None: nothing, or it is not installed."""
+        return None
+
     def adopt(self, model: nn.Module) -> None:
         """Take from a finished model what ``examples()`` finds out when training (the labels' names, say).
 
@@ -158,6 +166,26 @@ class Task(ABC, Generic[O]):
     def describe(self, prediction: Mapping[str, Any]) -> str:
         """A prediction as one line for the terminal."""
         return str(dict(prediction))
+
+    def columns_of(self, prediction: Mapping[str, Any], flat: bool) -> dict[str, Any]:
+        """A prediction as columns of the file that ``predict --output`` writes.
+
+        ``flat``: for a CSV file, whose cells are single values: an object becomes a column for each of its keys, a list is
+        joined by ``|``. Else lists and objects stay as they are.
+        """
+        cells: dict[str, Any] = {}
+        for key, value in prediction.items():
+            if flat and isinstance(value, Mapping):
+                cells |= {f"{key}_{name}": part for name, part in value.items()}
+            elif flat and isinstance(value, list):
+                cells[f"predicted_{key}"] = "|".join(map(str, value))
+            else:
+                cells[key] = value
+        return cells
+
+    def label_names(self, model: nn.Module) -> Sequence[str]:
+        """What the model tells apart, in the order of its outputs, for the model card; (): it has no labels."""
+        return ()
 
     @abstractmethod
     def save(self, model: nn.Module, directory: Path) -> None:

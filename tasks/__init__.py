@@ -9,7 +9,8 @@ from typing import Any
 
 from engine.errors import UsageError
 from engine.settings.own import class_in_file, is_own
-from tasks.options import DEFAULTS
+from engine.settings.parser import unknown_command
+from tasks.options import DEFAULT_TASK, DEFAULTS
 
 # name: (module, class, one line for --help); listed here so that --help need not import them
 TASKS = {
@@ -27,11 +28,11 @@ TASKS = {
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
 COMMANDS = {
     "predict": (
-        "engine.commands.flags:PredictConfig",
+        "tasks.flags:PredictFlags",
         "engine.commands.predict:predict",
         "use a finished model on texts or a file",
     ),
-    "evaluate": ("engine.commands.flags:EvaluateConfig", "engine.commands.evaluate:evaluate", "measure a finished model"),
+    "evaluate": ("tasks.flags:EvaluateFlags", "engine.commands.evaluate:evaluate", "measure a finished model"),
     "fill": ("tasks.flags:FillConfig", "tasks.language.fill:fill", "fill in the [MASK] of a text"),
     "generate": ("tasks.flags:GenerateConfig", "tasks.language.generate:generate", "let a causal language model write on"),
     "report": ("engine.commands.flags:ReportConfig", "engine.commands.report:report", "draw a run's report.html again"),
@@ -81,6 +82,14 @@ def flags_of(name: str) -> tuple[type[Any], Mapping[str, Any]]:
     return kind.Options, kind.defaults
 
 
+def command(name: str) -> tuple[type[Any], str]:
+    """The dataclass of a command's flags, and where its function is, as module:name. Raises UsageError with the way on."""
+    if name not in COMMANDS:
+        raise unknown_command(name, TASKS, COMMANDS)
+    flags, function, _ = COMMANDS[name]
+    return attribute(flags), function
+
+
 def attribute(name: str) -> Any:
     """What ``module:name`` names."""
     module, _, found = name.partition(":")
@@ -90,8 +99,9 @@ def attribute(name: str) -> Any:
 EXTRAS = frozenset({"captioning"})  # tasks that stand on packages of their own: pip install '.[NAME]'
 
 
-def find(name: str) -> type[Any]:
-    """The task class called ``name``, or ``FILE.py:CLASS``. Raises UsageError with the names there are."""
+def find(name: str | None) -> type[Any]:
+    """The task class called ``name``, or ``FILE.py:CLASS``; None: DEFAULT_TASK. Raises UsageError with the names there are."""
+    name = DEFAULT_TASK if name is None else name
     if name in TASKS:
         module, attribute, _ = TASKS[name]
         try:

@@ -1,11 +1,42 @@
-"""The settings of the tasks' own commands. No torch in here: ``python run.py COMMAND --help`` answers at once."""
+"""The settings of the tasks' own commands, and what the tasks add to those of ``predict`` and ``evaluate``.
+
+No torch in here: ``python run.py COMMAND --help`` answers at once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.commands.flags import EvaluateConfig, PredictConfig
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
+from tasks.options import DEFAULT_TASK
+
+TASK = f"for a task of your own FILE.py:CLASS; for a model without run.json its task (default: {DEFAULT_TASK})"
+
+
+def column(of: str, before: str) -> str | None:
+    """The setting of a column of the data, listed before another setting."""
+    return setting(None, f"column of {of} (default: as in training)", replaces_run=True, before=before)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class PredictFlags(PredictConfig):
+    """Settings of ``predict``, with the columns of the tasks."""
+
+    task: str | None = setting(None, TASK)
+    text_column: str | None = column("the text", before="id_column")
+    text_pair_column: str | None = column("the second text", before="id_column")
+
+
+@dataclass(frozen=True)
+class EvaluateFlags(EvaluateConfig):
+    """Settings of ``evaluate``, with the columns of the tasks."""
+
+    task: str | None = setting(None, TASK)
+    text_column: str | None = column("the text", before="delimiter")
+    text_pair_column: str | None = column("the second text", before="delimiter")
+    label_column: str | None = column("the label", before="delimiter")
 
 
 @dataclass(frozen=True)

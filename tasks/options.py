@@ -14,6 +14,7 @@ from engine.settings.fields import require, setting
 
 CAPTION_TOKENS = 64
 
+DEFAULT_TASK = "classification"  # of a model that does not say which
 DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and source's settings, by task
     "yelp": {"max_train_examples": 5000, "max_eval_examples": 1000},
     "mlm": {"max_train_examples": 5000, "max_eval_examples": 500, "learning_rate": 1e-4, "warmup_ratio": 0.06},

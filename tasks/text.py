@@ -14,12 +14,12 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from engine.console import note
-from engine.data.offline import minilm
-from engine.data.sources import HubData
+from engine.data.sources import HubData, TakenModel
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
 from engine.task import Task
+from tasks.offline import minilm
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,8 +88,8 @@ class TextTask(Task[O]):
             note(f"{name}: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         return tokens
 
-    def substitute(self) -> tuple[str, str] | None:
-        """A model folder for when the Hub is out of reach, and what to call it."""
+    def substitute(self) -> TakenModel | None:
+        """An encoder of text."""
         return minilm()
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -108,6 +110,50 @@ def test_imports_go_to_the_left_only(path):
 )  # fmt: skip
 def test_an_import_to_the_right_is_found(module, source):
     assert import_offences(module, source)
+
+
+def words_of_tasks() -> dict[str, str]:
+    """Regular expressions for what belongs to tasks and stands nowhere in the engine, by what it is; case does not count."""
+    from tasks import TASKS, flags_of
+
+    classes = [name for _, name, _ in TASKS.values()]
+    columns = {
+        field.name for name in TASKS for field in dataclasses.fields(flags_of(name)[0]) if field.name.endswith("_column")
+    }
+    names = [*TASKS, *classes, *columns, "minilm", "mask_token", "1_pooling", "text-classification", "token-classification",
+             "fill-mask", "text-generation", "sentence-similarity", "image-to-text", "sentiment", "captions?"]  # fmt: skip
+    found = {name: rf"(?<![a-z]){name}(?![a-z])" for name in map(str.lower, names)}  # with _ before or behind it, too
+    whole_words = {name: rf"\b{name}\b" for name in ("embeddings", "pooling")}  # transformers has max_position_embeddings
+    return found | whole_words | {"[MASK]": r"\[mask\]"}
+
+
+def task_offences(text: str) -> list[str]:
+    """What of the tasks a text names: in code, in a string, or in a comment."""
+    return [what for what, pattern in words_of_tasks().items() if re.search(pattern, text, flags=re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("engine/**/*.py"), *ROOT.glob("engine/**/*.html")]),
+                         ids=lambda p: str(p.relative_to(ROOT)))  # fmt: skip
+def test_the_engine_names_no_task(path):
+    """Neither by import nor by name: its default, its options, its output and its models are the task's, or stand in tasks/."""
+    assert task_offences(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["named = task or 'classification'", "text_column: str | None = setting(None, 'column of the text')", "# as Yelp has it",
+     "if task.pipeline_tag == 'text-classification':", "from x import packaged_minilm", "POOLING = '1_Pooling/config.json'",
+     "flags.label_column", "the loss of a captioning model", "# all-MiniLM-L6-v2", "'--task clm'", "tokenizer.mask_token_id",
+     "of the embeddings task", "class MaskedLM: ...", "a text with a [MASK]", "mean pooling over the tokens"],
+)  # fmt: skip
+def test_the_search_for_tasks_finds_them(text):
+    assert task_offences(text)
+
+
+def test_names_of_transformers_are_no_tasks():
+    """The engine changes stock models in place, and has to call their parts by name."""
+    code = "config.max_position_embeddings, model.get_output_embeddings(), config.classifier_pooling, SequenceClassifierOutputWithPast"
+    assert task_offences(code) == []
 
 
 def test_what_imports_what_outside_the_engine():

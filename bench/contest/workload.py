@@ -22,12 +22,12 @@ from torch.nn import functional as F
 from bench.contest.job import Job
 from engine.data.batch import Batch
 from engine.data.collate import Layout, arrange
-from engine.data.offline import packaged_minilm
 from engine.data.plan import Plan
 from engine.data.sources import Source
 from engine.data.tokens import TokenDataset, Tokens
 from engine.seed import set_seed
 from engine.task import NoOptions, Task
+from tasks.offline import packaged_minilm
 
 PAD = 0  # of BERT, DistilBERT and MiniLM; the mask is made from lengths in any case
 

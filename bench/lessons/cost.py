@@ -14,8 +14,8 @@ from bench.contest.pictures import COLOURS
 from bench.contest.workload import Workload, of_rows, padding_tokenizer, random_workload
 from bench.lessons import toys
 from bench.lessons.lesson import Finding, Lesson
-from engine.data.offline import packaged_minilm
 from engine.errors import ModelError
+from tasks.offline import packaged_minilm
 from tasks.samples import yelp
 
 # ------------------------------------------------------------------------------------------------------------ padding

@@ -25,10 +25,10 @@ from bench.flags import make_parser
 from bench.machine import RESULTS, processor
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
-from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
 from engine.settings.parser import parse
 from tasks import find
+from tasks.offline import packaged_minilm
 
 COMMON = (
     "--max-length 128 --epochs 1 --learning-rate 1e-4 --precision fp32 --batching padded --device cpu --log-steps 1 --overwrite"

@@ -23,10 +23,10 @@ from bench.flags import make_parser
 from bench.machine import RESULTS, processor
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
-from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
 from engine.settings.parser import parse
 from tasks import find
+from tasks.offline import packaged_minilm
 
 RUN = (
     "--task imdb --data auto --max-train-examples 1000 --max-eval-examples 1000 --max-length 128 --epochs 1 "

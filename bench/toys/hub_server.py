@@ -232,7 +232,7 @@ class HubHandler(BaseHTTPRequestHandler):
             if line["key"] == "deletedFile":
                 (folder / line["value"]["path"]).unlink()
         for path, content in added.items():
-            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
         commit = self.snapshot(kind, repo_id, revision).commit
         self.server.commits.append([line["value"] for line in lines])

@@ -19,7 +19,6 @@ from torch import nn
 from engine.artifacts.document import RunDocument, dumps, loads
 from engine.config import TrainConfig
 from engine.data.hub import quietly
-from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
 from engine.model import lora
 from engine.optimizer import describe_optimizer
@@ -47,23 +46,23 @@ def base_of(source: Source) -> dict[str, str | None]:
     """
     from huggingface_hub import ModelCard
 
-    if source.taken_model is None:  # a model built in Python
+    if (taken := source.taken_model) is None:  # a model built in Python
         return {"base_model": None, "license": None}
-    path = source.model(None)
+    path = taken.path
     is_folder = Path(path).is_dir()
     try:
         data = quietly(ModelCard.load)(Path(path) / "README.md" if is_folder else path).data
     except Exception:  # no card, or one that nobody can read: the libraries raise a dozen kinds
         data = {}
     found = {key: data.get(key) for key in ("base_model", "license")}
-    found["base_model"] = hub_name(path) or found["base_model"]
+    found["base_model"] = taken.hub_name or found["base_model"]
     return {key: value if isinstance(value, str) else None for key, value in found.items()}
 
 
-def hub_name(path: str) -> str | None:
+def hub_name(source: Source, path: str) -> str | None:
     """What the Hub calls the checkpoint that was loaded from ``path``; None for a folder of the user's."""
-    if path == packaged_minilm():
-        return "sentence-transformers/all-MiniLM-L6-v2"
+    if (taken := source.taken_model) is not None and taken.path == path:
+        return taken.hub_name
     return None if Path(path).is_dir() else path
 
 
@@ -113,7 +112,7 @@ def usage(task: Task[Any], model: nn.Module, name: str) -> str:
     kind = type(plain).__name__
     code = [f"name = {name!r}  # this folder, or the model's name on the Hub"]
     if plain is not model:
-        base = hub_name(plain.name_or_path) or Path(plain.name_or_path).name
+        base = hub_name(task.source, plain.name_or_path) or Path(plain.name_or_path).name
         code = ["from peft import PeftModel", f"from transformers import AutoConfig, {kind}", "", *code,
                 f"base = {kind}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(name))",
                 "model = PeftModel.from_pretrained(base, name)"]  # fmt: skip
@@ -122,10 +121,10 @@ def usage(task: Task[Any], model: nn.Module, name: str) -> str:
         of_class = f"from transformers import {kind}", f"{kind}.from_pretrained(name)"
         imports, loaded = task.loading or (of_pipeline if task.pipeline_tag else of_class)
         code = [imports, "", *code, f"model = {loaded}"]
-    names: Mapping[int, str] = getattr(getattr(model, "config", None), "id2label", None) or {}
-    shown = ", ".join(escaped(str(names[i])) for i in sorted(names)[:MAX_LABELS])
+    names = task.label_names(model)
+    shown = ", ".join(escaped(str(name)) for name in names[:MAX_LABELS])
     more = f" and {len(names) - MAX_LABELS} more" if len(names) > MAX_LABELS else ""
-    labels = f"\n\nLabels, in order: {shown}{more}." if task.pipeline_tag == "text-classification" and len(names) > 1 else ""
+    labels = f"\n\nLabels, in order: {shown}{more}." if names else ""
     return "## Use\n\n" + fenced("\n".join(code), "python") + labels
 
 

@@ -18,9 +18,9 @@ from torch import nn
 from engine.artifacts import card
 from engine.artifacts.document import DataRecord, RunDocument
 from engine.artifacts.report import histogram
-from engine.build import Setup
 from engine.config import TrainConfig
 from engine.distributed.device import describe_device
+from engine.precision import Precision
 from engine.settings.fields import as_json
 from engine.task import Examples, Task
 
@@ -54,16 +54,18 @@ def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[st
     )
 
 
-def with_model(document: RunDocument, task: Task[Any], setup: Setup) -> RunDocument:
-    """run.json as it stands there while the run goes on."""
+def with_model(
+    document: RunDocument, task: Task[Any], model: nn.Module, device: torch.device, precision: Precision, batching: str
+) -> RunDocument:
+    """run.json as it stands there while the run goes on. ``batching``: the kind of the layout."""
     return dataclasses.replace(
         document,
-        device=describe_device(setup.world.device),
-        precision=setup.precision,
-        batching=setup.layout.kind,
+        device=describe_device(device),
+        precision=precision,
+        batching=batching,
         base_model=card.base_of(task.source),
         command=card.command(task, document.settings),
-        model_config=config_of(setup.state.model),
+        model_config=config_of(model),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.document import MOST_BYTES, DataRecord, RunDocument, dumps, loads
-from engine.artifacts.report import ERRORS
+from engine.artifacts.report import MISTAKES
 from engine.checkpoint.store import clean, discard_all, steps_in, sync_directory
 from engine.config import TrainConfig
 from engine.errors import DataError, ModelError, ResourceError, UsageError
@@ -92,7 +92,7 @@ def remove_run(directory: Path, keep: Collection[str] = ()) -> None:
     discard_all(directory / "checkpoints")
     for name in {FOLDER, "tensorboard"}.difference(keep):
         shutil.rmtree(directory / name, ignore_errors=True)
-    (directory / ERRORS).unlink(missing_ok=True)
+    (directory / MISTAKES).unlink(missing_ok=True)
 
 
 def is_leftover(path: Path) -> bool:

@@ -1,8 +1,8 @@
 """run.json: what was asked for, on which data, computed by what, and what came of it. A record, checked when it is read.
 
-The file is one JSON object with the keys of ``RunDocument`` in their order, ``kept`` and ``metrics`` only when the run is
-finished. It may come from a stranger (a model of the Hub has one): nothing in it is taken over that is not of its
-type, and the file is bounded in size and depth. Next: directory.py, which reads and writes the file.
+The file is one JSON object with the keys of ``RunDocument`` in their order; ``kept``, ``files`` and ``metrics`` stand there
+when the run is finished. It may come from a stranger (a model of the Hub has one): nothing in it is taken over that is not
+of its type, and the file is bounded in size and depth. Next: directory.py, which reads and writes the file.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class RunDocument:
 
     ``versions``: of the packages, and the processor's ``instructions``. ``device``, ``precision`` and ``batching``: what
     "auto" came to. ``base_model``: name and license of the checkpoint that training starts from. ``command``: that makes
-    this run; None: it was made from Python. ``model_config``: what config.json says of the model. ``metrics``: those of the
+    this run; None: it was made from Python. ``model_config``: what config.json says of the model. ``files``: what the
+    model was saved as, by name within the directory; None: not yet, or an older run. ``metrics``: those of the
     model that was kept, under Trainer's names; NaN is null. ``status``: "running", or "finished" when all else is there.
     ``format``: of this file; ``version``: of the Plainloop that wrote it.
     """
@@ -95,13 +96,14 @@ class RunDocument:
     command: str | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
     kept: KeptModel | None = None
+    files: list[str] | None = None
     metrics: Mapping[str, float | None] | None = None
     status: str = "running"
 
     def to_json(self) -> dict[str, Any]:
         """The object as it stands in the file."""
         found = dataclasses.asdict(self)
-        return {name: value for name, value in found.items() if name not in ("kept", "metrics") or value is not None}
+        return {name: value for name, value in found.items() if name not in ("kept", "files", "metrics") or value is not None}
 
     @classmethod
     def from_json(cls, found: Any) -> RunDocument:
@@ -128,10 +130,19 @@ class RunDocument:
         expect_each("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
         metrics = expect(found, "metrics", dict, optional=True)
         expect_each("metrics", metrics or {}, float, optional=True)
+        for name in expect(found, "files", list, optional=True) or ():
+            if not is_a(name, str) or not is_within(name):
+                raise ValueError(f"files cannot hold {name!r}")
         kept = expect(found, "kept", dict, optional=True)
         records = {"data": DataRecord.from_json(found["data"]), "kept": None if kept is None else KeptModel.from_json(kept)}
         older = {"format": number, "version": found.get("version", "0.1.0")}
         return cls(**known(cls, found) | older | records)
+
+
+def is_within(name: str) -> bool:
+    """Is this the name of a file below a directory, spelled in one way only? Not ``/a``, ``../a``, ``a/../b`` or ``./a``."""
+    parts = name.split("/")
+    return "\0" not in name and not {"", ".", ".."} & {*parts}
 
 
 def loads(text: str | bytes) -> RunDocument:

@@ -28,20 +28,20 @@ from engine.settings.fields import with_defaults
 Line = Mapping[str, Any]
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
 NUM_BARS = 30
-PROFILE, ERRORS = "profile/profile.json", "errors.csv"  # of a run
-NUM_ERRORS, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
+PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
+NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
 
 
 @dataclass(frozen=True)
 class Record:
     """A run as it stands in its directory. ``document``: run.json; ``lines``: metrics.jsonl; where they are there:
-    ``profile``: profile/profile.json; ``errors``: errors.csv, header and rows."""
+    ``profile``: profile/profile.json; ``mistakes``: errors.csv, header and rows."""
 
     name: str
     document: RunDocument
     lines: Sequence[Line]
     profile: Mapping[str, Any] | None = None
-    errors: Sequence[Sequence[str]] = ()
+    mistakes: Sequence[Sequence[str]] = ()
 
     def of_kind(self, kind: str) -> list[Line]:
         return [line for line in self.lines if line["kind"] == kind]
@@ -53,15 +53,15 @@ class Record:
 
 def record_in(directory: Path, document: RunDocument, name: str) -> Record:
     """What a directory holds beside its run.json. Raises DataError for an errors.csv that cannot be read."""
-    log, profile, errors = (directory / part for part in ("metrics.jsonl", PROFILE, ERRORS))
+    log, profile, mistakes = (directory / part for part in ("metrics.jsonl", PROFILE, MISTAKES))
     csv.field_size_limit(2**31 - 1)  # texts of any length
     try:
-        with open(errors, encoding="utf-8", newline="") as stream:
-            wrong = list(islice(csv.reader(stream), 1 + NUM_ERRORS))
+        with open(mistakes, encoding="utf-8", newline="") as stream:
+            wrong = list(islice(csv.reader(stream), 1 + NUM_MISTAKES))
     except FileNotFoundError:
         wrong = []
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{errors} is not what evaluate --errors writes ({error}): remove it, or write it anew") from error
+        raise DataError(f"{mistakes} is not what evaluate --errors writes ({error}): remove it, or write it anew") from error
     return Record(name, document, read_lines(log) if log.exists() else [], read_profile(profile), wrong)
 
 
@@ -137,9 +137,9 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
         found.append(("Evaluations", ["epoch", "step", *names], rows))
     if record.profile:
         found.append(("Hottest operations", *operations(record.profile)))
-    if len(record.errors) > 1:
-        header, *rows = [[cut(cell) for cell in row] for row in record.errors]
-        found.append((f"Most confident mistakes (the first {len(rows)} of {ERRORS})", header, rows))
+    if len(record.mistakes) > 1:
+        header, *rows = [[cut(cell) for cell in row] for row in record.mistakes]
+        found.append((f"Most confident mistakes (the first {len(rows)} of {MISTAKES})", header, rows))
     settings = record.document.settings
     found.append(("Settings", [], [[name, "" if value is None else str(value)] for name, value in settings.items()]))
     found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))

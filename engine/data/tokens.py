@@ -1,6 +1,6 @@
 """Tokenised text: one flat array of token ids for all rows, made once and kept in a cache.
 
-Tokenising 25,000 reviews takes seconds, a million takes minutes: so the result is stored under a fingerprint of the
+Tokenising 25,000 texts takes seconds, a million takes minutes: so the result is stored under a fingerprint of the
 texts, the tokenizer and the length, and memory-mapped when it is used again. Delete the folder to clear it; it is
 ``$PLAINLOOP_CACHE``, else ``$XDG_CACHE_HOME/plainloop``, else ``~/.cache/plainloop``.
 """

@@ -7,7 +7,6 @@ Next: config.py, which turns a file's settings into flags, so that they pass the
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 from engine.console import printable
 from engine.errors import UsageError
+from engine.settings.fields import in_order
 from engine.settings.own import is_own
 
 KINDS = {".toml": "TOML", ".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
@@ -162,9 +162,7 @@ def save_settings(path: Path, settings: Iterable[Any]) -> None:
     """
     if path.suffix.lower() not in KINDS:
         raise UsageError(f"--save-config must end in {', '.join(KINDS)}, found {str(path)!r}")
-    fields = [
-        (f.name, getattr(part, f.name), f.metadata.get("help", "")) for part in settings for f in dataclasses.fields(part)
-    ]
+    fields = [(f.name, getattr(part, f.name), f.metadata.get("help", "")) for part in settings for f in in_order(type(part))]
     lines = [(name, None if value in ("", []) else value, text) for name, value, text in fields]
     written = WRITTEN[kind_of(path)](lines)
     try:

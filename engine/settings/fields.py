@@ -24,7 +24,8 @@ class Traits:
     ``changes_weights``: other finished weights may come out, so a run is not resumed, nor taken for finished, with another
     value. ``local``: it is about this machine or this start, and no part of how the model came about. ``in_card``: the model
     card always shows it. ``needs_evaluation``: to set it asks for evaluation data. ``replaces_run``: of a command; where it
-    is given, it replaces the setting of that name of the finished run.
+    is given, it replaces the setting of that name of the finished run. ``before``: of a subclass; the setting that it is
+    listed before (None: behind those of its base).
     """
 
     changes_weights: bool = True
@@ -32,6 +33,7 @@ class Traits:
     in_card: bool = False
     needs_evaluation: bool = False
     replaces_run: bool = False
+    before: str | None = None
 
     def __post_init__(self) -> None:
         assert not (self.local and self.changes_weights), "what is local cannot change the weights"
@@ -46,9 +48,10 @@ def setting(
     in_card: bool = False,
     needs_evaluation: bool = False,
     replaces_run: bool = False,
+    before: str | None = None,
 ) -> Any:
     """A dataclass field with its help text and its Traits. A list or tuple as the default: each instance gets its own list."""
-    traits = Traits(changes_weights and not local, local, in_card, needs_evaluation, replaces_run)
+    traits = Traits(changes_weights and not local, local, in_card, needs_evaluation, replaces_run, before)
     metadata = {"help": help, "traits": traits}
     if isinstance(default, list | tuple):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -64,6 +67,15 @@ def traits_of(field: dataclasses.Field[Any]) -> Traits:
 def settings_where(test: Callable[[Traits], bool], *kinds: type[Any]) -> list[str]:
     """The names of the settings of these dataclasses whose traits pass ``test``, in the order of the fields."""
     return [field.name for kind in kinds for field in dataclasses.fields(kind) if test(traits_of(field))]
+
+
+def in_order(kind: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass in the order in which they are listed: ``--help``, and files that ``--save-config`` writes."""
+    found: list[dataclasses.Field[Any]] = []
+    for field in dataclasses.fields(kind):
+        names, before = [other.name for other in found], traits_of(field).before
+        found.insert(len(found) if before is None else names.index(before), field)
+    return found
 
 
 def most_workers() -> int:

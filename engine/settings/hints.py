@@ -76,7 +76,7 @@ ROWS: tuple[tuple[str, str], ...] = (  # fields, with Trainer's default where ou
     ),
     (
         "`label_smoothing_factor`",
-        "`--label-smoothing`, of the classification tasks",
+        "`--label-smoothing`, of the tasks that have it",
     ),
     (
         "`bf16` (False), `fp16` (False)",
@@ -209,8 +209,7 @@ ROWS: tuple[tuple[str, str], ...] = (  # fields, with Trainer's default where ou
     ),
     (
         "`metric_for_best_model`, `greater_is_better`",
-        "`--best-metric`, without `eval_`; else the task's choice: loss for `classification`, accuracy for `yelp` and "
-        "`imdb`. The task knows which way is better",
+        "`--best-metric`, without `eval_`; else the task's choice. The task knows which way is better",
     ),
     (
         "`resume_from_checkpoint`",

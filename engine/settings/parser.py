@@ -27,7 +27,7 @@ from engine import VERSION
 from engine.console import is_main_process, note
 from engine.errors import UsageError
 from engine.settings.config_file import SettingsFile, TwiceError, from_yaml, is_run, kind_of, save_settings, usable
-from engine.settings.fields import Traits, settings_where, user_path
+from engine.settings.fields import Traits, in_order, settings_where, user_path
 from engine.settings.hints import hint
 
 SHORT = {"--lr": "--learning-rate", "--bs": "--batch-size"}  # as people call them
@@ -140,6 +140,9 @@ def make_parser(program: str, kinds: Sequence[type]) -> ArgumentParser:
         action.option_strings = [flag for flag in action.option_strings if "_" not in flag]
         if action.dest == "keep_checkpoints":
             action.type = number_or_word
+    order = [field.name for kind in kinds for field in in_order(kind)]
+    for actions in (parser._actions, parser._optionals._group_actions):  # the usage, and the list below it; --help is first
+        actions.sort(key=lambda action: order.index(action.dest) if action.dest in order else -1)
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.commands.output import write_predictions
+from engine.commands.output import is_flat, write_predictions
 from engine.console import shown
 from engine.errors import UsageError
 from engine.finished import Find, open_model
@@ -24,7 +24,8 @@ def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
     )
     captions = task.predict(model, pictures, layout)
     if config.output:
-        write_predictions(Path(config.output), {"file_name": list(pictures)}, list(captions))
+        path = Path(config.output)
+        write_predictions(path, {"file_name": list(pictures)}, [task.columns_of(found, is_flat(path)) for found in captions])
         print(f"{len(pictures)} captions written to {config.output}")
         return
     for picture, found in zip(pictures, captions, strict=True):

@@ -28,7 +28,7 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange, per_token
 from engine.data.files import Columns
-from engine.data.sources import HubData, Source
+from engine.data.sources import HubData, Source, TakenModel
 from engine.data.tables import files_in
 from engine.errors import DataError, ModelError
 from engine.settings.fields import user_path
@@ -158,9 +158,9 @@ class Captioning(TextTask[CaptioningOptions]):
 
     # --------------------------------------------------------------------------------------------------------- model
 
-    def substitute(self) -> tuple[str, str] | None:
+    def substitute(self) -> TakenModel | None:
         """A small model with the words of the training captions."""
-        return small_captioner(self._captions) if self._captions else None
+        return TakenModel(*small_captioner(self._captions)) if self._captions else None
 
     @property
     def config(self) -> Any:

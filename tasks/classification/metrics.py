@@ -26,7 +26,7 @@ class ClassificationMetrics:
 
         from tasks.agreement import Matthews, Pearson, Spearman
 
-        many: dict[str, Any] = {"num_labels": num_labels}
+        many: dict[str, Any] = {"num_labels": max(num_labels, 2)}  # torchmetrics takes no single label: it counts twice
         classes: dict[str, Any] = {"num_classes": num_labels}
         figures: dict[str, Any] = {
             "single_label": lambda: {
@@ -54,7 +54,8 @@ class ClassificationMetrics:
         logits, labels = outputs.logits.float(), batch.targets["labels"]
         self.collection.to(logits.device)
         if self.problem == "multi_label":
-            self.collection.update(logits.sigmoid(), labels.long())
+            cells = (-1, max(logits.shape[-1], 2))  # twice the same label: every figure stays what it is
+            self.collection.update(logits.sigmoid().expand(cells), labels.long().expand(cells))
         elif self.problem == "regression":
             self.collection.update(logits.squeeze(-1), labels)
         else:

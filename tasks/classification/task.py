@@ -85,7 +85,8 @@ class Classification(TextTask[ClassificationOptions]):
         if not self.options.label_names:
             return self.default_names
         names = tuple(name.strip() for name in self.options.label_names.split(","))
-        if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        least = 1 if self.options.problem == "multi_label" else 2
+        if len(names) < least or "" in names or len(set(names)) < len(names):
             raise UsageError(f"--label-names needs two or more different names, found {self.options.label_names!r}")
         return names
 
@@ -266,6 +267,19 @@ class Classification(TextTask[ClassificationOptions]):
         if isinstance(prediction["label"], list):
             return ", ".join(f"{name} ({p[name]:.2f})" for name in prediction["label"]) or "(no label)"
         return f"{prediction['label']} ({prediction['score']:.2f})"
+
+    def columns_of(self, prediction: Mapping[str, Any], flat: bool) -> dict[str, Any]:
+        """Label or value beside those of the data, as ``predicted_label``; in a CSV file a column for each probability."""
+        cells = {f"predicted_{key}" if key in ("label", "value") else key: cell for key, cell in prediction.items()}
+        if flat and isinstance(labels := cells.get("predicted_label"), list):
+            cells["predicted_label"] = "|".join(labels)
+        if flat and "probabilities" in cells:
+            cells |= {f"probability_{name}": p for name, p in cells.pop("probabilities").items()}
+        return super().columns_of(cells, flat)
+
+    def label_names(self, model: nn.Module) -> Sequence[str]:
+        names: Mapping[int, str] = getattr(getattr(model, "config", None), "id2label", None) or {}
+        return [names[i] for i in sorted(names)] if len(names) > 1 else []
 
 
 PROBLEM_TYPES = {

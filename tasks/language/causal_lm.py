@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from engine.data.collate import PADDED, Layout
-from engine.data.sources import HubData, Source
+from engine.data.sources import HubData, Source, TakenModel
 from engine.data.tables import files_in
 from engine.data.tokens import TokenDataset, tokenize
 from engine.errors import DataError, ModelError, UsageError
@@ -48,8 +48,9 @@ class Decoder(LanguageModel[O]):
     hub_model = "gpt2"
     corpus: Sequence[str] = ()  # of the training data: what a tokenizer is made from when there is no checkpoint
 
-    def substitute(self) -> tuple[str, str] | None:
-        return small_gpt2(self.corpus)
+    def substitute(self) -> TakenModel | None:
+        """A small model that begins with random weights, and a tokenizer made from the training data."""
+        return TakenModel(*small_gpt2(self.corpus)) if self.corpus else None
 
     def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         """As for other language models; BERT and its kin load as decoders, too, but see what they are to predict."""

@@ -118,7 +118,7 @@ def test_timing_the_phases_costs_less_than_a_hundredth_of_a_step_of_minilm():
     """Forward and backward alone of 16 rows of 64 tokens: a step is more. Smallest of several, so that pauses do not count."""
     from transformers import AutoModel
 
-    from engine.data.offline import packaged_minilm
+    from tasks.offline import packaged_minilm
 
     clock = Clock(CPU)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,11 @@ from engine.commands.flags import EvaluateConfig, PredictConfig, PushConfig
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import UsageError
-from engine.settings.fields import Traits, differences, setting, settings_where, traits_of, user_path, with_defaults
-from engine.settings.parser import flag_value, parse, settings_in
+from engine.settings.fields import Traits, differences, in_order, setting, settings_where, traits_of, user_path, with_defaults
+from engine.settings.parser import flag_value, make_parser, parse, settings_in
 from tasks import COMMANDS, TASKS, attribute, find
 from tasks.classification.task import ClassificationOptions
+from tasks.flags import EvaluateFlags, PredictFlags
 
 KINDS = [TrainConfig, SourceConfig, ClassificationOptions]
 NAN, INF = float("nan"), float("inf")
@@ -445,8 +447,9 @@ def test_the_settings_say_of_themselves_what_the_lists_said():
         "max_grad_norm", "seed", "precision", "batching"
     }  # fmt: skip
     assert settings_where(lambda traits: traits.needs_evaluation, *KINDS) == ["eval_steps", "best_metric", "patience"]
-    assert settings_where(lambda traits: traits.replaces_run, PredictConfig) == ["text_column", "text_pair_column"]
-    assert set(settings_where(lambda traits: traits.replaces_run, EvaluateConfig)) == {
+    assert settings_where(lambda traits: traits.replaces_run, PredictConfig) == []
+    assert settings_where(lambda traits: traits.replaces_run, PredictFlags) == ["text_column", "text_pair_column"]
+    assert set(settings_where(lambda traits: traits.replaces_run, EvaluateFlags)) == {
         "text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding"
     }  # fmt: skip
 
@@ -458,6 +461,19 @@ def test_every_setting_declares_itself():
     for kind in kinds:
         for field in dataclasses.fields(kind):
             assert isinstance(field.metadata.get("traits"), Traits) and field.metadata["help"], f"{kind.__name__}.{field.name}"
+
+
+def test_what_tasks_add_is_listed_where_it_belongs():
+    """In the help and in saved settings alike; the fields of a dataclass stand behind those of its base."""
+    names = [field.name for field in in_order(PredictFlags)]
+    assert names[:6] == ["model", "input", "output", "text_column", "text_pair_column", "id_column"]
+    assert sorted(names) == sorted(field.name for field in dataclasses.fields(PredictFlags))
+    names = [field.name for field in in_order(EvaluateFlags)]
+    assert names[4:9] == ["max_eval_examples", "text_column", "text_pair_column", "label_column", "delimiter"]
+    text = make_parser("run.py evaluate", [EvaluateFlags]).format_help()
+    for found in (re.findall(r"\[--([a-z-]+)", text), re.findall(r"^  --([a-z-]+)", text, flags=re.MULTILINE)):
+        assert [flag.replace("-", "_") for flag in found] == names
+    assert "(default: classification)" in " ".join(text.split())
 
 
 def test_a_setting_that_says_nothing_changes_the_weights():

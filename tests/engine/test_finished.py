@@ -14,7 +14,11 @@ import run
 import tasks
 from bench.toys import tiny
 from engine.console import shown
+from engine.data.sources import Source
 from engine.finished import open_model
+from engine.task import Task
+from tasks.classification.task import Classification, ClassificationOptions
+from tasks.embeddings.task import Embeddings
 from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
 
 TEXTS = ["w0 w7 w9", "w3 w1 w44 w50 w6", "w2", "w9 w8 w7 w6 w5 w4 w3 w0"]
@@ -82,6 +86,34 @@ def test_predicting_into_a_file_of_predictions_keeps_both(project, tmp_path):  #
     assert row["predicted_label"] == "other"
     assert row["predicted_predicted_label"] == row["predicted_predicted_predicted_label"] != "other"
     assert row["probability_a"] == row["predicted_probability_a"]
+
+
+def test_the_columns_of_an_output_are_those_that_the_task_names():
+    """In a CSV file cells are single values. The default keeps the keys; a classifier's stand beside the label of the data."""
+    found = {"label": ["a", "b"], "score": 0.5, "parts": {"x": 1}}
+    plain: Task = tiny.TokenTask()
+    assert plain.columns_of(found, flat=False) == found
+    assert plain.columns_of(found, flat=True) == {"predicted_label": "a|b", "score": 0.5, "parts_x": 1}
+    classifier = Classification(ClassificationOptions(), Source())
+    found = {"label": ["a", "b"], "score": 0.5, "probabilities": {"a": 0.5, "b": 0.25}}
+    flat = classifier.columns_of(found, flat=True)
+    assert flat == {"predicted_label": "a|b", "score": 0.5, "probability_a": 0.5, "probability_b": 0.25}
+    assert [*flat] == ["predicted_label", "score", "probability_a", "probability_b"]
+    assert classifier.columns_of(found, flat=False) == {"predicted_label": ["a", "b"]} | {k: found[k] for k in list(found)[1:]}
+    assert classifier.columns_of({"value": 1.5}, flat=True) == {"predicted_value": 1.5}
+
+
+def test_the_task_of_a_model_that_does_not_say_which_is_whatever_find_has_for_none(tmp_path):
+    """The engine knows none: tasks/ does."""
+    tiny.save_model(tmp_path / "m", tiny.bert())
+    assert isinstance(open_model(str(tmp_path / "m"), tasks.find)[0], Classification)
+    asked = []
+
+    def find(name):
+        asked.append(name)
+        return Embeddings
+
+    assert isinstance(open_model(str(tmp_path / "m"), find)[0], Embeddings) and asked == [None]
 
 
 def test_predict_a_text_file(project, tmp_path, capsys):  # noqa: F811

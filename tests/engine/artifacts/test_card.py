@@ -15,10 +15,10 @@ import run
 from bench.toys import tiny
 from engine.artifacts import card
 from engine.config import TrainConfig
-from engine.data.offline import packaged_minilm
 from engine.data.sources import Source, SourceConfig
 from engine.fit import fit
 from tasks import find
+from tasks.offline import minilm, packaged_minilm
 from tasks.samples import shapes
 from tests.test_cli import command, project  # noqa: F401 - the fixture
 from tests.toys.language import make_model, make_task
@@ -143,10 +143,11 @@ def test_base_model_and_licence_come_from_the_checkpoints_card(tmp_path):
         source.model(None)
         return card.base_of(source)
 
-    minilm = packaged_minilm()
-    if minilm is not None:
-        licence = metadata_load(Path(minilm) / "README.md")["license"]
-        assert base(minilm) == {"base_model": "sentence-transformers/all-MiniLM-L6-v2", "license": licence}
+    if (taken := minilm()) is not None:
+        source = Source()
+        source.model("org/none", minilm)  # the Hub is out of reach
+        licence = metadata_load(Path(taken.path) / "README.md")["license"]
+        assert card.base_of(source) == {"base_model": "sentence-transformers/all-MiniLM-L6-v2", "license": licence}
     folder = tiny.save_model(tmp_path / "model")
     assert base(str(folder)) == {"base_model": None, "license": None}
     (folder / "README.md").write_text("---\nlicense: mit\nbase_model: org/first\n---\n\n# a run of ours\n")
@@ -163,6 +164,17 @@ def test_base_model_and_licence_come_from_the_checkpoints_card(tmp_path):
 )  # fmt: skip
 def test_what_is_taken_for_a_path(value, expected):
     assert card.is_path(value) is expected
+
+
+def test_labels_are_shown_where_the_task_has_them():
+    """The config of a language model that was made from a classifier still has its labels; its card says nothing of them."""
+    model = tiny.bert(num_labels=2)
+    model.config.id2label = {1: "good*", 0: "bad"}
+    classifier, other = (find(name)(find(name).Options(), Source()) for name in ("classification", "mlm"))
+    assert card.usage(classifier, model, "m").endswith("\n\nLabels, in order: bad, good\\*.")
+    assert "Labels" not in card.usage(other, model, "m")
+    model.config.id2label = {0: "LABEL_0"}  # a number
+    assert "Labels" not in card.usage(classifier, model, "m")
 
 
 @pytest.mark.parametrize("kind", ["mlm", "clm", "sft"])

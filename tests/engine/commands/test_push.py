@@ -101,19 +101,75 @@ def test_pushed_and_pulled_is_the_same(project, tmp_path, hub, push, capsys):  #
 
 
 def test_a_second_push_takes_away_what_is_no_longer_there(project, tmp_path, hub, push):  # noqa: F811
-    directory = tmp_path / "run"
-    shutil.copytree(project / "run", directory, ignore=shutil.ignore_patterns("checkpoints"))
-    (directory / "merges.txt").write_text("of another tokenizer\n")
-    (directory / "1_Pooling").mkdir()
-    (directory / "1_Pooling/config.json").write_text("{}")  # of an embeddings run: without it modules.json points nowhere
+    directory = with_files(project, tmp_path / "run", "merges.txt", "1_Pooling/config.json")
     assert push(directory, "--with-metrics")[0] == 0
     there = tmp_path / "hub/models/org/mine"
-    assert (there / "1_Pooling/config.json").read_text() == "{}"
+    assert (there / "1_Pooling/config.json").read_text() == "1_Pooling/config.json"
     (there / "notes.md").write_text("not ours")
     assert {"merges.txt", "metrics.jsonl"} <= digests(there).keys()
-    (directory / "merges.txt").unlink()
-    assert push(directory)[0] == 0
+    (tmp_path / "old").mkdir()
+    assert push(with_files(project, tmp_path / "old/run"))[0] == 0
     assert "merges.txt" not in digests(there) and "notes.md" in digests(there)
+    assert not (there / "1_Pooling/config.json").exists()
+
+
+def with_files(project: Path, directory: Path, *names: str) -> Path:  # noqa: F811
+    """A copy of the run whose model consists of these files, too."""
+    shutil.copytree(project / "run", directory, ignore=shutil.ignore_patterns("checkpoints"))
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(name)
+    document = json.loads((directory / "run.json").read_text())
+    (directory / "run.json").write_text(json.dumps(document | {"files": [*document["files"], *names]}))
+    return directory
+
+
+def test_what_the_task_has_saved_is_pushed_whatever_it_is_called(project, tmp_path, hub, push):  # noqa: F811
+    """And nothing else: not a file that lies there, too, and looks like one of a model."""
+    directory = with_files(project, tmp_path / "run", "heads/a/weights.safetensors", "notes.of-the-task")
+    (directory / "vocab.txt").write_text("of somebody else")
+    code, said, error = push(directory)
+    assert code == 0, error
+    assert said.splitlines()[1] == "not pushed: metrics.jsonl, report.html, vocab.txt"
+    there = tmp_path / "hub/models/org/mine"
+    for name in ("heads/a/weights.safetensors", "notes.of-the-task"):
+        assert (there / name).read_text() == name
+    assert not (there / "vocab.txt").exists()
+
+
+@pytest.mark.parametrize("how", ["gone", "link", "link to a folder", "outside"])
+def test_a_listed_file_that_is_not_one_of_the_directory_is_refused(project, tmp_path, hub, push, how):  # noqa: F811
+    """run.json may have come from anybody, and the links with it: nothing of the rest of the disk is pushed."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/key.txt").write_text("mine")
+    directory = with_files(project, tmp_path / "run", "part/key.txt")
+    (directory / "part/key.txt").unlink()
+    words = ["part/key.txt is not there; run.json lists it"]
+    if how == "link":
+        (directory / "part/key.txt").symlink_to(tmp_path / "secret/key.txt")
+        words = ["part/key.txt is a link; run.json lists it"]
+    elif how == "link to a folder":
+        (directory / "part").rmdir()
+        (directory / "part").symlink_to(tmp_path / "secret")
+        words = ["part/key.txt is a link; run.json lists it"]
+    elif how == "outside":
+        text = (directory / "run.json").read_text()
+        (directory / "run.json").write_text(text.replace("part/key.txt", "../secret/key.txt"))
+        words = ["run.json is not a run's", "files cannot hold '../secret/key.txt'"]
+    refused(push(directory), 2, *words)
+    assert not hub.commits
+
+
+def test_a_run_of_an_older_version_has_no_list(project, tmp_path, hub, push):  # noqa: F811
+    """What goes is then known by its name, the folders of sentence-transformers among it."""
+    directory = with_files(project, tmp_path / "run", "2_Dense/config.json", "other/config.json")
+    document = json.loads((directory / "run.json").read_text())
+    del document["files"]
+    (directory / "run.json").write_text(json.dumps(document))
+    expected = {"README.md", "config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json"}
+    assert contents_of(directory, with_metrics=False).keys() == expected | {"2_Dense/config.json"}
+    assert push(directory)[0] == 0
+    assert (tmp_path / "hub/models/org/mine/2_Dense/config.json").exists()
 
 
 TRAIN_AND_PULL = """

@@ -17,10 +17,11 @@ from datasets import Dataset
 
 from bench.toys import tiny
 from engine.data import hub
-from engine.data.offline import packaged_file, packaged_minilm
-from engine.data.sources import HubData, Source, SourceConfig
+from engine.data.offline import packaged_file
+from engine.data.sources import HubData, Source, SourceConfig, TakenModel
 from engine.errors import DataError, ModelError, UsageError
 from tasks.classification.task import Classification, ClassificationOptions
+from tasks.offline import minilm, packaged_minilm
 
 COLUMNS = ["text", "label"]
 NO_MODEL = "no-such-organisation/no-such-model"
@@ -413,6 +414,7 @@ def test_configuration_and_revision_reach_the_hub_and_the_record(monkeypatch, hu
 def test_a_model_directory_is_taken(model_folder):
     source = Source(SourceConfig(model=model_folder))
     assert source.model("some/model") == model_folder
+    assert source.taken_model.hub_name is None
     assert source.taken_model.description == f"folder {model_folder}"
 
 
@@ -437,7 +439,8 @@ def test_a_name_beside_runs_that_are_here_is_a_slip(hub_answers, tmp_path, monke
 
 
 def test_an_answering_hub_is_asked_for_the_model(hub_answers):
-    assert Source().model("some/model") == "some/model"
+    source = Source()
+    assert source.model("some/model") == "some/model" == source.taken_model.hub_name
     assert Source(SourceConfig(model="other/model")).model("some/model") == "other/model"
 
 
@@ -445,30 +448,32 @@ def test_a_named_model_out_of_reach_is_an_error_and_says_what_to_do(monkeypatch)
     """Nothing else takes the place of a model that was asked for by name."""
     with pytest.raises(ModelError, match=r"is not reachable and the cache holds no copy\. Give --model FOLDER"):
         Source(SourceConfig(model=NO_MODEL)).model("some/model")
-    monkeypatch.setattr("engine.data.offline.packaged_minilm", lambda: None)
-    monkeypatch.setattr("engine.data.sources.packaged_minilm", lambda: None)
-    with pytest.raises(ModelError, match=r"or install the offline extra: pip install"):
-        Source().model(NO_MODEL)
+    monkeypatch.setattr("tasks.offline.packaged_minilm", lambda: None)
+    with pytest.raises(ModelError, match=r"Give --model FOLDER, or install the offline extra: pip install"):
+        Source().model(NO_MODEL, minilm)
+    for source, substitute in ((Source(), None), (Source(SourceConfig(model=NO_MODEL)), minilm)):
+        with pytest.raises(ModelError, match=r"Give --model FOLDER$"):  # where no package would help
+            source.model(NO_MODEL, substitute)
 
 
 def test_the_packaged_model_takes_the_place_of_the_tasks_own_in_one_visible_line(monkeypatch, capsys, model_folder):
-    monkeypatch.setattr("engine.data.offline.packaged_minilm", lambda: model_folder)
-    monkeypatch.setattr("engine.data.sources.packaged_minilm", lambda: model_folder)
+    monkeypatch.setattr("tasks.offline.packaged_minilm", lambda: model_folder)
     source = Source()
-    assert source.model(NO_MODEL) == source.model(NO_MODEL) == model_folder
+    assert source.model(NO_MODEL, minilm) == source.model(NO_MODEL, minilm) == model_folder
     [line] = capsys.readouterr().err.splitlines()
     assert NO_MODEL in line
     assert "MiniLM" in line
     assert "offline extra" in source.taken_model.description
+    assert source.taken_model.hub_name == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def test_a_task_may_bring_a_substitute_of_its_own(monkeypatch, capsys, model_folder):
     """It is made only when it is needed: not for a model that was named."""
     calls = []
 
-    def make() -> tuple[str, str]:
+    def make() -> TakenModel:
         calls.append(1)
-        return model_folder, "a small one"
+        return TakenModel(model_folder, "a small one")
 
     with pytest.raises(ModelError, match="is not reachable"):
         Source(SourceConfig(model=NO_MODEL)).model("some/model", make)

@@ -16,11 +16,12 @@ import torch
 import run
 from engine.config import TrainConfig
 from engine.data.collate import Layout
-from engine.data.offline import packaged_file, packaged_minilm
+from engine.data.offline import packaged_file
 from engine.distributed.world import World
 from engine.finished import open_model
 from engine.loader import eval_loader
 from tasks import find
+from tasks.offline import packaged_minilm
 
 FLAGS = {
     "mlm": ["--max-train-examples", "600", "--max-eval-examples", "150", "--epochs", "1", "--learning-rate", "4e-4"],

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as reference
 
+import run
 from bench.toys import tiny
 from engine.config import TrainConfig
 from engine.data.batch import Batch
@@ -146,6 +147,37 @@ def test_several_labels_equal_scikit_learn(seed):
     assert abs(found["f1_micro"] - found["f1_macro"]) > 1e-3
     expected = reference.average_precision_score(labels, logits, average="macro")
     assert found["average_precision"] == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("positives", ["some", "none", "all"])
+@pytest.mark.parametrize("cuts", [(), CUTS])
+def test_a_single_label_equals_scikit_learn(positives, cuts):
+    """torchmetrics takes two or more; micro and macro F1 are then both that of the label."""
+    logits, labels = several(0, num_labels=1)
+    labels = {"some": labels, "none": np.zeros_like(labels), "all": np.ones_like(labels)}[positives]
+    expected = reference.f1_score(labels[:, 0], logits[:, 0] > 0, zero_division=0)
+    found = figures("multi_label", 1, logits, labels, cuts)
+    assert found == pytest.approx({
+        "f1_micro": expected, "f1_macro": expected,
+        "average_precision": reference.average_precision_score(labels[:, 0], logits[:, 0]) if positives != "none" else 0,
+    }, abs=ROUNDING)  # fmt: skip
+    assert positives != "some" or 0.1 < expected < 0.95, "a figure that says something"
+
+
+def test_a_run_with_a_single_label_ends(tmp_path, capsys):
+    """A traceback once: from the command line, with the label found in the data or named."""
+    tiny.save_model(tmp_path / "model")
+    texts = [f"{text},{'toxic' if label == 'a' else ''}\n" for text, label in tiny.texts(40)]
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(texts))
+    common = ["--task", "classification", "--problem", "multi_label", "--model", str(tmp_path / "model"), "--train-file",
+              str(tmp_path / "t.csv"), "--eval-file", str(tmp_path / "t.csv"), "--device", "cpu", "--max-steps", "2"]  # fmt: skip
+    for number, more in enumerate([[], ["--label-names", "toxic"]]):
+        assert run.main([*common, *more, "--output-dir", str(tmp_path / str(number))]) == 0, capsys.readouterr().err
+        metrics = json.loads((tmp_path / str(number) / "run.json").read_text())["metrics"]
+        assert metrics["eval_f1_micro"] == metrics["eval_f1_macro"] and 0 < metrics["eval_average_precision"] <= 1
+        capsys.readouterr()
+        assert run.main(["predict", "--model", str(tmp_path / str(number)), "w0"]) == 0
+        assert capsys.readouterr().out.startswith(("toxic (0.", "(no label)\t"))
 
 
 def test_a_label_that_is_never_there_nor_predicted_has_no_f1():

@@ -19,7 +19,6 @@ from bench.toys import tiny
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import PADDED, Layout
-from engine.data.offline import packaged_minilm
 from engine.data.plan import Plan
 from engine.data.sources import Source, SourceConfig
 from engine.errors import DataError, ModelError, UsageError
@@ -32,6 +31,7 @@ from tasks import find
 from tasks.embeddings.pooling import Pooling, pieces
 from tasks.embeddings.retrieval import RetrievalMetrics, ScoreMetrics, ranks
 from tasks.embeddings.task import Embeddings, EmbeddingsOptions, passages
+from tasks.offline import packaged_minilm
 from tests.engine.test_resume import Killed, assert_same_bits
 from tests.test_cli import fails
 

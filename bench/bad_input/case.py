@@ -174,7 +174,7 @@ class Place:
     def task(self, body: str) -> str:
         """A task of one's own: classification with this in its class."""
         head = (
-            "import os, signal, time\nfrom tasks.classification import Classification\n"
+            "import os, signal, time\nfrom tasks.classification.task import Classification\n"
             "from tasks import classification\n\nclass Mine(Classification):\n"
         )
         return self.write("mine.py", head + "".join(f"    {line}\n" for line in body.splitlines())) + ":Mine"

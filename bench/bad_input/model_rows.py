@@ -100,7 +100,7 @@ def _(at: Place) -> Attempts:
 # ---------------------------------------------------------------------------------------------------------- helpers
 
 
-EVIL = "open({marker!r}, 'w').close()\nfrom tasks.classification import Classification as Evil\nEvilConfig = EvilModel = Evil\n"
+EVIL = "open({marker!r}, 'w').close()\nfrom tasks.classification.task import Classification as Evil\nEvilConfig = EvilModel = Evil\n"
 
 
 def with_code(at: Place) -> Path:

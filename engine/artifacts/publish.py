@@ -5,6 +5,7 @@ Next: card.py and report.py, the pages; directory.py, who may write where.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -23,6 +24,11 @@ from engine.model import lora
 from engine.task import Task
 
 
+def files_in(folder: Path) -> list[str]:
+    """The files below it, by name, in order."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def write_model(directory: Path, task: Task[Any], model: nn.Module, document: RunDocument) -> None:
     """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
     log = read_lines(directory / "metrics.jsonl")
@@ -33,12 +39,13 @@ def write_model(directory: Path, task: Task[Any], model: nn.Module, document: Ru
             lora.complete(model, Path(folder))
             (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
             (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
-            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-                with open(path, "rb") as stream:
+            document = dataclasses.replace(document, files=files_in(Path(folder)))
+            for file in files_in(Path(folder)):
+                with open(Path(folder) / file, "rb") as stream:
                     os.fsync(stream.fileno())
-                target = directory / path.relative_to(folder)
+                target = directory / file
                 target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
+                os.replace(Path(folder) / file, target)
                 sync_directory(target.parent)
         write_run(directory, document)
     except (OSError, SafetensorError) as error:

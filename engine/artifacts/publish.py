@@ -37,9 +37,9 @@ def write_model(directory: Path, task: Task[Any], model: nn.Module, document: Ru
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:
             task.save(model, Path(folder))
             lora.complete(model, Path(folder))
+            document = dataclasses.replace(document, files=files_in(Path(folder)))
             (Path(folder) / "README.md").write_text(card.make(task, model, name, document, log), encoding="utf-8")
             (Path(folder) / "report.html").write_text(render([record_in(directory, document, name)]), encoding="utf-8")
-            document = dataclasses.replace(document, files=files_in(Path(folder)))
             for file in files_in(Path(folder)):
                 with open(Path(folder) / file, "rb") as stream:
                     os.fsync(stream.fileno())

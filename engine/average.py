@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.optimizer import Guard
+from engine.optimizer import SkipGuard
 
 
 class Average:
     """``tensors``: the averages by parameter name, sharded as the parameters are; {} without a decay."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, guard: Guard, decay: float | None):
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, guard: SkipGuard, decay: float | None):
         self.decay, self.guard = decay, guard
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad and decay is not None}
         self.weights: dict[str, Tensor] = dict(trained)

@@ -26,11 +26,11 @@ from engine.distributed.wrap import collect, fill, replicate, shard, skeleton
 from engine.errors import UsageError
 from engine.loader import Data, share
 from engine.loop import accumulate
-from engine.memory.retry import MemoryGuard
+from engine.memory.retry import OutOfMemoryRetry
 from engine.memory.usage import keep_freed_memory
 from engine.model import lora, target_logits
 from engine.model.layout import choose_layout
-from engine.optimizer import Guard, freeze, make_optimizer
+from engine.optimizer import SkipGuard, freeze, make_optimizer
 from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
 from engine.schedule import make_schedule
 from engine.seed import set_seed
@@ -49,7 +49,7 @@ class Setup:
     layout: Layout
     plain: nn.Module
 
-    def whole_model(self) -> nn.Module | None:
+    def full_model(self) -> nn.Module | None:
         """The trained model as transformers knows it; a sharded one on rank 0, on the CPU, and None elsewhere. Collective."""
         if self.plain is self.state.model:
             return self.plain
@@ -75,8 +75,8 @@ def build(
     allow_tf32(device)
     if device.type == "cpu":
         keep_freed_memory()
-    model, plain, layout = world.together(lambda: prepared(task, config, device, precision, model))
-    world.agree("parameters", {name: list(parameter.shape) for name, parameter in model.named_parameters()})
+    model, plain, layout = world.on_all_ranks(lambda: prepared(task, config, device, precision, model))
+    world.check_same_on_all_ranks("parameters", {name: list(parameter.shape) for name, parameter in model.named_parameters()})
     model = shard(model, world, precision) if config.shard else model.to(device)
     if config.compiled:  # in place: torch.compile(model) would rename the parameters
         model.compile(dynamic=True, mode="reduce-overhead" if config.cuda_graph == "on" else None)
@@ -85,7 +85,7 @@ def build(
         replica = replicate(model, world, find_unused_parameters=config.find_unused_parameters)
     plan = Plan.of(config, examples.lengths, packed=layout.kind == "packed")
     optimizer = make_optimizer(model, config)
-    guard = Guard(optimizer, device, sticky=precision != "fp16")
+    guard = SkipGuard(optimizer, device, sticky=precision != "fp16")
     clock = Clock(device)
     state = TrainState(
         model=model,
@@ -102,7 +102,7 @@ def build(
     )
     data = Data(plan, task, examples, layout, config, world, clock)
     if task.additive and world.size == 1:  # another rank would not know of the micro-batches of a cut one
-        state.run = MemoryGuard(data.batch)
+        state.execute = OutOfMemoryRetry(data.batch)
     if replica is not model:
         rehearse(state, data)
     set_seed(config.seed, world.rank)
@@ -116,7 +116,7 @@ def rehearse(state: TrainState, data: Data) -> None:
     the ranks' are added up. A run that is resumed would so be rounded otherwise than one that never stopped.
     """
     rows = next(iter(data.plan.micro_batches()))
-    batch = data.world.together(lambda: data.batch(share(rows, data.world)))
+    batch = data.world.on_all_ranks(lambda: data.batch(share(rows, data.world)))
     state.model.train()
     accumulate(state, data.task, [batch], torch.ones((), device=state.device))
     state.optimizer.zero_grad(set_to_none=True)

@@ -18,7 +18,7 @@ import torch
 
 STREAM = ("copy", "forward", "backward", "clip", "optimizer")  # what the device does
 PHASES = ("data", "guard", *STREAM, "log")  # of a step; guard: noting the generators, see memory_guard.py
-BESIDE = ("evaluation", "saving", "profiling")  # between steps
+BETWEEN_STEPS = ("evaluation", "saving", "profiling")  # between steps
 
 
 class Clock:
@@ -26,7 +26,7 @@ class Clock:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.seconds = dict.fromkeys((*PHASES, *BESIDE), 0.0)  # since the start of the process
+        self.seconds = dict.fromkeys((*PHASES, *BETWEEN_STEPS), 0.0)  # since the start of the process
         self.taken = dict(self.seconds)  # as they were when they were last taken
         self.events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self.watch: Callable[[str], AbstractContextManager[Any]] = nullcontext

@@ -56,7 +56,7 @@ class Totals:
 
 
 @dataclass
-class Tried:
+class TrialSteps:
     """A few steps: what they held, and what they took. ``squares``: of their rows' lengths in the plan."""
 
     tally: Tally = field(default_factory=Tally)
@@ -178,10 +178,10 @@ def curve(values: Sequence[float]) -> str:
     return "".join(BLOCKS[int(np.ceil(value / top * (len(BLOCKS) - 1)))] for value in values)
 
 
-def try_steps(setup: Setup, task: Task[Any], config: TrainConfig) -> Tried:
+def try_steps(setup: Setup, task: Task[Any], config: TrainConfig) -> TrialSteps:
     """Take the first steps, the very first to get warm. ``setup`` is worn afterwards."""
     assert setup.data.plan.lengths is not None
-    tried, state = Tried(), setup.state
+    tried, state = TrialSteps(), setup.state
     state.model.train()
     start = began = time.perf_counter()
     for at, micro_batches in islice(setup.data.steps(), 1 + TRIED_STEPS):
@@ -195,14 +195,14 @@ def try_steps(setup: Setup, task: Task[Any], config: TrainConfig) -> Tried:
         rows = [row for batch in micro_batches for _, row in batch.keys]
         tried.squares += int((setup.data.plan.lengths[rows].astype(np.int64) ** 2).sum())
         tried.seconds, tried.forward_seconds = tried.seconds + seconds, tried.forward_seconds + forward
-        if setup.world.from_main(began - start > TRIED_SECONDS):
+        if setup.world.broadcast(began - start > TRIED_SECONDS):
             break
     tried.tally = tried.tally.over_ranks(setup.world)
-    tried.squares = int(setup.world.add(torch.tensor(tried.squares)))
+    tried.squares = int(setup.world.all_reduce(torch.tensor(tried.squares)))
     return tried
 
 
-def flops_of(setup: Setup, task: Task[Any], totals: Totals, tried: Tried) -> float | None:
+def flops_of(setup: Setup, task: Task[Any], totals: Totals, tried: TrialSteps) -> float | None:
     """Of an average step of the run, for its real tokens; None for a model that flops.py does not count.
 
     How many items an example has (targets of a language model), and whether its length is of one text or of several, is

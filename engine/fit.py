@@ -87,16 +87,16 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, wo
     names_in(config.write_to)  # is all there that is to write?
     settings = settings_of(task, config)
     with join(config.device, config.rank_timeout) if world is None else nullcontext(world) as ranks:
-        ranks.agree("settings", settings)
-        ranks.only_main(lambda: check_own(config.write_to))
+        ranks.check_same_on_all_ranks("settings", settings)
+        ranks.on_main_rank(lambda: check_own(config.write_to))
         if config.explain:
-            examples = ranks.together(task.examples, in_turn=True)
-            ranks.together(lambda: check_data(task, config, examples, ranks.size))
+            examples = ranks.on_all_ranks(task.examples, in_turn=True)
+            ranks.on_all_ranks(lambda: check_data(task, config, examples, ranks.size))
             explain(task, config, examples, model, ranks)
             return Result(directory, {}, None)
-        ranks.only_main(lambda: claim(directory, config, settings, [type(part) for part in asked(task, config)]))
-        with ranks.held_by_main(locked(directory)):
-            ranks.only_main(lambda: remove_leftovers(directory))
+        ranks.on_main_rank(lambda: claim(directory, config, settings, [type(part) for part in asked(task, config)]))
+        with ranks.main_rank_context(locked(directory)):
+            ranks.on_main_rank(lambda: remove_leftovers(directory))
             return _fit(task, config, model, directory, settings, ranks)
 
 
@@ -105,34 +105,34 @@ def _fit(
 ) -> Result:
     stop = Stop(config.max_minutes)
     world.forget_vote()
-    world.together(lambda: choose_precision(config.precision, world.device))  # refused before anything is read
-    examples = world.together(task.examples, in_turn=True)
+    world.on_all_ranks(lambda: choose_precision(config.precision, world.device))  # refused before anything is read
+    examples = world.on_all_ranks(task.examples, in_turn=True)
     document = run_document(settings, task, examples)
-    world.agree("versions", document.versions)
-    world.agree("data", document.data.fingerprints)
-    finished = world.on_main(lambda: finished_before(directory, config, document))
+    world.check_same_on_all_ranks("versions", document.versions)
+    world.check_same_on_all_ranks("data", document.data.fingerprints)
+    finished = world.broadcast_from_main(lambda: finished_before(directory, config, document))
     if finished is not None:
         say(f"finished model found in {directory}, training skipped (--overwrite trains it again)")
         return Result(directory, finished, None, skipped=True)
-    world.together(lambda: check_data(task, config, examples, world.size))
+    world.on_all_ranks(lambda: check_data(task, config, examples, world.size))
 
     setup = build(task, examples["train"], config, model, world)
     document = with_model(document, task, setup)
     announce(task, setup, examples, config, document)
-    world.together(lambda: check_memory(setup, config))
+    world.on_all_ranks(lambda: check_memory(setup, config))
     if config.shard:
-        world.together(lambda: check_shared(directory))
-    world.only_main(lambda: check_space(directory, setup, config))
+        world.on_all_ranks(lambda: check_shared(directory))
+    world.on_main_rank(lambda: check_space(directory, setup, config))
     writers = None
     if config.overwrite:  # what is there goes when nothing else can be refused
-        writers = world.only_main(lambda: Writers(config, directory, 0, around=rng_untouched))
-        world.only_main(lambda: remove_run(directory, keep=names_in(config.write_to)))
-    run = world.together(lambda: make_run(directory, task, config, setup, examples, stop))
+        writers = world.on_main_rank(lambda: Writers(config, directory, 0, around=rng_untouched))
+        world.on_main_rank(lambda: remove_run(directory, keep=names_in(config.write_to)))
+    run = world.on_all_ranks(lambda: make_run(directory, task, config, setup, examples, stop))
     began = time.perf_counter()
     try:
         resume(run, setup, config, document)
-        run.writers = writers if config.overwrite else world.only_main(lambda: make_writers(run, config))
-        world.only_main(lambda: write_run(directory, document))
+        run.writers = writers if config.overwrite else world.on_main_rank(lambda: make_writers(run, config))
+        world.on_main_rank(lambda: write_run(directory, document))
         with stop, run.saving(), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)
@@ -152,11 +152,11 @@ def _fit(
     if (best := run.best) is not None and kept == best.step != setup.state.step:
         print(f"best model: that of step {kept} ({best.metric} {best.value:.4f})")
     setup.state.average.replace_weights()
-    whole = setup.whole_model()
-    final = None if whole is None else lora.finished(whole, merge=config.lora_merge)
+    full = setup.full_model()
+    final = None if full is None else lora.finished(full, merge=config.lora_merge)
     which = KeptModel(step=kept, best_step=None if best is None else best.step)
     document = dataclasses.replace(document, kept=which, metrics=metrics, status="finished")
-    world.only_main(lambda: finish(directory, task, final, document))  # type: ignore[arg-type]
+    world.on_main_rank(lambda: finish(directory, task, final, document))  # type: ignore[arg-type]
     say(f"saved to {directory}")
     return Result(directory, metrics, None if final is None else final.eval())
 
@@ -205,7 +205,7 @@ def keep_best(run: Run, setup: Setup) -> int:
         return last
     try:
         path = run.directory / "checkpoints" / f"step-{best.step:08d}"
-        files = world.only_main(lambda: open_checkpoint(path))
+        files = world.on_main_rank(lambda: open_checkpoint(path))
         load_model(setup.state.model, files, world)
         load_average(setup.state.average, files, world)
     except ModelError as error:

@@ -35,7 +35,7 @@ EVAL_SEED = 0  # a constant: runs with different seeds, and ``evaluate``, have t
 WORKER_SECONDS = 600  # without a batch from any worker, and something is wrong
 
 
-class Rows(Dataset[tuple[Key, Row]]):
+class PreparedRows(Dataset[tuple[Key, Row]]):
     """Rows by key, prepared with a random stream that is a function of (seed, epoch, row) and nothing else."""
 
     def __init__(self, examples: Examples, task: Task[Any], seed: int):
@@ -85,7 +85,7 @@ def make_loader(
     if config.workers:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # texts are tokenised by now; forking after threads warns
     return DataLoader(
-        Rows(examples, task, config.seed),  # type: ignore[arg-type]
+        PreparedRows(examples, task, config.seed),  # type: ignore[arg-type]
         batch_sampler=keys,
         collate_fn=Collate(task, layout),
         num_workers=config.workers,
@@ -196,7 +196,7 @@ class Data:
 
     def batch(self, keys: Sequence[Key]) -> Batch:
         """One micro-batch of these rows, as the loader makes it."""
-        rows = Rows(self.examples, self.task, self.config.seed)
+        rows = PreparedRows(self.examples, self.task, self.config.seed)
         return Collate(self.task, self.layout)([rows[key] for key in keys])
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from engine.config import TrainConfig
 from engine.data.batch import Batch
 from engine.distributed.world import World
-from engine.distributed.wrap import gradient_sync, whole
+from engine.distributed.wrap import full_tensor, gradient_sync
 from engine.loader import Data
 from engine.record.run import Run
 from engine.state import StepRecord, TrainState
@@ -37,7 +37,7 @@ def accumulate(state: TrainState, task: Task[Any], micro_batches: Collection[Bat
     loss_sum = divisor.new_zeros(())
     for i, batch in enumerate(micro_batches):
         with gradient_sync(state.replica, last=i + 1 == len(micro_batches)):  # the ranks exchange them once a step
-            loss_sum += forward_backward(state, task, state.put(batch), divisor)
+            loss_sum += forward_backward(state, task, state.to_device(batch), divisor)
     return loss_sum
 
 
@@ -45,7 +45,7 @@ def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
     """One optimizer step from the gathered gradients; returns their () 2-norm before clipping."""
     with state.clock.phase("clip"):
         state.scaler.unscale_(state.optimizer)  # clipping has to see the true gradients
-        grad_norm = whole(clip_grad_norm_(state.parameters, config.max_grad_norm))
+        grad_norm = full_tensor(clip_grad_norm_(state.parameters, config.max_grad_norm))
     with state.clock.phase("optimizer"):
         state.guard.check(grad_norm, num_items)  # no items, or not finite: the step below changes nothing
         state.scaler.step(state.optimizer)  # in fp16, skipped when a gradient overflowed ...
@@ -60,7 +60,7 @@ def train_step(state: TrainState, task: Task[Any], micro_batches: list[Batch], c
     [num_items] = world.sum([sum(batch.num_items for batch in micro_batches)])  # (): a mean of means would be wrong
     learning_rate = state.schedule.get_last_lr()[0]
     divisor = num_items.clamp(min=1) / world.size  # the ranks' gradients are averaged
-    loss_sum = state.run(accumulate, state, task, micro_batches, divisor)
+    loss_sum = state.execute(accumulate, state, task, micro_batches, divisor)
     grad_norm = update(state, config, num_items)
     state.step += 1
     return StepRecord(loss_sum, num_items, grad_norm, learning_rate)

@@ -254,7 +254,7 @@ def state_bytes(model: nn.Module, config: TrainConfig) -> dict[str, int]:
     return {entry.title: entry.state_bytes(groups, config)} | average
 
 
-class Guard:
+class SkipGuard:
     """Skips an update: weights, the optimizer's state and its step count stay bitwise as they were.
 
     What obeys ``found_inf`` leaves everything unchanged when that is 1 (it is how GradScaler skips a step after an

@@ -32,18 +32,18 @@ from engine.settings.fields import differences
 def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> None:
     """Continue from the newest whole checkpoint if that is asked for and there is one. Raises UsageError, ModelError."""
     world = setup.world
-    files = world.only_main(lambda: checkpoint_to_resume(run.directory, document) if config.resume else None)
-    if not world.from_main(files is not None):
+    files = world.on_main_rank(lambda: checkpoint_to_resume(run.directory, document) if config.resume else None)
+    if not world.broadcast(files is not None):
         run.start()
         if config.resume:
             run.say("resume: there is no checkpoint, starting at step 0")
         return
-    before = world.on_main(lambda: read_run(run.directory))
-    with whole_or_refused(run.directory):
+    before = world.broadcast_from_main(lambda: read_run(run.directory))
+    with refuse_foreign_contents(run.directory):
         progress = Progress.from_json(load_state(setup.state, files, world))
         check_position(setup, run.num_steps)
         run.restore(progress)
-    world.only_main(lambda: tidy(run, setup.state.step, files))
+    world.on_main_rank(lambda: tidy(run, setup.state.step, files))
     then = {"world size": 1, "sharded": False} | dict(progress.ranks) | {"runs on": before.device} | dict(before.versions)
     changed = differences(then, run.ranks() | {"runs on": document.device} | dict(document.versions))
     how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
@@ -83,7 +83,7 @@ def check_position(setup: Setup, num_steps: int) -> None:
 
 
 @contextmanager
-def whole_or_refused(directory: Path) -> Iterator[None]:
+def refuse_foreign_contents(directory: Path) -> Iterator[None]:
     """A checkpoint whose hashes are right and whose contents are not was made by something else. Raises ModelError."""
     try:
         yield

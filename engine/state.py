@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from engine.average import Average
 from engine.clock import Clock
 from engine.data.batch import Batch
-from engine.optimizer import Guard
+from engine.optimizer import SkipGuard
 
 T = TypeVar("T")
 
@@ -34,16 +34,16 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     scaler: torch.amp.GradScaler
-    guard: Guard
+    guard: SkipGuard
     average: Average  # of the weights; it holds nothing without --ema-decay
     autocast: Callable[[], AbstractContextManager[Any]]
     clock: Clock
     device: torch.device
     step: int = 0
     max_tokens: int | None = None  # larger micro-batches are cut in two, because one has not fitted into memory
-    run: Callable[..., Any] = call
+    execute: Callable[..., Any] = call
 
-    def put(self, batch: Batch) -> Batch:
+    def to_device(self, batch: Batch) -> Batch:
         """On this device; asynchronous on CUDA."""
         with self.clock.phase("copy"):
             return batch.to(self.device)

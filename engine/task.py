@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
-from engine.data.files import Rows
+from engine.data.files import Columns
 from engine.data.sources import Source
 from engine.distributed.world import World
 from engine.errors import UsageError
@@ -147,7 +147,7 @@ class Task(ABC, Generic[O]):
     def load_model(self, path: str) -> nn.Module:
         """A finished model for inference. Raises ModelError."""
 
-    def inputs_of(self, rows: Rows) -> list[Any]:
+    def inputs_of(self, rows: Columns) -> list[Any]:
         """What ``predict`` takes, from the columns of a file. Raises DataError."""
         return next(iter(rows.values()))
 

@@ -313,7 +313,7 @@ LESSONS = [
     ),
     Lesson(
         "clipping", "gradients are clipped at norm 1 unless one says otherwise, and logged as they were before",
-        ("engine/loop.py", "grad_norm = whole(clip_grad_norm_("),
+        ("engine/loop.py", "grad_norm = full_tensor(clip_grad_norm_("),
         ("transformers/training_args.py", "max_grad_norm: float = field("), clipping,
     ),
     Lesson(

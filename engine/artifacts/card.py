@@ -109,11 +109,11 @@ def introduction(name: str, document: RunDocument) -> str:
 
 def usage(task: Task[Any], model: nn.Module, name: str) -> str:
     """Code that loads the model, and the labels it gives."""
-    whole = lora.plain(model)
-    kind = type(whole).__name__
+    plain = lora.plain(model)
+    kind = type(plain).__name__
     code = [f"name = {name!r}  # this folder, or the model's name on the Hub"]
-    if whole is not model:
-        base = hub_name(whole.name_or_path) or Path(whole.name_or_path).name
+    if plain is not model:
+        base = hub_name(plain.name_or_path) or Path(plain.name_or_path).name
         code = ["from peft import PeftModel", f"from transformers import AutoConfig, {kind}", "", *code,
                 f"base = {kind}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(name))",
                 "model = PeftModel.from_pretrained(base, name)"]  # fmt: skip

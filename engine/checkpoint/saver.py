@@ -24,7 +24,7 @@ class Saver:
     """Writes at once. Enter it around training: when it is left, all that was saved is on the disk.
 
     ``world``: the ranks that each write a part, all of which then use their saver alike; None: this process writes alone.
-    ``whole``: the steps whose checkpoints are known to be whole, with the best step each refers to. ``committed``: those that
+    ``verified``: the steps whose checkpoints are known to be whole, with the best step each refers to. ``committed``: those that
     are on the disk and of which nobody has been told yet. ``seconds_behind``: how long after a save it may take until it is
     on the disk.
     """
@@ -34,7 +34,7 @@ class Saver:
     def __init__(self, root: Path, keep: int | str, world: World | None = None):
         self.root, self.keep = root, keep
         self.world = world or World(torch.device("cpu"))
-        self.whole: dict[int, int] = {}
+        self.verified: dict[int, int] = {}
         self.committed: list[tuple[int, Path]] = []
 
     def save(self, snapshot: Snapshot) -> None:
@@ -44,12 +44,12 @@ class Saver:
     def write(self, snapshot: Snapshot) -> None:
         """Commit, then let old ones go."""
         self.committed.append((snapshot.step, commit(self.root, snapshot.step, snapshot.files(), self.world)))
-        self.world.only_main(lambda: self.rotate(snapshot.step, snapshot.state_json))
+        self.world.on_main_rank(lambda: self.rotate(snapshot.step, snapshot.state_json))
 
     def rotate(self, step: int, state_json: bytes) -> None:
         """Let old ones go; that of ``step`` is whole. Not collective."""
-        self.whole[step] = best_step(state_json)
-        rotate(self.root, self.keep, self.whole)
+        self.verified[step] = best_step(state_json)
+        rotate(self.root, self.keep, self.verified)
 
     def __enter__(self) -> Saver:
         return self

@@ -20,7 +20,7 @@ from engine.average import Average
 from engine.checkpoint.store import FULL, SHARDED, Checkpoint, Content, file_name
 from engine.checkpoint.tensor_file import TensorFile
 from engine.distributed.world import World
-from engine.distributed.wrap import is_sharded, local_rows, own_rows, put
+from engine.distributed.wrap import is_sharded, load_full, local_rows, own_rows
 from engine.errors import ModelError
 from engine.seed import get_rng, set_rng
 from engine.state import TrainState
@@ -109,9 +109,9 @@ def load_state(state: TrainState, files: Checkpoint | None, world: World | None 
     The RNG comes last: loading must not shift it. A rank that the checkpoint has no stream for keeps its own.
     """
     world = world or World(state.device)
-    files = world.from_main(files)
+    files = world.broadcast(files)
     assert files is not None, "rank 0 has opened one"
-    document: dict[str, Any] = world.on_main(lambda: json.loads(files["state.json"]))
+    document: dict[str, Any] = world.broadcast_from_main(lambda: json.loads(files["state.json"]))
     load_model(state.model, files, world)
     load_average(state.average, files, world)
     names = [name for group in state.optimizer.param_groups for name in parameter_names(state.model, group["params"])]
@@ -124,7 +124,7 @@ def load_state(state: TrainState, files: Checkpoint | None, world: World | None 
     if document["scaler"]:
         state.scaler.load_state_dict(document["scaler"])
     state.step, state.max_tokens = document["step"], document["max_tokens"]
-    streams = world.on_main(lambda: all_tensors(files, "rng"))
+    streams = world.broadcast_from_main(lambda: all_tensors(files, "rng"))
     if not document["rng"]:
         raise ValueError("no state of the random generators")
     if world.rank < len(document["rng"]):
@@ -168,7 +168,7 @@ def load_average(average: Average, files: Checkpoint | None, world: World) -> No
 
     Raises ModelError if the checkpoint has none of these, or others.
     """
-    files = world.from_main(files)
+    files = world.broadcast(files)
     assert files is not None, "rank 0 has opened one"
     shapes = shapes_in(files, "average", world) if files.names_of("average") else {}
     if shapes.keys() != average.tensors.keys():
@@ -184,7 +184,7 @@ def load_model(model: nn.Module, files: Checkpoint | None, world: World | None =
     """
     own = model_tensors(model)
     world = world or World(next(iter(own.values())).device)
-    files = world.from_main(files)
+    files = world.broadcast(files)
     assert files is not None, "rank 0 has opened one"
     shapes = shapes_in(files, "model", world)
     if shapes.keys() != own.keys():
@@ -200,7 +200,7 @@ def shapes_in(files: Checkpoint, kind: str, world: World) -> dict[str, tuple[int
         with files.tensors(kind) as tensors:
             return tensors.shapes
 
-    return world.on_main(read)
+    return world.broadcast_from_main(read)
 
 
 def load_tensors(own: Mapping[str, Tensor], files: Checkpoint, kind: str, world: World) -> None:
@@ -225,10 +225,10 @@ def load_tensors(own: Mapping[str, Tensor], files: Checkpoint, kind: str, world:
 
     if sharded:
         with torch.no_grad():
-            world.together(read)
+            world.on_all_ranks(read)
     with files.tensors(kind) if world.is_main else nullcontext() as tensors:
         for name in [name for name in own if name not in sharded]:
-            put(own[name], None if tensors is None else tensors.full(name), world)
+            load_full(own[name], None if tensors is None else tensors.full(name), world)
 
 
 def all_tensors(files: Checkpoint, kind: str) -> dict[str, Tensor]:

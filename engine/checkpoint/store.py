@@ -87,9 +87,9 @@ def commit(root: Path, step: int, files: Mapping[str, Content], world: World | N
             note(f"warning: checkpoint {final} is written, but may not outlive a power cut ({error.strerror})")
 
     try:
-        world.only_main(begin)
-        manifest = {name: entry for part in world.gather(world.together(write)) for name, entry in part.items()}
-        world.only_main(end)
+        world.on_main_rank(begin)
+        manifest = {name: entry for part in world.gather(world.on_all_ranks(write)) for name, entry in part.items()}
+        world.on_main_rank(end)
     finally:
         if world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -308,10 +308,10 @@ def num_newest(keep: int | str) -> int:
     return max(keep, MIN_KEPT) if isinstance(keep, int) else 1
 
 
-def rotate(root: Path, keep: int | str, whole: dict[int, int]) -> None:
+def rotate(root: Path, keep: int | str, verified: dict[int, int]) -> None:
     """Delete all but the newest ``num_newest(keep)`` whole checkpoints and the best ones that they refer to.
 
-    ``whole``: the steps that this process has written or read, each with the best step that it refers to. Another is read
+    ``verified``: the steps that this process has written or read, each with the best step that it refers to. Another is read
     before it is counted, and joins them or is set aside. What cannot be read or deleted is left, with a warning: that is no
     reason to end a run.
     """
@@ -320,8 +320,8 @@ def rotate(root: Path, keep: int | str, whole: dict[int, int]) -> None:
         kept: set[int] = set()
         counted = 0
         for step in reversed(steps):
-            if counted < num_newest(keep) < len(steps) and is_whole(root / f"step-{step:08d}", step, whole):
-                kept |= {step, whole[step]}
+            if counted < num_newest(keep) < len(steps) and is_verified(root / f"step-{step:08d}", step, verified):
+                kept |= {step, verified[step]}
                 counted += 1
         for step in steps:
             if counted and step not in kept:
@@ -330,11 +330,11 @@ def rotate(root: Path, keep: int | str, whole: dict[int, int]) -> None:
         note(f"warning: old checkpoints in {root} could not be deleted ({getattr(error, 'strerror', None) or error})")
 
 
-def is_whole(directory: Path, step: int, whole: dict[int, int]) -> bool:
+def is_verified(directory: Path, step: int, verified: dict[int, int]) -> bool:
     """Known to be, or found to be and now known; else set aside. Raises ResourceError, OSError."""
-    if step not in whole:
+    if step not in verified:
         try:
-            whole[step] = best_step(open_checkpoint(directory)["state.json"])
+            verified[step] = best_step(open_checkpoint(directory)["state.json"])
         except DamagedError:
             set_aside(directory)
             return False

@@ -29,7 +29,7 @@ from engine.settings.fields import user_path
 if TYPE_CHECKING:
     pass
 from engine.commands.flags import changes_in
-from engine.commands.output import check_output, write_whole
+from engine.commands.output import check_output, write_atomically
 from engine.finished import Find, open_model
 
 
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         )
     if review and config.errors:
         header, wrong = review.rows()
-        write_whole(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
+        write_atomically(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
         print(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
         directory = user_path(config.model)
         if Path(config.errors).resolve() == (directory / ERRORS).resolve() and (directory / "run.json").exists():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from engine.data.files import Rows
+from engine.data.files import Columns
 from engine.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def check_output(name: str | None) -> None:
         raise UsageError(f"--output {name} is a directory: name a file")
 
 
-def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str, Any]], excel_safe: bool = False) -> None:
+def write_predictions(path: Path, rows: Columns, predictions: Sequence[Mapping[str, Any]], excel_safe: bool = False) -> None:
     """The input's columns as they were, and the prediction's beside them (a CSV gets one column per probability).
 
     ``excel_safe`` changes cells that a spreadsheet would compute (CSV injection, OWASP): a quote before them makes them text.
@@ -65,10 +65,10 @@ def write_predictions(path: Path, rows: Rows, predictions: Sequence[Mapping[str,
             writer.writerow([cell(name) for name in columns])
             writer.writerows([cell(line[name]) for name in columns] for line in lines())
 
-    write_whole(path, "--output", write)
+    write_atomically(path, "--output", write)
 
 
-def write_whole(path: Path, flag: str, write: Callable[[TextIO], None]) -> None:
+def write_atomically(path: Path, flag: str, write: Callable[[TextIO], None]) -> None:
     """An older file stays until the new one is whole. Raises ResourceError."""
     beside_it = path.with_name(f".{path.name}.tmp")
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.commands.flags import PredictConfig
 from engine.console import is_main_process, printable, shown
-from engine.data.files import Rows, choose, read_table
+from engine.data.files import Columns, choose, read_table
 from engine.errors import DataError, UsageError
 from engine.task import Task
 
@@ -28,7 +28,7 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     if config.input and config.output and Path(config.input).resolve() == Path(config.output).resolve():
         raise UsageError(f"--output {config.output} is the input: name another file")
     check_output(config.output)
-    rows: Rows = {"text": list(texts)}
+    rows: Columns = {"text": list(texts)}
     if config.input:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
         for column in filter(None, (config.text_column, config.text_pair_column, config.id_column)):

@@ -1,7 +1,7 @@
 """Reading CSV, JSONL, Parquet and text files without losing anything: every text arrives as it stands in the file.
 
 Table readers that guess types turn the text "NA" into nothing and "007" into 7; here a CSV cell is a string, always.
-A file that is broken is refused with the number of the row, never repaired. Only the columns asked for are kept. Rows
+A file that is broken is refused with the number of the row, never repaired. Only the columns asked for are kept. Columns
 come in pieces, so that a file may be larger than the memory; a JSONL file comes whole, for its types show at its end.
 """
 
@@ -21,20 +21,20 @@ from engine.settings.parser import each_once
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
-Rows = dict[str, list[Any]]  # columns of equal length
+Columns = dict[str, list[Any]]  # columns of equal length
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 PIECE_ROWS = 10_000
 
 
 def read_table(
     path: Path, columns: Sequence[str] | None = None, *, delimiter: str | None = None, encoding: str | None = None
-) -> Rows:
+) -> Columns:
     """The given columns of a file (all of them if None), by its suffix; a .txt file has one column, ``text``.
 
     Raises DataError: missing file, broken row (with its number), missing column (with those there), wrong encoding
     (with the byte offset), no rows.
     """
-    rows: Rows = {}
+    rows: Columns = {}
     for piece in read_pieces(path, columns, delimiter=delimiter, encoding=encoding):
         for name, cells in piece.items():
             rows.setdefault(name, []).extend(cells)
@@ -43,7 +43,7 @@ def read_table(
 
 def read_pieces(
     path: Path, columns: Sequence[str] | None = None, *, delimiter: str | None = None, encoding: str | None = None
-) -> Iterator[Rows]:
+) -> Iterator[Columns]:
     """The same, some rows at a time."""
     check_readable(path)
     suffix = path.suffix.lower()
@@ -108,7 +108,7 @@ def encoding_message(path: Path, encoding: str | None, error: UnicodeDecodeError
     return f"{path} is not {encoding or 'UTF-8'} (byte {offset}): name its encoding, for instance --encoding {likely}"
 
 
-def read_lines(path: Path, columns: Sequence[str] | None, encoding: str | None) -> Iterator[Rows]:
+def read_lines(path: Path, columns: Sequence[str] | None, encoding: str | None) -> Iterator[Columns]:
     """The lines of a .txt file, without their ends."""
     choose(path, ["text"], columns)
     lines = open_text(path, encoding)
@@ -116,7 +116,7 @@ def read_lines(path: Path, columns: Sequence[str] | None, encoding: str | None) 
         yield {"text": piece}
 
 
-def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding: str | None) -> Iterator[Rows]:
+def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding: str | None) -> Iterator[Columns]:
     """Strict CSV: quoted newlines and delimiters are text, a ragged row or an open quote is an error."""
     if len(delimiter.replace("\\t", "\t")) != 1:
         raise DataError(f"--delimiter must be one character, found {delimiter!r}")
@@ -132,7 +132,7 @@ def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding
         if repeated:
             raise DataError(f"{path}: column {repeated[0]!r} stands {header.count(repeated[0])} times in the header")
         kept = [(name, header.index(name)) for name in choose(path, header, columns, delimiter)]
-        rows: Rows = {name: [] for name, _ in kept}
+        rows: Columns = {name: [] for name, _ in kept}
         for cells in reader:
             if not cells:
                 continue  # an empty line
@@ -152,9 +152,9 @@ def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding
     yield rows
 
 
-def read_jsonl(path: Path, columns: Sequence[str] | None, encoding: str | None) -> Rows:
+def read_jsonl(path: Path, columns: Sequence[str] | None, encoding: str | None) -> Columns:
     """One JSON object a line; each must have every column asked for."""
-    rows: Rows = {}
+    rows: Columns = {}
     for number, line in enumerate(open_text(path, encoding), start=1):
         if not line.strip():
             continue

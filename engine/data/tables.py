@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.data.cache import SCRATCH, scratch_folder
-from engine.data.files import SUFFIXES, Rows, read_parquet, read_pieces, read_table
+from engine.data.files import SUFFIXES, Columns, read_parquet, read_pieces, read_table
 from engine.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def write_arrow(batches: Iterator[RecordBatch], path: Path) -> None:
             stream.write_batch(batch)
 
 
-def as_dataset(rows: Rows, name: str) -> Dataset:
+def as_dataset(rows: Columns, name: str) -> Dataset:
     """Columns of a file as a data set. Raises DataError."""
     from datasets import Dataset
 

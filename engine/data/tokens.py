@@ -195,7 +195,7 @@ def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, ma
             )
 
 
-class Growing:
+class NpyWriter:
     """A one-dimensional .npy file written piece by piece; its header leaves room for the length, which comes last."""
 
     def __init__(self, path: Path, dtype: type[np.generic]):
@@ -225,12 +225,12 @@ def store(pieces: Iterable[Tokens], folder: Path) -> None:
     num_truncated = 0
     try:
         with ExitStack() as files:
-            ids = files.enter_context(closing(Growing(temporary / "ids.npy", np.int32)))
+            ids = files.enter_context(closing(NpyWriter(temporary / "ids.npy", np.int32)))
             types = None
             for piece in pieces:
                 ids.append(piece.ids)
                 if piece.types is not None:
-                    types = types or files.enter_context(closing(Growing(temporary / "types.npy", np.int8)))
+                    types = types or files.enter_context(closing(NpyWriter(temporary / "types.npy", np.int8)))
                     types.append(piece.types)
                 lengths.append(piece.lengths)
                 num_truncated += piece.num_truncated

@@ -18,7 +18,7 @@ FAILURES = ("gloo", "Connection closed by peer", "Application timeout caused pai
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
+def ignore_sigterm() -> Iterator[None]:
     """SIGTERM, which torchrun sends to those that are left as soon as one is gone, waits: they have something to say."""
     if threading.current_thread() is not threading.main_thread():  # where Python hands out no signals
         yield

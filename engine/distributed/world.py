@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
-from engine.distributed.lost_ranks import deaf, describe, first_line, is_lost_rank, roll_call
+from engine.distributed.lost_ranks import describe, first_line, ignore_sigterm, is_lost_rank, roll_call
 from engine.errors import DistributedError, UserError
 
 T = TypeVar("T")
@@ -55,9 +55,11 @@ class World:
 
     def sum(self, values: Sequence[float]) -> Tensor:
         """The values added up over all ranks: [len(values)] float32 on the device, not to be read in a step."""
-        return self.add(torch.stack([torch.full((), float(value), device=self.device) for value in values]))  # no waiting
+        return self.all_reduce(
+            torch.stack([torch.full((), float(value), device=self.device) for value in values])
+        )  # no waiting
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The tensor added up over all ranks, in place; on the device or on the host."""
         if self.size > 1:
             dist.all_reduce(tensor)
@@ -100,19 +102,19 @@ class World:
         dist.all_gather_object(found, value, group=self._host)
         return found
 
-    def from_main(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Rank 0's value."""
         return value if self.size == 1 else self.gather(value if self.is_main else None)[0]  # type: ignore[return-value]
 
-    def on_main(self, function: Callable[[], T]) -> T:
+    def broadcast_from_main(self, function: Callable[[], T]) -> T:
         """Rank 0 calls ``function``; its result, or its error, is that of all."""
-        return self.from_main(self.only_main(function))  # type: ignore[return-value]
+        return self.broadcast(self.on_main_rank(function))  # type: ignore[return-value]
 
-    def only_main(self, function: Callable[[], T]) -> T | None:
+    def on_main_rank(self, function: Callable[[], T]) -> T | None:
         """The same, but the result, which may be large, stays with rank 0; the others get None."""
         return self._attempt(function, mine=self.is_main)
 
-    def together(self, function: Callable[[], T], *, in_turn: bool = False) -> T:
+    def on_all_ranks(self, function: Callable[[], T], *, in_turn: bool = False) -> T:
         """Every rank calls ``function``; an error of one is raised by all.
 
         ``in_turn``: the first rank of each node goes ahead, and the others find what it has cached.
@@ -146,18 +148,18 @@ class World:
         return result
 
     @contextmanager
-    def held_by_main(self, context: AbstractContextManager[Any]) -> Iterator[None]:
+    def main_rank_context(self, context: AbstractContextManager[Any]) -> Iterator[None]:
         """Rank 0 enters and leaves ``context``; an error of either is raised by all."""
-        self.only_main(context.__enter__)
+        self.on_main_rank(context.__enter__)
         try:
             yield
         except BaseException:
             if not (self.is_main and context.__exit__(*sys.exc_info())):
                 raise
         else:
-            self.only_main(lambda: context.__exit__(None, None, None))
+            self.on_main_rank(lambda: context.__exit__(None, None, None))
 
-    def agree(self, what: str, mine: Mapping[str, Any]) -> None:
+    def check_same_on_all_ranks(self, what: str, mine: Mapping[str, Any]) -> None:
         """Raises DistributedError with the first difference between a rank's and rank 0's."""
         of_main, *others = self.gather(dict(mine))
         for rank, values in enumerate(others, start=1):
@@ -205,7 +207,7 @@ class World:
                     self.store.set(f"words/{self.rank}", describe(error))
             return None
         try:
-            with deaf():
+            with ignore_sigterm():
                 found = roll_call(self.store, self.rank, self.size) if self.store is not None else {}
         except RuntimeError:
             found = {0: "is gone, and with it the rendezvous"}

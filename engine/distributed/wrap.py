@@ -57,7 +57,7 @@ def collect(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
     """All of them in full on rank 0, sharded ones one at a time into the CPU's memory; {} on the others. Collective."""
     found = {}
     for name, tensor in tensors.items():
-        full = whole(tensor.detach())
+        full = full_tensor(tensor.detach())
         if world.is_main:
             found[name] = full.cpu() if hasattr(tensor, "full_tensor") else tensor
     return found
@@ -98,7 +98,7 @@ def local_rows(tensors: Mapping[str, Tensor], world: World) -> tuple[dict[str, T
 
 
 @torch.no_grad()
-def put(own: Tensor, saved: Tensor | None, world: World) -> None:
+def load_full(own: Tensor, saved: Tensor | None, world: World) -> None:
     """Rank 0's ``saved`` into ``own`` on all ranks, which each have all of it. Collective."""
 
     if saved is not None:
@@ -126,7 +126,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor that is spread over the ranks put together, for which all have to ask; any other as it is."""
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full

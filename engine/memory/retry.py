@@ -24,8 +24,8 @@ from engine.state import TrainState
 Accumulate = Callable[[TrainState, Any, Collection[Batch], Tensor], Tensor]
 
 
-class MemoryGuard:
-    """Takes the place of ``state.run``. ``collate`` makes a batch of some keys, the same one each time."""
+class OutOfMemoryRetry:
+    """Takes the place of ``state.execute``. ``collate`` makes a batch of some keys, the same one each time."""
 
     def __init__(self, collate: Callable[[Sequence[Key]], Batch]):
         self.collate = collate
@@ -41,7 +41,7 @@ class MemoryGuard:
         while True:
             batches = [piece for batch in batches for piece in self.fitting(batch, state.max_tokens)]
             try:
-                return accumulate(state, task, Noted(self, batches), divisor)
+                return accumulate(state, task, TrackedBatches(self, batches), divisor)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -77,10 +77,10 @@ class MemoryGuard:
         )
 
 
-class Noted(Collection[Batch]):
+class TrackedBatches(Collection[Batch]):
     """``batches``; the guard's ``at`` is the one that was asked for last."""
 
-    def __init__(self, guard: MemoryGuard, batches: Collection[Batch]):
+    def __init__(self, guard: OutOfMemoryRetry, batches: Collection[Batch]):
         self.guard, self.batches = guard, batches
 
     def __iter__(self) -> Iterator[Batch]:

@@ -16,7 +16,7 @@ from engine.data.cache import cache_folder
 from engine.data.collate import Layout
 from engine.errors import UsageError
 from engine.model import packing
-from engine.model.packing_check import check_kernel, compare_twin, fingerprint
+from engine.model.packing_check import check_kernel, compare_small_copy, fingerprint
 from engine.precision import Precision
 
 
@@ -63,7 +63,7 @@ def why_not_packed(model: nn.Module, level: str | None, device: torch.device, pr
         verdict: dict[str, str | None] = json.loads(known.read_text())
         reason = verdict["reason"]
     except (OSError, ValueError, KeyError, TypeError):
-        reason = compare_twin(model, level)
+        reason = compare_small_copy(model, level)
         try:
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps({"model": type(model).__name__, "reason": reason}))

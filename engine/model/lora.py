@@ -20,7 +20,7 @@ from engine.data import hub
 from engine.errors import ModelError, UsageError
 
 ADAPTER = "adapter_config.json"
-OF_LOADING = ("dtype", "use_safetensors", "output_loading_info", "ignore_mismatched_sizes")
+LOADER_ARGUMENTS = ("dtype", "use_safetensors", "output_loading_info", "ignore_mismatched_sizes")
 
 
 def library() -> Any:
@@ -103,9 +103,9 @@ def finished(model: Any, *, merge: bool) -> nn.Module:
 def complete(model: Any, directory: Path) -> None:
     """Beside a saved adapter its model's config.json, which knows the labels: peft leaves it out."""
     if is_adapter(directory):
-        whole = plain(model)
-        whole.config.architectures = [type(whole).__name__]  # as save_pretrained writes it
-        whole.config.save_pretrained(directory)
+        inner = plain(model)
+        inner.config.architectures = [type(inner).__name__]  # as save_pretrained writes it
+        inner.config.save_pretrained(directory)
 
 
 def load_merged(load: Callable[..., Any], auto_class: Any, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
@@ -120,8 +120,10 @@ def load_merged(load: Callable[..., Any], auto_class: Any, path: str, **argument
         raise ModelError(f"model {path} is an adapter, and its base model is no longer in {base}")
     if not Path(base).is_dir() and not hub.reachable():
         hub.go_offline()
-    config = load(AutoConfig.from_pretrained, path, **{k: v for k, v in arguments.items() if k not in OF_LOADING})
-    of_loading = {name: value for name, value in arguments.items() if name in OF_LOADING} | {"ignore_mismatched_sizes": True}
+    config = load(AutoConfig.from_pretrained, path, **{k: v for k, v in arguments.items() if k not in LOADER_ARGUMENTS})
+    of_loading = {name: value for name, value in arguments.items() if name in LOADER_ARGUMENTS} | {
+        "ignore_mismatched_sizes": True
+    }
 
     def from_base(name: str, **more: Any) -> Any:  # whatever revision is asked for, the adapter belongs to its own
         return auto_class.from_pretrained(name, **(more | {"revision": peft.PeftConfig.from_pretrained(path).revision}))

@@ -25,8 +25,8 @@ from engine.model import attention, dropout, packing
 from engine.precision import Precision
 
 TOLERANCE = 1e-5  # of logits and gradients, relative to the largest of them where that is above 1
-TWIN_LENGTHS = (3, 17, 30, 30)
-TWIN_WINDOW, TWIN_POSITIONS = 8, 64
+COPY_LENGTHS = (3, 17, 30, 30)
+COPY_WINDOW, COPY_POSITIONS = 8, 64
 KERNEL_TOLERANCE = 0.03  # bf16 keeps 8 bits; outputs and gradients are relative to their largest
 MAX_HEAD_WIDTH = 256
 
@@ -41,13 +41,13 @@ def fingerprint(model: transformers.PreTrainedModel, level: str) -> str:
     return hashlib.sha256("\0".join(parts).encode() + b"".join(sources)).hexdigest()[:32]
 
 
-def compare_twin(model: transformers.PreTrainedModel, level: str) -> str | None:
+def compare_small_copy(model: transformers.PreTrainedModel, level: str) -> str | None:
     """Why packed and padded differ, or None. Draws nothing from the global generators."""
     name = type(model).__name__
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # torch.manual_seed would set those of the GPUs, too
-            difference = largest_difference(twin(model), level)
+            difference = largest_difference(small_copy(model), level)
     except MemoryError:
         raise
     except Exception as error:  # whatever a model does with inputs that it was not written for
@@ -57,7 +57,7 @@ def compare_twin(model: transformers.PreTrainedModel, level: str) -> str | None:
     return f"packed and padded batches differ on a small {name} (by {difference:.0e})"
 
 
-def twin(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+def small_copy(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     """The same class and width, 1,000 tokens, short windows, two layers or one of each kind; weights that make a leak show."""
     config = copy.deepcopy(model.config)
     kinds = sorted(set(getattr(config, "layer_types", None) or ()))
@@ -66,9 +66,9 @@ def twin(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
         config.layer_types = (kinds * 2)[: config.num_hidden_layers]
     for window in ("sliding_window", "attention_chunk_size", "local_attention"):
         if getattr(config, window, None):
-            setattr(config, window, min(getattr(config, window), TWIN_WINDOW))
-    if not getattr(config, "rope_parameters", None) and getattr(config, "max_position_embeddings", 0) > TWIN_POSITIONS:
-        config.max_position_embeddings = TWIN_POSITIONS  # fewer than the packed row has tokens, as it is in use
+            setattr(config, window, min(getattr(config, window), COPY_WINDOW))
+    if not getattr(config, "rope_parameters", None) and getattr(config, "max_position_embeddings", 0) > COPY_POSITIONS:
+        config.max_position_embeddings = COPY_POSITIONS  # fewer than the packed row has tokens, as it is in use
     config.vocab_size = min(config.vocab_size, 1000)
     for token in ("bos", "eos", "cls", "sep"):
         if getattr(config, f"{token}_token_id", None) is not None:
@@ -88,9 +88,9 @@ def largest_difference(model: transformers.PreTrainedModel, level: str) -> float
     """Between packed and padded, over logits and all gradients; the model is left enabled."""
     config, generator = model.config, np.random.default_rng(0)
     positions = getattr(config, "max_position_embeddings", None) or 0
-    longest = min(positions, TWIN_LENGTHS[-1]) if positions > 0 else TWIN_LENGTHS[-1]
+    longest = min(positions, COPY_LENGTHS[-1]) if positions > 0 else COPY_LENGTHS[-1]
     rows = []
-    for length in [min(n, longest) for n in TWIN_LENGTHS]:
+    for length in [min(n, longest) for n in COPY_LENGTHS]:
         row = {"input_ids": generator.integers(5, config.vocab_size, length)}
         if getattr(config, "type_vocab_size", 0) > 1:
             row["token_type_ids"] = (np.arange(length) > length // 2).astype(np.int64)

@@ -63,7 +63,7 @@ def evaluate(
     release(model)
     metrics.sync(world)
     model.train(was_training)
-    loss, *counts = world.add(torch.tensor([float(loss_sum), num_items, num_examples], dtype=torch.float64)).tolist()
+    loss, *counts = world.all_reduce(torch.tensor([float(loss_sum), num_items, num_examples], dtype=torch.float64)).tolist()
     num_items, num_examples = (int(count) for count in counts)
     loss /= max(num_items, 1)
     runtime = time.perf_counter() - began

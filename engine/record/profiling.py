@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from engine.clock import BESIDE, PHASES
+from engine.clock import BETWEEN_STEPS, PHASES
 from engine.console import note
 from engine.memory.usage import memory_gb
 from engine.record.run import Run
@@ -59,9 +59,9 @@ class Window:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        if name == "data" or name in BESIDE:
+        if name == "data" or name in BETWEEN_STEPS:
             self.end_step()
-        if name in BESIDE and self.steps:
+        if name in BETWEEN_STEPS and self.steps:
             self.stop()  # what an evaluation does would be among the hottest operations
         if name == "data" and not self.is_over:
             self.begin_step()
@@ -141,7 +141,7 @@ def hottest(averages: Sequence[Any], num_steps: int, wall: float, *, on_device: 
     rows = [
         {"name": event.key, "milliseconds": own / 1000 / num_steps, "calls": event.count / num_steps, "share": own / 1e6 / wall}
         for event in averages
-        if event.device_type.name == kind and not event.is_user_annotation and event.key not in (*PHASES, *BESIDE)
+        if event.device_type.name == kind and not event.is_user_annotation and event.key not in (*PHASES, *BETWEEN_STEPS)
         and (own := event.self_device_time_total if on_device else event.self_cpu_time_total) > 0
     ]  # fmt: skip
     return sorted(rows, key=lambda row: -row["milliseconds"])[:NUM_OPERATIONS]

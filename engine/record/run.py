@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from engine.checkpoint.saver import AsyncSaver, Saver
 from engine.checkpoint.snapshot import take_snapshot
-from engine.clock import BESIDE, PHASES
+from engine.clock import BETWEEN_STEPS, PHASES
 from engine.config import TrainConfig
 from engine.data.batch import Batch, Key
 from engine.data.plan import Position
@@ -178,7 +178,7 @@ class Run:
         if self.evaluator is None:
             return
         with self.paused("evaluation"):
-            result = self.world.from_main(self.evaluator())  # what follows from it has to be the same on all
+            result = self.world.broadcast(self.evaluator())  # what follows from it has to be the same on all
         self.last_evaluation = result.finite()
         value = self.last_evaluation.figures[self.best_metric]
         self.is_best = value is not None and (self.best is None or self._better(value, self.best.value))
@@ -217,13 +217,13 @@ class Run:
             if self.all_save:
                 self.saver.save(snapshot)
             else:
-                self.world.only_main(lambda: self.saver.save(snapshot))
+                self.world.on_main_rank(lambda: self.saver.save(snapshot))
             self._tell_of_saved()
         self.is_best = False
 
     def saving(self) -> AbstractContextManager[Any]:
         """Around training: when it is left, all that was saved is on the disk. Collective."""
-        return self.saver if self.all_save else self.world.held_by_main(self.saver)
+        return self.saver if self.all_save else self.world.main_rank_context(self.saver)
 
     def _tell_of_saved(self) -> None:
         """The writers hear of each checkpoint that has come to be on the disk."""
@@ -340,5 +340,5 @@ class Run:
         shares = {name: seconds[name] / training for name in PHASES}
         shares["other"] = max(1 - sum(shares.values()), 0.0)
         shown = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
-        others = ", ".join(f"{seconds[name]:.1f} s {name}" for name in BESIDE if seconds[name] or name != "profiling")
+        others = ", ".join(f"{seconds[name]:.1f} s {name}" for name in BETWEEN_STEPS if seconds[name] or name != "profiling")
         return f"time       {training:.1f} s training: {shown}; {others}"

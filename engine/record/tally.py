@@ -46,7 +46,7 @@ class Tally:
     def over_ranks(self, world: World) -> Tally:
         """The counts of all ranks added up; each has done the same steps."""
         names = [field.name for field in dataclasses.fields(self) if field.name != "num_steps"]
-        sums = world.add(torch.tensor([getattr(self, name) for name in names], dtype=torch.float64)).tolist()
+        sums = world.all_reduce(torch.tensor([getattr(self, name) for name in names], dtype=torch.float64)).tolist()
         counts = {name: type(getattr(self, name))(value) for name, value in zip(names, sums, strict=True)}
         return Tally(num_steps=self.num_steps, **counts)
 

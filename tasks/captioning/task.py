@@ -27,7 +27,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, Genera
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange, per_token
-from engine.data.files import Rows
+from engine.data.files import Columns
 from engine.data.sources import HubData, Source
 from engine.data.tables import files_in
 from engine.errors import DataError, ModelError
@@ -227,7 +227,7 @@ class Captioning(TextTask[CaptioningOptions]):
             )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    def inputs_of(self, rows: Rows) -> list[Any]:
+    def inputs_of(self, rows: Columns) -> list[Any]:
         name = next(iter(rows)) if len(rows) == 1 else self.options.image_column or "file_name"
         if name not in rows:
             raise DataError(f"the input has no column {name!r} of picture files (it has: {', '.join(rows)})")

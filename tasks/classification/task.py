@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
-from engine.data.files import Rows, delimiter_hint
+from engine.data.files import Columns, delimiter_hint
 from engine.data.sources import Source
 from engine.data.tokens import TokenDataset, cells_of, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
@@ -207,7 +207,7 @@ class Classification(TextTask[ClassificationOptions]):
 
     # ----------------------------------------------------------------------------------------------------- inference
 
-    def inputs_of(self, rows: Rows) -> list[Any]:
+    def inputs_of(self, rows: Columns) -> list[Any]:
         o = self.options
         if list(rows) == ["text"] and not o.text_pair_column:  # a .txt file has no column but this one
             return list(checked_texts(rows["text"], "the input"))

@@ -32,7 +32,7 @@ from transformers.utils import cached_file
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
-from engine.data.files import Rows
+from engine.data.files import Columns
 from engine.data.sources import HubData, Source
 from engine.data.tokens import TokenDataset, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
@@ -213,7 +213,7 @@ class Embeddings(TextTask[EmbeddingsOptions]):
                 found.append(self.embed(model, batch.inputs).cpu())
         return torch.cat(found)[torch.from_numpy(np.argsort(order))]
 
-    def inputs_of(self, rows: Rows) -> list[Any]:
+    def inputs_of(self, rows: Columns) -> list[Any]:
         name = next(iter(rows)) if len(rows) == 1 else self.options.text_column
         if name not in rows:
             raise DataError(f"the input has no column {name!r} (it has: {', '.join(rows)}): name it with --text-column")

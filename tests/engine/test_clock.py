@@ -12,7 +12,7 @@ import torch
 import engine.clock
 from bench.toys import tiny
 from engine import fit
-from engine.clock import BESIDE, PHASES, STREAM, Clock
+from engine.clock import BETWEEN_STEPS, PHASES, STREAM, Clock
 from engine.config import TrainConfig
 from engine.loop import train
 
@@ -72,7 +72,7 @@ def test_what_is_taken_is_what_has_passed_since(monkeypatch):
         now[0] += 4.0
         raise MemoryError
     assert clock.take()["forward"] == 4.0, "what was spent on an attempt that failed is spent"
-    assert clock.read() == dict.fromkeys((*PHASES, *BESIDE), 0.0) | {"forward": 7.0, "evaluation": 8.0}
+    assert clock.read() == dict.fromkeys((*PHASES, *BETWEEN_STEPS), 0.0) | {"forward": 7.0, "evaluation": 8.0}
 
 
 def test_on_a_stream_nothing_waits_before_the_reading(monkeypatch):
@@ -110,7 +110,7 @@ def test_every_phase_of_the_run_is_one_of_these(tmp_path, monkeypatch):
     monkeypatch.setattr(Clock, "phase", lambda self, name: entered.add(name) or nullcontext())
     task = tiny.TokenTask(train=tiny.token_rows(8), evaluation=tiny.token_rows(8))
     fit.fit(task, TrainConfig(output_dir=str(tmp_path / "run"), epochs=1, batch_size=4, device="cpu"), tiny.bert())
-    assert entered == {*PHASES, *BESIDE} - {"profiling"}  # that one: tests/engine/record/test_profiling.py
+    assert entered == {*PHASES, *BETWEEN_STEPS} - {"profiling"}  # that one: tests/engine/record/test_profiling.py
 
 
 @pytest.mark.slow

@@ -581,7 +581,7 @@ def test_no_room_for_the_finished_model_is_one_line_and_the_checkpoints_stand(tm
 
 def test_a_device_without_room_is_one_line_wherever_it_shows():
     """Outside of training, too: while a model is put there, in --explain, in predict and evaluate."""
-    line, code = explain_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    line, code = explain_error(torch.OutOfMemoryError("CUDA out of memory. TrialSteps to allocate 2.00 GiB"))
     assert code == 6 and line.startswith("error: out of memory: lower --batch-size, --eval-batch-size")
 
 

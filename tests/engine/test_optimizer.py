@@ -22,7 +22,7 @@ from engine.config import TrainConfig
 from engine.distributed.world import World
 from engine.errors import UsageError
 from engine.loop import train_step
-from engine.optimizer import Guard, decay_names, freeze, make_optimizer
+from engine.optimizer import SkipGuard, decay_names, freeze, make_optimizer
 from engine.schedule import make_schedule
 
 CPU = torch.device("cpu")
@@ -478,7 +478,7 @@ def test_an_inactive_guard_is_bitwise_the_plain_optimizer(precision):
 
 def test_checking_never_asks_the_device():
     """A tensor on the meta device has no value: reading one would raise."""
-    guard = Guard(torch.optim.AdamW([nn.Parameter(torch.zeros(1))], fused=True), torch.device("meta"), sticky=True)
+    guard = SkipGuard(torch.optim.AdamW([nn.Parameter(torch.zeros(1))], fused=True), torch.device("meta"), sticky=True)
     guard.check(torch.zeros((), device="meta"), torch.ones((), device="meta"))
     assert guard.skip.is_meta
 

@@ -30,7 +30,7 @@ from engine.loop import train_step
 from engine.muon import MuonWithAdamW, unless
 from engine.optimizer import (
     OPTIMIZERS,
-    Guard,
+    SkipGuard,
     depths,
     describe_optimizer,
     make_optimizer,
@@ -201,10 +201,10 @@ def test_who_decides_on_the_device():
     by_host = {}
     for name in OPTIMIZERS:
         optimizer = make_optimizer(tiny.bert(), TrainConfig(optimizer=name))
-        by_host[name] = Guard(optimizer, torch.device("cpu"), sticky=True).by_host
+        by_host[name] = SkipGuard(optimizer, torch.device("cpu"), sticky=True).by_host
     assert by_host == {"adamw": False, "sgd": True, "adafactor": True, "muon": False}
     fused = make_sgd(parameter_groups(tiny.bert(), CONFIG), CONFIG, fused=True)
-    assert not Guard(fused, torch.device("cpu"), sticky=True).by_host
+    assert not SkipGuard(fused, torch.device("cpu"), sticky=True).by_host
 
 
 def test_the_fused_sgd_of_cuda_starts_from_zeros_when_its_first_update_is_skipped():

@@ -101,7 +101,7 @@ def loaded_by(size: int, root: Path) -> tuple[dict[str, Tensor], list[int]]:
             with pytest.MonkeyPatch.context() as patch:
                 forbid_full(patch)
                 patch.setattr(Tensors, "rows", counted)
-                assert load_state(setup.state, world.only_main(lambda: newest(root)), world) == {"best": None}
+                assert load_state(setup.state, world.on_main_rank(lambda: newest(root)), world) == {"best": None}
             assert setup.state.step == 2
             return {name: tensor.numpy() for name, tensor in full_state(setup).items()}, read
 

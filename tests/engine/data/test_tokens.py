@@ -299,7 +299,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(monkeypatch, capsys, fail
 
     expected = tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts")
     with monkeypatch.context() as patch:
-        patch.setattr(module.Growing if failing == "append" else module.np, failing, full)
+        patch.setattr(module.NpyWriter if failing == "append" else module.np, failing, full)
         assert_same(tokenize(TEXTS, tiny.tokenizer(), 12), expected)
     assert "No space left on device" in capsys.readouterr().err
     assert entries() == []

@@ -142,7 +142,7 @@ def test_other_errors_pass():
 
     state, _, _ = steps(0)
     with pytest.raises(RuntimeError, match="shapes"):
-        state.run(broken, state, None, [], torch.ones(()))
+        state.execute(broken, state, None, [], torch.ones(()))
 
 
 def test_a_loss_that_is_not_additive_is_not_cut():

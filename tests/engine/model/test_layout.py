@@ -49,7 +49,7 @@ from engine.errors import UsageError
 from engine.loop import train_step
 from engine.model import attention, layout, packing, packing_check
 from engine.model.layout import choose_layout, why_not_packed
-from engine.model.packing_check import TOLERANCE, check_kernel, compare_twin, largest_difference
+from engine.model.packing_check import TOLERANCE, check_kernel, compare_small_copy, largest_difference
 
 CPU = torch.device("cpu")
 SEQUENCE, TOKEN, MASKED, CAUSAL = (
@@ -140,7 +140,7 @@ def test_packed_equals_padded(name):
     config, kind = FITTING[name]
     torch.manual_seed(0)
     model = strong(kind.from_config(config))
-    assert compare_twin(model, level_of(kind)) is None
+    assert compare_small_copy(model, level_of(kind)) is None
     assert largest_difference(model, level_of(kind)) < TOLERANCE
 
 
@@ -185,12 +185,12 @@ def leaking(q, k, v, offsets, longest, **options):
 
 def test_the_check_notices_a_leak_between_segments(monkeypatch):
     monkeypatch.setattr(packing, "attend", leaking)
-    assert "differ" in compare_twin(tiny.bert(), "sequence")
+    assert "differ" in compare_small_copy(tiny.bert(), "sequence")
 
 
 def test_the_check_notices_positions_that_do_not_restart(monkeypatch):
     monkeypatch.setattr(packing, "position_start", lambda model: 1)
-    assert "differ" in compare_twin(tiny.bert(), "sequence")
+    assert "differ" in compare_small_copy(tiny.bert(), "sequence")
 
 
 def test_the_check_notices_a_head_that_reads_another_token(monkeypatch):
@@ -203,7 +203,7 @@ def test_the_check_notices_a_head_that_reads_another_token(monkeypatch):
         return inputs, counts
 
     monkeypatch.setattr(packing_check, "arrange", shifted)
-    assert "differ" in compare_twin(tiny.bert(), "sequence")
+    assert "differ" in compare_small_copy(tiny.bert(), "sequence")
 
 
 def test_the_check_notices_a_wrong_gradient_behind_right_logits(monkeypatch):
@@ -219,7 +219,7 @@ def test_the_check_notices_a_wrong_gradient_behind_right_logits(monkeypatch):
     monkeypatch.setattr(
         packing, "attend", lambda q, k, v, *rest, **options: attention.attend(Halved.apply(q), k, v, *rest, **options)
     )
-    assert "differ" in compare_twin(tiny.bert(), "sequence")
+    assert "differ" in compare_small_copy(tiny.bert(), "sequence")
 
 
 def test_a_failing_check_pads(monkeypatch, capsys):
@@ -233,7 +233,7 @@ def test_a_failing_check_pads(monkeypatch, capsys):
 
 def test_the_verdict_is_kept_and_asked_for_once(monkeypatch):
     calls = []
-    monkeypatch.setattr(layout, "compare_twin", lambda model, level: calls.append(level))
+    monkeypatch.setattr(layout, "compare_small_copy", lambda model, level: calls.append(level))
     for _ in range(3):
         assert why_not_packed(tiny.bert(), "sequence", CPU, "fp32") is None
     assert calls == ["sequence"]
@@ -246,7 +246,7 @@ def test_the_verdict_is_kept_and_asked_for_once(monkeypatch):
 
 
 def test_running_out_of_memory_is_no_verdict(monkeypatch):
-    monkeypatch.setattr(packing_check, "twin", lambda model: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(packing_check, "small_copy", lambda model: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         why_not_packed(tiny.bert(), "sequence", CPU, "fp32")
     assert not (layout.cache_folder() / "packing").exists()
@@ -282,7 +282,7 @@ def test_a_damaged_verdict_is_made_again(damage):
 def test_the_check_draws_nothing_and_leaves_the_model_alone():
     model = tiny.bert()
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    compare_twin(model, "sequence")
+    compare_small_copy(model, "sequence")
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model.config._attn_implementation == "sdpa"

@@ -11,7 +11,7 @@ import torch
 
 from bench.toys import tiny
 from engine.artifacts.report import record_in
-from engine.clock import BESIDE, PHASES, Clock
+from engine.clock import BETWEEN_STEPS, PHASES, Clock
 from engine.config import TrainConfig
 from engine.errors import DivergedError, UsageError
 from engine.fit import fit
@@ -47,7 +47,7 @@ def test_the_window(tmp_path, capsys):
     trace = json.loads((tmp_path / "run/profile/trace.json").read_text())["traceEvents"]
     for phase in PHASES:
         assert sum(event.get("name") == phase for event in trace) == 4, "each phase once in each step"
-    assert not any(event.get("name") in BESIDE for event in trace)
+    assert not any(event.get("name") in BETWEEN_STEPS for event in trace)
     assert found["busy"] is None, "that is for devices beside the processor"
     out = capsys.readouterr().out
     assert "profile    steps 4 to 7: " in out

@@ -17,6 +17,28 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A model directory, a training and an evaluation file, and a finished run over them; the tests only read it."""
+    import run
+    from bench.toys import tiny
+    from tests.toys.cli import command
+
+    folder = tmp_path_factory.mktemp("project")
+    tiny.save_model(folder / "model")
+    tiny.save_texts(folder, train=60, eval=30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLAINLOOP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        assert run.main(command(folder, "--output-dir", str(folder / "run"))) == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    yield folder
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    changed = {str(path) for path in before.keys() ^ after.keys()} | {
+        str(p) for p in before.keys() & after.keys() if before[p] != after[p]
+    }
+    assert not changed, f"a test has changed the project that all share: {changed}"
+
+
 @pytest.fixture(autouse=True)
 def clean(tmp_path_factory, monkeypatch):
     """Restores the RNGs and the environment, gives each test a token cache of its own, fails on left-over threads."""

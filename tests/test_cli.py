@@ -5,7 +5,6 @@ Most calls are made in this process (run.main returns the exit code); the start-
 
 from __future__ import annotations
 
-import csv
 import json
 import resource
 import subprocess
@@ -16,43 +15,14 @@ import pytest
 
 import run
 from bench.toys import tiny
+from tests.toys.cli import command, fails
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A model directory, a training and an evaluation file, and a finished run over them."""
-    folder = tmp_path_factory.mktemp("project")
-    tiny.save_model(folder / "model")
-    for name, number, seed in (("train", 60, 0), ("eval", 30, 1)):
-        with open(folder / f"{name}.csv", "w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["text", "label"])
-            writer.writerows(tiny.texts(number, seed))
-    assert run.main(command(folder, "--output-dir", str(folder / "run"))) == 0
-    return folder
-
-
-def command(folder: Path, *more: str) -> list[str]:
-    return [
-        "--task", "classification", "--model", str(folder / "model"), "--train-file", str(folder / "train.csv"),
-        "--eval-file", str(folder / "eval.csv"), "--epochs", "1", "--device", "cpu", *more,
-    ]  # fmt: skip
 
 
 def without_evaluation(arguments: list[str]) -> list[str]:
     at = arguments.index("--eval-file")
     return arguments[:at] + arguments[at + 2 :]
-
-
-def fails(arguments: list[str], capsys) -> tuple[int, str]:
-    """Exit code and the error line, which is the last and the only one."""
-    capsys.readouterr()
-    code = run.main(arguments)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], lines
-    return code, lines[-1]
 
 
 def processor_seconds(arguments: list[str], code: int, limit: float) -> tuple[float, subprocess.CompletedProcess]:

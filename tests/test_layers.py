@@ -10,42 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.toys.layers import LAYERS
+from tests.toys.pages import imports
+
 ROOT = Path(__file__).parent.parent
-# Rooms and modules of engine/, from left to right: an import goes to the left only, or stays in its room. docs/architecture.md
-LAYERS: list[set[str]] = [
-    {"console", "clock", "seed"},
-    {"errors"},
-    {"checked", "settings"},
-    {"precision"},
-    {"config", "distributed"},
-    {"data"},
-    {"model", "task"},
-    {"schedule", "muon"},
-    {"optimizer"},
-    {"average", "loader"},
-    {"state"},
-    {"memory", "checkpoint"},
-    {"record"},
-    {"loop", "artifacts"},
-    {"build", "finished"},
-    {"checks", "resume"},
-    {"explain", "commands"},
-    {"fit"},
-]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {"accelerate", "trl", "lightning", "pytorch_lightning", "lightning_fabric"}
 PRODUCT = sorted([*ROOT.glob("engine/**/*.py"), *ROOT.glob("tasks/**/*.py"), ROOT / "run.py"])
-
-
-def imports(tree: ast.AST) -> set[str]:
-    """Dotted names of all that is imported anywhere in a module, late imports too."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
 
 
 def trainer_offences(source: str) -> list[str]:
@@ -162,6 +133,27 @@ def test_what_imports_what_outside_the_engine():
         for path in ROOT.glob(f"{folder}/**/*.py"):
             found = {name for name in imports(ast.parse(path.read_text())) if name.split(".")[0] in others}
             assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def sibling_offences(source: str) -> list[str]:
+    """Test modules that a file of tests/ imports; programs that it starts are strings in it, and are searched, too."""
+    found = {*imports(ast.parse(source)), *re.findall(r"(?m)^ *(?:from|import) +(tests\.[\w.]+)", source)}
+    return sorted(name for name in found if re.search(r"(^|\.)test_\w+\.|^tests\..*\btest_\w+$", name))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_test_imports_another(path):
+    """What several need stands in tests/toys or, as a fixture, in conftest.py: a test may change without breaking others."""
+    assert sibling_offences(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from tests.engine.test_resume import Killed", "def f():\n    from tests.engine import test_resume",
+     "import tests.test_cli", "code = '''\nfrom tests.engine.test_parity import summed\n'''", "from .test_resume import Killed"],
+)  # fmt: skip
+def test_an_import_of_another_test_is_found(source):
+    assert sibling_offences(source)
 
 
 def test_tasks_use_the_task_side_of_the_engine_only():

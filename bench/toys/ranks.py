@@ -28,18 +28,23 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
     return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
 
 
+class NoResult(Exception):
+    """A rank has ended without a word: killed, or after its limit, which is SIGALRM."""
+
+
 @dataclass
 class Child:
     """A rank's process, and the pipe that its result comes through."""
 
     process: int
     pipe: int
+    code: int | None = None  # its exit code when it has ended; that of a signal is negative
 
     def result(self) -> Any:
         """What its function has returned, or the exception it has raised; None if it was killed."""
         with open(self.pipe, "rb") as stream:
             content = stream.read()
-        os.waitpid(self.process, 0)
+        self.code = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
         return pickle.loads(content) if content else None
 
 
@@ -87,5 +92,10 @@ def be_rank(names: dict[str, str], work: Callable[[], Any], pipe: int, limit_sec
 
 
 def in_ranks(size: int, function: Callable[[int], Any], *, limit_seconds: int = 240, output: Path | None = None) -> list[Any]:
-    """The results of all ranks, when they have ended."""
-    return [child.result() for child in start_ranks(size, function, limit_seconds=limit_seconds, output=output)]
+    """The results of all ranks, when they have ended; NoResult for one that was killed, which a result of None is not."""
+    found = []
+    for child in start_ranks(size, function, limit_seconds=limit_seconds, output=output):
+        result = child.result()
+        died = result is None and child.code != 0
+        found.append(NoResult(f"exit code {child.code}") if died else result)
+    return found

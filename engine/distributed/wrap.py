@@ -169,10 +169,14 @@ def replicate(model: nn.Module, world: World, *, find_unused_parameters: bool) -
         return model
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # its new name came with torch 2.13
-        return DistributedDataParallel(
+        replica = DistributedDataParallel(
             model,
             device_ids=[world.device.index] if world.device.type == "cuda" else None,
             find_unused_parameters=find_unused_parameters,
             gradient_as_bucket_view=True,  # no second copy of the gradients
             broadcast_buffers=False,  # transformers' are constants
         )
+    # Attributes die in their order, and the group has to die last and from Python, which then lets go of the GIL. The reducer
+    # would hold it while it waits for the group's threads, of which one may be waiting for it: a run that never ends.
+    vars(replica)["group, after the reducer"] = replica.process_group
+    return replica

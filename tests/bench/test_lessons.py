@@ -22,8 +22,9 @@ from transformers import BertForSequenceClassification, Trainer
 import run
 from bench.lessons import command, cost, evaluation, gradients, page, randomness, toys
 from bench.lessons.lesson import place
-from tests.test_layers import ROOT, imports
+from tests.toys.pages import imports
 
+ROOT = Path(__file__).parent.parent.parent
 LESSONS = command.all_lessons()
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
 SLOW = {"padding"}  # a real model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.test_layers import LAYERS
+from tests.toys.layers import LAYERS
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from engine.data.sources import Source, SourceConfig
 from engine.errors import UsageError
 from tasks import COMMANDS
 from tasks.classification.task import Classification, ClassificationOptions
-from tests.test_cli import fails, project  # noqa: F401 - the fixture
+from tests.toys.cli import fails
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/your-own-task.md").read_text(encoding="utf-8")
 
@@ -93,7 +93,7 @@ class Evil(Classification):
 """
 
 
-def strangers(project, folder: Path, how: str) -> tuple[Path, str]:  # noqa: F811
+def strangers(project, folder: Path, how: str) -> tuple[Path, str]:
     """A finished run that was fetched, and the task that its run.json names."""
     model, code = folder / "model", EVIL.format(marker=str(folder / "marker"))
     if how == "snapshot":  # as the Hub's cache has it
@@ -121,7 +121,7 @@ def strangers(project, folder: Path, how: str) -> tuple[Path, str]:  # noqa: F81
 
 
 @pytest.mark.parametrize("how", ["outside", "within", "link", "snapshot"])
-def test_a_file_that_only_run_json_names_is_never_run(project, tmp_path, monkeypatch, capsys, how):  # noqa: F811
+def test_a_file_that_only_run_json_names_is_never_run(project, tmp_path, monkeypatch, capsys, how):
     model, task = strangers(project, tmp_path, how)
     monkeypatch.chdir(tmp_path)
     Path("texts.txt").write_text("w0 w1\nw2\n")
@@ -145,7 +145,7 @@ def test_a_file_that_only_run_json_names_is_never_run(project, tmp_path, monkeyp
     assert Path("marker").exists(), "the test can tell that the file was run"
 
 
-def test_finding_a_finished_run_opens_it_with_the_task_that_was_named(project, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_finding_a_finished_run_opens_it_with_the_task_that_was_named(project, tmp_path, monkeypatch, capsys):
     """The second time nothing is trained, and the examples are predicted with the file of the user, not of run.json."""
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(EVIL.format(marker="ran"))

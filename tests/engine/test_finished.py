@@ -19,7 +19,7 @@ from engine.finished import open_model
 from engine.task import Task
 from tasks.classification.task import Classification, ClassificationOptions
 from tasks.embeddings.task import Embeddings
-from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
+from tests.toys.cli import command, fails
 
 TEXTS = ["w0 w7 w9", "w3 w1 w44 w50 w6", "w2", "w9 w8 w7 w6 w5 w4 w3 w0"]
 
@@ -29,7 +29,7 @@ def predictions(folder: Path) -> list[dict]:
     return list(task.predict(model, TEXTS, layout))
 
 
-def test_pipeline_gives_the_same_probabilities_and_names(project):  # noqa: F811
+def test_pipeline_gives_the_same_probabilities_and_names(project):
     classify = pipeline("text-classification", model=str(project / "run"), top_k=None, device="cpu")
     for ours, theirs in zip(predictions(project / "run"), classify(TEXTS), strict=True):
         assert {row["label"] for row in theirs} == {"a", "b", "c"}
@@ -38,7 +38,7 @@ def test_pipeline_gives_the_same_probabilities_and_names(project):  # noqa: F811
         assert ours["label"] == theirs[0]["label"] and ours["score"] == pytest.approx(theirs[0]["score"], abs=1e-6)
 
 
-def test_auto_classes_give_the_same_probabilities(project):  # noqa: F811
+def test_auto_classes_give_the_same_probabilities(project):
     model = AutoModelForSequenceClassification.from_pretrained(project / "run")
     tokenizer = AutoTokenizer.from_pretrained(project / "run")
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_auto_classes_give_the_same_probabilities(project):  # noqa: F811
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"} and model.config.problem_type == "single_label_classification"
 
 
-def test_predict_prints_label_and_confidence(project, capsys):  # noqa: F811
+def test_predict_prints_label_and_confidence(project, capsys):
     assert run.main(["predict", "--model", str(project / "run"), *TEXTS]) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, text, expected in zip(lines, TEXTS, predictions(project / "run"), strict=True):
@@ -56,7 +56,7 @@ def test_predict_prints_label_and_confidence(project, capsys):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_predict_a_file(project, tmp_path, kind, capsys):  # noqa: F811
+def test_predict_a_file(project, tmp_path, kind, capsys):
     """The input's columns stay as they are, "007" and quoted newlines included; order is kept."""
     with open(tmp_path / "in.csv", "w", newline="") as stream:
         csv.writer(stream).writerows(
@@ -76,7 +76,7 @@ def test_predict_a_file(project, tmp_path, kind, capsys):  # noqa: F811
         assert row["predicted_label"] == max(p, key=p.get) and sum(p.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_predicting_into_a_file_of_predictions_keeps_both(project, tmp_path):  # noqa: F811
+def test_predicting_into_a_file_of_predictions_keeps_both(project, tmp_path):
     (tmp_path / "0.csv").write_text("text,predicted_label\nw5 w6,other\n")
     for i in range(2):
         files = ["--input", str(tmp_path / f"{i}.csv"), "--output", str(tmp_path / f"{i + 1}.csv")]
@@ -116,13 +116,13 @@ def test_the_task_of_a_model_that_does_not_say_which_is_whatever_find_has_for_no
     assert isinstance(open_model(str(tmp_path / "m"), find)[0], Embeddings) and asked == [None]
 
 
-def test_predict_a_text_file(project, tmp_path, capsys):  # noqa: F811
+def test_predict_a_text_file(project, tmp_path, capsys):
     (tmp_path / "in.txt").write_text("\n".join(TEXTS))
     assert run.main(["predict", "--model", str(project / "run"), "--input", str(tmp_path / "in.txt")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(TEXTS)
 
 
-def test_what_predict_refuses(project, tmp_path, capsys):  # noqa: F811
+def test_what_predict_refuses(project, tmp_path, capsys):
     model = ["predict", "--model", str(project / "run")]
     assert fails(model, capsys)[0] == 2
     assert fails([*model, "text", "--input", "x.csv"], capsys)[0] == 2
@@ -149,19 +149,19 @@ def test_a_model_that_no_run_of_ours_has_made(tmp_path, capsys):
     assert "LABEL_" in capsys.readouterr().out
 
 
-def test_evaluate_repeats_the_figures_of_training(project, capsys):  # noqa: F811
+def test_evaluate_repeats_the_figures_of_training(project, tmp_path):
     figures = json.loads((project / "run/run.json").read_text())["metrics"]
-    assert run.main(["evaluate", "--model", str(project / "run"), "--output", str(project / "e.json")]) == 0
-    again = json.loads((project / "e.json").read_text())
+    assert run.main(["evaluate", "--model", str(project / "run"), "--output", str(tmp_path / "e.json")]) == 0
+    again = json.loads((tmp_path / "e.json").read_text())
     for name in ("eval_loss", "eval_accuracy", "eval_f1", "eval_mcc"):
         assert again[name] == pytest.approx(figures[name], rel=1e-6)
     assert run.main(["evaluate", "--model", str(project / "run"), "--file", str(project / "eval.csv"),
-                     "--output", str(project / "f.json")]) == 0  # fmt: skip
-    assert json.loads((project / "f.json").read_text())["eval_loss"] == pytest.approx(figures["eval_loss"], rel=1e-6)
+                     "--output", str(tmp_path / "f.json")]) == 0  # fmt: skip
+    assert json.loads((tmp_path / "f.json").read_text())["eval_loss"] == pytest.approx(figures["eval_loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
-def test_evaluate_computes_in_the_precision_of_the_run(project, tmp_path, precision, capsys):  # noqa: F811
+def test_evaluate_computes_in_the_precision_of_the_run(project, tmp_path, precision, capsys):
     """On every processor, whatever it would choose by itself; where the precision cannot be had, its own."""
     arguments = command(project, "--precision", precision, "--output-dir", str(tmp_path / "run"))
     assert run.main(arguments) == 0
@@ -172,7 +172,7 @@ def test_evaluate_computes_in_the_precision_of_the_run(project, tmp_path, precis
     assert run.main(["evaluate", "--model", str(tmp_path / "run"), "--device", "cpu"]) == 0
 
 
-def test_evaluate_a_file_with_a_label_the_model_does_not_know(project, tmp_path, capsys):  # noqa: F811
+def test_evaluate_a_file_with_a_label_the_model_does_not_know(project, tmp_path, capsys):
     (tmp_path / "e.csv").write_text("text,label\nw0,z\n")
     code, line = fails(["evaluate", "--model", str(project / "run"), "--file", str(tmp_path / "e.csv")], capsys)
     assert code == 3 and "label 'z' is none of the 3 labels (a, b, c)" in line
@@ -182,7 +182,7 @@ def test_texts_cannot_drive_the_terminal():
     assert "\x1b" not in shown("\x1b]0;title\x07 text\nmore") and "\n" not in shown("a\nb")
 
 
-def test_train_further_from_a_finished_model(project, tmp_path, capsys):  # noqa: F811
+def test_train_further_from_a_finished_model(project, tmp_path, capsys):
     """The tutorial's "train further": the finished model is the start of another run."""
     arguments = command(project, "--output-dir", str(tmp_path / "further"))
     arguments[3] = str(project / "run")
@@ -192,7 +192,7 @@ def test_train_further_from_a_finished_model(project, tmp_path, capsys):  # noqa
     assert (project / "run/model.safetensors").read_bytes() != (tmp_path / "further/model.safetensors").read_bytes()
 
 
-def further(project, folder: Path, labels: str, *more: str) -> list[str]:  # noqa: F811
+def further(project, folder: Path, labels: str, *more: str) -> list[str]:
     """Another run from the finished one (labels a, b, c), with these labels in its data."""
     with open(folder / "more.csv", "w", newline="") as stream:
         csv.writer(stream).writerows([("text", "label"), *((f"w{i} w7", labels[i % len(labels)]) for i in range(24))])
@@ -200,7 +200,7 @@ def further(project, folder: Path, labels: str, *more: str) -> list[str]:  # noq
             "--epochs", "1", "--device", "cpu", "--output-dir", str(folder / "further"), *more]  # fmt: skip
 
 
-def test_the_labels_of_the_model_stay_when_the_data_have_fewer(project, tmp_path, capsys):  # noqa: F811
+def test_the_labels_of_the_model_stay_when_the_data_have_fewer(project, tmp_path, capsys):
     assert run.main(further(project, tmp_path, "cb")) == 0
     err = capsys.readouterr().err
     assert f"labels: those of {project / 'run'}: a, b, c" in err and "new, to be trained" not in err
@@ -208,7 +208,7 @@ def test_the_labels_of_the_model_stay_when_the_data_have_fewer(project, tmp_path
     assert config["id2label"] == {"0": "a", "1": "b", "2": "c"}
 
 
-def test_other_labels_are_refused_and_named_they_are_taken(project, tmp_path, capsys):  # noqa: F811
+def test_other_labels_are_refused_and_named_they_are_taken(project, tmp_path, capsys):
     """As many labels of other names would have kept the head, and turned its meaning around."""
     code, line = fails(further(project, tmp_path, "xyz"), capsys)
     assert code == 3 and "label 'x' is none of the 3 labels (a, b, c)" in line
@@ -216,12 +216,12 @@ def test_other_labels_are_refused_and_named_they_are_taken(project, tmp_path, ca
     assert "new, to be trained: classifier" in capsys.readouterr().err
 
 
-def test_a_task_with_names_of_its_own_is_compared_with_the_model(project, tmp_path, capsys):  # noqa: F811
+def test_a_task_with_names_of_its_own_is_compared_with_the_model(project, tmp_path, capsys):
     arguments = ["--task", "yelp", "--data", "sample", "--model", str(project / "run"), "--output-dir", str(tmp_path / "y")]
     code, line = fails(arguments, capsys)
     assert code == 3 and "are a, b, c, those of the data are Negative, Positive: --label-names" in line
 
 
-def test_another_kind_of_problem_is_refused(project, tmp_path, capsys):  # noqa: F811
+def test_another_kind_of_problem_is_refused(project, tmp_path, capsys):
     code, line = fails(further(project, tmp_path, "123", "--problem", "regression"), capsys)
     assert code == 2 and "single_label_classification" in line

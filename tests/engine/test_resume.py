@@ -15,87 +15,23 @@ import torch
 from safetensors.torch import load_file
 
 from bench.toys import tiny
-from engine.build import build, make_run
+from engine.build import build
 from engine.checkpoint import snapshot, store
 from engine.config import TrainConfig
-from engine.loop import train
-from engine.record.progress import Progress
+from tests.toys.killed import SMALL, assert_same_bits, lines_of, small_task, train_to
 
 ROOT = Path(__file__).parent.parent.parent
-TIMINGS = {
-    "tflops",
-    "mfu",
-    "memory_gb",
-    "steps_per_second",
-    "examples_per_second",
-    "tokens_per_second",
-    "seconds",
-    "runtime_seconds",
-}
-
-
-def lines_of(directory: Path) -> list[dict]:
-    """metrics.jsonl without what a clock has measured."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def run_to(directory: Path, config: TrainConfig, stop_after: int | None, *, resume: bool = False, restore=True, dropout=0.1):
-    """One process's worth of training; ``stop_after`` steps of its own it is killed."""
-    directory.mkdir(exist_ok=True)
-    task = tiny.TokenTask(train=tiny.token_rows(50), evaluation=tiny.token_rows(20, seed=5))
-    setup = build(task, task.train, config, tiny.bert(dropout=dropout))
-    run = make_run(directory, task, config, setup, task.examples())
-    if resume:
-        progress = snapshot.load_state(setup.state, store.newest(directory / "checkpoints"))
-        if not restore:
-            torch.manual_seed(0)
-        run.restore(Progress.from_json(progress))
-    done, log = 0, run.log
-
-    def counted(*arguments):
-        nonlocal done
-        log(*arguments)
-        done += 1
-        if done == stop_after:
-            raise Killed
-
-    run.log = counted
-    try:
-        train(setup.state, task, setup.data, config, setup.world, run)
-    except Killed:
-        pass
-    finally:
-        run.close()
-    return setup.state
-
-
-def assert_same_bits(a, b):
-    for (name, one), (_, other) in zip(a.model.named_parameters(), b.model.named_parameters(), strict=True):
-        assert torch.equal(one, other), name
-    for one, other in zip(a.optimizer.state.values(), b.optimizer.state.values(), strict=True):
-        assert all(torch.equal(one[key], other[key]) for key in one)
-    assert a.schedule.state_dict()["last_epoch"] == b.schedule.state_dict()["last_epoch"]
-
-
-SMALL = {"batch_size": 4, "accumulation_steps": 3, "epochs": 3, "learning_rate": 1e-3, "log_steps": 2, "device": "cpu"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
 @pytest.mark.parametrize("batching", ["padded", "bucketed", "packed"])
-@pytest.mark.parametrize(
-    "killed_after", [4, pytest.param(7, marks=pytest.mark.slow), 11, pytest.param(14, marks=pytest.mark.slow)]
-)
-def test_resume_is_bitwise(tmp_path, killed_after, batching, precision):
+@pytest.mark.parametrize("until", [4, pytest.param(7, marks=pytest.mark.slow), 11, pytest.param(14, marks=pytest.mark.slow)])
+def test_resume_is_bitwise(tmp_path, until, batching, precision):
     """5 steps an epoch, a checkpoint every 3: killed between them, at an epoch's end, in epoch 1, 2 and 3."""
     config = TrainConfig(**SMALL, save_steps=3, eval_steps=5, batching=batching, precision=precision)
-    whole = run_to(tmp_path / "whole", config, None)
-    run_to(tmp_path / "cut", config, killed_after)
-    resumed = run_to(tmp_path / "cut", config, None, resume=True)
+    whole = train_to(tmp_path / "whole", small_task(), config, tiny.bert())
+    train_to(tmp_path / "cut", small_task(), config, tiny.bert(), until=until)
+    resumed = train_to(tmp_path / "cut", small_task(), config, tiny.bert(), resume=True)
     assert_same_bits(whole, resumed)
     assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "cut")
 
@@ -103,9 +39,9 @@ def test_resume_is_bitwise(tmp_path, killed_after, batching, precision):
 def test_without_the_saved_rng_the_bits_differ(tmp_path):
     """The comparison can fail: dropout then draws other masks."""
     config = TrainConfig(**SMALL, save_steps=3)
-    whole = run_to(tmp_path / "whole", config, None)
-    run_to(tmp_path / "cut", config, 4)
-    resumed = run_to(tmp_path / "cut", config, None, resume=True, restore=False)
+    whole = train_to(tmp_path / "whole", small_task(), config, tiny.bert())
+    train_to(tmp_path / "cut", small_task(), config, tiny.bert(), until=4)
+    resumed = train_to(tmp_path / "cut", small_task(), config, tiny.bert(), resume=True, restore_rng=False)
     with pytest.raises(AssertionError):
         assert_same_bits(whole, resumed)
 
@@ -114,9 +50,9 @@ def test_fp16_resume_is_bitwise(tmp_path, monkeypatch):
     """With a loss scale that overflows at first and is adapted; fp16 on a CPU is refused to users, not to this test."""
     monkeypatch.setattr("engine.build.choose_precision", lambda name, device: name)
     config = TrainConfig(**SMALL, save_steps=3, precision="fp16")
-    whole = run_to(tmp_path / "whole", config, None)
-    run_to(tmp_path / "cut", config, 7)
-    resumed = run_to(tmp_path / "cut", config, None, resume=True)
+    whole = train_to(tmp_path / "whole", small_task(), config, tiny.bert())
+    train_to(tmp_path / "cut", small_task(), config, tiny.bert(), until=7)
+    resumed = train_to(tmp_path / "cut", small_task(), config, tiny.bert(), resume=True)
     assert_same_bits(whole, resumed)
     assert whole.scaler.get_scale() == resumed.scaler.get_scale()
 
@@ -124,7 +60,7 @@ def test_fp16_resume_is_bitwise(tmp_path, monkeypatch):
 def test_resuming_reads_no_skipped_row(tmp_path):
     """Resuming is a slice of the plan."""
     config = TrainConfig(**SMALL, save_steps=3)
-    run_to(tmp_path, config, 13)
+    train_to(tmp_path, small_task(), config, tiny.bert(), until=13)
     read = []
 
     class Counting(tiny.TokenDataset):

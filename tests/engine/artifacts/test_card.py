@@ -20,17 +20,12 @@ from engine.fit import fit
 from tasks import find
 from tasks.offline import minilm, packaged_minilm
 from tasks.samples import shapes
-from tests.test_cli import command, project  # noqa: F401 - the fixture
+from tests.toys.cli import command
 from tests.toys.language import make_model, make_task
+from tests.toys.pages import code_in
 
 
-def code_in(text: str, language: str) -> str:
-    """The one code block of that language, as Markdown sees it."""
-    [block] = [token.content for token in MarkdownIt().parse(text) if token.type == "fence" and token.info == language]
-    return block
-
-
-def test_the_library_reads_the_figures_of_the_run(project):  # noqa: F811
+def test_the_library_reads_the_figures_of_the_run(project):
     document = json.loads((project / "run/run.json").read_text())
     data = ModelCard.load(project / "run/README.md").data
     measured = {result.metric_type: result.metric_value for result in data.eval_results}
@@ -51,7 +46,7 @@ def test_the_library_reads_the_figures_of_the_run(project):  # noqa: F811
         assert said in text, said
 
 
-def test_the_curves_are_those_of_the_log(project, tmp_path):  # noqa: F811
+def test_the_curves_are_those_of_the_log(project, tmp_path):
     assert run.main(command(project, "--output-dir", str(tmp_path / "long"), "--max-steps", "30", "--eval-steps", "1")) == 0
     log = [json.loads(line) for line in (tmp_path / "long/metrics.jsonl").read_text().splitlines()]
     evaluations = [line for line in log if line["kind"] == "eval"]
@@ -62,7 +57,7 @@ def test_the_curves_are_those_of_the_log(project, tmp_path):  # noqa: F811
     assert rows[head + 2].split("|")[4].strip() == f"{evaluations[0]['loss']:.4g}"
 
 
-def test_its_command_repeats_the_run(project, tmp_path, monkeypatch):  # noqa: F811
+def test_its_command_repeats_the_run(project, tmp_path, monkeypatch):
     """From another folder that holds the same files under the same names; a value that needs quotes, and one that begins with -."""
     changed = [
         "--epochs",
@@ -87,14 +82,14 @@ def test_its_command_repeats_the_run(project, tmp_path, monkeypatch):  # noqa: F
     assert settings[0] == settings[1]
 
 
-def test_its_code_loads_the_model(project, monkeypatch):  # noqa: F811
+def test_its_code_loads_the_model(project, monkeypatch):
     monkeypatch.chdir(project)
     names: dict = {}
     exec(code_in((project / "run/README.md").read_text(), "python"), names)
     assert names["model"]("w0 w7")[0]["label"] in ("a", "b", "c")
 
 
-def test_no_folder_of_the_machine_stands_in_it(project):  # noqa: F811
+def test_no_folder_of_the_machine_stands_in_it(project):
     assert str(project) in (project / "run/run.json").read_text(), "there it may"
     text = (project / "run/README.md").read_text()
     assert str(project.parent) not in text and project.name not in text
@@ -110,7 +105,7 @@ HOSTILE = [
 ]
 
 
-def test_labels_and_names_cannot_drive_the_page(project, tmp_path):  # noqa: F811
+def test_labels_and_names_cannot_drive_the_page(project, tmp_path):
     folder = tmp_path / "[n](http://evil.example) `<b>"
     with open(tmp_path / "t.csv", "w", newline="") as stream:
         csv.writer(stream).writerows([("text", "label"), *((f"w{i} w{i % 7}", HOSTILE[i % 5]) for i in range(40))])

@@ -15,7 +15,7 @@ from engine.artifacts.document import FORMAT, MOST_BYTES, MOST_DEPTH, VERSION, D
 from engine.config import TrainConfig
 from engine.errors import ModelError, UsageError
 from engine.fit import fit
-from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
+from tests.toys.cli import command, fails
 
 ROOT = Path(__file__).parent.parent.parent.parent
 OLDER = json.loads((ROOT / "tests/fixtures/run-0.1.0/finished/run.json").read_text())
@@ -25,7 +25,7 @@ def test_the_version_is_that_of_the_project():
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
 
 
-def test_a_run_writes_the_keys_of_older_runs_in_their_order(project):  # noqa: F811
+def test_a_run_writes_the_keys_of_older_runs_in_their_order(project):
     document = json.loads((project / "run/run.json").read_text())
     keys = ["format", "version", *OLDER]
     keys[keys.index("metrics") : keys.index("metrics")] = ["kept", "files"]
@@ -117,7 +117,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         read_run(tmp_path)
 
 
-def test_a_newer_format_says_update(project, tmp_path, capsys):  # noqa: F811
+def test_a_newer_format_says_update(project, tmp_path, capsys):
     """Whatever else has changed in it; also of a model that lies there, whose run may be unfinished."""
     (tmp_path / "newer").mkdir()
     (tmp_path / "newer/run.json").write_text(json.dumps({"format": FORMAT + 1, "version": "9.1", "all": "is new"}))

@@ -16,7 +16,7 @@ from engine.artifacts import report
 from engine.commands.push import contents_of, refuse_secrets
 from engine.config import TrainConfig
 from engine.settings.fields import setting
-from tests.test_cli import fails
+from tests.toys.cli import fails
 
 FIXTURE = Path(__file__).parent.parent.parent / "fixtures/run-0.1.0"
 EXPECTED = json.loads((FIXTURE / "resumed.json").read_text())

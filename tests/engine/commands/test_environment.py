@@ -13,7 +13,7 @@ import torch
 
 import run
 from engine.commands.environment import without_home
-from tests.test_cli import fails
+from tests.toys.cli import fails
 
 ROOT = Path(__file__).parent.parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -23,7 +23,7 @@ from engine.artifacts.card import without_folders
 from engine.artifacts.document import RunDocument
 from engine.commands.push import SECRETS, contents_of, refuse_secrets
 from engine.errors import UsageError
-from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
+from tests.toys.cli import command, fails
 
 ROOT = Path(__file__).parent.parent.parent.parent
 TOKEN = "hf_" + "PlantedFakeToken" * 2 + "xy"
@@ -71,7 +71,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
 
 
-def test_pushed_and_pulled_is_the_same(project, tmp_path, hub, push, capsys):  # noqa: F811
+def test_pushed_and_pulled_is_the_same(project, tmp_path, hub, push, capsys):
     results = [push(project / "run"), push(project / "run")]
     assert results[0][0] == results[1][0] == 0, results
     assert len(hub.commits) == 1, "the second time there is nothing new"
@@ -100,7 +100,7 @@ def test_pushed_and_pulled_is_the_same(project, tmp_path, hub, push, capsys):  #
         assert TOKEN not in text
 
 
-def test_a_second_push_takes_away_what_is_no_longer_there(project, tmp_path, hub, push):  # noqa: F811
+def test_a_second_push_takes_away_what_is_no_longer_there(project, tmp_path, hub, push):
     directory = with_files(project, tmp_path / "run", "merges.txt", "1_Pooling/config.json")
     assert push(directory, "--with-metrics")[0] == 0
     there = tmp_path / "hub/models/org/mine"
@@ -113,7 +113,7 @@ def test_a_second_push_takes_away_what_is_no_longer_there(project, tmp_path, hub
     assert not (there / "1_Pooling/config.json").exists()
 
 
-def with_files(project: Path, directory: Path, *names: str) -> Path:  # noqa: F811
+def with_files(project: Path, directory: Path, *names: str) -> Path:
     """A copy of the run whose model consists of these files, too."""
     shutil.copytree(project / "run", directory, ignore=shutil.ignore_patterns("checkpoints"))
     for name in names:
@@ -124,7 +124,7 @@ def with_files(project: Path, directory: Path, *names: str) -> Path:  # noqa: F8
     return directory
 
 
-def test_what_the_task_has_saved_is_pushed_whatever_it_is_called(project, tmp_path, hub, push):  # noqa: F811
+def test_what_the_task_has_saved_is_pushed_whatever_it_is_called(project, tmp_path, hub, push):
     """And nothing else: not a file that lies there, too, and looks like one of a model."""
     directory = with_files(project, tmp_path / "run", "heads/a/weights.safetensors", "notes.of-the-task")
     (directory / "vocab.txt").write_text("of somebody else")
@@ -138,7 +138,7 @@ def test_what_the_task_has_saved_is_pushed_whatever_it_is_called(project, tmp_pa
 
 
 @pytest.mark.parametrize("how", ["gone", "link", "link to a folder", "outside"])
-def test_a_listed_file_that_is_not_one_of_the_directory_is_refused(project, tmp_path, hub, push, how):  # noqa: F811
+def test_a_listed_file_that_is_not_one_of_the_directory_is_refused(project, tmp_path, hub, push, how):
     """run.json may have come from anybody, and the links with it: nothing of the rest of the disk is pushed."""
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/key.txt").write_text("mine")
@@ -160,7 +160,7 @@ def test_a_listed_file_that_is_not_one_of_the_directory_is_refused(project, tmp_
     assert not hub.commits
 
 
-def test_a_run_of_an_older_version_has_no_list(project, tmp_path, hub, push):  # noqa: F811
+def test_a_run_of_an_older_version_has_no_list(project, tmp_path, hub, push):
     """What goes is then known by its name, the folders of sentence-transformers among it."""
     directory = with_files(project, tmp_path / "run", "2_Dense/config.json", "other/config.json")
     document = json.loads((directory / "run.json").read_text())
@@ -180,7 +180,7 @@ AutoModelForSequenceClassification.from_pretrained("org/mine").save_pretrained(s
 """
 
 
-def test_training_pushes_when_it_has_ended(project, tmp_path, hub):  # noqa: F811
+def test_training_pushes_when_it_has_ended(project, tmp_path, hub):
     """A process of its own, whose environment names Hub and token, pulls the same weights; no file holds the token."""
     arguments = [*command(project), "--output-dir", str(tmp_path / "run"), "--push-to-hub", "org/mine"]
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
@@ -196,7 +196,7 @@ def test_training_pushes_when_it_has_ended(project, tmp_path, hub):  # noqa: F81
         assert TOKEN.encode() not in path.read_bytes(), path
 
 
-def test_what_is_refused_before_training(project, tmp_path, hub, monkeypatch, capsys):  # noqa: F811
+def test_what_is_refused_before_training(project, tmp_path, hub, monkeypatch, capsys):
     arguments = [*command(project), "--output-dir", str(tmp_path / "run"), "--push-to-hub"]
     code, line = fails([*arguments, "a/b/c"], capsys)
     assert code == 2 and "'a/b/c' is no name" in line
@@ -211,7 +211,7 @@ def test_what_is_refused_before_training(project, tmp_path, hub, monkeypatch, ca
     assert not (tmp_path / "run").exists() and not hub.commits
 
 
-def test_what_the_hub_refuses_is_one_line_without_the_token(project, tmp_path, hub, push, monkeypatch):  # noqa: F811
+def test_what_the_hub_refuses_is_one_line_without_the_token(project, tmp_path, hub, push, monkeypatch):
     hub.token = "hf_another"
     results = [push(project / "run"), push(project / "run", "--debug")]
     refused(results[0], 2, "does not accept your token", "hf auth login")
@@ -236,7 +236,7 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(project, tmp_path, h
         assert TOKEN not in " ".join(map(str, result))
 
 
-def test_an_unfinished_run_is_refused(project, tmp_path, hub, push):  # noqa: F811
+def test_an_unfinished_run_is_refused(project, tmp_path, hub, push):
     document = json.loads((project / "run/run.json").read_text())
     (tmp_path / "run").mkdir()
     refused(push(tmp_path / "run"), 2, "holds no finished run")
@@ -259,7 +259,7 @@ def test_every_kind_of_secret_has_its_plant_and_is_on_the_page():
 
 @pytest.mark.parametrize("kind", SECRETS)
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "run.json", "README.md"])
-def test_a_planted_secret_is_found_and_not_shown(project, tmp_path, kind, name, monkeypatch):  # noqa: F811
+def test_a_planted_secret_is_found_and_not_shown(project, tmp_path, kind, name, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     run = tmp_path / "run"
     shutil.copytree(project / "run", run, ignore=shutil.ignore_patterns("checkpoints"))
@@ -275,7 +275,7 @@ def test_a_planted_secret_is_found_and_not_shown(project, tmp_path, kind, name, 
     assert PLANTED[kind] not in str(caught.value)
 
 
-def test_the_token_in_use_is_found_whatever_it_looks_like(project, tmp_path, monkeypatch):  # noqa: F811
+def test_the_token_in_use_is_found_whatever_it_looks_like(project, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "of-another-kind")
     with pytest.raises(UsageError, match=r"vocab\.txt line 2 looks like your token of the Hub"):
         refuse_secrets({"vocab.txt": b"one\ntwo of-another-kind\n"})

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import run
 from bench.toys import tiny
 from bench.toys.ranks import free_port, in_ranks
-from tests.engine.distributed.test_ranks import lines
+from tests.toys.ranks import lines
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -119,7 +119,7 @@ from pathlib import Path
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 from bench.toys import tiny
-from tests.engine.test_parity import TrainerRows
+from tests.toys.parity import TrainerRows
 
 def summed(outputs, labels, num_items_in_batch=None):
     return F.cross_entropy(outputs.logits.float(), labels, reduction="sum") / num_items_in_batch

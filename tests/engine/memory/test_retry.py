@@ -168,7 +168,10 @@ def test_a_resumed_run_cuts_the_same(tmp_path):
 
 REAL = """
 import resource, torch
-from tests.engine.memory import test_retry as t
+from bench.toys import tiny
+from engine.build import build
+from engine.config import TrainConfig
+from engine.loop import train_step
 
 def pages():
     return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -176,16 +179,16 @@ def pages():
 def hook(module, args, kwargs):
     torch.ones(len(kwargs["input_ids"]), 16 << 20)  # 64 MiB a row
 
-config = t.TrainConfig(**t.SMALL, batching="padded")
-task = t.tiny.TokenTask(train=t.tiny.token_rows(64))
-model = t.tiny.bert(dropout=0.0)
-setup = t.build(task, task.train, config, model)
+config = TrainConfig(batch_size=8, accumulation_steps=2, max_steps=4, learning_rate=1e-3, device="cpu", batching="padded")
+task = tiny.TokenTask(train=tiny.token_rows(64))
+model = tiny.bert(dropout=0.0)
+setup = build(task, task.train, config, model)
 model.train()
 _, batches = next(iter(setup.data.steps()))
-t.train_step(setup.state, task, batches, config, setup.world)  # whatever is allocated once, is now
+train_step(setup.state, task, batches, config, setup.world)  # whatever is allocated once, is now
 model.register_forward_pre_hook(hook, with_kwargs=True)
 resource.setrlimit(resource.RLIMIT_AS, (pages() + (500 << 20), resource.RLIM_INFINITY))
-t.train_step(setup.state, task, batches, config, setup.world)
+train_step(setup.state, task, batches, config, setup.world)
 assert setup.state.max_tokens is not None
 """
 

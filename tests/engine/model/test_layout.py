@@ -23,18 +23,13 @@ from transformers import (
     BertConfig,
     CamembertConfig,
     DebertaV2Config,
-    DistilBertConfig,
     ElectraConfig,
     ErnieConfig,
-    GPT2Config,
-    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     ModernBertConfig,
     MPNetConfig,
-    OPTConfig,
     Qwen2MoeConfig,
-    Qwen3Config,
     RobertaConfig,
     XLMRobertaConfig,
     XLNetConfig,
@@ -50,26 +45,12 @@ from engine.model import attention, layout, packing, packing_check
 from engine.model.layout import choose_layout, why_not_packed
 from engine.model.packing_check import TOLERANCE, check_kernel, compare_small_copy, largest_difference
 from tasks.offline import packaged_minilm
+from tests.toys.architectures import DECODER, DISTIL, ENCODER, GPT2, LLAMA, MODERN, NEOX, OPT, QWEN3, ROBERTA, strong
 
 CPU = torch.device("cpu")
 SEQUENCE, TOKEN, MASKED, CAUSAL = (
     AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForMaskedLM, AutoModelForCausalLM,
 )  # fmt: skip
-ENCODER = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
-           "max_position_embeddings": 64, "num_labels": 3, "pad_token_id": 0}  # fmt: skip
-DECODER = ENCODER | {"num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 1, "eos_token_id": 2}
-ROBERTA = ENCODER | {"max_position_embeddings": 66, "pad_token_id": 1}
-DISTIL = DistilBertConfig(
-    vocab_size=200, dim=32, n_layers=3, n_heads=4, hidden_dim=64, max_position_embeddings=64, num_labels=3
-)
-MODERN = ENCODER | {"max_position_embeddings": 128, "local_attention": 8, "global_attn_every_n_layers": 3, "bos_token_id": 1,
-                    "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}  # fmt: skip
-GPT2 = GPT2Config(vocab_size=200, n_embd=32, n_layer=3, n_head=4, n_positions=64, num_labels=3, pad_token_id=0, bos_token_id=1,
-                  eos_token_id=2)  # fmt: skip
-OPT = OPTConfig(vocab_size=200, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, ffn_dim=64, num_labels=3,
-                max_position_embeddings=64, word_embed_proj_dim=32, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
-NEOX = GPTNeoXConfig(**ENCODER | {"bos_token_id": 1, "eos_token_id": 2})
-QWEN3, LLAMA = Qwen3Config(**DECODER), LlamaConfig(**DECODER)
 FITTING = {
     "Bert": (BertConfig(**ENCODER), SEQUENCE),
     "Bert, token head": (BertConfig(**ENCODER), TOKEN),
@@ -123,15 +104,6 @@ REFUSED = {
 
 def level_of(kind) -> str:
     return "sequence" if kind is SEQUENCE else "token"
-
-
-def strong(model: nn.Module) -> nn.Module:
-    """Random weights of the size that a trained model's attention has."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1 and "norm" not in name.lower():
-                parameter.normal_(std=parameter.shape[-1] ** -0.5)
-    return model.eval()
 
 
 @pytest.mark.parametrize("name", FITTING)

@@ -30,9 +30,10 @@ from engine.finished import open_model
 from engine.loop import train_step
 from engine.model import lora
 from engine.model.flops import count_flops
-from tests.engine.test_parity import SETTINGS, assert_parameters_equal, run_ours, run_trainer
-from tests.engine.test_resume import lines_of
-from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
+from tests.toys.cli import command, fails
+from tests.toys.killed import lines_of
+from tests.toys.pages import code_in
+from tests.toys.parity import SETTINGS, assert_parameters_equal, run_ours, run_trainer
 
 TEXTS = ["w0 w7 w9", "w3 w1 w44 w50 w6", "w2"]
 FLAGS = ["--lora", "--learning-rate", "0.05"]
@@ -47,7 +48,7 @@ def gpt2() -> GPT2ForSequenceClassification:
 
 
 @pytest.fixture(scope="module")
-def runs(project, tmp_path_factory):  # noqa: F811
+def runs(project, tmp_path_factory):
     """The same LoRA run, saved as an adapter and merged."""
     folder = tmp_path_factory.mktemp("runs")
     for name, more in (("adapter", []), ("merged", ["--lora-merge"])):
@@ -114,7 +115,7 @@ def test_a_language_models_head_is_not_new():
     assert lora.head_modules(tiny.bert()) == ["classifier"] and lora.head_modules(tiny.bert().bert) == []
 
 
-def test_peft_takes_the_directory_as_it_is(runs, project):  # noqa: F811
+def test_peft_takes_the_directory_as_it_is(runs, project):
     merged = AutoModelForSequenceClassification.from_pretrained(runs / "merged")
     expected = logits(merged, runs / "merged")
     base = AutoModelForSequenceClassification.from_pretrained(
@@ -133,9 +134,7 @@ def test_peft_takes_the_directory_as_it_is(runs, project):  # noqa: F811
     assert sum(t.numel() for t in weights.values()) < sum(p.numel() for p in base.parameters()) / 2
 
 
-def test_its_card_loads_it(runs, project, monkeypatch):  # noqa: F811
-    from tests.engine.artifacts.test_card import code_in
-
+def test_its_card_loads_it(runs, project, monkeypatch):
     text = (runs / "adapter/README.md").read_text()
     monkeypatch.chdir(runs)
     code = code_in(text, "python")
@@ -158,7 +157,7 @@ def test_predict_and_evaluate_read_an_adapter(runs, tmp_path):
     torch.testing.assert_close(both["adapter"], both["merged"], atol=1e-6, rtol=0)
 
 
-def test_training_goes_on_from_an_adapter_but_not_beside_another(runs, project, tmp_path, capsys):  # noqa: F811
+def test_training_goes_on_from_an_adapter_but_not_beside_another(runs, project, tmp_path, capsys):
     arguments = command(project, "--output-dir", str(tmp_path / "further"))
     arguments[3] = str(runs / "adapter")
     code, line = fails([*arguments, "--lora"], capsys)
@@ -167,7 +166,7 @@ def test_training_goes_on_from_an_adapter_but_not_beside_another(runs, project, 
     assert (tmp_path / "further/model.safetensors").exists()
 
 
-def test_resuming_is_bitwise(project, tmp_path, monkeypatch):  # noqa: F811
+def test_resuming_is_bitwise(project, tmp_path, monkeypatch):
     from engine.checkpoint import saver
 
     whole = [*FLAGS, "--max-steps", "8", "--save-steps", "3", "--log-steps", "1"]
@@ -189,7 +188,7 @@ def test_resuming_is_bitwise(project, tmp_path, monkeypatch):  # noqa: F811
     assert len(files["model.safetensors"]) > (project / "model/model.safetensors").stat().st_size, "the whole model"
 
 
-def test_an_ordinary_run_in_its_place_leaves_no_adapter(runs, project, tmp_path):  # noqa: F811
+def test_an_ordinary_run_in_its_place_leaves_no_adapter(runs, project, tmp_path):
     arguments = command(project, "--output-dir", str(tmp_path / "run"))
     assert run.main([*arguments, *FLAGS]) == 0
     assert run.main([*arguments, "--overwrite"]) == 0
@@ -198,7 +197,7 @@ def test_an_ordinary_run_in_its_place_leaves_no_adapter(runs, project, tmp_path)
     assert not (tmp_path / "run/model.safetensors").exists()
 
 
-def test_what_is_refused(runs, project, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_what_is_refused(runs, project, tmp_path, capsys, monkeypatch):
     arguments = command(project, "--output-dir", str(tmp_path / "run"))
     code, line = fails([*arguments, "--lora", "--lora-targets", "quary"], capsys)
     assert code == 2 and "quary" in line and "--lora-targets" in line
@@ -240,7 +239,7 @@ def test_the_work_is_counted_without_the_frozen_weights_gradients():
     assert count_flops(wrapped, "sequence").per_token == pytest.approx(full.per_token * 4 / 6 + 6 * small)
 
 
-def test_an_adapters_source_may_be_a_relative_folder(project, tmp_path, monkeypatch):  # noqa: F811
+def test_an_adapters_source_may_be_a_relative_folder(project, tmp_path, monkeypatch):
     monkeypatch.chdir(project)
     arguments = command(project, *FLAGS, "--output-dir", str(tmp_path / "run"))
     arguments[3] = "model"

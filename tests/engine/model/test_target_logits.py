@@ -7,11 +7,11 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DebertaV2Config
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, DebertaV2Config, ModernBertConfig
 from transformers.modeling_outputs import MaskedLMOutput
 
 from engine.model import packing, target_logits
-from tests.engine.model.test_layout import DISTIL, ENCODER, GPT2, LLAMA, MODERN, BertConfig, ModernBertConfig, strong
+from tests.toys.architectures import DISTIL, ENCODER, GPT2, LLAMA, MODERN, strong
 
 MASKED, CAUSAL = AutoModelForMaskedLM, AutoModelForCausalLM
 MODELS = {

@@ -16,7 +16,6 @@ from engine.config import TrainConfig
 from engine.errors import UsageError
 from engine.fit import fit
 from engine.record.figures import RESERVED, Evaluation, figures_in_line, figures_in_metrics
-from tests.test_cli import project  # noqa: F401 - the fixture
 
 OLDER = Path(__file__).parent.parent.parent / "fixtures/run-0.1.0"
 FIGURES = {"loss": 0.5, "accuracy": 0.25, "words_per_second": 3.0}  # the last is a metric, whatever its name looks like

@@ -21,6 +21,7 @@ from engine.config import TrainConfig
 from engine.errors import StoppedError, UsageError
 from engine.fit import fit
 from engine.record.writers import MOMENTS, Writer, names_in
+from tests.toys.killed import killed_after
 
 ROOT = Path(__file__).parent.parent.parent.parent
 PAGE = (ROOT / "docs/writers.md").read_text(encoding="utf-8")
@@ -60,34 +61,16 @@ def own(tmp_path):
     return write
 
 
-def make(folder, name="run", task=tiny.TokenTask, **changes) -> list[dict]:
+def make(folder, name="run", **changes) -> list[dict]:
     """A run of 10 steps; its metrics.jsonl."""
     settings = {"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "device": "cpu", "log_steps": 2, "precision": "fp32"}
     rows = {"train": tiny.token_rows(40), "evaluation": tiny.token_rows(21, seed=5)}
-    fit(task(**rows), TrainConfig(**settings | changes, output_dir=str(folder / name)), tiny.bert())
+    fit(tiny.TokenTask(**rows), TrainConfig(**settings | changes, output_dir=str(folder / name)), tiny.bert())
     return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
 
 
 def notes(folder, name="run") -> list[dict]:
     return [json.loads(line) for line in (folder / name / "notes.jsonl").read_text().splitlines()]
-
-
-class Killed(BaseException):
-    pass
-
-
-class Mortal(tiny.TokenTask):
-    """Killed at step 9, after the checkpoint of step 5 and the lines of steps 6 and 8."""
-
-    def __init__(self, **rows):
-        super().__init__(**rows)
-        self.calls = 0
-
-    def collate(self, rows, layout):
-        self.calls += 1
-        if self.calls == 11:  # 5 + 1 of the evaluation + 5
-            raise Killed
-        return super().collate(rows, layout)
 
 
 # --------------------------------------------------------------------------------------------------------- the example
@@ -166,8 +149,8 @@ def test_with_async_save_it_is_told_when_the_checkpoint_is_there(tmp_path, own):
 
 def test_a_resumed_run_gives_it_its_state(tmp_path, own):
     name = own(NOTES, "Notes")
-    with pytest.raises(Killed):
-        make(tmp_path, task=Mortal, write_to=name)
+    with killed_after(9):
+        make(tmp_path, write_to=name)
     state = json.loads((tmp_path / "run/checkpoints/step-00000005/state.json").read_text())["progress"].get("writers", {})
     assert list(state) == ["mine.py:Notes"], "no folder: it may lie elsewhere the next time"
     (tmp_path / "elsewhere").mkdir()
@@ -181,12 +164,12 @@ def test_a_resumed_run_gives_it_its_state(tmp_path, own):
 
 
 def test_a_state_that_nobody_asks_for_is_said(tmp_path, own, capsys):
-    with pytest.raises(Killed):
-        make(tmp_path, task=Mortal, write_to=own(NOTES, "Notes"))
+    with killed_after(9):
+        make(tmp_path, write_to=own(NOTES, "Notes"))
     make(tmp_path, resume=True)
     assert capsys.readouterr().err.count("mine.py:Notes, which --write-to does not name: it is left out") == 1
-    with pytest.raises(Killed):
-        make(tmp_path, "other", task=Mortal, write_to=own(NOTES, "Notes"))
+    with killed_after(9):
+        make(tmp_path, "other", write_to=own(NOTES, "Notes"))
     make(
         tmp_path,
         "other",
@@ -295,8 +278,8 @@ def test_names():
 
 
 def test_a_state_that_it_cannot_take_is_refused(tmp_path, own):
-    with pytest.raises(Killed):
-        make(tmp_path, task=Mortal, write_to=own(NOTES, "Notes"))
+    with killed_after(9):
+        make(tmp_path, write_to=own(NOTES, "Notes"))
     with pytest.raises(UsageError, match=r"KeyError: 'other' \(mine.py, line \d+\)"):
         make(tmp_path, resume=True, write_to=own(NOTES.replace('self.note("load", state=state)', 'state["other"]'), "Notes"))
     make(tmp_path, resume=True, write_to=own(NOTES, "Notes"))
@@ -305,8 +288,8 @@ def test_a_state_that_it_cannot_take_is_refused(tmp_path, own):
 def test_checkpoints_from_before_writers_had_a_state_resume(tmp_path, own):
     from engine.checkpoint.store import commit, open_checkpoint, set_aside
 
-    with pytest.raises(Killed):
-        make(tmp_path, task=Mortal)
+    with killed_after(9):
+        make(tmp_path)
     folder = tmp_path / "run/checkpoints/step-00000005"
     files = dict(open_checkpoint(folder))
     document = json.loads(files["state.json"])

@@ -15,6 +15,7 @@ from engine.config import TrainConfig
 from engine.errors import StoppedError, UsageError
 from engine.fit import fit
 from engine.record.writers import Writers, names_in, numbers_of
+from tests.toys.killed import killed_after
 
 SECRET = "hf_" + "s" * 34
 
@@ -63,23 +64,8 @@ def test_tensorboard_has_every_number(tmp_path):
 def test_a_resumed_run_stands_there_once(tmp_path):
     """Killed at step 9, after its lines of steps 6 and 8: the checkpoint of step 5 is what it continues from."""
     pytest.importorskip("tensorboard")
-
-    class Killed(BaseException):
-        pass
-
-    class Mortal(tiny.TokenTask):
-        calls = 0
-
-        def collate(self, rows, layout):
-            type(self).calls += 1
-            if type(self).calls == 11:  # 5 + 1 of the evaluation + 5
-                raise Killed
-            return super().collate(rows, layout)
-
-    settings = {"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "device": "cpu", "log_steps": 2, "write_to": "tensorboard"}
-    rows = {"train": tiny.token_rows(40), "evaluation": tiny.token_rows(21, seed=5)}
-    with pytest.raises(Killed):
-        fit(Mortal(**rows), TrainConfig(**settings, output_dir=str(tmp_path / "run")), tiny.bert())
+    with killed_after(9):
+        make(tmp_path, write_to="tensorboard")
     lines = make(tmp_path, write_to="tensorboard", resume=True)
     for tag in ("train/loss", "eval/accuracy", "epoch/loss"):
         assert [step for step, _ in in_tensorboard(tmp_path / "run")[tag]] == [step for step, _ in expected(lines, tag)], tag

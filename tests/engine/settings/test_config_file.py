@@ -20,7 +20,7 @@ from engine.settings.parser import parse, read_settings
 from tasks import COMMANDS, TASKS, attribute, flags_of
 from tasks.flags import CompareConfig
 from tasks.options import ClassificationOptions
-from tests.test_cli import fails
+from tests.toys.cli import fails
 
 KINDS = [TrainConfig, SourceConfig, ClassificationOptions]
 OLD = (

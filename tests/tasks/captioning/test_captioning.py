@@ -32,22 +32,20 @@ from transformers import (
 
 import run
 from bench.toys import tiny
-from engine.build import build, make_run
-from engine.checkpoint import snapshot, store
+from engine.build import build
 from engine.config import TrainConfig
 from engine.data.sources import NotCachedError, Source, SourceConfig
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import open_model
 from engine.fit import fit
-from engine.loop import forward_backward, train
-from engine.record.progress import Progress
+from engine.loop import forward_backward
 from tasks import find
 from tasks.captioning.metrics import CaptionMetrics
 from tasks.captioning.pictures import decode, open_picture
 from tasks.captioning.task import Captioning, CaptioningOptions
 from tasks.samples import shapes
-from tests.engine.test_resume import Killed, assert_same_bits
-from tests.test_cli import fails
+from tests.toys.cli import fails
+from tests.toys.killed import assert_same_bits, train_to
 
 SIDE = 32
 TEXT = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -203,40 +201,12 @@ def test_accumulation_gives_the_gradient_of_the_whole(models, folder, kind, numb
         assert (whole[name] - parts[name]).norm() / scale < tolerance, name
 
 
-def run_to(model: Path, data: Path, directory: Path, config: TrainConfig, stop_after: int | None, *, resume: bool = False):
-    """One process's worth of training; ``stop_after`` steps of its own it is killed."""
-    directory.mkdir(exist_ok=True)
-    task = make_task(model, data)
-    examples = task.examples()
-    setup = build(task, examples["train"], config)
-    book = make_run(directory, task, config, setup, examples)
-    if resume:
-        book.restore(Progress.from_json(snapshot.load_state(setup.state, store.newest(directory / "checkpoints"))))
-    done, log = 0, book.log
-
-    def counted(*arguments):
-        nonlocal done
-        log(*arguments)
-        done += 1
-        if done == stop_after:
-            raise Killed
-
-    book.log = counted
-    try:
-        train(setup.state, task, setup.data, config, setup.world, book)
-    except Killed:
-        pass
-    finally:
-        book.close()
-    return setup.state
-
-
 def test_resume_is_bitwise(models, folder, tmp_path):
     """With dropout, and an evaluation that writes captions in between."""
     config = TrainConfig(batch_size=4, epochs=2, learning_rate=1e-3, save_steps=3, eval_steps=2, device="cpu")
-    whole = run_to(models["git"], folder, tmp_path / "whole", config, None)
-    run_to(models["git"], folder, tmp_path / "cut", config, 5)
-    assert_same_bits(whole, run_to(models["git"], folder, tmp_path / "cut", config, None, resume=True))
+    whole = train_to(tmp_path / "whole", make_task(models["git"], folder), config)
+    train_to(tmp_path / "cut", make_task(models["git"], folder), config, until=5)
+    assert_same_bits(whole, train_to(tmp_path / "cut", make_task(models["git"], folder), config, resume=True))
 
 
 def test_packed_batches_are_refused(models, folder, tmp_path):

@@ -16,7 +16,7 @@ import tasks
 from engine.data.batch import Batch
 from engine.finished import open_model
 from tasks.classification.mistakes import MAX_PAIRS, Mistakes
-from tests.test_cli import command, fails, project  # noqa: F401 - the fixture
+from tests.toys.cli import fails
 
 
 def rows_of(path) -> list[dict]:
@@ -25,7 +25,7 @@ def rows_of(path) -> list[dict]:
 
 
 @pytest.mark.parametrize("more", [[], ["--file"]])
-def test_the_wrong_rows_are_those_that_predict_gets_wrong(project, tmp_path, capsys, more):  # noqa: F811
+def test_the_wrong_rows_are_those_that_predict_gets_wrong(project, tmp_path, capsys, more):
     arguments = ["evaluate", "--model", str(project / "run"), *more, *([str(project / "eval.csv")] if more else [])]
     assert run.main([*arguments, "--errors", str(tmp_path / "errors.csv"), "--eval-batch-size", "7"]) == 0
     out = capsys.readouterr().out
@@ -49,7 +49,7 @@ def test_the_wrong_rows_are_those_that_predict_gets_wrong(project, tmp_path, cap
     assert table[4] == f"{len(wrong)} wrong rows written to {tmp_path / 'errors.csv'}, the surest first"
 
 
-def test_mistakes_in_the_run_are_in_its_report(project, tmp_path, capsys):  # noqa: F811
+def test_mistakes_in_the_run_are_in_its_report(project, tmp_path, capsys):
     """Written there, the report is drawn again; written elsewhere, it is left alone."""
     shutil.copytree(project / "run", tmp_path / "run")
     before = (tmp_path / "run/report.html").read_text()
@@ -76,7 +76,7 @@ def test_many_classes_are_shown_as_pairs():
     assert len(mistakes.rows()[1]) == (labels != predicted).sum()
 
 
-def test_what_is_refused(project, tmp_path, capsys):  # noqa: F811
+def test_what_is_refused(project, tmp_path, capsys):
     arguments = ["evaluate", "--model", str(project / "run"), "--errors"]
     for name in ("errors.txt", "nowhere/errors.csv"):
         code, line = fails([*arguments, str(tmp_path / name)], capsys)

@@ -16,7 +16,6 @@ from transformers import BertModel
 
 import run
 from bench.toys import tiny
-from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import PADDED, Layout
 from engine.data.plan import Plan
@@ -26,14 +25,14 @@ from engine.explain import padding_wastes
 from engine.finished import open_model
 from engine.fit import fit
 from engine.model.layout import why_not_packed
-from engine.record.progress import Progress
 from tasks import find
 from tasks.embeddings.pooling import Pooling, pieces
 from tasks.embeddings.retrieval import RetrievalMetrics, ScoreMetrics, ranks
 from tasks.embeddings.task import Embeddings, EmbeddingsOptions, passages
 from tasks.offline import packaged_minilm
-from tests.engine.test_resume import Killed, assert_same_bits
-from tests.test_cli import fails
+from tests.toys.cli import fails
+from tests.toys.killed import assert_same_bits, train_to
+from tests.toys.pairs import make_task, pairs, sentence, table
 
 WORDS = tiny.WORDS
 LENGTHS = (3, 9, 5, 7, 4, 6, 8, 5)
@@ -49,30 +48,6 @@ def body(dropout: float = 0.1, seed: int = 0) -> BertModel:
 def start(tmp_path_factory) -> Path:
     """A model directory without the files of sentence-transformers."""
     return tiny.save_model(tmp_path_factory.mktemp("embeddings") / "start", body())
-
-
-def sentence(generator: np.random.Generator, topic: int) -> str:
-    """Words of one of ten topics, and one of any."""
-    words = [WORDS[9 * topic + int(i)] for i in generator.integers(0, 9, int(generator.integers(3, 9)))]
-    return " ".join([*words, WORDS[int(generator.integers(0, 90))]])
-
-
-def pairs(number: int, seed: int = 0) -> list[tuple[str, str, float]]:
-    """(anchor, positive, score): the first two are of one topic; the score is 1 for the same topic, else 0."""
-    generator = np.random.default_rng(seed)
-    topics = [int(topic) for topic in generator.integers(0, 10, number)]
-    return [(sentence(generator, topic), sentence(generator, topic), 1.0) for topic in topics]
-
-
-def table(rows, names=("anchor", "positive", "score")):
-    from datasets import Dataset
-
-    return Dataset.from_dict({name: [row[i] for row in rows] for i, name in enumerate(names)})
-
-
-def make_task(start: Path, number: int = 40, held: int = 20, **options) -> Embeddings:
-    tables = {"train": table(pairs(number)), "eval": table(pairs(held, seed=1))}
-    return Embeddings(EmbeddingsOptions(**options), Source(SourceConfig(model=str(start)), tables))
 
 
 def make_batch(task: Embeddings, layout: Layout = PADDED, number: int = 8):
@@ -377,44 +352,12 @@ def test_a_run_over_scores(finished, start, tmp_path, capsys):
     assert "spearman" in capsys.readouterr().out
 
 
-def run_to(start: Path, directory: Path, config: TrainConfig, stop_after: int | None, *, resume: bool = False):
-    """One process's worth of training; ``stop_after`` steps of its own it is killed."""
-    from engine.build import make_run
-    from engine.checkpoint import snapshot, store
-    from engine.loop import train
-
-    directory.mkdir(exist_ok=True)
-    task = make_task(start, chunk_size=5)
-    examples = task.examples()
-    setup = build(task, examples["train"], config)
-    book = make_run(directory, task, config, setup, examples)
-    if resume:
-        book.restore(Progress.from_json(snapshot.load_state(setup.state, store.newest(directory / "checkpoints"))))
-    done, log = 0, book.log
-
-    def counted(*arguments):
-        nonlocal done
-        log(*arguments)
-        done += 1
-        if done == stop_after:
-            raise Killed
-
-    book.log = counted
-    try:
-        train(setup.state, task, setup.data, config, setup.world, book)
-    except Killed:
-        pass
-    finally:
-        book.close()
-    return setup.state
-
-
 def test_resume_is_bitwise(start, tmp_path):
     """Packed, with dropout and chunks."""
     config = TrainConfig(batch_size=8, epochs=2, learning_rate=1e-3, save_steps=2, eval_steps=4, device="cpu")
-    whole = run_to(start, tmp_path / "whole", config, None)
-    run_to(start, tmp_path / "cut", config, 5)
-    assert_same_bits(whole, run_to(start, tmp_path / "cut", config, None, resume=True))
+    whole = train_to(tmp_path / "whole", make_task(start, chunk_size=5), config)
+    train_to(tmp_path / "cut", make_task(start, chunk_size=5), config, until=5)
+    assert_same_bits(whole, train_to(tmp_path / "cut", make_task(start, chunk_size=5), config, resume=True))
 
 
 # -------------------------------------------------------------------------------------------------------- bad input

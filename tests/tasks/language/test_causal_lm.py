@@ -14,7 +14,7 @@ from bench.toys import tiny
 from engine.data.sources import Source, SourceConfig
 from tasks.language.causal_lm import CausalLM, CausalOptions
 from tasks.language.scratch import END, train_tokenizer
-from tests.test_cli import fails
+from tests.toys.cli import fails
 from tests.toys.language import gpt2, masked_bert
 
 LINES = [text for text, _ in tiny.texts(120)]

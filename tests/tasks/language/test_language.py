@@ -12,20 +12,18 @@ import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from bench.toys import tiny
-from engine.build import build, make_run
-from engine.checkpoint import snapshot, store
+from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
 from engine.data.tokens import TokenDataset, Tokens
 from engine.distributed.world import World
 from engine.loader import eval_loader
-from engine.loop import train, train_step
+from engine.loop import train_step
 from engine.model import target_logits
 from engine.record.evaluate import evaluate
-from engine.record.progress import Progress
 from tasks.language.masked_lm import MaskedLM, MaskedOptions
 from tasks.language.task import LanguageMetrics, in_blocks, in_pieces
-from tests.engine.test_resume import Killed, assert_same_bits, lines_of
+from tests.toys.killed import assert_same_bits, lines_of, train_to
 from tests.toys.language import KINDS, gpt2, llama, make_model, make_rows, make_task, masked_bert
 
 CPU = torch.device("cpu")
@@ -95,35 +93,14 @@ def test_killed_and_resumed_is_bitwise_the_same(kind, tmp_path):
     config = TrainConfig(batch_size=4, accumulation_steps=2, epochs=2, learning_rate=1e-3, log_steps=2, save_steps=3,
                          eval_steps=4, device="cpu", batching="packed")  # fmt: skip
 
-    def run_to(name: str, stop_after: int | None, resume: bool = False) -> Any:
-        directory = tmp_path / name
-        directory.mkdir(exist_ok=True)
+    def run_to(name: str, **how: Any) -> Any:
         task, rows = make_task(kind), {"train": make_rows(kind, 30), "eval": make_rows(kind, 10, seed=5)}
-        setup = build(task, rows["train"], config, make_model(kind, dropout=0.1))
-        run = make_run(directory, task, config, setup, rows)
-        if resume:
-            run.restore(Progress.from_json(snapshot.load_state(setup.state, store.newest(directory / "checkpoints"))))
-        done, log = 0, run.log
+        task.examples = lambda: rows
+        return train_to(tmp_path / name, task, config, make_model(kind, dropout=0.1), **how)
 
-        def counted(*arguments):
-            nonlocal done
-            log(*arguments)
-            done += 1
-            if done == stop_after:
-                raise Killed
-
-        run.log = counted
-        try:
-            train(setup.state, task, setup.data, config, setup.world, run)
-        except Killed:
-            pass
-        finally:
-            run.close()
-        return setup.state
-
-    whole = run_to("whole", None)
-    run_to("cut", 5)
-    assert_same_bits(whole, run_to("cut", None, resume=True))
+    whole = run_to("whole")
+    run_to("cut", until=5)
+    assert_same_bits(whole, run_to("cut", resume=True))
     assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "cut")
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM, pipeline
 
 import run
 from bench.toys import tiny
-from tests.test_cli import fails
+from tests.toys.cli import fails
 from tests.toys.language import gpt2, masked_bert
 
 TEXTS = ["w0 [MASK] w9", "[MASK] w1 w44 [MASK] w6", "w9 w8 w7 w6 w5 [MASK]"]

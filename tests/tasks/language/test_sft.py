@@ -22,7 +22,7 @@ from engine.model import packing, target_logits
 from tasks.language.scratch import CHAT_TEMPLATE, END, train_tokenizer
 from tasks.language.sft import SFT, SFTOptions
 from tasks.samples.instructions import conversations
-from tests.test_cli import fails
+from tests.toys.cli import fails
 from tests.toys.language import gpt2
 
 TALKS = conversations(60, seed=1)

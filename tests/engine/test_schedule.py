@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
-from transformers import get_scheduler
+from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
 from bench.toys import tiny
@@ -211,3 +212,73 @@ def test_the_flags_reach_the_run():
     assert setup.data.plan.num_steps == 4
     assert [setup.state.schedule.lr_lambdas[0](step) for step in range(2)] == [0.0, 0.5]
     assert setup.state.schedule.lr_lambdas[0](4) == pytest.approx(0.05)
+
+
+# ------------------------------------------------------------------------- linear, cosine and constant at every step
+
+
+def rates(config: TrainConfig, num_steps: int) -> list[float]:
+    """The learning rate that each step uses, and the one after the last."""
+    optimizer = make_optimizer(nn.Linear(2, 2), config)
+    schedule = make_schedule(optimizer, config, num_steps)
+    used = []
+    for _ in range(num_steps):
+        used.append(optimizer.param_groups[0]["lr"])
+        assert {group["lr"] for group in optimizer.param_groups} == {used[-1]} == set(schedule.get_last_lr())
+        optimizer.step()
+        schedule.step()
+    return [*used, optimizer.param_groups[0]["lr"]]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 100])
+@pytest.mark.parametrize("ratio", [0.0, 0.06, 0.1, 0.5, 0.99])
+def test_the_linear_schedule_is_transformers_at_every_step(num_steps, ratio, tmp_path):
+    config = TrainConfig(learning_rate=3e-5, warmup_ratio=ratio)
+    warmup = TrainingArguments(str(tmp_path), use_cpu=True, warmup_steps=ratio).get_warmup_steps(num_steps)
+    assert warmup == math.ceil(ratio * num_steps)
+    optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters(), lr=3e-5)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, warmup, num_steps)
+    expected = []
+    for _ in range(num_steps + 1):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates(config, num_steps) == expected
+    assert expected[-1] == 0.0
+
+
+def formula(kind: str, step: int, warmup: int, num_steps: int) -> float:
+    if step < warmup:
+        return step / warmup
+    share = (step - warmup) / max(1, num_steps - warmup)
+    return {"linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2, "constant": 1.0}[kind]
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.25])
+def test_each_schedule_is_its_formula(kind, ratio):
+    """Rises from 0 in the warm-up; the first step without one uses the peak."""
+    found = rates(TrainConfig(learning_rate=2e-3, warmup_ratio=ratio, schedule=kind), 40)
+    expected = [2e-3 * formula(kind, step, math.ceil(ratio * 40), 40) for step in range(41)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-18)
+    assert found[0] == (0.0 if ratio else 2e-3)
+
+
+def test_the_warm_up_is_rounded_up():
+    """10 % of 33 steps are 4, as Trainer counts them."""
+    found = rates(TrainConfig(learning_rate=1.0, warmup_ratio=0.1), 33)
+    assert found[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_the_schedule_scales_both_rates(tmp_path):
+    config = TrainConfig(learning_rate=1e-3, head_learning_rate=1e-2, warmup_ratio=0.2)
+    optimizer = make_optimizer(tiny.bert(), config)
+    schedule = make_schedule(optimizer, config, 10)
+    shares = []
+    for _ in range(10):
+        body, head = optimizer.param_groups[0]["lr"], optimizer.param_groups[-1]["lr"]
+        assert head == pytest.approx(10 * body) and schedule.get_last_lr()[0] == body, "the log shows the body's"
+        shares.append(body / 1e-3)
+        optimizer.step()
+        schedule.step()
+    assert max(shares) == 1 and shares[0] == 0

@@ -1,0 +1,25 @@
+"""The order of imports in engine/, which docs/architecture.md shows and tests/test_layers.py holds."""
+
+from __future__ import annotations
+
+# Rooms and modules of engine/, from left to right: an import goes to the left only, or stays in its room. docs/architecture.md
+LAYERS: list[set[str]] = [
+    {"console", "clock", "seed"},
+    {"errors"},
+    {"checked", "settings"},
+    {"precision"},
+    {"config", "distributed"},
+    {"data"},
+    {"model", "task"},
+    {"schedule", "muon"},
+    {"optimizer"},
+    {"average", "loader"},
+    {"state"},
+    {"memory", "checkpoint"},
+    {"record"},
+    {"loop", "artifacts"},
+    {"build", "finished"},
+    {"checks", "resume"},
+    {"explain", "commands"},
+    {"fit"},
+]

@@ -117,7 +117,7 @@ def _(at: Place) -> Attempts:
 @row(66, "the file changes before a resume", 3, "train: other rows (24 then, 23 now)")
 def _(at: Place) -> Attempts:
     file = at.write("train.csv", (at.home / "train.csv").read_bytes())
-    with patch("engine.fit.finish", side_effect=KeyboardInterrupt):
+    with patch("engine.fit.write_model", side_effect=KeyboardInterrupt):
         assert call(at.train("--train-file", file)).code == 130
     at.write("train.csv", (at.home / "train.csv").read_text().rstrip("\r\n").rpartition("\n")[0] + "\n")
     yield at.train("--train-file", file, "--resume")

@@ -37,7 +37,7 @@ flags(93, "fp16 on a CPU", "--precision fp16 is not for CPUs", "--precision fp16
 @row(94, "bf16 on a GPU without it", 2, "does not compute in it; use fp16")
 def _(at: Place) -> Attempts:
     with (
-        patch("engine.distributed.device.choose_device", return_value=torch.device("cuda", 0)),
+        patch("engine.distributed.join.choose_device", return_value=torch.device("cuda", 0)),
         patch("torch.cuda.is_bf16_supported", return_value=False),
         patch("torch.cuda.get_device_name", return_value="Tesla T4"),
     ):

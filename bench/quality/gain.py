@@ -16,11 +16,7 @@ from bench.flags import make_parser
 from bench.machine import RESULTS, keep
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
-from engine.data.collate import Layout
 from engine.data.sources import Source, SourceConfig
-from engine.fit import fit
-from tasks.embeddings.retrieval import TOP, ranks
-from tasks.embeddings.task import Embeddings
 from tasks.offline import packaged_minilm
 from tasks.options import EmbeddingsOptions
 
@@ -36,6 +32,8 @@ CONFIG = TrainConfig(batch_size=64, epochs=1, learning_rate=2e-5, warmup_ratio=0
 
 def ranks_of(task: Embeddings, model: torch.nn.Module) -> Tensor:
     """[held-out pairs]: 0 where the second passage is the nearest of all to the first."""
+    from engine.data.collate import Layout
+    from tasks.embeddings.retrieval import ranks
 
     table = task.splits()["eval"]
     first, second = (task.vectors(model, table[name][:], Layout()) for name in task.options.texts)
@@ -52,6 +50,8 @@ def paired(before: Tensor, after: Tensor) -> dict[str, float]:
 def main(argv: list[str]) -> int:
     """Print and write the table."""
     make_parser("gain", __doc__).parse_args(argv)
+    from engine.fit import fit  # now, for torch takes seconds
+    from tasks.embeddings.retrieval import TOP
     from tasks.embeddings.task import Embeddings
 
     quiet_libraries()

@@ -14,10 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import run
 from bench.toys import tiny
 from engine.build import build
 from engine.checkpoint import snapshot, store
 from engine.config import TrainConfig
+from tests.toys.cli import fails
 from tests.toys.killed import SMALL, assert_same_bits, lines_of, small_task, train_to
 
 ROOT = Path(__file__).parent.parent.parent
@@ -110,15 +112,15 @@ def kill_in_epoch_two(command: list[str], directory: Path) -> int:
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
-def test_sigkill_in_epoch_two_through_run_py(tmp_path, workers):
+def test_sigkill_in_epoch_two_through_run_py(tmp_path, workers, capsys):
     """32 steps an epoch; the model file is bitwise that of the run that was left alone."""
     command = [*write_project(tmp_path), "--workers", workers]
-    subprocess.run([*command, "--output-dir", str(tmp_path / "whole")], check=True, stdout=subprocess.DEVNULL)
+    assert run.main([*command[2:], "--output-dir", str(tmp_path / "whole")]) == 0
     cut = [*command, "--output-dir", str(tmp_path / "cut")]
     step = kill_in_epoch_two(cut, tmp_path / "cut")
     assert 40 <= step < 64
-    refused = subprocess.run(cut, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and "--resume continues it" in refused.stderr
+    code, line = fails(cut[2:], capsys)
+    assert code == 2 and "--resume continues it" in line
     resumed = subprocess.run([*cut, "--resume"], capture_output=True, text=True, check=True)
     assert "resume: exact, from step" in resumed.stdout
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "cut/model.safetensors").read_bytes()

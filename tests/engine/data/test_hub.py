@@ -53,6 +53,16 @@ def run(folder: Path, endpoint: str, *arguments: str, program: Sequence[str] = (
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+def run_each(folder: Path, endpoint: str, commands: list[list[str]]) -> list[tuple[int, str]]:
+    """(exit code, stderr) of each command, one after the other in one process: Python starts once."""
+    code = (
+        "import json, sys, run\nfor argv in json.loads(sys.argv[1]): print('end', run.main(argv), file=sys.stderr, flush=True)"
+    )
+    said = run(folder, endpoint, json.dumps(commands), program=["-c", code]).stderr
+    texts = re.split(r"^end (\d+)\n", said, flags=re.MULTILINE)
+    return list(zip(map(int, texts[1::2]), texts[::2], strict=False))
+
+
 def test_yelp_from_the_hub_then_from_its_cache(hub_root, tmp_path):
     with HubServer(hub_root) as hub:
         first = run(tmp_path, hub.url, "--task", "yelp", *SMALL)
@@ -90,9 +100,9 @@ def test_only_rows_about_restaurants_and_only_test_rows_to_evaluate(hub_root, tm
 def test_revisions(hub_root, tmp_path):
     with HubServer(hub_root) as hub:
         arguments = ["--task", "classification", "--data", "fancyzhx/yelp_polarity", *SMALL, "--model", "org/other"]
-        main = run(tmp_path, hub.url, *arguments, "--output-dir", "a")
-        other = run(tmp_path, hub.url, *arguments, "--revision", "v2", "--data-revision", "v2", "--output-dir", "b")
-    assert main.returncode == other.returncode == 0, main.stderr + other.stderr
+        other = [*arguments, "--revision", "v2", "--data-revision", "v2", "--output-dir", "b"]
+        found = run_each(tmp_path, hub.url, [[*arguments, "--output-dir", "a"], other])
+    assert [code for code, _ in found] == [0, 0], found
     assert "fancyzhx/yelp_polarity@v2" in (tmp_path / "b/run.json").read_text()
     assert (tmp_path / "a/model.safetensors").read_bytes() != (tmp_path / "b/model.safetensors").read_bytes()
     offline = run(tmp_path, hub.url, *arguments, "--data-revision", "v2", "--output-dir", "c")
@@ -112,17 +122,12 @@ MISSING = [
 
 @pytest.fixture(scope="module")
 def answers(hub_root, tmp_path_factory):
-    """(exit code, stderr) of each command above, one after the other in one process: Python starts once."""
-    code = (
-        "import json, sys, run\nfor argv in json.loads(sys.argv[1]): print('end', run.main(argv), file=sys.stderr, flush=True)"
-    )
+    """(exit code, stderr) of each command above."""
     commands = [
         ["--task", "classification", *arguments, "--output-dir", f"runs/{i}"] for i, (arguments, _, _) in enumerate(MISSING)
     ]
     with HubServer(hub_root) as hub:
-        said = run(tmp_path_factory.mktemp("missing"), hub.url, json.dumps(commands), program=["-c", code]).stderr
-    texts = re.split(r"^end (\d+)\n", said, flags=re.MULTILINE)
-    return list(zip(map(int, texts[1::2]), texts[::2], strict=False))
+        return run_each(tmp_path_factory.mktemp("missing"), hub.url, commands)
 
 
 @pytest.mark.parametrize("number", range(len(MISSING)))
@@ -153,7 +158,9 @@ def test_data_hub_without_a_hub_is_an_error_not_a_sample(silent, tmp_path):
     began = time.monotonic()
     result = run(tmp_path, silent, "--task", "yelp", "--data", "hub", "--model", str(tiny.save_model(tmp_path / "m")))
     assert result.returncode == 3 and "is not reachable and the cache holds no copy" in result.stderr
-    assert "--data sample" in result.stderr and time.monotonic() - began < 30
+    assert "--data sample" in result.stderr and time.monotonic() - began < 60, (
+        "no attempt after attempt; a busy machine has taken 32 s"
+    )
 
 
 def test_auto_without_a_hub_says_what_it_takes_instead(tmp_path):

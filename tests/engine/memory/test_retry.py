@@ -177,7 +177,7 @@ def pages():
     return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 
 def hook(module, args, kwargs):
-    torch.ones(len(kwargs["input_ids"]), 16 << 20)  # 64 MiB a row
+    torch.empty(len(kwargs["input_ids"]), 16 << 20)  # 64 MiB a row of the address space, which is what is limited
 
 config = TrainConfig(batch_size=8, accumulation_steps=2, max_steps=4, learning_rate=1e-3, device="cpu", batching="padded")
 task = tiny.TokenTask(train=tiny.token_rows(64))

@@ -147,7 +147,7 @@ def test_two_ranks_equal_trainer_on_two_ranks(tmp_path):
     from engine.config import TrainConfig
     from engine.fit import fit
 
-    config = TrainConfig(batch_size=8, accumulation_steps=2, epochs=2, seed=7, batching="padded", device="cpu",
+    config = TrainConfig(batch_size=8, accumulation_steps=2, epochs=2, seed=7, batching="padded", device="cpu", precision="fp32",
                          output_dir=str(tmp_path / "ours"))  # fmt: skip
 
     def ours(rank: int) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import math
-import os
 import re
 import shutil
 from pathlib import Path
@@ -21,28 +19,14 @@ from bench.toys import tiny
 from engine.checkpoint.store import commit, sealed, steps_in
 from engine.checkpoint.tensor_file import TensorFile
 from engine.clock import PHASES
-from engine.config import TrainConfig
 from engine.console import note
 from engine.data.plan import Plan
-from engine.errors import DataError, DivergedError, ResourceError, UsageError
-from engine.errors import explain as explain_error
+from engine.errors import DivergedError, ResourceError
 from engine.explain import millions
 from engine.fit import fit
 from engine.record.divergence import first_bad_step
 from engine.state import StepRecord
-
-
-def config(folder: Path, **changes) -> TrainConfig:
-    settings = {"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "log_steps": 3, "device": "cpu"} | changes
-    return TrainConfig(output_dir=str(folder / "run"), **settings)
-
-
-def make_task(**rows) -> tiny.TokenTask:
-    return tiny.TokenTask(train=tiny.token_rows(40), evaluation=tiny.token_rows(21, seed=5), **rows)
-
-
-def kinds(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+from tests.toys.runs import config, kinds, make_task, unfinish
 
 
 def test_a_finished_run(tmp_path, capsys):
@@ -308,80 +292,6 @@ def test_early_stopping(tmp_path, capsys):
     assert "stopping early: 2 evaluations without a better accuracy" in capsys.readouterr().out
 
 
-def test_the_same_again_is_skipped_and_another_is_refused(tmp_path, capsys):
-    fit(make_task(), config(tmp_path), tiny.bert())
-    weights = (tmp_path / "run/model.safetensors").stat().st_mtime_ns
-    again = fit(make_task(), config(tmp_path, log_steps=5, workers=1), tiny.bert())
-    assert again.skipped and "training skipped" in capsys.readouterr().out
-    with pytest.raises(UsageError, match=r"learning_rate: 0.001 -> 0.002.*--overwrite"):
-        fit(make_task(), config(tmp_path, learning_rate=2e-3), tiny.bert())
-    with pytest.raises(DataError, match=r"train: other rows \(40 then, 41 now\)"):
-        fit(tiny.TokenTask(train=tiny.token_rows(41), evaluation=tiny.token_rows(21, seed=5)), config(tmp_path), tiny.bert())
-    assert weights == (tmp_path / "run/model.safetensors").stat().st_mtime_ns
-    fit(make_task(), config(tmp_path, learning_rate=2e-3, overwrite=True), tiny.bert())
-    assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["learning_rate"] == 2e-3
-
-
-def test_a_directory_that_is_not_ours_is_left_alone(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/thesis.tex").write_text("nine years of work")
-    with pytest.raises(UsageError, match="not empty"):
-        fit(make_task(), config(tmp_path), tiny.bert())
-    with pytest.raises(UsageError, match="not empty"):
-        fit(make_task(), config(tmp_path, overwrite=True), tiny.bert())
-    assert (tmp_path / "run/thesis.tex").read_text() == "nine years of work"
-
-
-def test_a_folder_named_checkpoints_is_not_taken_for_a_run(tmp_path):
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
-    (tmp_path / "run/checkpoints/mine.pt").write_text("mine")
-    with pytest.raises(UsageError, match="not empty"):
-        fit(make_task(), config(tmp_path, overwrite=True), tiny.bert())
-    assert (tmp_path / "run/checkpoints/mine.pt").exists()
-
-
-def test_overwrite_removes_nothing_before_everything_else_is_right(tmp_path):
-    fit(make_task(), config(tmp_path), tiny.bert())
-    with pytest.raises(UsageError, match="is not computed"):
-        fit(make_task(), config(tmp_path, overwrite=True, best_metric="bleu"), tiny.bert())
-    assert fit(make_task(), config(tmp_path), tiny.bert()).skipped, "the finished run is still there"
-
-
-def test_two_runs_cannot_share_a_directory(tmp_path):
-    """The lock is the process's own, so the other run is another process."""
-    import subprocess
-    import sys
-
-    from engine.artifacts.directory import locked
-
-    code = (
-        "import fcntl, sys; stream = open('.lock', 'a'); fcntl.lockf(stream, fcntl.LOCK_EX); print('held', flush=True); input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(UsageError, match="is in use by another run"), locked(tmp_path):
-            pass
-        other.communicate("\n")
-    with (
-        locked(tmp_path),
-        subprocess.Popen(
-            [sys.executable, "-c", code.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB")],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as other,
-    ):
-        assert "BlockingIOError" in other.communicate()[1]
-
-
-def unfinish(folder: Path, **changes) -> None:
-    """As if the run had been killed just before its end; ``changes`` to what run.json says of it."""
-    document = json.loads((folder / "run/run.json").read_text())
-    (folder / "run/run.json").write_text(json.dumps(document | {"status": "running"} | changes))
-
-
 def test_a_run_killed_after_stopping_early_does_not_train_on(tmp_path):
     Scripted.calls = -1
     rows = tiny.token_rows(40)
@@ -393,33 +303,6 @@ def test_a_run_killed_after_stopping_early_does_not_train_on(tmp_path):
     Scripted.calls = -1
     again = fit(Scripted(train=rows, evaluation=rows), config(tmp_path, resume=True, **settings), tiny.bert())
     assert again.metrics["num_steps"] == 20 and again.metrics["eval_accuracy"] == 0.9
-
-
-def test_resuming_past_a_damaged_checkpoint_sets_it_aside(tmp_path, capsys):
-    """Else it would stand in the way of the one that takes its place."""
-    first = fit(make_task(), config(tmp_path, epochs=3), tiny.bert())
-    checkpoints = tmp_path / "run/checkpoints"
-    latest = sorted(checkpoints.iterdir())[-1]
-    (latest / "model.safetensors").write_bytes(b"damaged")
-    unfinish(tmp_path)
-    weights = (tmp_path / "run/model.safetensors").read_bytes()
-    again = fit(make_task(), config(tmp_path, epochs=3, resume=True), tiny.bert())
-    assert "warning: " in capsys.readouterr().err
-    assert weights == (tmp_path / "run/model.safetensors").read_bytes()
-    assert first.metrics["eval_loss"] == again.metrics["eval_loss"]
-    assert (checkpoints / f".bad-{latest.name}/model.safetensors").read_bytes() == b"damaged"
-    fit(make_task(), config(tmp_path, epochs=3, overwrite=True), tiny.bert())
-    assert not list(checkpoints.glob(".bad-*")), "--overwrite removes all of the earlier run"
-
-
-def test_a_model_inside_the_output_directory_is_refused(tmp_path):
-    from engine.data.sources import Source, SourceConfig
-
-    task = make_task()
-    (tmp_path / "run/inner").mkdir(parents=True)
-    task.source = Source(SourceConfig(model=str(tmp_path / "run/inner")))
-    with pytest.raises(UsageError, match="lies inside --output-dir"):
-        fit(task, config(tmp_path), tiny.bert())
 
 
 def test_nan_stops_the_run_before_the_weights_are_touched(tmp_path):
@@ -474,134 +357,6 @@ def test_a_model_may_bring_folders(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["1_Part", "checkpoints"]
 
 
-# ------------------------------------------------------------------------------------------------ what resuming compares
-
-
-def test_resuming_without_a_checkpoint_starts_and_says_so(tmp_path, capsys):
-    fit(make_task(), config(tmp_path, resume=True), tiny.bert())
-    assert "resume: there is no checkpoint, starting at step 0" in capsys.readouterr().out
-
-
-def test_changes_that_mean_nothing_do_not_stop_a_resumed_run(tmp_path, capsys):
-    fit(make_task(), config(tmp_path), tiny.bert())
-    unfinish(tmp_path)
-    others = {"log_steps": 1, "save_steps": 2, "eval_batch_size": 3, "workers": 1, "keep_checkpoints": 5, "async_save": True}
-    fit(make_task(), config(tmp_path, resume=True, **others), tiny.bert())
-    assert "resume: exact, from step 10 of 10" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("changes", "rows", "dropout", "words"),
-    [({"learning_rate": 1e-4}, 40, 0.1, "other settings (learning_rate: 0.001 -> 0.0001)"), ({}, 39, 0.1, "train: other rows (40 then, 39 now)"),
-     ({}, 40, 0.2, "other model (attention_probs_dropout_prob: 0.1 -> 0.2; hidden_dropout_prob: 0.1 -> 0.2)"),
-     ({"batching": "padded"}, 40, 0.1, "other settings (batching: 'auto' -> 'padded')")],
-)  # fmt: skip
-def test_what_would_be_another_run_is_shown_and_refused(tmp_path, changes, rows, dropout, words):
-    fit(make_task(), config(tmp_path), tiny.bert())
-    unfinish(tmp_path)
-    task = tiny.TokenTask(train=tiny.token_rows(rows), evaluation=tiny.token_rows(21, seed=5))
-    with pytest.raises((UsageError, DataError)) as refused:
-        fit(task, config(tmp_path, resume=True, **changes), tiny.bert(dropout=dropout))
-    assert words in str(refused.value) and "--overwrite" in str(refused.value)
-
-
-def test_another_tokenizer_is_other_data(tmp_path, capsys):
-    import run
-
-    tiny.save_model(tmp_path / "model")
-    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in tiny.texts(40)))
-    command = ["--task", "classification", "--train-file", f"{tmp_path}/t.csv", "--model", f"{tmp_path}/model", "--epochs", "1",
-               "--output-dir", f"{tmp_path}/run", "--device", "cpu"]  # fmt: skip
-    assert run.main(command) == 0
-    unfinish(tmp_path)
-    vocabulary = tmp_path / "model/tokenizer.json"
-    vocabulary.write_text(vocabulary.read_text().replace('"w3"', '"x"').replace('"w4"', '"w3"').replace('"x"', '"w4"'))
-    capsys.readouterr()
-    assert run.main([*command, "--resume"]) == 3
-    assert "the data, or the tokenizer, have changed" in capsys.readouterr().err
-
-
-def test_a_resumed_run_says_what_makes_it_not_bitwise(tmp_path, capsys):
-    fit(make_task(), config(tmp_path), tiny.bert())
-    versions = json.loads((tmp_path / "run/run.json").read_text())["versions"]
-    unfinish(tmp_path, device="cpu (64 threads)", versions=versions | {"torch": "2.0"})
-    fit(make_task(), config(tmp_path, resume=True), tiny.bert())
-    expected = (
-        "resume: same data order, not bitwise (runs on: 'cpu (64 threads)' -> 'cpu (1 threads)'; "
-        f"torch: '2.0' -> '{torch.__version__}'), from step 10 of 10"
-    )
-    assert expected in capsys.readouterr().out
-
-
-def test_what_a_killed_process_has_left_half_done_goes_at_the_start(tmp_path):
-    fit(make_task(), config(tmp_path), tiny.bert())
-    unfinish(tmp_path)
-    left = [
-        tmp_path / "run" / name
-        for name in ("checkpoints/.tmp-step-00000099", "checkpoints/.dead-step-00000001", ".tmp-model-x")
-    ]
-    for folder in left:
-        folder.mkdir()
-        (folder / "half").write_bytes(b"half")
-    kept = tmp_path / "run/.of-the-user"
-    kept.mkdir()
-    fit(make_task(), config(tmp_path, resume=True), tiny.bert())
-    assert not any(folder.exists() for folder in left) and kept.exists()
-
-
-# ------------------------------------------------------------------------------------------------------------- no room
-
-
-def test_a_disk_without_room_is_refused_at_the_start(tmp_path, monkeypatch):
-    model = tiny.bert()
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    moments = 2 * sum(parameter.nbytes for parameter in model.parameters())
-    needed = weights + 2 * (weights + moments)  # two epochs: two checkpoints
-    for free in (needed - 1, needed):
-        monkeypatch.setattr("engine.checks.shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
-        if free < needed:
-            with pytest.raises(ResourceError, match=r"needs \d+ MiB for checkpoints and the model, and \d+ MiB are free"):
-                fit(make_task(), config(tmp_path), model)
-            assert not (tmp_path / "run/run.json").exists()
-    fit(make_task(), config(tmp_path), tiny.bert())
-
-
-def test_no_room_for_the_finished_model_is_one_line_and_the_checkpoints_stand(tmp_path):
-    from safetensors import SafetensorError
-
-    class Full(tiny.TokenTask):
-        def save(self, model, directory):
-            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    full = Full(train=tiny.token_rows(40), evaluation=tiny.token_rows(21, seed=5))
-    with pytest.raises(ResourceError, match=r"could not be saved in .*No space left on device.*the checkpoints stand"):
-        fit(full, config(tmp_path), tiny.bert())
-    assert fit(make_task(), config(tmp_path, resume=True), tiny.bert()).metrics["num_steps"] == 10
-
-
-def test_a_device_without_room_is_one_line_wherever_it_shows():
-    """Outside of training, too: while a model is put there, in --explain, in predict and evaluate."""
-    line, code = explain_error(torch.OutOfMemoryError("CUDA out of memory. TrialSteps to allocate 2.00 GiB"))
-    assert code == 6 and line.startswith("error: out of memory: lower --batch-size, --eval-batch-size")
-
-
-@pytest.mark.parametrize(("keep", "number"), [(1, 4), (2, 4), ("best", 3)])
-def test_room_for_two_checkpoints_is_asked_for_whatever_is_kept(tmp_path, monkeypatch, keep, number):
-    """Two are kept at least, beside the best and the new one, or the newest alone; each evaluation may make one."""
-    model = tiny.bert()
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    needed = weights + number * (weights + 2 * sum(parameter.nbytes for parameter in model.parameters()))
-    monkeypatch.setattr("engine.checks.shutil.disk_usage", lambda _: type("Usage", (), {"free": needed - 1}))
-    with pytest.raises(ResourceError, match="for checkpoints and the model"):
-        fit(make_task(), config(tmp_path, eval_steps=1, save_steps=1000, keep_checkpoints=keep), model)
-
-
-def test_the_output_directory_may_lie_at_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    fit(make_task(), dataclasses.replace(config(tmp_path, epochs=1), output_dir="~/run"), tiny.bert())
-    assert (tmp_path / "run/run.json").exists()
-
-
 def test_fp16_overflows_before_a_loss_that_is_not_finite_are_not_to_blame():
     good, infinite = torch.tensor(1.0), torch.tensor(float("inf"))
     steps = [
@@ -610,10 +365,3 @@ def test_fp16_overflows_before_a_loss_that_is_not_finite_are_not_to_blame():
     ]
     assert first_bad_step(steps, scaled=True)[:2] == (2, False)
     assert first_bad_step(steps, scaled=False)[:2] == (1, True)
-
-
-def test_a_read_only_file_system_is_no_matter_of_usage(tmp_path, monkeypatch):
-    (tmp_path / "run").mkdir()
-    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
-    with pytest.raises(ResourceError, match="lies on a read-only file system"):
-        fit(make_task(), config(tmp_path), tiny.bert())

@@ -19,8 +19,11 @@ from bench.toys import tiny
 from engine.build import build
 from engine.checkpoint import snapshot, store
 from engine.config import TrainConfig
+from engine.errors import DataError, UsageError
+from engine.fit import fit
 from tests.toys.cli import fails
 from tests.toys.killed import SMALL, assert_same_bits, lines_of, small_task, train_to
+from tests.toys.runs import config, make_task, unfinish
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -78,6 +81,82 @@ def test_resuming_reads_no_skipped_row(tmp_path):
     for _ in setup.data.steps(setup.state.step):
         pass
     assert len(read) == 50 - 2 * 12, "epoch 3 has used two steps of 12 examples"
+
+
+# ------------------------------------------------------------------------------------------------ what is compared
+
+
+def test_resuming_past_a_damaged_checkpoint_sets_it_aside(tmp_path, capsys):
+    """Else it would stand in the way of the one that takes its place."""
+    first = fit(make_task(), config(tmp_path, epochs=3), tiny.bert())
+    checkpoints = tmp_path / "run/checkpoints"
+    latest = sorted(checkpoints.iterdir())[-1]
+    (latest / "model.safetensors").write_bytes(b"damaged")
+    unfinish(tmp_path)
+    weights = (tmp_path / "run/model.safetensors").read_bytes()
+    again = fit(make_task(), config(tmp_path, epochs=3, resume=True), tiny.bert())
+    assert "warning: " in capsys.readouterr().err
+    assert weights == (tmp_path / "run/model.safetensors").read_bytes()
+    assert first.metrics["eval_loss"] == again.metrics["eval_loss"]
+    assert (checkpoints / f".bad-{latest.name}/model.safetensors").read_bytes() == b"damaged"
+    fit(make_task(), config(tmp_path, epochs=3, overwrite=True), tiny.bert())
+    assert not list(checkpoints.glob(".bad-*")), "--overwrite removes all of the earlier run"
+
+
+def test_resuming_without_a_checkpoint_starts_and_says_so(tmp_path, capsys):
+    fit(make_task(), config(tmp_path, resume=True), tiny.bert())
+    assert "resume: there is no checkpoint, starting at step 0" in capsys.readouterr().out
+
+
+def test_changes_that_mean_nothing_do_not_stop_a_resumed_run(tmp_path, capsys):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    unfinish(tmp_path)
+    others = {"log_steps": 1, "save_steps": 2, "eval_batch_size": 3, "workers": 1, "keep_checkpoints": 5, "async_save": True}
+    fit(make_task(), config(tmp_path, resume=True, **others), tiny.bert())
+    assert "resume: exact, from step 10 of 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "dropout", "words"),
+    [({"learning_rate": 1e-4}, 40, 0.1, "other settings (learning_rate: 0.001 -> 0.0001)"), ({}, 39, 0.1, "train: other rows (40 then, 39 now)"),
+     ({}, 40, 0.2, "other model (attention_probs_dropout_prob: 0.1 -> 0.2; hidden_dropout_prob: 0.1 -> 0.2)"),
+     ({"batching": "padded"}, 40, 0.1, "other settings (batching: 'auto' -> 'padded')")],
+)  # fmt: skip
+def test_what_would_be_another_run_is_shown_and_refused(tmp_path, changes, rows, dropout, words):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    unfinish(tmp_path)
+    task = tiny.TokenTask(train=tiny.token_rows(rows), evaluation=tiny.token_rows(21, seed=5))
+    with pytest.raises((UsageError, DataError)) as refused:
+        fit(task, config(tmp_path, resume=True, **changes), tiny.bert(dropout=dropout))
+    assert words in str(refused.value) and "--overwrite" in str(refused.value)
+
+
+def test_another_tokenizer_is_other_data(tmp_path, capsys):
+    import run
+
+    tiny.save_model(tmp_path / "model")
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in tiny.texts(40)))
+    command = ["--task", "classification", "--train-file", f"{tmp_path}/t.csv", "--model", f"{tmp_path}/model", "--epochs", "1",
+               "--output-dir", f"{tmp_path}/run", "--device", "cpu"]  # fmt: skip
+    assert run.main(command) == 0
+    unfinish(tmp_path)
+    vocabulary = tmp_path / "model/tokenizer.json"
+    vocabulary.write_text(vocabulary.read_text().replace('"w3"', '"x"').replace('"w4"', '"w3"').replace('"x"', '"w4"'))
+    capsys.readouterr()
+    assert run.main([*command, "--resume"]) == 3
+    assert "the data, or the tokenizer, have changed" in capsys.readouterr().err
+
+
+def test_a_resumed_run_says_what_makes_it_not_bitwise(tmp_path, capsys):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    versions = json.loads((tmp_path / "run/run.json").read_text())["versions"]
+    unfinish(tmp_path, device="cpu (64 threads)", versions=versions | {"torch": "2.0"})
+    fit(make_task(), config(tmp_path, resume=True), tiny.bert())
+    expected = (
+        "resume: same data order, not bitwise (runs on: 'cpu (64 threads)' -> 'cpu (1 threads)'; "
+        f"torch: '2.0' -> '{torch.__version__}'), from step 10 of 10"
+    )
+    assert expected in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------- through run.py, with a real SIGKILL

@@ -1,0 +1,103 @@
+"""Whose a directory is: the same run again, another one, somebody else's files, two runs at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from bench.toys import tiny
+from engine.errors import DataError, UsageError
+from engine.fit import fit
+from tests.toys.runs import config, make_task, unfinish
+
+
+def test_the_same_again_is_skipped_and_another_is_refused(tmp_path, capsys):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    weights = (tmp_path / "run/model.safetensors").stat().st_mtime_ns
+    again = fit(make_task(), config(tmp_path, log_steps=5, workers=1), tiny.bert())
+    assert again.skipped and "training skipped" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"learning_rate: 0.001 -> 0.002.*--overwrite"):
+        fit(make_task(), config(tmp_path, learning_rate=2e-3), tiny.bert())
+    with pytest.raises(DataError, match=r"train: other rows \(40 then, 41 now\)"):
+        fit(tiny.TokenTask(train=tiny.token_rows(41), evaluation=tiny.token_rows(21, seed=5)), config(tmp_path), tiny.bert())
+    assert weights == (tmp_path / "run/model.safetensors").stat().st_mtime_ns
+    fit(make_task(), config(tmp_path, learning_rate=2e-3, overwrite=True), tiny.bert())
+    assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["learning_rate"] == 2e-3
+
+
+def test_a_directory_that_is_not_ours_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.tex").write_text("nine years of work")
+    with pytest.raises(UsageError, match="not empty"):
+        fit(make_task(), config(tmp_path), tiny.bert())
+    with pytest.raises(UsageError, match="not empty"):
+        fit(make_task(), config(tmp_path, overwrite=True), tiny.bert())
+    assert (tmp_path / "run/thesis.tex").read_text() == "nine years of work"
+
+
+def test_a_folder_named_checkpoints_is_not_taken_for_a_run(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/mine.pt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        fit(make_task(), config(tmp_path, overwrite=True), tiny.bert())
+    assert (tmp_path / "run/checkpoints/mine.pt").exists()
+
+
+def test_overwrite_removes_nothing_before_everything_else_is_right(tmp_path):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    with pytest.raises(UsageError, match="is not computed"):
+        fit(make_task(), config(tmp_path, overwrite=True, best_metric="bleu"), tiny.bert())
+    assert fit(make_task(), config(tmp_path), tiny.bert()).skipped, "the finished run is still there"
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path):
+    """The lock is the process's own, so the other run is another process."""
+    import subprocess
+    import sys
+
+    from engine.artifacts.directory import locked
+
+    code = (
+        "import fcntl, sys; stream = open('.lock', 'a'); fcntl.lockf(stream, fcntl.LOCK_EX); print('held', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="is in use by another run"), locked(tmp_path):
+            pass
+        other.communicate("\n")
+    with (
+        locked(tmp_path),
+        subprocess.Popen(
+            [sys.executable, "-c", code.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB")],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as other,
+    ):
+        assert "BlockingIOError" in other.communicate()[1]
+
+
+def test_what_a_killed_process_has_left_half_done_goes_at_the_start(tmp_path):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    unfinish(tmp_path)
+    left = [
+        tmp_path / "run" / name
+        for name in ("checkpoints/.tmp-step-00000099", "checkpoints/.dead-step-00000001", ".tmp-model-x")
+    ]
+    for folder in left:
+        folder.mkdir()
+        (folder / "half").write_bytes(b"half")
+    kept = tmp_path / "run/.of-the-user"
+    kept.mkdir()
+    fit(make_task(), config(tmp_path, resume=True), tiny.bert())
+    assert not any(folder.exists() for folder in left) and kept.exists()
+
+
+def test_the_output_directory_may_lie_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fit(make_task(), dataclasses.replace(config(tmp_path, epochs=1), output_dir="~/run"), tiny.bert())
+    assert (tmp_path / "run/run.json").exists()

@@ -1,6 +1,7 @@
 """Values that were read from a JSON file: each is of the type that it must have, or the reading ends with one line.
 
-The files are run.json and the state.json of a checkpoint; both may have been written by something else. Next: document.py.
+The files are run.json and the state.json of a checkpoint; both may have been written by something else.
+Next: artifacts/document.py.
 """
 
 from __future__ import annotations

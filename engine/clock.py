@@ -3,7 +3,7 @@ the steps evaluation and saving.
 
 On a CPU a phase is the wall time inside it, and together they are the run's (a test holds them to 2%). On CUDA, kernels
 run behind the program, so the phases of the device are the time between two events on the stream, read when the log line
-is written: no synchronisation is added to a step. On MPS they are the time to hand the work over. Next: profiling.py,
+is written: no synchronisation is added to a step. On MPS they are the time to hand the work over. Next: record/profiling.py,
 which looks closer.
 """
 
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 STREAM = ("copy", "forward", "backward", "clip", "optimizer")  # what the device does
-PHASES = ("data", "guard", *STREAM, "log")  # of a step; guard: noting the generators, see memory_guard.py
+PHASES = ("data", "guard", *STREAM, "log")  # of a step; guard: noting the generators, see memory/retry.py
 BETWEEN_STEPS = ("evaluation", "saving", "profiling")  # between steps
 
 
 class Clock:
-    """Adds up the seconds of each phase. ``watch`` is entered around each, by name; profiling.py puts its own there."""
+    """Adds up the seconds of each phase. ``watch`` is entered around each, by name; record/profiling.py puts its own there."""
 
     def __init__(self, device: torch.device):
         self.device = device

@@ -1,15 +1,12 @@
-"""What a run says to the person at the terminal: one line at a time, safe to print. Standard library only, so that errors and
-settings can use it before torch is imported.
+"""What a run says to the person at the terminal: one line at a time, safe to print. Imports no torch, so that errors and
+settings can use it first.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def note(message: str) -> None:

@@ -1,7 +1,7 @@
 """What a run would do, cost and take, before it does: ``--explain``. Nothing is written, and nothing of the run changes.
 
 The run is put together as ever, a few of its steps are tried, and all of that is thrown away. Each line ends with the
-function that its numbers come from. Next: plan.py, flops.py.
+function that its numbers come from. Next: data/plan.py, model/flops.py.
 """
 
 from __future__ import annotations

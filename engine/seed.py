@@ -25,6 +25,24 @@ def set_seed(seed: int, rank: int = 0) -> None:
     torch.manual_seed(seed)  # CUDA and MPS too
 
 
+def get_generators(device: torch.device) -> dict[str, Any]:
+    """The state of every generator that a forward pass may draw from; nothing waits for the device.
+
+    As they are, for a step that may be tried again: ``get_rng`` takes them apart for a checkpoint, too slowly for each step.
+    """
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_generators(states: dict[str, Any]) -> None:
+    """The reverse; CUDA's is that of the current device, which ``choose_device`` has set."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+
+
 def get_rng() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state of every random generator a step may draw from."""
     version, words, gauss = random.getstate()

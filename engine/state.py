@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def call(function: Callable[..., T], *arguments: Any) -> T:
-    """The plain way to run a part of a step; memory_guard.py has another."""
+    """The plain way to run a part of a step; memory/retry.py has another."""
     return function(*arguments)
 
 

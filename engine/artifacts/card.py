@@ -1,7 +1,7 @@
 """The model card: README.md of a finished run, which the Hub shows, and which says how to load and how to repeat it.
 
 It is made from run.json and metrics.jsonl, so it claims nothing that does not stand there. Names and labels come from
-data: they are escaped. Folders of the machine stay out of it; a file keeps its name. Next: share.py, which uploads it.
+data: they are escaped. Folders of the machine stay out of it; a file keeps its name. Next: commands/push.py, which uploads it.
 """
 
 from __future__ import annotations

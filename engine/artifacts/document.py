@@ -73,7 +73,7 @@ class KeptModel:
 @dataclass(frozen=True)
 class RunDocument:
     """run.json. ``settings``: everything that was asked for, flat, as plain values; what an older run does not have counts as
-    its default (config.py: with_defaults).
+    its default (settings/fields.py: with_defaults).
 
     ``versions``: of the packages, and the processor's ``instructions``. ``device``, ``precision`` and ``batching``: what
     "auto" came to. ``base_model``: name and license of the checkpoint that training starts from. ``command``: that makes

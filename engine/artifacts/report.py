@@ -1,6 +1,6 @@
 """report.html: what a run did, as one file that loads nothing, for a browser, a phone, or paper.
 
-It is drawn from run.json and metrics.jsonl alone, so it can be made again at any time (compare.py has the commands).
+It is drawn from run.json and metrics.jsonl alone, so it can be made again at any time (commands/report.py has the commands).
 Whatever comes from data or a user is escaped by the template beside this file, whose Content-Security-Policy forbids every
 request. Next: fit.py, which writes it at the end of a run.
 """

@@ -1,6 +1,6 @@
 """When a checkpoint is written: before training goes on, or beside it (``--async-save``).
 
-What is written, and how it cannot be half, is store.py's. Next: record.py, which asks for it.
+What is written, and how it cannot be half, is store.py's. Next: record/run.py, which asks for it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A model in one piece is saved in full by rank 0. Of a model that is spread over the ranks (``--shard``) each rank saves its
 own rows of every tensor, and reads the rows that it needs, however many ranks have saved them: nobody holds the whole.
-Next: saving.py, which decides when a checkpoint is written.
+Next: saver.py, which decides when a checkpoint is written.
 """
 
 from __future__ import annotations

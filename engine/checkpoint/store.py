@@ -4,7 +4,7 @@ A checkpoint is a directory ``step-NNNNNNNN`` of safetensors and JSON (no pickle
 and renamed: the rename is the one commit point. MANIFEST.json holds size and sha256 of each file, because safetensors
 does not notice a flipped bit. Files are hashed while they are written, and piece by piece when they are verified.
 Format 1 holds each tensor in full; format 2, of a model that is spread over ranks, has one file of each rank with its rows.
-Next: checkpoint.py, what is in one.
+Next: snapshot.py, what is in one.
 """
 
 from __future__ import annotations

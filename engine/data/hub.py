@@ -12,11 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any, TypeVar
 
 PROBE_SECONDS = 4.0
 

@@ -2,7 +2,7 @@
 
 So the number of steps is known, resuming is a slice (nothing is read to be skipped), and the position in a run is one
 number: ``step``. Order of epoch e: ``torch.randperm(n, generator=Generator().manual_seed(seed + e))``, which is also
-Trainer's (accelerate's SeedableRandomSampler). Next: data.py, which reads what is planned here.
+Trainer's (accelerate's SeedableRandomSampler). Next: loader.py, which reads what is planned here.
 """
 
 from __future__ import annotations

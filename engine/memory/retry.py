@@ -7,11 +7,9 @@ of the state, so a resumed run cuts the same. Next: loop.py, whose ``accumulate`
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from engine.console import note
 from engine.data.batch import Batch, Key
 from engine.distributed.device import describe_device
 from engine.errors import ResourceError
+from engine.seed import get_generators, set_generators
 from engine.state import TrainState
 
 Accumulate = Callable[[TrainState, Any, Collection[Batch], Tensor], Tensor]
@@ -36,7 +35,7 @@ class OutOfMemoryRetry:
     ) -> Tensor:
         """``accumulate(...)``. Raises ResourceError when a single example does not fit."""
         with state.clock.phase("guard"):
-            before = get_rng(state.device)
+            before = get_generators(state.device)
             batches = list(batches)
         while True:
             batches = [piece for batch in batches for piece in self.fitting(batch, state.max_tokens)]
@@ -48,7 +47,7 @@ class OutOfMemoryRetry:
             # Only here are the traceback and the activations that it holds gone.
             assert self.at is not None
             state.optimizer.zero_grad(set_to_none=True)  # what earlier micro-batches, and half of this one, have added
-            set_rng(before)
+            set_generators(before)
             if state.device.type == "cuda":
                 torch.cuda.empty_cache()  # in pieces of the old size
             self.shrink(self.at, state)
@@ -98,18 +97,3 @@ class TrackedBatches(Collection[Batch]):
 def is_out_of_memory(error: RuntimeError) -> bool:
     """CUDA and MPS have a type for it, torch's allocator for CPUs has a text."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def get_rng(device: torch.device) -> dict[str, Any]:
-    """The state of every generator that a forward pass may draw from; nothing waits for the device."""
-    states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def set_rng(states: dict[str, Any]) -> None:
-    """The reverse; CUDA's is that of the current device, which ``choose_device`` has set."""
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])

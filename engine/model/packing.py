@@ -5,7 +5,7 @@ stays within a segment, positions restart at each, and a sequence head reads eac
 The first is an attention function registered with transformers (``AttentionInterface``); it is sdpa for a batch that is
 not packed, so padded evaluation and ``generate`` work unchanged. The second is the collate's. The third is one hook.
 
-Not every architecture fits: batching.py compares packed with padded on a small random twin before this is used.
+Not every architecture fits: layout.py compares packed with padded on a small random twin before this is used.
 Next: attention.py, the kernels.
 """
 

@@ -1,6 +1,6 @@
 """Being asked to stop: SIGTERM, Ctrl-C, or a time limit. The step at hand is finished and saved, then the run ends.
 
-A second Ctrl-C leaves at once: the checkpoint before stands, for none is ever half written. Next: record.py, which asks.
+A second Ctrl-C leaves at once: the checkpoint before stands, for none is ever half written. Next: run.py, which asks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A class out of a file of the user's, ``FILE.py:CLASS``: a task of one's own (``--task``), a log writer (``--write-to``).
 
 Importing such a file runs it, so its name is taken from the user's own command line or settings file only, never from what a
-run has left behind. Next: writers.py, tasks/__init__.py.
+run has left behind. Next: record/writers.py, tasks/__init__.py.
 """
 
 from __future__ import annotations

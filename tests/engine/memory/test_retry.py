@@ -118,10 +118,10 @@ def test_nothing_of_the_failed_try_is_left(where, precision):
     assert largest_difference(state, known) == 0
 
 
-@pytest.mark.parametrize("guard", ["set_rng", "zero_grad"])
+@pytest.mark.parametrize("guard", ["set_generators", "zero_grad"])
 def test_that_comparison_can_fail(guard, monkeypatch):
-    if guard == "set_rng":
-        monkeypatch.setattr(retry, "set_rng", lambda states: None)
+    if guard == "set_generators":
+        monkeypatch.setattr(retry, "set_generators", lambda states: None)
     else:
         monkeypatch.setattr(torch.optim.AdamW, "zero_grad", lambda self, set_to_none=True: None)
     state, _, _ = steps(1, max_examples=4, where="backward", dropout=0.1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def build(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it before its first call
     torch.use_deterministic_algorithms(config.deterministic)
     set_seed(config.seed)
-    allow_tf32(device)
+    allow_tf32(device, precision)
     if device.type == "cpu":
         keep_freed_memory()
     model, plain, layout = world.on_all_ranks(lambda: prepared(task, config, device, precision, model))
@@ -108,7 +109,8 @@ def build(
         device=device,
     )
     data = Data(plan, task, examples, layout, config, world, clock)
-    if task.additive and world.size == 1:  # another rank would not know of the micro-batches of a cut one
+    # Another rank would not know of the micro-batches of a cut one, and a recorded graph has room for one set of gradients.
+    if task.additive and world.size == 1 and config.cuda_graph != "on":
         state.execute = OutOfMemoryRetry(data.batch)
     if replica is not model:
         rehearse(state, data)
@@ -151,6 +153,9 @@ def prepared(
     if config.cuda_graph == "on":
         longest = int(task.max_length or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
         layout = few_shapes(layout, longest, device)
+        if config.accumulation_steps > 1:  # https://github.com/pytorch/pytorch/issues/169545
+            raise UsageError("--cuda-graph on: the gradients of a recorded graph lie where the next micro-batch writes its own; "
+                             "give --accumulation-steps 1, or no --cuda-graph")  # fmt: skip
     if config.compile and layout.kind == "packed" and device.type == "cpu":
         raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")
     return model, model if plain is None else plain, layout
@@ -179,7 +184,9 @@ def make_run(
     def measure() -> Evaluation:
         assert held_out is not None
         loader = eval_loader(task, held_out, setup.layout, config, setup.world)
-        with state.average.in_place():
+        # In evaluation every batch has a length of its own: there would be a graph to record for each.
+        eager = torch.compiler.set_stance("force_eager") if config.cuda_graph == "on" else nullcontext()
+        with state.average.in_place(), eager:
             return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
 
     return Run(

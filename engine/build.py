@@ -143,7 +143,8 @@ def prepared(
     if config.gradient_checkpointing:
         if not getattr(model, "supports_gradient_checkpointing", False):
             raise UsageError(f"--gradient-checkpointing: {type(model).__name__} does not know it; leave it out")
-        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # two names of one: transformers 5.23 deprecates the second
     if config.lora:
         model = lora.add(model, config, task.source.config.revision)
     if config.freeze is not None:

@@ -31,7 +31,7 @@ from engine.loader import Data, batches, eval_loader, share
 from engine.loop import accumulate
 from engine.memory.retry import OutOfMemoryRetry
 from engine.memory.usage import keep_freed_memory
-from engine.model import lora, target_logits
+from engine.model import key_value_cache, lora, target_logits
 from engine.model.flops import count_flops, peak_flops
 from engine.model.layout import choose_layout
 from engine.optimizer import SkipGuard, freeze, make_optimizer
@@ -142,10 +142,12 @@ def prepared(
     plain = skeleton(model) if config.shard else None
     layout = choose_layout(config.batching, model, task.level, task.max_length, device, precision)
     target_logits.enable(model, task.level)
+    key_value_cache.keep_for_generate(model)
     if config.gradient_checkpointing:
         if not getattr(model, "supports_gradient_checkpointing", False):
             raise UsageError(f"--gradient-checkpointing: {type(model).__name__} does not know it; leave it out")
-        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # two names of one: transformers 5.23 deprecates the second
     if config.lora:
         model = lora.add(model, config, task.source.config.revision)
     if config.freeze is not None:

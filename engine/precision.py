@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from engine.errors import UsageError
 
@@ -61,10 +62,10 @@ def make_autocast(precision: Precision, device: torch.device) -> Callable[[], Ab
     return partial(torch.autocast, device.type, dtype=DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
 
 
-def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+def make_scaler(precision: Precision, device: torch.device) -> GradScaler:
     """Scales the loss in fp16 so that small gradients do not vanish; switched off it is the identity.
 
     With an optimizer that obeys ``found_inf``, as fused AdamW does, it never reads from the device: an overflow skips the
     update inside the kernel.
     """
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return GradScaler(device.type, enabled=precision == "fp16")

@@ -164,7 +164,8 @@ def test_a_finished_run_writes_what_generate_writes(models, folder, tmp_path, ki
             ids = model.generate(pixel_values=pixel_values, num_beams=beams, max_new_tokens=6, do_sample=False)
             expected.append(tokenizer.decode(ids[0], skip_special_tokens=True).strip())
         capsys.readouterr()
-        assert run.main(["caption", "--model", str(tmp_path / "run"), *files, "--num-beams", str(beams)]) == 0
+        arguments = ["caption", "--model", str(tmp_path / "run"), "--device", "cpu", "--num-beams", str(beams)]
+        assert run.main([*arguments, *files]) == 0
         assert capsys.readouterr().out.splitlines() == [f"{text}\t{name}" for text, name in zip(expected, files, strict=True)]
     if kind != "vit-gpt2":
         assert (

@@ -27,7 +27,7 @@ NEEDS = {
 
 
 COMPILER_THREADS = 4  # of each contender: several compile at a time
-PATIENCE_S = 60.0  # for what should take a second
+PATIENCE_S = 180.0  # for what should take seconds: importing, all at the same time, and ending
 
 
 class Contender:
@@ -119,7 +119,7 @@ def run(
                 (Path(folder) / str(index)).mkdir()
                 contenders.append(Contender(job, Path(folder) / str(index)))
             for contender in contenders:  # importing is the only thing that they do at the same time, but for compiling
-                contender.read("hello", ready_s)
+                contender.read("hello", PATIENCE_S)
             make_ready(contenders, ready_s)
             keep(contenders)
             last = began

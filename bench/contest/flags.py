@@ -10,7 +10,9 @@ from bench.contest import tracks
 def add_workload_flags(parser: ArgumentParser) -> None:
     """What is trained on what: the same flags in every part of the bench."""
     parser.add_argument(
-        "--model", default="minilm", help="minilm (offline extra), folder, Hub name, random:{bert,distilbert,gpt2,llama,tiny,...}"
+        "--model",
+        default="minilm",
+        help="minilm (offline extra), folder, Hub name, random:{bert,distilbert,gpt2,llama,tiny,...}",
     )
     parser.add_argument("--data", default="imdb", help="imdb, yelp, random, or a CSV file")
     parser.add_argument("--text-column", default="text")

@@ -137,12 +137,14 @@ def make_row(
         "env": dict(env),
         "work": {
             "steps": len(windows) * job.steps, "windows": [len(windows), job.windows],
-            "collated": "before training" if job.precollated else "in each step", "examples": work["examples"], "real_tokens": work["num_tokens"],
+            "collated": "before training" if job.precollated else "in each step",
+            "examples": work["examples"], "real_tokens": work["num_tokens"],
             "executed_tokens": work["executed_tokens"], "sum_s2": work["sum_squares"],
             "batch_sha": batches_sha(done["timed"]["rows"]), "init_sha": done["timed"]["init_sha"],
         },
         "time": {
-            "warmup_s": c.ready["warmup_s"], "beside_others": job.compiles and env["device"] == "cuda", "windows_s": [w["seconds"] for w in windows], "gpu_busy_s": None,
+            "warmup_s": c.ready["warmup_s"], "beside_others": job.compiles and env["device"] == "cuda",
+            "windows_s": [w["seconds"] for w in windows], "gpu_busy_s": None,
             "step_ms": {"p50": float(np.percentile(step_ms, 50)), "p95": float(np.percentile(step_ms, 95)),
                         "all": [round(ms, 4) for ms in step_ms[:KEPT_STEPS]]},
         },

@@ -25,7 +25,6 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from bench.contest.job import Job
 from bench.contest.workload import dropouts, weights_sha
 
-
 SCARCE = 0.25  # share of the device's memory that is left for whoever computes next
 
 

@@ -59,10 +59,15 @@ def jobs_of(
             label = f"{track} {precision}" if track == "S" else track
             found.append(
                 dataclasses.replace(
-                    base, system=name, contender=MODULES[system], track=label, device=str(device),
-                    task="language" if track == "LM" else base.task, precollated=track == "LM" or (on_cuda and track in "SB"),
+                    base,
+                    system=name,
+                    contender=MODULES[system],
+                    track=label,
+                    device=str(device),
+                    task="language" if track == "LM" else base.task,
+                    precollated=track == "LM" or (on_cuda and track in "SB"),
                     **choices,
-                )  # fmt: skip
+                )
             )
 
     if track == "D":
@@ -85,7 +90,15 @@ def jobs_of(
             add("plainloop", "compiled", batching="auto", precision="auto", tf32=on_cuda, compile=True)
             add("trainer", "compiled", compile=True, **tuned)
         if on_cuda:
-            add("plainloop", "compiled, CUDA graphs", batching="auto", precision="auto", tf32=True, compile=True, cuda_graph=True)
+            add(
+                "plainloop",
+                "compiled, CUDA graphs",
+                batching="auto",
+                precision="auto",
+                tf32=True,
+                compile=True,
+                cuda_graph=True,
+            )
             add("plain_loop", "buckets of 64, compiled, CUDA graphs", compile=True, cuda_graph=True, round_to=64, **tuned)
     elif track == "LM":
         alike: dict[str, Any] = {"precision": best, "tf32": on_cuda, "tuned": True, "fused": True}

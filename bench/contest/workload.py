@@ -235,7 +235,7 @@ def model_config(name: str, num_labels: int) -> Any:
         "random:bert": BertConfig,
         "random:distilbert": DistilBertConfig,
         "random:tiny": lambda: BertConfig(
-            max_position_embeddings=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, **tiny,
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64, **tiny
         ),
         "random:gpt2": lambda: GPT2Config(**dry),
         "random:llama": lambda: LlamaConfig(

@@ -1,7 +1,9 @@
 """Who takes part in which track, and with which of its tool's choices.
 
-D: the defaults, as each tool's tutorial has them. S: the same batches and the same precision for all, so that only the
-tools differ. B: each at its best. overhead: a model so small that a step is nothing but the loop.
+D: the defaults, as each tool's tutorial has them, collating included. S: the same batches and the same precision for all,
+so that only the tools differ. B: each at its best. LM: language models, the same batches for all, padded, flattened or
+packed. overhead: a model so small that a step is nothing but the loop. On CUDA the batches of S and B are collated before
+training begins, for all alike, and those of LM everywhere.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ TRACKS = {
     "D": "each tool's defaults",
     "S": "the same batches and precision for all",
     "B": "each at its best",
+    "LM": "language models, each as it goes without padding, or with",
     "overhead": "the loop's own cost",
 }
+USUAL = ("D", "S", "B", "overhead")  # without --track
 
 
 def jobs_of(
@@ -54,7 +58,16 @@ def jobs_of(
             name = NAMES[system] + (f", {suffix}" if suffix else "")
             label = f"{track} {precision}" if track == "S" else track
             found.append(
-                dataclasses.replace(base, system=name, contender=MODULES[system], track=label, device=str(device), **choices)
+                dataclasses.replace(
+                    base,
+                    system=name,
+                    contender=MODULES[system],
+                    track=label,
+                    device=str(device),
+                    task="language" if track == "LM" else base.task,
+                    precollated=track == "LM" or (on_cuda and track in "SB"),
+                    **choices,
+                )
             )
 
     if track == "D":
@@ -76,10 +89,42 @@ def jobs_of(
         if compile or on_cuda:
             add("plainloop", "compiled", batching="auto", precision="auto", tf32=on_cuda, compile=True)
             add("trainer", "compiled", compile=True, **tuned)
+        if on_cuda:
+            add(
+                "plainloop",
+                "compiled, CUDA graphs",
+                batching="auto",
+                precision="auto",
+                tf32=True,
+                compile=True,
+                cuda_graph=True,
+            )
+            add("plain_loop", "buckets of 64, compiled, CUDA graphs", compile=True, cuda_graph=True, round_to=64, **tuned)
+    elif track == "LM":
+        alike: dict[str, Any] = {"precision": best, "tf32": on_cuda, "tuned": True, "fused": True}
+        add("plainloop", batching="auto", precision=best, tf32=on_cuda)
+        add("plain_loop", **alike)  # padded, as the next: what losses are checked against
+        add("trainer", **alike)
+        add("trainer", "flattened, sdpa", batching="flattened", **alike)
+        if on_cuda and has_flex_attention(base.model):
+            add("trainer", "flattened, flex_attention", batching="flattened", attention="flex_attention", **alike)
+        if compile:
+            add("plainloop", "compiled", batching="auto", precision=best, tf32=on_cuda, compile=True)
+            add("trainer", "compiled", compile=True, **alike)
     else:
         for system in SYSTEMS:
             add(system, precision="fp32", batching="padded", measure_floor=True)
     return found
+
+
+def has_flex_attention(model: str) -> bool:
+    """Do transformers' models of this kind know it? GPT-2 does not."""
+    from transformers import AutoModelForCausalLM
+
+    from bench.contest.workload import model_config
+
+    kind = AutoModelForCausalLM._model_mapping[type(model_config(model, 2))]
+    return bool(getattr(kind, "_supports_flex_attn", False))
 
 
 def overhead_base(base: Job, tokens: str, steps: int) -> Job:

@@ -156,8 +156,10 @@ def prepared(
         longest = int(task.max_length or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
         layout = few_shapes(layout, longest, device)
         if config.accumulation_steps > 1:  # https://github.com/pytorch/pytorch/issues/169545
-            raise UsageError("--cuda-graph on: the gradients of a recorded graph lie where the next micro-batch writes its own; "
-                             "give --accumulation-steps 1, or no --cuda-graph")  # fmt: skip
+            raise UsageError(
+                "--cuda-graph on: the gradients of a recorded graph lie where those of the next micro-batch are written; "
+                "give --accumulation-steps 1, or no --cuda-graph"
+            )
     if config.compile and layout.kind == "packed" and device.type == "cpu":
         raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")
     return model, model if plain is None else plain, layout

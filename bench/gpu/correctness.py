@@ -40,7 +40,8 @@ def attention_dropout(device: torch.device) -> dict[str, Any]:
     def run(seed: int, dropout: float = 0.1) -> tuple[Tensor, list[Tensor]]:
         torch.manual_seed(seed)
         leaves = [t.clone().requires_grad_() for t in (q, k, v)]
-        out = attend(*leaves, offsets, max(lengths), dropout=dropout, scale=0.125, causal=False, window=-1)  # type: ignore[misc]
+        a, b, c = leaves
+        out = attend(a, b, c, offsets, max(lengths), dropout=dropout, scale=0.125, causal=False, window=-1)
         out.backward(g)
         return out.detach(), [leaf.grad for leaf in leaves if leaf.grad is not None]
 
@@ -252,7 +253,7 @@ def losses(device: torch.device, **settings: Any) -> list[float]:
 
 def everything(made: Setup) -> dict[str, Tensor]:
     """Weights and the optimizer's state by name."""
-    names = {p: name for name, p in made.state.model.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in made.state.model.named_parameters()}
     state = {f"{names[p]}//{k}": t for p, values in made.state.optimizer.state.items() for k, t in values.items()}
     return model_tensors(made.state.model) | state
 

@@ -118,8 +118,7 @@ def profiled(made: Setup, task: Any, batches: list[Any], device: torch.device) -
     with torch.profiler.profile(activities=activities) as profile:
         run(made, task, batches)
         torch.cuda.synchronize(device)
-    on_cuda = torch.autograd.DeviceType.CUDA
-    kernels = [e for e in profile.key_averages() if e.self_device_time_total > 0 and e.device_type == on_cuda]
+    kernels = [e for e in profile.key_averages() if e.self_device_time_total > 0 and str(e.device_type).endswith("CUDA")]
     busy = sum(e.self_device_time_total for e in kernels) / 1000 / len(batches)
     hottest = sorted(kernels, key=lambda e: -e.self_device_time_total)[:12]
     launches = sum(e.count for e in profile.key_averages() if e.key in LAUNCHES)
@@ -141,13 +140,11 @@ def text_of(row: dict[str, Any]) -> str:
     name = f"{row['model']:<18} {row['batch_size']:>4}  {row['mode']:<20}"
     if "error" in row:
         return f"{name} FAILED {row['error']}"
-    profile = row["profile"]
-    busy = (
-        f"busy {profile['busy_ms']:.2f} ms, {profile['launches']:.0f} launches, {profile['kernels']:.0f} kernels"
-        if profile
-        else ""
-    )
+    busy = ""
+    if profile := row["profile"]:
+        busy = f"busy {profile['busy_ms']:.2f} ms, {profile['launches']:.0f} launches, {profile['kernels']:.0f} kernels, "
     return (
-        f"{name} {min(row['ms']):8.2f} ms (floor {row['floor_ms']:.2f}) {row['rows_s']:8.0f} rows/s {row['tflops']:6.1f} TFLOP/s "
-        f"{row['of_matmul']:5.0%} of products {busy} warm-up {row['warmup_s']:.0f} s {row['peak_gb']:.1f} GB"
+        f"{name} {min(row['ms']):8.2f} ms (floor {row['floor_ms']:.2f}) {row['rows_s']:8.0f} rows/s "
+        f"{row['tflops']:6.1f} TFLOP/s {row['of_matmul']:5.0%} of products; {busy}warm-up {row['warmup_s']:.0f} s, "
+        f"{row['peak_gb']:.1f} GB"
     )

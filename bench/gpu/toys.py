@@ -40,7 +40,8 @@ def configurations(device: torch.device) -> dict[str, tuple[str, Any]]:
         "Bert": ("sequence", BertConfig(**small, **ids)),
         "GPT2": ("token", GPT2Config(n_embd=width, n_layer=LAYERS, n_head=HEADS, **ids, **special)),
         "Llama": ("token", LlamaConfig(num_key_value_heads=2, **small, **ids, **special)),
-        "ModernBert": ("sequence", ModernBertConfig(local_attention=64, cls_token_id=1, sep_token_id=2, **small, **ids, **special)),
+        "ModernBert": ("sequence", ModernBertConfig(local_attention=64, cls_token_id=1, sep_token_id=2,
+                                                    **small, **ids, **special)),
     }  # fmt: skip
 
 

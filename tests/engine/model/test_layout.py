@@ -38,10 +38,10 @@ from transformers import (
 from bench.toys import tiny
 from engine.build import build, few_shapes
 from engine.config import TrainConfig
-from engine.memory.retry import OutOfMemoryRetry
 from engine.data.collate import Layout
 from engine.errors import UsageError
 from engine.loop import train_step
+from engine.memory.retry import OutOfMemoryRetry
 from engine.model import attention, layout, packing, packing_check
 from engine.model.layout import choose_layout, why_not_packed
 from engine.model.packing_check import TOLERANCE, check_kernel, compare_small_copy, largest_difference

@@ -65,6 +65,7 @@ def test_generate_uses_it_and_the_configuration_stays(tmp_path):
     model.model.embed_tokens.register_forward_hook(lambda module, args, out: lengths.append(args[0].shape[1]))
     assert torch.equal(model.generate(prompt, **options), expected)
     assert lengths == [4, 1, 1, 1, 1, 1]
+    assert model(prompt, use_cache=True).past_key_values is not None, "whoever asks for it gets it"
     model.save_pretrained(tmp_path / "after")
     before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("before", "after"))
     assert after == before and before["use_cache"] is True

@@ -216,6 +216,16 @@ def test_packed_batches_are_refused(models, folder, tmp_path):
         build(task, task.examples()["train"], TrainConfig(device="cpu", batching="packed"))
 
 
+def test_without_torchvision_older_versions_of_transformers_say_so_in_one_line(models, folder, monkeypatch):
+    class Lacking(type):
+        def __getattr__(cls, name):
+            raise ImportError("\nAutoImageProcessor requires the Torchvision library but it was not found.\nAnd more.")
+
+    monkeypatch.setattr("tasks.captioning.task.AutoImageProcessor", Lacking("AutoImageProcessor", (), {}))
+    with pytest.raises(ModelError, match=r"model .*: AutoImageProcessor requires the Torchvision library .* found\.$"):
+        make_task(models["git"], folder).examples()
+
+
 def test_a_model_that_writes_no_captions_is_refused(folder, tmp_path):
     task = make_task(tiny.save_model(tmp_path / "m"), folder)
     with pytest.raises(ModelError, match=r"\(bert\) writes no captions; known kinds: git, blip"):

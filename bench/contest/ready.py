@@ -37,7 +37,7 @@ def collated(job: Job, workload: Workload, chosen: Sequence[int]) -> dict[str, T
     """What transformers' collators make of these rows (tests compare them), ``job.batching`` says which.
 
     Padded: ``input_ids``, ``attention_mask`` [B, T], ``labels`` [B], or [B, T] for a language model. Flattened, for language
-    models: all rows end to end, [1, T], with ``position_ids`` in place of the mask, and no label for a row's first token.
+    models: all rows end to end, [1, T], with ``position_ids`` in place of the mask. A row's first token has no label.
     """
     rows = [workload.ids[workload.offsets[row] : workload.offsets[row + 1]] for row in chosen]
     lengths = [len(row) for row in rows]
@@ -52,7 +52,9 @@ def collated(job: Job, workload: Workload, chosen: Sequence[int]) -> dict[str, T
         "attention_mask": rectangle([np.ones(n, dtype=np.int64) for n in lengths], width, 0),
     }
     if job.task == "language":
-        return inputs | {"labels": rectangle(rows, width, IGNORED)}
+        labels = rectangle(rows, width, IGNORED)
+        labels[:, 0] = IGNORED  # nothing predicts it, and of some models (GPT-2) Trainer would divide by it
+        return inputs | {"labels": labels}
     return inputs | {"labels": torch.from_numpy(workload.labels[np.asarray(chosen)])}
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +22,7 @@ from engine.average import Average
 from engine.checkpoint.snapshot import model_tensors
 from engine.clock import Clock
 from engine.config import TrainConfig
+from engine.cuda_graph import GraphedAccumulate
 from engine.data.collate import Layout
 from engine.data.plan import Plan
 from engine.distributed.device import choose_device
@@ -45,10 +47,19 @@ from engine.seed import set_seed
 from engine.state import TrainState
 from engine.task import Examples, Task
 
+ROUND_TO, NUM_SHAPES = (
+    256,
+    32,
+)  # lengths of packed rows are rounded up to a multiple of the one, so that the other is their number
+GRAPH_TOKENS = 32_768  # in larger micro-batches kernels take longer than their launches
+
 
 @dataclass(frozen=True)
 class Setup:
-    """A run put together, before its first step. ``plain``: the model to save, without its weights if they are sharded."""
+    """A run put together, before its first step.
+
+    ``plain``: the model to save, without its weights if they are sharded. ``graphs``: its steps are recorded (cuda_graph.py).
+    """
 
     state: TrainState
     data: Data
@@ -56,6 +67,7 @@ class Setup:
     precision: Precision
     layout: Layout
     plain: nn.Module
+    graphs: bool = False
 
     def full_model(self) -> nn.Module | None:
         """The trained model as transformers knows it; a sharded one on rank 0, on the CPU, and None elsewhere. Collective."""
@@ -86,8 +98,11 @@ def build(
     model, plain, layout = world.on_all_ranks(lambda: prepared(task, config, device, precision, model))
     world.check_same_on_all_ranks("parameters", {name: list(parameter.shape) for name, parameter in model.named_parameters()})
     model = shard(model, world, precision) if config.shard else model.to(device)
-    if config.compiled:  # in place: torch.compile(model) would rename the parameters
-        model.compile(dynamic=True, mode="reduce-overhead" if config.cuda_graph == "on" else None)
+    if config.compile:  # in place: torch.compile(model) would rename the parameters
+        model.compile(dynamic=True)
+    graphs = wants_graphs(config, layout, world, examples.lengths)
+    if graphs:
+        layout = few_shapes(layout, task, model, config)
     replica = model
     if not config.shard:
         replica = replicate(model, world, find_unused_parameters=config.find_unused_parameters)
@@ -109,13 +124,14 @@ def build(
         device=device,
     )
     data = Data(plan, task, examples, layout, config, world, clock)
-    # Another rank would not know of the micro-batches of a cut one, and a recorded graph has room for one set of gradients.
-    if task.additive and world.size == 1 and config.cuda_graph != "on":
+    if task.additive and world.size == 1:  # another rank would not know of the micro-batches of a cut one
         state.execute = OutOfMemoryRetry(data.batch)
+    if graphs:
+        state.execute = nested(state.execute, GraphedAccumulate())
     if replica is not model:
         rehearse(state, data)
     set_seed(config.seed, world.rank)
-    return Setup(state, data, world, precision, layout, plain)
+    return Setup(state, data, world, precision, layout, plain, graphs)
 
 
 def rehearse(state: TrainState, data: Data) -> None:
@@ -152,24 +168,30 @@ def prepared(
         model = lora.add(model, config, task.source.config.revision)
     if config.freeze is not None:
         freeze(model, config.freeze)
-    if config.cuda_graph == "on":
-        longest = int(task.max_length or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
-        layout = few_shapes(layout, longest, device)
-        if config.accumulation_steps > 1:  # https://github.com/pytorch/pytorch/issues/169545
-            raise UsageError(
-                "--cuda-graph on: the gradients of a recorded graph lie where those of the next micro-batch are written; "
-                "give --accumulation-steps 1, or no --cuda-graph"
-            )
     if config.compile and layout.kind == "packed" and device.type == "cpu":
         raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")
     return model, model if plain is None else plain, layout
 
 
-def few_shapes(layout: Layout, max_length: int, device: torch.device) -> Layout:
-    """Rounded lengths and a constant longest one, so that a CUDA graph is recorded a few times only. Raises UsageError."""
-    if device.type != "cuda" or layout.kind != "packed":
-        raise UsageError("--cuda-graph on needs a CUDA device and packed batches")
-    return dataclasses.replace(layout, max_length=max_length, round_to=256)
+def wants_graphs(config: TrainConfig, layout: Layout, world: World, lengths: Any) -> bool:
+    """Are steps to be recorded? ``auto``: where launching their kernels takes longer than running them. Raises UsageError."""
+    can = world.device.type == "cuda" and layout.kind == "packed" and world.size == 1
+    if config.cuda_graph == "on" and not can:
+        raise UsageError("--cuda-graph on needs a CUDA device, packed batches and one rank")
+    is_small = float(np.mean(lengths)) * config.batch_size <= GRAPH_TOKENS
+    return can and (config.cuda_graph == "on" or (config.cuda_graph == "auto" and is_small))
+
+
+def few_shapes(layout: Layout, task: Task[Any], model: nn.Module, config: TrainConfig) -> Layout:
+    """Rounded lengths and a constant longest one, so that at most some thirty shapes occur."""
+    longest = int(task.max_length or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
+    round_to = -(-config.batch_size * longest // (NUM_SHAPES * ROUND_TO)) * ROUND_TO
+    return dataclasses.replace(layout, max_length=longest, round_to=round_to)
+
+
+def nested(outer: Callable[..., Any], inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Both take the function that they go around as the first argument."""
+    return lambda function, *arguments: outer(partial(inner, function), *arguments)
 
 
 def make_run(
@@ -188,9 +210,7 @@ def make_run(
     def measure() -> Evaluation:
         assert held_out is not None
         loader = eval_loader(task, held_out, setup.layout, config, setup.world)
-        # In evaluation every batch has a length of its own: there would be a graph to record for each.
-        eager = torch.compiler.set_stance("force_eager") if config.cuda_graph == "on" else nullcontext()
-        with state.average.in_place(), eager:
+        with state.average.in_place():
             return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
 
     return Run(

@@ -25,10 +25,12 @@ from engine.memory.usage import peak_memory_gb
 from engine.model.flops import FlopCount, count_flops
 
 MODES: dict[str, dict[str, Any]] = {
-    "padded, eager": {"batching": "padded"},
-    "packed, eager": {},
-    "packed, compiled": {"compile": True},
-    "packed, CUDA graphs": {"cuda_graph": "on"},
+    "padded": {"batching": "padded"},
+    "packed": {"cuda_graph": "off"},
+    "packed, graphs": {"cuda_graph": "on"},
+    "packed, graphs, deterministic": {"cuda_graph": "on", "deterministic": True},
+    "compiled": {"compile": True, "cuda_graph": "off"},
+    "compiled, graphs": {"compile": True, "cuda_graph": "on"},
 }
 VENDOR_TFLOPS = 989.0
 PROFILED = 5
@@ -49,6 +51,7 @@ def rows(
                 except Exception as error:  # one way that fails does not end the session
                     row |= {"error": " ".join(f"{type(error).__name__}: {error}".split())[:400]}
                 finally:
+                    torch.use_deterministic_algorithms(False)
                     torch.compiler.reset()
                 say(text_of(row))
                 yield row
@@ -137,7 +140,7 @@ def now(device: torch.device) -> float:
 
 
 def text_of(row: dict[str, Any]) -> str:
-    name = f"{row['model']:<18} {row['batch_size']:>4}  {row['mode']:<20}"
+    name = f"{row['model']:<18} {row['batch_size']:>4}  {row['mode']:<30}"
     if "error" in row:
         return f"{name} FAILED {row['error']}"
     busy = ""

@@ -64,7 +64,7 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
     data: Any = setup.data
     if job.precollated:
         data = ReadyData(data, gate.num_steps)
-        if job.cuda_graph:
+        if setup.graphs:
             record_graphs(setup.state, task, data)
             engine.seed.set_seed(config.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,10 +80,10 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
 
 
 def record_graphs(state: TrainState, task: TokenTask, data: ReadyData) -> None:
-    """Forward and backward thrice on a batch of every shape: run, recorded, replayed. The weights stay as they are."""
+    """Forward and backward on a batch of every shape, so that all are recorded. The weights stay as they are."""
     state.model.train()
     for batch in data.of_each_shape():
         for _ in range(RECORDINGS):
-            loop.accumulate(state, task, [batch], torch.ones((), device=state.device))
+            state.execute(loop.accumulate, state, task, [batch], torch.ones((), device=state.device))
             state.optimizer.zero_grad(set_to_none=True)
     state.clock.forget()

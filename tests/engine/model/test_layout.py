@@ -36,12 +36,11 @@ from transformers import (
 )
 
 from bench.toys import tiny
-from engine.build import build, few_shapes
+from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
 from engine.errors import UsageError
 from engine.loop import train_step
-from engine.memory.retry import OutOfMemoryRetry
 from engine.model import attention, layout, packing, packing_check
 from engine.model.layout import choose_layout, why_not_packed
 from engine.model.packing_check import TOLERANCE, check_kernel, compare_small_copy, largest_difference
@@ -333,24 +332,6 @@ def test_a_decoder_whose_texts_end_with_the_token_that_pads():
     padded = model(**task.collate(some, Layout()).inputs).logits
     packed = model(**task.collate(some, layout.pack(model, "sequence")).inputs).logits
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-6)
-
-
-def test_cuda_graphs_need_cuda_and_packed_batches(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for device, wanted in ((CPU, Layout("packed")), (torch.device("cuda"), Layout())):
-        with pytest.raises(UsageError, match="needs a CUDA device and packed batches"):
-            few_shapes(wanted, 128, device)
-    assert few_shapes(Layout("packed"), 128, torch.device("cuda")) == Layout("packed", max_length=128, round_to=256)
-
-
-def test_cuda_graphs_have_room_for_one_micro_batch(monkeypatch):
-    """https://github.com/pytorch/pytorch/issues/169545: the next one would write over the gradients of the one before."""
-    monkeypatch.setattr("engine.build.few_shapes", lambda layout, longest, device: layout)
-    settings = {"device": "cpu", "precision": "fp32", "cuda_graph": "on"}
-    with pytest.raises(UsageError, match="give --accumulation-steps 1"):
-        build(tiny.TokenTask(), tiny.token_rows(8), TrainConfig(accumulation_steps=2, **settings), tiny.bert())
-    setup = build(tiny.TokenTask(), tiny.token_rows(8), TrainConfig(batching="padded", **settings), tiny.bert())
-    assert not isinstance(setup.state.execute, OutOfMemoryRetry)
 
 
 def test_compiling_the_cpus_packed_attention_is_refused():

@@ -12,14 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import UsageError
+from engine.schedule import SCHEDULES, check_schedule
 from engine.settings.fields import most_workers, require, setting
-
-SCHEDULES = (  # transformers' SchedulerType, but for those that follow a metric
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
-    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
-)  # fmt: skip
-FLAT = ("constant", "constant_with_warmup")
-MINIMA = ("min_lr", "min_lr_rate", "min_lr_ratio", "lr_end")  # what transformers calls --min-learning-rate
 
 
 @dataclass(frozen=True)
@@ -206,36 +200,3 @@ def check_optimizer(config: TrainConfig) -> None:
         raise UsageError(f"--momentum is of sgd and muon, and --optimizer {name} has none: leave it out")
     if config.shard and name not in ("adamw", "sgd"):
         raise UsageError(f"--optimizer {name} needs whole matrices, which --shard takes apart: use adamw or sgd, or no --shard")
-
-
-def check_schedule(config: TrainConfig) -> None:
-    """Raises UsageError for settings that do not go together, or would have no effect."""
-    name, options = config.schedule, config.schedule_options
-    if name in ("reduce_lr_on_plateau", "greedy"):
-        raise UsageError(
-            f"--schedule {name} follows a metric, and here the learning rate is a function of the step alone: choose one of "
-            f"{', '.join(SCHEDULES)}"
-        )
-    require(config, "schedule", name in SCHEDULES, f"must be one of {', '.join(SCHEDULES)}")
-    require(config, "warmup_steps", config.warmup_steps is None or config.warmup_steps >= 0, "must not be negative")
-    if config.warmup_steps is not None and config.warmup_ratio:
-        raise UsageError(
-            f"--warmup-steps {config.warmup_steps} and --warmup-ratio {config.warmup_ratio:g} contradict each other: give one "
-            "of them (--warmup-ratio 0 takes a task's default back)"
-        )
-    least = config.min_learning_rate
-    require(config, "min_learning_rate", least is None or 0 <= least < config.learning_rate, "must be at least 0 and less than "
-            f"--learning-rate {config.learning_rate:g}")  # fmt: skip
-    if least is not None and name in FLAT:
-        raise UsageError(f"--min-learning-rate: the schedule {name} does not go down: leave one of them out")
-    if least is None and name in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
-        raise UsageError(f"--schedule {name} needs --min-learning-rate")
-    given = [part.partition("=")[0].strip() for part in options.split(",")] if options is not None else []
-    if options is not None and (any("=" not in part for part in options.split(",")) or len(set(given)) != len(given)):
-        raise UsageError(f"--schedule-options must be NAME=NUMBER, comma-separated, each name once, found {options!r}")
-    if given and name in FLAT:
-        raise UsageError(f"--schedule-options: the schedule {name} has none: leave them out")
-    if own := [option for option in given if option in MINIMA]:
-        raise UsageError(f"--schedule-options {own[0]}: give --min-learning-rate, which is the same for every schedule")
-    if name == "warmup_stable_decay" and "num_decay_steps" not in given:
-        raise UsageError("--schedule warmup_stable_decay needs --schedule-options num_decay_steps=N, the steps at its end")

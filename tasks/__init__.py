@@ -12,17 +12,23 @@ from engine.settings.own import class_in_file, is_own
 from engine.settings.parser import unknown_command
 from tasks.options import DEFAULT_TASK, DEFAULTS
 
-# name: (module, class, one line for --help); listed here so that --help need not import them
+# name: (dataclass of its flags, task class, one line for --help), each as module:name: --help imports the flags only, no torch
 TASKS = {
-    "yelp": ("tasks.classification.yelp", "Yelp", "is a restaurant review positive or negative? (--stars: one to five)"),
-    "imdb": ("tasks.classification.imdb", "Imdb", "is a film review positive or negative?"),
-    "classification": ("tasks.classification.task", "Classification", "one's own CSV, JSONL, Parquet or Hub data: classes, "
-                       "several labels, or a number"),
-    "mlm": ("tasks.language.masked_lm", "MaskedLM", "predict hidden words: masked language modelling"),
-    "clm": ("tasks.language.causal_lm", "CausalLM", "write on: causal language modelling on one's own text"),
-    "sft": ("tasks.language.sft", "SFT", "answer: supervised fine-tuning on conversations, or prompts and completions"),
-    "embeddings": ("tasks.embeddings.task", "Embeddings", "vectors of texts for search, from pairs that belong together"),
-    "captioning": ("tasks.captioning.task", "Captioning", "describe pictures: a folder with metadata.csv, or Hub data"),
+    "yelp": ("tasks.options:YelpOptions", "tasks.classification.yelp:Yelp",
+             "is a restaurant review positive or negative? (--stars: one to five)"),
+    "imdb": ("tasks.options:ClassificationOptions", "tasks.classification.imdb:Imdb", "is a film review positive or negative?"),
+    "classification": ("tasks.options:ClassificationOptions", "tasks.classification.task:Classification",
+                       "one's own CSV, JSONL, Parquet or Hub data: classes, several labels, or a number"),
+    "mlm": ("tasks.options:MaskedOptions", "tasks.language.masked_lm:MaskedLM",
+            "predict hidden words: masked language modelling"),
+    "clm": ("tasks.options:CausalOptions", "tasks.language.causal_lm:CausalLM",
+            "write on: causal language modelling on one's own text"),
+    "sft": ("tasks.options:SFTOptions", "tasks.language.sft:SFT",
+            "answer: supervised fine-tuning on conversations, or prompts and completions"),
+    "embeddings": ("tasks.options:EmbeddingsOptions", "tasks.embeddings.task:Embeddings",
+                   "vectors of texts for search, from pairs that belong together"),
+    "captioning": ("tasks.options:CaptioningOptions", "tasks.captioning.task:Captioning",
+                   "describe pictures: a folder with metadata.csv, or Hub data"),
 }  # fmt: skip
 
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
@@ -62,22 +68,10 @@ COMMANDS = {
 }
 
 
-OPTIONS = {  # by task: the dataclass of its own flags, where no torch is imported
-    "yelp": "tasks.options:YelpOptions",
-    "imdb": "tasks.options:ClassificationOptions",
-    "classification": "tasks.options:ClassificationOptions",
-    "mlm": "tasks.options:MaskedOptions",
-    "clm": "tasks.options:CausalOptions",
-    "sft": "tasks.options:SFTOptions",
-    "embeddings": "tasks.options:EmbeddingsOptions",
-    "captioning": "tasks.options:CaptioningOptions",
-}
-
-
 def flags_of(name: str) -> tuple[type[Any], Mapping[str, Any]]:
     """A task's own flags and its defaults of the others; the task itself is imported only if it is the user's own."""
-    if name in OPTIONS:
-        return attribute(OPTIONS[name]), DEFAULTS.get(name, {})
+    if name in TASKS:
+        return attribute(TASKS[name][0]), DEFAULTS.get(name, {})
     kind = find(name)
     return kind.Options, kind.defaults
 
@@ -103,9 +97,8 @@ def find(name: str | None) -> type[Any]:
     """The task class called ``name``, or ``FILE.py:CLASS``; None: DEFAULT_TASK. Raises UsageError with the names there are."""
     name = DEFAULT_TASK if name is None else name
     if name in TASKS:
-        module, attribute, _ = TASKS[name]
         try:
-            found: type[Any] = getattr(importlib.import_module(module), attribute)
+            found: type[Any] = attribute(TASKS[name][1])
         except ModuleNotFoundError as error:
             if name not in EXTRAS:
                 raise

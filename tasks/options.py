@@ -23,13 +23,22 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and
 
 
 @dataclass(frozen=True)
-class ClassificationOptions:
-    """What a classification task is told."""
+class LabelledOptions:
+    """What a task on texts with labels is told at least; a task of one's own may do with these."""
 
     max_length: int | None = setting(None, "tokens per text (default: 512, or less if the model takes less)")
     text_column: str = setting("text", "column of the text")
-    text_pair_column: str | None = setting(None, "column of a second text, for sentence pairs")
     label_column: str = setting("label", "column of the label")
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(LabelledOptions):
+    """What a classification task is told."""
+
+    text_pair_column: str | None = setting(None, "column of a second text, for sentence pairs", before="label_column")
     problem: Literal["single_label", "multi_label", "regression"] = setting("single_label", "what a label is")
     label_names: str | None = setting(None, "comma-separated names, in order (default: those in the training data)")
     label_separator: str = setting("|", "between the labels in a CSV cell, with --problem multi_label")
@@ -39,7 +48,7 @@ class ClassificationOptions:
     )
 
     def __post_init__(self) -> None:
-        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
+        super().__post_init__()
         require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "must be at least 0 and less than 1")
         columns = [name for name in (self.text_column, self.text_pair_column, self.label_column) if name is not None]
         if len(set(columns)) < len(columns) or "" in columns:

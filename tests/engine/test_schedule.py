@@ -17,10 +17,10 @@ from transformers.trainer_utils import SchedulerType
 
 from bench.toys import tiny
 from engine.build import build
-from engine.config import FLAT, SCHEDULES, TrainConfig
+from engine.config import TrainConfig
 from engine.errors import UsageError
 from engine.optimizer import make_optimizer
-from engine.schedule import FLOORS, make_schedule
+from engine.schedule import FLAT, FLOORS, SCHEDULES, make_schedule
 from engine.settings.parser import parse
 
 ROOT = Path(__file__).parent.parent.parent

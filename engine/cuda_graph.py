@@ -139,11 +139,13 @@ class GraphedAccumulate:
                 state.optimizer.zero_grad(set_to_none=True)
                 accumulate(unwatched, task, [static], static_divisor)
                 self.make_buffers(state.parameters)
+                state.optimizer.zero_grad(set_to_none=True)
             torch.cuda.current_stream(state.device).wait_stream(stream)
-            self.attach_buffers()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self.pool, stream=stream):
                 loss = accumulate(unwatched, task, [static], static_divisor)
+                torch._foreach_add_(list(self.buffers.values()), [parameter.grad for parameter in self.buffers])
+                state.optimizer.zero_grad(set_to_none=True)  # a graph needs this memory until its end only
         finally:
             set_generators(before)
             state.optimizer.zero_grad(set_to_none=True)

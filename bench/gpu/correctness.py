@@ -180,10 +180,10 @@ def recorded(device: torch.device) -> dict[str, Any]:
         made, task = toys.setup(small_bert(device, dropout=True), toys.rows(160, device), device, **settings)
         if not replayed:
             made.state.execute = call
-        run_steps(made, task, toys.steps(made, 48))
+        batches = toys.steps(made, 48)
+        run_steps(made, task, batches)
         ends.append({name: tensor.clone() for name, tensor in everything(made).items()})
-        batch = toys.steps(made, 1)[0]
-        drawn = [float(loss_of(made, task, batch)) for _ in range(6)]
+        drawn = [float(loss_of(made, task, batches[0])) for _ in range(6)]
     torch.use_deterministic_algorithms(False)
     gap = distance(ends[0], ends[1])
     return {"gap": gap, "distinct_losses_of_one_batch": len(set(drawn)), "ok": gap == 0.0 and len(set(drawn)) == 6}

@@ -27,6 +27,7 @@ from bench.machine import RESULTS, processor
 from engine.model.flops import FlopCount, count_flops
 
 PACKAGES = ("torch", "transformers", "accelerate", "lightning-fabric", "numpy")
+PACKAGE_OF = {"Trainer": "transformers", "Accelerate": "accelerate", "Lightning Fabric": "lightning-fabric"}
 VENDOR_PEAK = 989.0  # TFLOP/s of an H100 or H200 in bf16, dense
 KEPT_STEPS = 2000  # step times kept of a row
 
@@ -126,8 +127,7 @@ def make_row(
         "run_id": run_id,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "system": job.system,
-        "version": version_of({"Trainer": "transformers", "Accelerate": "accelerate", "Lightning Fabric": "lightning-fabric"}
-                              .get(job.system.split(",")[0], "torch")),
+        "version": version_of(PACKAGE_OF.get(job.system.split(",")[0], "torch")),
         "track": job.track,
         "quick": quick,
         "model": job.model,

@@ -43,7 +43,8 @@ class Contender:
         self._log = folder / "stderr.txt"
         job.write(folder / "job.json")
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        environment = {"TORCHINDUCTOR_COMPILE_THREADS": str(COMPILER_THREADS)} | environment
+        compiler = {"TORCHINDUCTOR_COMPILE_THREADS": str(COMPILER_THREADS), "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+        environment = compiler | environment  # a cache of its own: nobody profits from another, or finds what a killed one left
         environment |= {"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(

@@ -27,7 +27,9 @@ from bench.machine import RESULTS, processor
 from engine.model.flops import FlopCount, count_flops
 
 PACKAGES = ("torch", "transformers", "accelerate", "lightning-fabric", "numpy")
+PACKAGE_OF = {"Trainer": "transformers", "Accelerate": "accelerate", "Lightning Fabric": "lightning-fabric"}
 VENDOR_PEAK = 989.0  # TFLOP/s of an H100 or H200 in bf16, dense
+COUNTED = ("examples", "num_tokens", "executed_tokens", "sum_squares")
 KEPT_STEPS = 2000  # step times kept of a row
 
 
@@ -115,9 +117,8 @@ def make_row(
     job, done, windows = c.job, c.done, c.windows
     assert done is not None
     seconds = sum(w["seconds"] for w in windows)
-    work = {name: sum(w[name] for w in windows) for name in ("examples", "num_tokens", "executed_tokens", "sum_squares")}
-    work_flops = flops_of(flops, job, work) if flops else None
-    tflops = work_flops / seconds / 1e12 if work_flops else None
+    work = {name: sum(w[name] for w in windows) for name in COUNTED}
+    tflops = flops_of(flops, job, work) / seconds / 1e12 if flops else None
     best = max(env["gemm_tflops"].values(), default=None)
     per_window = [w["examples"] / w["seconds"] for w in windows]
     useful = [flops_of(flops, job, w) / w["seconds"] / 1e12 for w in windows] if flops else []
@@ -126,8 +127,7 @@ def make_row(
         "run_id": run_id,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "system": job.system,
-        "version": version_of({"Trainer": "transformers", "Accelerate": "accelerate", "Lightning Fabric": "lightning-fabric"}
-                              .get(job.system.split(",")[0], "torch")),
+        "version": version_of(PACKAGE_OF.get(job.system.split(",")[0], "torch")),
         "track": job.track,
         "quick": quick,
         "model": job.model,

@@ -9,7 +9,7 @@ training begins, for all alike, and those of LM everywhere.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.contest.job import Job
@@ -46,75 +46,79 @@ def jobs_of(
     precision: str = "fp32",
     compile: bool = False,
 ) -> list[Job]:
-    """The contenders of a track, Plainloop first. ``precision`` is that of S; ``compile`` adds compiled rows to B."""
+    """The contenders of a track, Plainloop first. ``precision`` is that of S; ``compile`` adds compiled rows to B and LM."""
     from engine.precision import has_native_bf16
 
     best = "bf16" if has_native_bf16(device) else "fp32"
     on_cuda = device.type == "cuda"
-    found: list[Job] = []
+    all_of = {"D": defaults, "S": same, "B": tuned, "LM": language, "overhead": overhead}[track]
+    found = all_of(precision=precision if track == "S" else best, on_cuda=on_cuda, compile=compile, model=base.model)
+    common: dict[str, Any] = {
+        "track": f"{track} {precision}" if track == "S" else track,
+        "device": str(device),
+        "task": "language" if track == "LM" else base.task,
+        "precollated": track == "LM" or (on_cuda and track in ("S", "B")),
+    }
+    return [
+        dataclasses.replace(
+            base, system=NAMES[system] + (f", {suffix}" if suffix else ""), contender=MODULES[system], **common, **choices
+        )
+        for system, suffix, choices in found
+        if system in systems
+    ]
 
-    def add(system: str, suffix: str = "", **choices: Any) -> None:
-        if system in systems:
-            name = NAMES[system] + (f", {suffix}" if suffix else "")
-            label = f"{track} {precision}" if track == "S" else track
-            found.append(
-                dataclasses.replace(
-                    base,
-                    system=name,
-                    contender=MODULES[system],
-                    track=label,
-                    device=str(device),
-                    task="language" if track == "LM" else base.task,
-                    precollated=track == "LM" or (on_cuda and track in "SB"),
-                    **choices,
-                )
-            )
 
-    if track == "D":
-        add("plainloop", batching="auto", precision="auto")
-        for system in SYSTEMS[1:]:
-            add(system)
-        add("trainer", "max_length", batching="max_length")
-    elif track == "S":
-        same: dict[str, Any] = {"precision": precision, "tf32": on_cuda}
-        add("plainloop", batching="auto", **same)
-        add("plainloop", "padded", batching="padded", **same)
-        for system in SYSTEMS[1:]:
-            add(system, **same)
-    elif track == "B":
-        tuned: dict[str, Any] = {"precision": best, "tf32": on_cuda, "tuned": True, "fused": True, "batching": "bucketed"}
-        add("plainloop", batching="auto", precision="auto", tf32=on_cuda)
-        for system in SYSTEMS[1:]:
-            add(system, **tuned)
-        if compile or on_cuda:
-            add("plainloop", "compiled", batching="auto", precision="auto", tf32=on_cuda, compile=True)
-            add("trainer", "compiled", compile=True, **tuned)
-        if on_cuda:
-            add(
-                "plainloop",
-                "compiled, CUDA graphs",
-                batching="auto",
-                precision="auto",
-                tf32=True,
-                compile=True,
-                cuda_graph=True,
-            )
-            add("plain_loop", "buckets of 64, compiled, CUDA graphs", compile=True, cuda_graph=True, round_to=64, **tuned)
-    elif track == "LM":
-        alike: dict[str, Any] = {"precision": best, "tf32": on_cuda, "tuned": True, "fused": True}
-        add("plainloop", batching="auto", precision=best, tf32=on_cuda)
-        add("plain_loop", **alike)  # padded, as the next: what losses are checked against
-        add("trainer", **alike)
-        add("trainer", "flattened, sdpa", batching="flattened", **alike)
-        if on_cuda and has_flex_attention(base.model):
-            add("trainer", "flattened, flex_attention", batching="flattened", attention="flex_attention", **alike)
-        if compile:
-            add("plainloop", "compiled", batching="auto", precision=best, tf32=on_cuda, compile=True)
-            add("trainer", "compiled", compile=True, **alike)
-    else:
-        for system in SYSTEMS:
-            add(system, precision="fp32", batching="padded", measure_floor=True)
-    return found
+Found = Iterator[tuple[str, str, dict[str, Any]]]  # system, what distinguishes it from others of its tool, choices
+
+
+def defaults(**_: Any) -> Found:
+    """Track D."""
+    yield "plainloop", "", {"batching": "auto", "precision": "auto"}
+    yield from ((system, "", {}) for system in SYSTEMS[1:])
+    yield "trainer", "max_length", {"batching": "max_length"}
+
+
+def same(*, precision: str, on_cuda: bool, **_: Any) -> Found:
+    """Track S."""
+    alike = {"precision": precision, "tf32": on_cuda}
+    yield "plainloop", "", {"batching": "auto", **alike}
+    yield "plainloop", "padded", {"batching": "padded", **alike}
+    yield from ((system, "", alike) for system in SYSTEMS[1:])
+
+
+def tuned(*, precision: str, on_cuda: bool, compile: bool, **_: Any) -> Found:
+    """Track B; compiled, too, on CUDA, and there with CUDA graphs."""
+    ours = {"batching": "auto", "precision": "auto", "tf32": on_cuda}
+    theirs = {"precision": precision, "tf32": on_cuda, "tuned": True, "fused": True, "batching": "bucketed"}
+    yield "plainloop", "", ours
+    yield from ((system, "", theirs) for system in SYSTEMS[1:])
+    if compile or on_cuda:
+        yield "plainloop", "compiled", {"compile": True, **ours}
+        yield "trainer", "compiled", {"compile": True, **theirs}
+    if on_cuda:
+        graphs = {"compile": True, "cuda_graph": True}
+        yield "plainloop", "compiled, CUDA graphs", graphs | ours
+        yield "plain_loop", "buckets of 64, compiled, CUDA graphs", graphs | theirs | {"round_to": 64}
+
+
+def language(*, precision: str, on_cuda: bool, compile: bool, model: str) -> Found:
+    """Track LM. Losses are checked against the padded ones."""
+    ours = {"batching": "auto", "precision": precision, "tf32": on_cuda}
+    theirs = {"precision": precision, "tf32": on_cuda, "tuned": True, "fused": True}
+    yield "plainloop", "", ours
+    yield "plain_loop", "", theirs
+    yield "trainer", "", theirs
+    yield "trainer", "flattened, sdpa", theirs | {"batching": "flattened"}
+    if on_cuda and has_flex_attention(model):
+        yield "trainer", "flattened, flex_attention", theirs | {"batching": "flattened", "attention": "flex_attention"}
+    if compile:
+        yield "plainloop", "compiled", ours | {"compile": True}
+        yield "trainer", "compiled", theirs | {"compile": True}
+
+
+def overhead(**_: Any) -> Found:
+    """The loops alone."""
+    yield from ((system, "", {"precision": "fp32", "batching": "padded", "measure_floor": True}) for system in SYSTEMS)
 
 
 def has_flex_attention(model: str) -> bool:

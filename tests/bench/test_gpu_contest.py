@@ -297,3 +297,25 @@ def test_names_say_what_is_computed_in():
     assert named("Trainer", precision="fp32", tf32=True) == "Trainer (tf32)"
     assert named("Plainloop", precision="bf16", tf32=True) == "Plainloop (bf16)"
     assert named("packed, bf16", precision="bf16") == "packed, bf16" and named("old row") == "old row"
+
+
+def test_compilers_run_beside_the_others_on_a_gpu_within_one_budget():
+    """All that compile are let go first; what they have left of the budget counts from there."""
+    log = []
+
+    class Fake:
+        error = None
+
+        def __init__(self, name, **choices):
+            self.job = a_job(system=name, device="cuda", **choices)
+
+        def go(self):
+            log.append(f"go {self.job.system}")
+
+        def read(self, expected, seconds):
+            log.append(f"{expected} {self.job.system}")
+            assert 0 < seconds <= 50
+            return {}
+
+    contest.make_ready([Fake("a"), Fake("b", compile=True), Fake("c", cuda_graph=True)], 50)
+    assert log == ["go b", "go c", "go a", "ready a", "ready b", "ready c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from typing import Any
 
@@ -54,6 +55,8 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
         tuned["train_sampling_strategy"] = "group_by_length"
     if job.precollated:
         tuned["accelerator_config"] = {"non_blocking": True}
+    if job.compile and job.tuned:
+        os.environ["ACCELERATE_DYNAMO_USE_DYNAMIC"] = "true"  # one graph for all lengths at once, not after a first one
     callback = AtTheGate(gate)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

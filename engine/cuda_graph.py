@@ -91,7 +91,8 @@ class GraphedAccumulate:
         self, accumulate: Accumulate, state: TrainState, task: Any, batches: Collection[Batch], divisor: Tensor
     ) -> Tensor:
         """``accumulate(...)``, with graphs where there are some."""
-        if self.is_off or not any([self.is_recorded(accumulate, state, task, batch, divisor) for batch in batches]):
+        recorded = [not self.is_off and self.is_recorded(accumulate, state, task, batch, divisor) for batch in batches]
+        if self.is_off or not any(recorded):
             return accumulate(state, task, batches, divisor)
         self.attach_buffers()
         loss_sum = divisor.new_zeros(())
@@ -106,7 +107,7 @@ class GraphedAccumulate:
     def is_recorded(self, accumulate: Accumulate, state: TrainState, task: Any, batch: Batch, divisor: Tensor) -> bool:
         """Is there a graph for this batch? It is recorded when its shape comes a second time."""
         shapes = shapes_of(batch)
-        if shapes in self.seen and shapes not in self.recordings and len(self.recordings) < MOST_GRAPHS and not self.is_off:
+        if shapes in self.seen and shapes not in self.recordings and len(self.recordings) < MOST_GRAPHS:
             try:
                 self.recordings[shapes] = self.record(accumulate, state, task, batch, divisor)
             except RuntimeError as error:  # not recordable, or no memory beside that of eager steps

@@ -49,7 +49,7 @@ class Job:
     batching: str = "padded"  # Plainloop's --batching; peers know padded, bucketed, max_length and flattened
     fused: bool = False
     compile: bool = False
-    cuda_graph: bool = False  # compiled, and recorded as CUDA graphs
+    cuda_graph: bool | None = None  # steps are recorded; None: as the tool chooses
     round_to: int = 1  # peers: padded to the next multiple of it
     attention: str = "sdpa"  # of peers, by transformers' name
     precollated: bool = False  # batches are collated, and pinned for CUDA, before training begins, for all alike
@@ -65,7 +65,7 @@ class Job:
     @property
     def compiles(self) -> bool:
         """Is it not ready before a compiler has ended?"""
-        return self.compile or self.cuda_graph or self.attention == "flex_attention"
+        return self.compile or self.attention == "flex_attention"
 
     @property
     def flags(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bench.contest.timing import Channel, Gate
 from bench.contest.validity import reasons
 from bench.contest.worker import train
 from bench.contest.workload import Features, build_model, collator, model_config, random_workload
+from engine.build import build
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 WORKLOAD = random_workload(30, 4, 20)
@@ -68,13 +69,15 @@ def test_on_cuda_no_contender_of_s_and_b_collates_in_its_steps(on_cuda):
     assert not any(job.precollated for track in "DSB" for job in tracks.jobs_of(track, a_job(precollated=False), CPU))
 
 
-def test_b_has_cuda_graphs_of_ours_and_of_the_fairest_peer(on_cuda):
+def test_b_has_the_fairest_peer_with_cuda_graphs_ours_choose_them_by_themselves(on_cuda):
     graphed = {job.system: job for job in on_cuda("B") if job.cuda_graph}
-    assert list(graphed) == ["Plainloop, compiled, CUDA graphs", "plain loop, buckets of 64, compiled, CUDA graphs"]
+    assert list(graphed) == ["plain loop, buckets of 64, compiled, CUDA graphs"]
     peer = graphed["plain loop, buckets of 64, compiled, CUDA graphs"]
     assert (peer.precision, peer.batching, peer.round_to, peer.attention) == ("bf16", "bucketed", 64, "sdpa")
     assert "Trainer, compiled" in [job.system for job in on_cuda("B")]
     assert not any(job.cuda_graph for job in tracks.jobs_of("B", a_job(), CPU))
+    ours = {job.system: job.cuda_graph for job in on_cuda("S", precision="bf16") if "Plainloop" in job.system}
+    assert ours == {"Plainloop": None, "Plainloop, no CUDA graphs": False, "Plainloop, padded": None}
 
 
 def test_flex_attention_races_where_the_model_knows_it(on_cuda, monkeypatch):
@@ -97,7 +100,7 @@ def test_settings_of_plainloop_say_whether_graphs_are_recorded(monkeypatch):
 
     monkeypatch.setattr(plainloop, "TrainConfig", look)
     monkeypatch.setattr(plainloop.engine.build, "keep_freed_memory", lambda: False)
-    for job, expected in ((a_job(cuda_graph=True), "on"), (a_job(), "off"), (a_job(track="D"), None)):
+    for job, expected in ((a_job(cuda_graph=True), "on"), (a_job(cuda_graph=False), "off"), (a_job(), "auto")):
         with pytest.raises(Seen) as seen:
             plainloop.train(job, WORKLOAD, torch.nn.Linear(1, 1), SimpleNamespace())
         assert seen.value.args[0].get("cuda_graph") == expected
@@ -120,12 +123,11 @@ def test_the_peer_with_graphs_compiles_for_them_and_records_every_shape_before_t
 
 
 def test_plainloop_records_every_shape_and_keeps_its_weights(monkeypatch):
-    monkeypatch.setattr(plainloop, "TrainConfig", lambda **s: real(**s | {"cuda_graph": "off"}))
-    real = __import__("engine.config").config.TrainConfig
+    monkeypatch.setattr(plainloop, "build", lambda *a: dataclasses.replace(build(*a), graphs=True))
     recorded = []
     accumulate = plainloop.loop.accumulate
     monkeypatch.setattr(plainloop.loop, "accumulate", lambda *a: recorded.append(len(a[2])) or accumulate(*a))
-    job = a_job(contender=tracks.MODULES["plainloop"], batching="auto", cuda_graph=True, compile=False)
+    job = a_job(contender=tracks.MODULES["plainloop"], batching="auto")
     done, _ = run_here(job, WORKLOAD)
     assert len(recorded) > 3 + 8  # the steps of both phases, and more
     plain, _ = run_here(a_job(), WORKLOAD)
@@ -317,5 +319,5 @@ def test_compilers_run_beside_the_others_on_a_gpu_within_one_budget():
             assert 0 < seconds <= 50
             return {}
 
-    contest.make_ready([Fake("a"), Fake("b", compile=True), Fake("c", cuda_graph=True)], 50)
+    contest.make_ready([Fake("a"), Fake("b", compile=True), Fake("c", compile=True)], 50)
     assert log == ["go b", "go c", "go a", "ready a", "ready b", "ready c"]

@@ -22,7 +22,7 @@ class Graph(TorchDispatchMode):
     def pool(self) -> Any:
         return "pool"
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.name() == "aten::_local_scalar_dense":
             raise RuntimeError("operation not permitted when stream is capturing")
         out = function(*args, **(kwargs or {}))
@@ -50,7 +50,7 @@ def install(monkeypatch: Any) -> list[Graph]:
         return made[-1]
 
     @contextmanager
-    def graph(recording: Graph, pool: Any = None, stream: Any = None):  # noqa: ANN202
+    def graph(recording: Graph, pool: Any = None, stream: Any = None):
         with recording:
             yield
 

@@ -55,8 +55,7 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
         "weight_decay": job.weight_decay, "max_grad_norm": job.max_grad_norm, "precision": job.precision,
         "batching": job.batching, "compile": job.compile, "device": job.device, "seed": job.seed,
     }  # fmt: skip
-    if job.track != "D":
-        settings["cuda_graph"] = "on" if job.cuda_graph else "off"
+    settings["cuda_graph"] = {None: "auto", True: "on", False: "off"}[job.cuda_graph]
     config = TrainConfig(**settings)
     task = (LanguageTask if job.task == "language" else TokenTask)(workload, job.max_length)
     setup = build(task, workload.examples(), config, model)

@@ -38,6 +38,11 @@ def shown(value: Any, width: int = 100) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def counted(number: float, noun: str) -> str:
+    """``1 epoch``, ``2 epochs``, ``0.5 epochs``."""
+    return f"{number:.4g} {noun}" + ("" if number == 1 else "s")
+
+
 def is_main_process() -> bool:
     """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment."""
     return os.environ.get("RANK", "0") == "0"

@@ -25,7 +25,7 @@ from engine.artifacts.report import histogram
 from engine.build import Setup, build
 from engine.checks import memory_needed
 from engine.config import TrainConfig
-from engine.console import note, say
+from engine.console import counted, note, say
 from engine.data.plan import Plan
 from engine.distributed.device import describe_device
 from engine.distributed.world import World
@@ -90,7 +90,7 @@ def explain(
         show(
             "frozen", f"{frozen:,} parameters", freeze if config.freeze else lora.add if config.lora else type(task).build_model
         )
-    epochs = f"{plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0):,}"
+    epochs = f"{counted(plan.num_steps / plan.steps_in(0), 'epoch')} of {plan.steps_in(0):,}"
     show("steps", f"{plan.num_steps:,} = {epochs}, of {totals.num_micro_batches:,} micro-batches", Plan.num_steps)
     per_step = f"{totals.num_rows / plan.num_steps:.2f} examples, {totals.num_tokens / plan.num_steps:,.1f} tokens"
     show("batch", f"{per_step} a step, on average", totals_of)
@@ -106,9 +106,9 @@ def explain(
     show("", f"{sum(sizes.values()) / 2**20:,.1f} MiB{each} in all, and the activations", memory_needed)
 
     tried = try_steps(setup, task, config)
-    num_steps = tried.tally.num_steps
+    steps = counted(tried.tally.num_steps, "tried step")
     whole = "allocated on the device" if setup.world.device.type == "cuda" else "of the whole process"
-    show("", f"{peak_memory_gb(setup.world.device):.2f} GiB {whole} at most in {num_steps} tried steps", peak_memory_gb)
+    show("", f"{peak_memory_gb(setup.world.device):.2f} GiB {whole} at most in {steps}", peak_memory_gb)
     flops = flops_of(setup, task, totals, tried)
     show("compute", f"{flops / 1e9:,.4g} GFLOP a step, on average" if flops else "of this model not counted", flops_of)
     seconds = tried.seconds / tried.tally.executed_tokens * totals.executed_tokens
@@ -250,7 +250,7 @@ def announce(
     sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
     say(f"model      {document.model or type(setup.state.model).__name__}: {sizes_of}")
     print(
-        f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
+        f"plan       {plan.num_steps} steps = {counted(plan.num_steps / plan.steps_in(0), 'epoch')} of {plan.steps_in(0)}; "
         f"{size}{each} x {config.accumulation_steps} accumulated per step; "
         f"{config.schedule} schedule from {config.learning_rate:g}, {warmup} warm-up"
     )

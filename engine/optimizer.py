@@ -1,4 +1,4 @@
-"""The table of optimizers, their parameter groups, the learning-rate schedule, and the guard that skips an update.
+"""The table of optimizers, their parameter groups, and the guard that skips an update.
 
 An optimizer is one of torch.optim's, and an entry of ``OPTIMIZERS``: to add one, write its entry and its name in config.py.
 """

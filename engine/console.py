@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same, cut in its middle if it is very long: what stands first says what is wrong, what stands last how to mend it."""
+    """``printable``, cut in the middle if it is very long: the beginning says what is wrong, the end how to mend it."""
     line, half = printable(text), LONGEST_LINE // 2
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
@@ -49,7 +49,7 @@ def is_main_process() -> bool:
 
 
 def say(line: str) -> None:
-    """On stdout, whatever stands in the names of files."""
+    """Print a line on stdout; names of files in it may hold anything."""
     print(printable(line))
 
 

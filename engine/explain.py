@@ -46,7 +46,7 @@ TRIED_STEPS, TRIED_SECONDS = 3, 20.0  # after one to get warm; none is begun whe
 
 @dataclass(frozen=True)
 class Totals:
-    """Of the whole run, from its plan. ``executed_tokens``: with padding; ``sum_squares``: of the rows' lengths."""
+    """Counts of the whole run, from its plan. ``executed_tokens``: with padding; ``sum_squares``: of the rows' lengths."""
 
     num_rows: int
     num_tokens: int
@@ -72,7 +72,10 @@ def explain(
     model: nn.Module | None = None,
     world: World | None = None,
 ) -> None:
-    """Print it. ``model``: one's own, of which a copy is taken. Collective. Raises UsageError, ModelError, ResourceError."""
+    """Print what the run would do. ``model``: one's own, of which a copy is taken. Collective.
+
+    Raises UsageError, ModelError, ResourceError.
+    """
     setup = build(task, examples["train"], config, copy.deepcopy(model), world)
     plan, lengths = setup.data.plan, examples["train"].lengths
     kind, max_length = "bucketed" if plan.bucketed else setup.layout.kind, task.max_length or 0
@@ -166,14 +169,14 @@ def padding_wastes(plan: Plan, task: Task[Any]) -> dict[str, float]:
 
 
 def learning_rates(setup: Setup) -> list[float]:
-    """Of at most so many steps as a curve has characters, the first and the last among them."""
+    """The learning rates of at most as many steps as a curve has characters, the first and the last among them."""
     schedule, num_steps = setup.state.schedule, setup.data.plan.num_steps
     steps = np.unique(np.linspace(0, num_steps - 1, CURVE).astype(int)).tolist()
     return [schedule.base_lrs[0] * schedule.lr_lambdas[0](step) for step in steps]  # type: ignore[attr-defined]
 
 
 def curve(values: Sequence[float]) -> str:
-    """As blocks; only nothing is blank."""
+    """The values as a line of blocks; only a zero is blank."""
     top = max(values) or 1.0
     return "".join(BLOCKS[int(np.ceil(value / top * (len(BLOCKS) - 1)))] for value in values)
 
@@ -203,7 +206,7 @@ def try_steps(setup: Setup, task: Task[Any], config: TrainConfig) -> TrialSteps:
 
 
 def flops_of(setup: Setup, task: Task[Any], totals: Totals, tried: TrialSteps) -> float | None:
-    """Of an average step of the run, for its real tokens; None for a model that flops.py does not count.
+    """FLOPs of an average step of the run, for its real tokens; None for a model that flops.py does not count.
 
     How many items an example has (targets of a language model), and whether its length is of one text or of several, is
     taken from the tried steps.
@@ -232,7 +235,7 @@ def duration(seconds: float) -> str:
 def announce(
     task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: RunDocument
 ) -> None:
-    """Device, data, model and plan, before the first step."""
+    """Print device, data, model and plan, before the first step."""
     plan = setup.data.plan
     parameters = list(setup.state.model.parameters())
     trained, frozen = (sum(p.numel() for p in parameters if p.requires_grad == wanted) for wanted in (True, False))

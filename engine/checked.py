@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 
 def is_a(value: Any, kind: type[Any]) -> bool:
-    """Of the type; ``float``: any finite number. A truth is no number."""
+    """Is the value of the type? As ``float`` any finite number counts; a truth is no number."""
     if kind is float:
         return is_a(value, int) or (isinstance(value, float) and math.isfinite(value))
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -47,7 +47,7 @@ def expect_each(name: str, values: Mapping[str, Any], kind: type[Any], *, option
 
 
 def known(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that are fields of the dataclass."""
+    """Keep those of the values that are fields of the dataclass."""
     return {each.name: found[each.name] for each in dataclasses.fields(kind) if each.name in found}
 
 
@@ -63,11 +63,11 @@ def check_depth(value: Any, most: int) -> None:
 
 
 def shortened(value: Any) -> str:
-    """As it may stand in one line."""
+    """Cut the value so that it may stand in one line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]} ..."
 
 
 def refuse_constant(name: str) -> NoReturn:
-    """For ``json.loads``: NaN and Infinity, which Python would take."""
+    """Raises ValueError for NaN and Infinity, which ``json.loads`` would take."""
     raise ValueError(f"{name} is no JSON")

@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same, cut in its middle if it is very long: what stands first says what is wrong, what stands last how to mend it."""
+    """``printable``, cut in the middle if it is very long: the beginning says what is wrong, the end how to mend it."""
     line, half = printable(text), LONGEST_LINE // 2
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
@@ -38,13 +38,18 @@ def shown(value: Any, width: int = 100) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def counted(number: float, noun: str) -> str:
+    """``1 epoch``, ``2 epochs``, ``0.5 epochs``."""
+    return f"{number:.4g} {noun}" + ("" if number == 1 else "s")
+
+
 def is_main_process() -> bool:
     """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(line: str) -> None:
-    """On stdout, whatever stands in the names of files."""
+    """Print a line on stdout; names of files in it may hold anything."""
     print(printable(line))
 
 

@@ -25,7 +25,7 @@ from engine.artifacts.report import histogram
 from engine.build import Setup, build
 from engine.checks import memory_needed
 from engine.config import TrainConfig
-from engine.console import note, say
+from engine.console import counted, note, say
 from engine.data.plan import Plan
 from engine.distributed.device import describe_device
 from engine.distributed.world import World
@@ -46,7 +46,7 @@ TRIED_STEPS, TRIED_SECONDS = 3, 20.0  # after one to get warm; none is begun whe
 
 @dataclass(frozen=True)
 class Totals:
-    """Of the whole run, from its plan. ``executed_tokens``: with padding; ``sum_squares``: of the rows' lengths."""
+    """Counts of the whole run, from its plan. ``executed_tokens``: with padding; ``sum_squares``: of the rows' lengths."""
 
     num_rows: int
     num_tokens: int
@@ -72,7 +72,10 @@ def explain(
     model: nn.Module | None = None,
     world: World | None = None,
 ) -> None:
-    """Print it. ``model``: one's own, of which a copy is taken. Collective. Raises UsageError, ModelError, ResourceError."""
+    """Print what the run would do. ``model``: one's own, of which a copy is taken. Collective.
+
+    Raises UsageError, ModelError, ResourceError.
+    """
     setup = build(task, examples["train"], config, copy.deepcopy(model), world)
     plan, lengths = setup.data.plan, examples["train"].lengths
     kind, max_length = "bucketed" if plan.bucketed else setup.layout.kind, task.max_length or 0
@@ -90,7 +93,7 @@ def explain(
         show(
             "frozen", f"{frozen:,} parameters", freeze if config.freeze else lora.add if config.lora else type(task).build_model
         )
-    epochs = f"{plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0):,}"
+    epochs = f"{counted(plan.num_steps / plan.steps_in(0), 'epoch')} of {plan.steps_in(0):,}"
     show("steps", f"{plan.num_steps:,} = {epochs}, of {totals.num_micro_batches:,} micro-batches", Plan.num_steps)
     per_step = f"{totals.num_rows / plan.num_steps:.2f} examples, {totals.num_tokens / plan.num_steps:,.1f} tokens"
     show("batch", f"{per_step} a step, on average", totals_of)
@@ -106,9 +109,9 @@ def explain(
     show("", f"{sum(sizes.values()) / 2**20:,.1f} MiB{each} in all, and the activations", memory_needed)
 
     tried = try_steps(setup, task, config)
-    num_steps = tried.tally.num_steps
+    steps = counted(tried.tally.num_steps, "tried step")
     whole = "allocated on the device" if setup.world.device.type == "cuda" else "of the whole process"
-    show("", f"{peak_memory_gb(setup.world.device):.2f} GiB {whole} at most in {num_steps} tried steps", peak_memory_gb)
+    show("", f"{peak_memory_gb(setup.world.device):.2f} GiB {whole} at most in {steps}", peak_memory_gb)
     flops = flops_of(setup, task, totals, tried)
     show("compute", f"{flops / 1e9:,.4g} GFLOP a step, on average" if flops else "of this model not counted", flops_of)
     seconds = tried.seconds / tried.tally.executed_tokens * totals.executed_tokens
@@ -166,14 +169,14 @@ def padding_wastes(plan: Plan, task: Task[Any]) -> dict[str, float]:
 
 
 def learning_rates(setup: Setup) -> list[float]:
-    """Of at most so many steps as a curve has characters, the first and the last among them."""
+    """The learning rates of at most as many steps as a curve has characters, the first and the last among them."""
     schedule, num_steps = setup.state.schedule, setup.data.plan.num_steps
     steps = np.unique(np.linspace(0, num_steps - 1, CURVE).astype(int)).tolist()
     return [schedule.base_lrs[0] * schedule.lr_lambdas[0](step) for step in steps]  # type: ignore[attr-defined]
 
 
 def curve(values: Sequence[float]) -> str:
-    """As blocks; only nothing is blank."""
+    """The values as a line of blocks; only a zero is blank."""
     top = max(values) or 1.0
     return "".join(BLOCKS[int(np.ceil(value / top * (len(BLOCKS) - 1)))] for value in values)
 
@@ -203,7 +206,7 @@ def try_steps(setup: Setup, task: Task[Any], config: TrainConfig) -> TrialSteps:
 
 
 def flops_of(setup: Setup, task: Task[Any], totals: Totals, tried: TrialSteps) -> float | None:
-    """Of an average step of the run, for its real tokens; None for a model that flops.py does not count.
+    """FLOPs of an average step of the run, for its real tokens; None for a model that flops.py does not count.
 
     How many items an example has (targets of a language model), and whether its length is of one text or of several, is
     taken from the tried steps.
@@ -232,7 +235,7 @@ def duration(seconds: float) -> str:
 def announce(
     task: Task[Any], setup: Setup, examples: Mapping[str, Examples], config: TrainConfig, document: RunDocument
 ) -> None:
-    """Device, data, model and plan, before the first step."""
+    """Print device, data, model and plan, before the first step."""
     plan = setup.data.plan
     parameters = list(setup.state.model.parameters())
     trained, frozen = (sum(p.numel() for p in parameters if p.requires_grad == wanted) for wanted in (True, False))
@@ -252,7 +255,7 @@ def announce(
     sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
     say(f"model      {document.model or type(setup.state.model).__name__}: {sizes_of}")
     print(
-        f"plan       {plan.num_steps} steps = {plan.num_steps / plan.steps_in(0):.4g} epochs of {plan.steps_in(0)}; "
+        f"plan       {plan.num_steps} steps = {counted(plan.num_steps / plan.steps_in(0), 'epoch')} of {plan.steps_in(0)}; "
         f"{size}{each} x {config.accumulation_steps} accumulated per step; "
         f"{config.schedule} schedule from {config.learning_rate:g}, {warmup} warm-up"
     )

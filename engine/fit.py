@@ -92,7 +92,7 @@ def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, wo
 def _fit(
     task: Task[Any], config: TrainConfig, model: nn.Module | None, directory: Path, settings: dict[str, Any], world: World
 ) -> Result:
-    """In the directory that is held: read, prepare, train, publish."""
+    """Read, prepare, train and publish, in the directory that is held."""
     stop = Stop(config.max_minutes)
     world.forget_vote()
     world.on_all_ranks(lambda: choose_precision(config.precision, world.device))  # refused before anything is read
@@ -135,7 +135,7 @@ def prepare(
 def train_all(
     run: Run, setup: Setup, task: Task[Any], config: TrainConfig, document: RunDocument, writers: Writers | None
 ) -> None:
-    """From the beginning, or the newest checkpoint, to the end of the plan, or until it is asked to stop.
+    """Train from the beginning, or the newest checkpoint, to the end of the plan, or until asked to stop.
 
     ``writers``: those that are open already; None: they are opened when it is known where the run goes on.
     """

@@ -133,7 +133,7 @@ WITH_WORKERS: WeakSet[Any] = WeakSet()  # iterators; a traceback may keep one un
 
 @atexit.register
 def end_all_workers() -> None:
-    """Before multiprocessing waits for them, with a SIGTERM that they ignore."""
+    """End them before multiprocessing waits for them, with a SIGTERM that they ignore."""
     for iterator in [*WITH_WORKERS]:
         end_workers(iterator)
 

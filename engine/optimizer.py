@@ -1,4 +1,4 @@
-"""The table of optimizers, their parameter groups, the learning-rate schedule, and the guard that skips an update.
+"""The table of optimizers, their parameter groups, and the guard that skips an update.
 
 An optimizer is one of torch.optim's, and an entry of ``OPTIMIZERS``: to add one, write its entry and its name in config.py.
 """
@@ -120,7 +120,7 @@ def matrices_of(model: nn.Module) -> set[nn.Parameter]:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
-    """Those with weight decay and those without, in the model's order; the head's last, if it has a rate of its own.
+    """The parameters with weight decay and those without, in the model's order; the head's last if its rate is its own.
 
     With ``--layer-decay`` there are such groups for each depth, the top first; with Muon, for each of its two halves.
     """
@@ -156,13 +156,13 @@ class OptimizerEntry:
 
 
 def make_adamw(groups: list[Group], config: TrainConfig) -> torch.optim.Optimizer:
-    """Fused: CPU, CUDA and MPS have it."""
+    """AdamW, in the fused kernel that CPU, CUDA and MPS have."""
     betas = (config.adam_beta1, config.adam_beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_eps, fused=True)
 
 
 def make_sgd(groups: list[Group], config: TrainConfig, *, fused: bool | None = None) -> torch.optim.Optimizer:
-    """Fused on CUDA, where that skips an update on the device; there is no such kernel for shards.
+    """SGD, fused on CUDA, where that skips an update on the device; there is no such kernel for shards.
 
     On a CPU, where reading costs nothing, it is the plain one, which is Trainer's bit by bit: the fused one rounds otherwise.
     """
@@ -178,7 +178,7 @@ def make_sgd(groups: list[Group], config: TrainConfig, *, fused: bool | None = N
 
 
 def make_adafactor(groups: list[Group], config: TrainConfig) -> torch.optim.Optimizer:
-    """torch.optim's, not transformers', which is another algorithm. It reads two numbers of each tensor from the device."""
+    """Adafactor of torch.optim; transformers' is another algorithm. It reads two numbers of each tensor from the device."""
     return torch.optim.Adafactor(groups, lr=config.learning_rate)
 
 
@@ -189,7 +189,7 @@ def make_muon(groups: list[Group], config: TrainConfig) -> torch.optim.Optimizer
 
 
 def num_averages(groups: Sequence[Group]) -> int:
-    """Adafactor's: of a matrix a number for each row and each column, of a vector one for each element."""
+    """What Adafactor holds: of a matrix a number for each row and each column, of a vector one for each element."""
     shapes = [parameter.shape for group in groups for parameter in group["params"]]
     rows_and_columns = (math.prod(s[:-1]) + math.prod(s[:-2]) * s[-1] if len(s) > 1 else math.prod(s) for s in shapes)
     return sum(rows_and_columns)
@@ -240,7 +240,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def describe_optimizer(settings: Mapping[str, Any]) -> str:
-    """For the model card and ``--explain``. ``settings``: those of a run; one that an older run has not is the default."""
+    """The optimizer in words, for the card and ``--explain``; a setting that an older run has not is the default."""
     layers = settings.get("layer_decay")
     return OPTIMIZERS[settings.get("optimizer", "adamw")].describe(settings) + (
         f", the learning rate of each block {layers:g} times that of the one above it" if layers is not None else ""

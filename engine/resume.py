@@ -67,7 +67,7 @@ def checkpoint_to_resume(directory: Path, document: RunDocument) -> Checkpoint |
 
 
 def tidy(run: Run, step: int, files: Checkpoint | None) -> None:
-    """The checkpoints beside the one that was resumed from."""
+    """Set aside or delete the checkpoints beside the one that was resumed from."""
     assert files is not None
     set_aside_after(run.directory / "checkpoints", step)
     run.saver.rotate(step, files["state.json"])  # the process before may have been killed before it did

@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def set_seed(seed: int, rank: int = 0) -> None:
-    """Every generator a step may draw from; ranks drop different units."""
+    """Seed every generator that a step may draw from, on each rank otherwise: ranks drop different units."""
     if rank:
         seed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
     random.seed(seed)
@@ -35,7 +35,7 @@ def get_generators(device: torch.device) -> dict[str, Any]:
 
 
 def set_generators(states: dict[str, Any]) -> None:
-    """The reverse; CUDA's is that of the current device, which ``choose_device`` has set."""
+    """Put back what ``get_generators`` gave; CUDA's is that of the current device, which ``choose_device`` has set."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
@@ -61,7 +61,7 @@ def get_rng() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def set_rng(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-    """The reverse of ``get_rng``."""
+    """Put back what ``get_rng`` gave."""
     torch.set_rng_state(tensors["torch"])
     version, gauss = numbers["python"]
     random.setstate((version, tuple(tensors["python"].tolist()), gauss))

@@ -45,7 +45,7 @@ class TrainState:
     execute: Callable[..., Any] = call
 
     def to_device(self, batch: Batch) -> Batch:
-        """On this device; asynchronous on CUDA."""
+        """The batch on this device; the copy is asynchronous on CUDA."""
         with self.clock.phase("copy"):
             return batch.to(self.device)
 

@@ -69,7 +69,7 @@ class Review(Protocol):
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Of a task without any."""
+    """The options of a task that has none."""
 
 
 class Task(ABC, Generic[O]):
@@ -128,7 +128,7 @@ class Task(ABC, Generic[O]):
         """
 
     def prepare(self, row: Row, generator: torch.Generator) -> Row:
-        """Masking, augmentation: ``generator`` is a function of (seed, epoch, row), so resuming repeats it exactly."""
+        """Mask or augment a row; ``generator`` is a function of (seed, epoch, row), so resuming repeats it exactly."""
         return row
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Task(ABC, Generic[O]):
         """Fresh figures for one evaluation."""
 
     def review(self) -> Review:
-        """Fresh, for ``evaluate --errors``; after ``examples()``. Raises UsageError where nothing is right or wrong."""
+        """A fresh one for ``evaluate --errors``, after ``examples()``. Raises UsageError where nothing is right or wrong."""
         raise UsageError("--errors: this task does not tell right from wrong row by row")
 
     @abstractmethod

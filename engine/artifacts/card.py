@@ -220,7 +220,7 @@ def is_path(value: str) -> bool:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """In Markdown."""
+    """A table in Markdown."""
     cells = [[escaped(shown_as(cell)) for cell in row] for row in (head, *rows)]
     lines = [cells[0], ["---"] * len(head), *cells[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -233,7 +233,7 @@ def shown_as(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """Without line breaks, control characters and half characters."""
+    """The text without line breaks, control characters and half characters."""
     return "".join(c if c.isprintable() else " " for c in text).strip()
 
 

@@ -65,7 +65,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """One run at a time in a directory. A POSIX record lock: it ends with this process, and workers do not inherit it."""
+    """Hold the directory for one run. A POSIX record lock: it ends with this process, and workers do not inherit it."""
     with open(directory / ".lock", "w") as stream:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +163,7 @@ def read_run(directory: Path) -> RunDocument:
 
 
 def write_run(directory: Path, document: RunDocument) -> None:
-    """Atomically."""
+    """Write run.json, which is there in full or as it was before."""
     temporary = directory / ".run.json.tmp"
     temporary.write_text(dumps(document), encoding="utf-8")
     with open(temporary, "rb") as stream:

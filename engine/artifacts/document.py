@@ -107,7 +107,7 @@ class RunDocument:
 
     @classmethod
     def from_json(cls, found: Any) -> RunDocument:
-        """The reverse. Keys that this format does not have are ignored, and not written again.
+        """The document of such an object. Keys that this format does not have are ignored, and not written again.
 
         Raises ValueError for what no run writes, ModelError for a format that is newer than this code.
         """
@@ -146,7 +146,7 @@ def is_within(name: str) -> bool:
 
 
 def loads(text: str | bytes) -> RunDocument:
-    """From the text of a run.json. Raises ValueError, RecursionError, ModelError (a newer format)."""
+    """Read the text of a run.json. Raises ValueError, RecursionError, ModelError (a newer format)."""
     return RunDocument.from_json(json.loads(text, parse_constant=refuse_constant))
 
 

@@ -66,7 +66,7 @@ def record_in(directory: Path, document: RunDocument, name: str) -> Record:
 
 
 def read_profile(path: Path) -> Mapping[str, Any] | None:
-    """None without one, or for one that is no JSON: it is not worth a finished run."""
+    """Read profile/profile.json; None without one, or for one that is no JSON: it is not worth a finished run."""
     try:
         found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -176,7 +176,7 @@ def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[lis
 
 
 def drawable(charts: Sequence[Chart]) -> list[Chart]:
-    """Those with something to draw: a single point is no curve (the tiles have its value), and no point no chart."""
+    """The charts with something to draw: a single point is no curve (the tiles have its value), and no point no chart."""
     kept = [chart | {"series": [series for series in chart["series"] if series["points"]]} for chart in charts]
     return [chart for chart in kept if any(len(series["points"]) > 1 for series in chart["series"])]
 

@@ -38,7 +38,7 @@ class Saver:
         self.committed: list[tuple[int, Path]] = []
 
     def save(self, snapshot: Snapshot) -> None:
-        """Raises ResourceError."""
+        """Write the snapshot before training goes on. Raises ResourceError."""
         self.write(snapshot)
 
     def write(self, snapshot: Snapshot) -> None:
@@ -71,7 +71,7 @@ class AsyncSaver(Saver):
         self._error: BaseException | None = None
 
     def save(self, snapshot: Snapshot) -> None:
-        """Raises what the save before has met with."""
+        """Copy the snapshot, and write the copy in a thread. Raises what the save before has met with."""
         self.wait()
         self._thread = Thread(target=self._write, args=(snapshot.copy(),), name="saving", daemon=True)
         self._thread.start()
@@ -85,7 +85,7 @@ class AsyncSaver(Saver):
         self.seconds_behind = max(self.seconds_behind, 2 * (time.perf_counter() - began))  # one under way, one to come
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises what has gone wrong."""
+        """Wait until nothing is being written. Raises what has gone wrong."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

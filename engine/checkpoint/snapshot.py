@@ -194,7 +194,7 @@ def load_model(model: nn.Module, files: Checkpoint | None, world: World | None =
 
 
 def shapes_in(files: Checkpoint, kind: str, world: World) -> dict[str, tuple[int, ...]]:
-    """Those of the full tensors, by name, as rank 0 reads them."""
+    """The shapes of the full tensors, by name, as rank 0 reads them. Collective."""
 
     def read() -> dict[str, tuple[int, ...]]:
         with files.tensors(kind) as tensors:
@@ -204,7 +204,7 @@ def shapes_in(files: Checkpoint, kind: str, world: World) -> dict[str, tuple[int
 
 
 def load_tensors(own: Mapping[str, Tensor], files: Checkpoint, kind: str, world: World) -> None:
-    """All tensors of one kind, in place on all ranks. Raises ModelError, before one is changed, if a shape is another.
+    """Load all tensors of one kind, in place on all ranks. Raises ModelError, before one is changed, if a shape is another.
 
     Of a sharded one each rank reads its own rows; any other is read by rank 0 and sent, so that the other nodes need not
     see the file. One tensor at a time is in memory twice.
@@ -232,7 +232,7 @@ def load_tensors(own: Mapping[str, Tensor], files: Checkpoint, kind: str, world:
 
 
 def all_tensors(files: Checkpoint, kind: str) -> dict[str, Tensor]:
-    """Of a kind that is small."""
+    """All tensors of a kind that is small, on the CPU, by name."""
     with files.tensors(kind) as tensors:
         return {name: tensors.full(name).clone() for name in tensors.shapes}
 

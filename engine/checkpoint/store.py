@@ -46,7 +46,7 @@ class DamagedError(ModelError):
 
 
 def file_name(kind: str, rank: int = 0, size: int = 1) -> str:
-    """Of the tensors of one kind (``model``, ``optimizer``, ``rng``): of all, or with several ranks the part of one."""
+    """What the file of one kind of tensor (``model``, ``optimizer``, ``rng``) is called; with several ranks each has one."""
     return f"{kind}.safetensors" if size == 1 else f"{kind}.rank-{rank:05d}-of-{size:05d}.safetensors"
 
 
@@ -172,7 +172,7 @@ class Checkpoint(Mapping[str, bytes]):
 
     @contextmanager
     def tensors(self, kind: str) -> Iterator[Tensors]:
-        """Of one kind (``model``, ``optimizer``, ``rng``), from whichever files hold them.
+        """Open the tensors of one kind (``model``, ``optimizer``, ``rng``), whichever files hold them.
 
         Raises ResourceError if a file has been changed since it was verified: what has been read may be anything.
         """
@@ -225,7 +225,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, read piece by piece."""
+    """The sha256 of a file, which is read piece by piece."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -288,14 +288,14 @@ def clean(root: Path) -> None:
 
 
 def set_aside_after(root: Path, step: int) -> None:
-    """Those later than ``step``, the newest that is whole."""
+    """Set aside the checkpoints later than ``step``, which is the newest that is whole."""
     for later in steps_in(root):
         if later > step:
             set_aside(root / f"step-{later:08d}")
 
 
 def discard_all(root: Path) -> None:
-    """Of a run that is to start again."""
+    """Delete all checkpoints of a run that is to start again, and what is left of others."""
     for step in reversed(steps_in(root)):
         discard(root / f"step-{step:08d}")
     clean(root)
@@ -331,7 +331,7 @@ def rotate(root: Path, keep: int | str, verified: dict[int, int]) -> None:
 
 
 def is_verified(directory: Path, step: int, verified: dict[int, int]) -> bool:
-    """Known to be, or found to be and now known; else set aside. Raises ResourceError, OSError."""
+    """Is it whole? One that is not known yet is opened, and set aside if it is damaged. Raises ResourceError, OSError."""
     if step not in verified:
         try:
             verified[step] = best_step(open_checkpoint(directory)["state.json"])

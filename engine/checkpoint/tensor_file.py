@@ -108,7 +108,7 @@ class Tensors:
             self.shapes[name] = (ends[-1], *self.shapes[name][1:])
 
     def full(self, name: str) -> Tensor:
-        """On the CPU."""
+        """The full tensor, on the CPU."""
         if len(self._parts[name]) == 1:
             tensor: Tensor = self._parts[name][0].opened.get_tensor(name)
             return tensor

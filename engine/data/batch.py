@@ -48,13 +48,13 @@ class Batch:
     weight: float = 1.0
 
     def to(self, device: torch.device) -> Batch:
-        """On ``device``; asynchronous on CUDA only, where the memory is pinned (on MPS it would read freed memory)."""
+        """The batch on ``device``; asynchronous on CUDA only, where memory is pinned (on MPS it would read freed memory)."""
         if device.type == "cpu":
             return self
         return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def pin_memory(self) -> Batch:
-        """In page-locked memory; DataLoader calls this when it pins."""
+        """The batch in page-locked memory; DataLoader calls this when it pins."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:

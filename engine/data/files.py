@@ -44,7 +44,7 @@ def read_table(
 def read_pieces(
     path: Path, columns: Sequence[str] | None = None, *, delimiter: str | None = None, encoding: str | None = None
 ) -> Iterator[Columns]:
-    """The same, some rows at a time."""
+    """What ``read_table`` reads, some rows at a time."""
     check_readable(path)
     suffix = path.suffix.lower()
     is_empty = True
@@ -174,7 +174,7 @@ def read_jsonl(path: Path, columns: Sequence[str] | None, encoding: str | None) 
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[RecordBatch]:
-    """Some rows at a time, with plain types: pandas' categories become what they stand for."""
+    """Read a Parquet file some rows at a time, with plain types: pandas' categories become what they stand for."""
     import pyarrow
     import pyarrow.parquet
 

@@ -76,7 +76,7 @@ class Plan:
 
     @cached_property
     def num_steps(self) -> int:
-        """Of the whole run."""
+        """The optimizer steps of the whole run."""
         return self.max_steps or sum(self.steps_in(epoch) for epoch in range(self.epochs))
 
     def order(self, epoch: int) -> np.ndarray:
@@ -98,7 +98,7 @@ class Plan:
         return [batches[i] for i in shuffled]
 
     def cut(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Consecutive micro-batches."""
+        """The rows as consecutive micro-batches, by number of rows or of tokens."""
         if self.tokens_per_batch is None:
             return cut(rows, self.batch_size)
         assert self.lengths is not None

@@ -137,13 +137,13 @@ def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokeni
 
 
 def cells_of(column: Sequence[Any]) -> Iterator[Any]:
-    """One after the other; of a data set's column a thousand are in memory at a time."""
+    """The cells of a column one after the other; of a data set's a thousand are in memory at a time."""
     for start in range(0, len(column), CHUNK_ROWS):
         yield from column[start : start + CHUNK_ROWS]
 
 
 def tokenize_now(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:
-    """In memory, without the cache."""
+    """Tokenise in memory, without the cache."""
     pieces = list(encode(texts, pairs, tokenizer, max_length, name))
     types = [piece.types for piece in pieces if piece.types is not None]
     lengths = np.concatenate([piece.lengths for piece in pieces])

@@ -110,7 +110,7 @@ class World:
         return self.broadcast(self.on_main_rank(function))  # type: ignore[return-value]
 
     def on_main_rank(self, function: Callable[[], T]) -> T | None:
-        """The same, but the result, which may be large, stays with rank 0; the others get None."""
+        """Rank 0 calls ``function``; its error is that of all, its result, which may be large, its own. The others get None."""
         return self._attempt(function, mine=self.is_main)
 
     def on_all_ranks(self, function: Callable[[], T], *, in_turn: bool = False) -> T:

@@ -54,7 +54,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def collect(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """All of them in full on rank 0, sharded ones one at a time into the CPU's memory; {} on the others. Collective."""
+    """All tensors in full on rank 0, sharded ones one at a time into the CPU's memory; {} on the others. Collective."""
     found = {}
     for name, tensor in tensors.items():
         full = full_tensor(tensor.detach())

@@ -61,7 +61,7 @@ class OutOfMemoryRetry:
         return [piece for keys in parts for piece in self.fitting(self.collate(keys), max_tokens)]
 
     def shrink(self, batch: Batch, state: TrainState) -> None:
-        """From now on nothing as large as ``batch``."""
+        """Make nothing as large as ``batch`` any more."""
         where, size = describe_device(state.device), f"{batch.executed_tokens} tokens"
         if len(batch.keys) == 1:
             epoch, row = batch.keys[0]

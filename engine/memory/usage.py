@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
 
 
 def memory_gb(device: torch.device) -> float:
-    """In use now, in GiB: allocated on CUDA; else what the process has resident, its peak where the system tells no more."""
+    """GiB in use now: allocated on CUDA; else what the process has resident, its peak where the system tells no more."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**30
     statm = Path("/proc/self/statm")

@@ -42,7 +42,7 @@ class FlopCount:
 
 
 def count_flops(model: nn.Module, level: str | None) -> FlopCount | None:
-    """From the model's own matrices; None for a model whose cost is not of this form (convolutions, local attention).
+    """The count, from the model's matrices; None for a model whose cost is not of this form (convolutions, local attention).
 
     ``level``: the task's: whether the head works on the tokens that are items or on one vector per row.
     """

@@ -34,16 +34,16 @@ class Evaluation:
         return Evaluation(clean, self.num_examples, self.num_steps, self.seconds)
 
     def line(self) -> dict[str, Any]:
-        """As it stands in metrics.jsonl."""
+        """The evaluation as it stands in metrics.jsonl."""
         return {**self.figures, "num_examples": self.num_examples, "runtime_seconds": self._seconds, **self._rates("examples")}
 
     def metrics(self) -> dict[str, Any]:
-        """As it stands in run.json, under the names that Trainer gives them."""
+        """The evaluation as it stands in run.json, under the names that Trainer gives them."""
         named = {f"eval_{name}": value for name, value in self.figures.items()}
         return {**named, "eval_runtime": self._seconds, **{f"eval_{name}": v for name, v in self._rates("samples").items()}}
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a checkpoint."""
+        """The evaluation as it stands in a checkpoint."""
         counts = (self.num_examples, self.num_steps, self.seconds)
         return {**self.figures, **dict(zip(IN_CHECKPOINT, counts, strict=True))}
 
@@ -68,11 +68,11 @@ class Evaluation:
 
 
 def figures_in_line(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a line of metrics.jsonl of the kind "eval"."""
+    """The figures in a line of metrics.jsonl of the kind "eval"."""
     return {name: value for name, value in line.items() if name not in IN_LINE}
 
 
 def figures_in_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the metrics in run.json, without the "eval_" of their names."""
+    """The figures in the metrics of run.json, without the "eval_" of their names."""
     found = {name: value for name, value in metrics.items() if name.startswith("eval_") and name not in IN_METRICS}
     return {name.removeprefix("eval_"): value for name, value in found.items()}

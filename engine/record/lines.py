@@ -43,7 +43,7 @@ class MetricsFile:
         return self.stream.tell()
 
     def cut_to(self, num_bytes: int) -> None:
-        """Later lines go: those of steps that are done again."""
+        """Cut off later lines: those of steps that are done again."""
         self.stream.truncate(min(num_bytes, os.fstat(self.stream.fileno()).st_size))
         self.stream.seek(0, os.SEEK_END)
 

@@ -90,7 +90,7 @@ class Window:
             self.stop()
 
     def stop(self) -> None:
-        """Look no further; no training time."""
+        """Look no further; this counts as no training time."""
         if self.is_over:
             return
         self.is_over, self.clock.watch = True, nullcontext
@@ -148,7 +148,7 @@ def hottest(averages: Sequence[Any], num_steps: int, wall: float, *, on_device: 
 
 
 def busy(kernels: Sequence[tuple[float, float]], wall: float) -> dict[str, float]:
-    """Of the wall clock (seconds), the share in which the device worked at all, and its longest pause.
+    """The share of the wall clock (seconds) in which the device worked at all, and its longest pause.
 
     ``kernels``: (start, end) in microseconds; several may run at once.
     """
@@ -164,7 +164,7 @@ def busy(kernels: Sequence[tuple[float, float]], wall: float) -> dict[str, float
 
 
 def text_of(found: dict[str, Any]) -> str:
-    """For the terminal."""
+    """The profile as lines for the terminal."""
     steps, num_steps = found["steps"], len(found["steps"])
     wall = sum(step["seconds"] for step in steps)
     spent = {phase: sum(step["phases"][phase] for step in steps) for phase in PHASES}

@@ -77,7 +77,7 @@ class Progress:
     writers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in state.json. The tallies are copied: they go on counting."""
+        """The book-keeping as it stands in state.json. The tallies are copied: they go on counting."""
         return {
             "ranks": dict(self.ranks),
             "window": dataclasses.asdict(self.window),

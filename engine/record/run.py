@@ -146,7 +146,7 @@ class Run:
         self.is_best = False
 
     def saving(self) -> AbstractContextManager[Any]:
-        """Around training: when it is left, all that was saved is on the disk. Collective."""
+        """Enter it around training: when it is left, all that was saved is on the disk. Collective."""
         return self.saver if self.all_save else self.world.main_rank_context(self.saver)
 
     def _tell_of_saved(self) -> None:
@@ -177,12 +177,12 @@ class Run:
         return {"world size": self.world.size, "sharded": self.config.shard}
 
     def start(self) -> None:
-        """From the beginning: what an interrupted run has logged before its first checkpoint goes."""
+        """Begin at step 0: what an interrupted run has logged before its first checkpoint is deleted."""
         self._metrics.cut_to(0)
         self.stopwatch.start()
 
     def restore(self, progress: Progress) -> None:
-        """The reverse; later lines of metrics.jsonl are cut off."""
+        """Take over what ``progress`` gave to a checkpoint; later lines of metrics.jsonl are cut off."""
         self.window, self.epoch, self.total = progress.window, progress.epoch, progress.total
         self.best_so_far.best, self.best_so_far.num_worse = progress.best, progress.num_worse
         self.last_evaluation, self.stopwatch.train_seconds = progress.last_evaluation, progress.train_seconds

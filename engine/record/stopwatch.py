@@ -22,7 +22,7 @@ class Stopwatch:
         self._mark = self._stepped = time.perf_counter()
 
     def start(self) -> None:
-        """From here on: what came before the training does not count."""
+        """Begin to count: what came before the training does not."""
         self._mark = time.perf_counter()
 
     def lap(self) -> None:

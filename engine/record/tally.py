@@ -56,7 +56,7 @@ class Tally:
 
     @property
     def loss(self) -> float:
-        """Mean over items."""
+        """The mean loss over items."""
         return self.loss_sum / max(self.num_items, 1.0)
 
     @property

@@ -54,7 +54,7 @@ class Writer:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The same, of the checkpoint that a resumed run continues from; called once, before anything else."""
+        """What ``state_dict`` gave to the checkpoint that a resumed run continues from; called once, before all else."""
 
 
 class Numbers(Writer):
@@ -182,7 +182,7 @@ def own_class(name: str) -> type[Any]:
 
 
 class Writers:
-    """Those of a run, opened. One that fails is left out from then on: it is not worth the run."""
+    """The writers of a run, opened. One that fails is left out from then on: it is not worth the run."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ def reason(name: str, error: BaseException) -> str:
 
 
 def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
-    """Flat, by kind; a truth is no number: ``train/loss``, ``eval/accuracy``, ``seconds/forward`` ..."""
+    """The numbers of a line by name, flat; a truth is none: ``train/loss``, ``eval/accuracy``, ``seconds/forward`` ..."""
     found = {f"{line['kind']}/{name}": value for name, value in line.items() if name != "step"}
     found |= {f"seconds/{phase}": value for phase, value in line.get("seconds", {}).items()}
     return {name: value for name, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}

@@ -35,7 +35,7 @@ class SettingsFile:
     is_run: bool = False
 
     def error(self, message: str, name: str = "", nth: int = 1) -> UsageError:
-        """With the place of the setting's name, where it can be found."""
+        """An error with the place of the setting's name, where it can be found."""
         where = place(self.text, name, nth) if name and not self.is_run else ""
         return UsageError(f"--config {self.path}{where}: {message}")
 
@@ -51,7 +51,7 @@ class SettingsFile:
 
 
 def kind_of(path: Path) -> str:
-    """By the end of its name; TOML where that says nothing."""
+    """The form of a file, by the end of its name; TOML where that says nothing."""
     return KINDS.get(path.suffix.lower(), "TOML")
 
 

@@ -59,7 +59,7 @@ def setting(
 
 
 def traits_of(field: dataclasses.Field[Any]) -> Traits:
-    """Those of a plain dataclass field, which a task of one's own may have, are the safe ones."""
+    """The field's traits; a plain dataclass field, which a task of one's own may have, gets the safe ones."""
     traits: Traits = field.metadata.get("traits", Traits())
     return traits
 

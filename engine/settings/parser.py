@@ -83,7 +83,7 @@ def for_training(kinds: Sequence[type]) -> bool:
 
 
 def unknown_flag(flag: str, known: Sequence[str], *, is_training: bool) -> UsageError:
-    """With the way on: what Trainer's flag of that name is called here, the nearest flag, or the help."""
+    """The error, with the way on: what Trainer's flag of that name is called here, the nearest flag, or the help."""
     given, flags = flag.partition("=")[0], [f"--{name.replace('_', '-')}" for name in known]
     if is_training and (here := hint(given)):
         return UsageError(f"unknown argument {flag!r}, of Trainer's; here: {here}")
@@ -257,7 +257,7 @@ Listing = Mapping[str, tuple[str, str, str]]  # name: (two places in the code, o
 
 
 def unknown_command(name: str, tasks: Iterable[str], commands: Iterable[str]) -> UsageError:
-    """With the way on: a task's name, a slip, or the list."""
+    """The error, with the way on: a task's name, a slip, or the list."""
     if name in tasks:
         return UsageError(f"unknown command {name!r}: it is a task, train it with --task {name}")
     near = difflib.get_close_matches(name, commands, n=1)

@@ -128,6 +128,13 @@ def test_the_time_is_that_of_the_steps_that_were_tried(monkeypatch):
     assert tried.tally.executed_tokens == sum(len(width) * width.max() for width in widths)
 
 
+def test_one_is_singular(tmp_path, capsys, monkeypatch):
+    """No step is begun any more when the first one that counts has taken its time."""
+    monkeypatch.setattr(explain, "TRIED_SECONDS", 0.0)
+    lines = explained(tmp_path, capsys, epochs=1)
+    assert lines["memory"][-1].endswith("at most in 1 tried step") and lines["steps"][0].startswith("6 = 1 epoch of 6, of ")
+
+
 def test_a_run_after_it_has_the_same_bits(tmp_path, capsys):
     """In the same process, with a model of one's own, dropout on; the model that was given is as it was."""
     fit(make_task(), TrainConfig(**SETTINGS, output_dir=str(tmp_path / "a")), tiny.bert())

@@ -94,6 +94,29 @@ def test_options_are_transformers(name, text, options):
     assert theirs(name, 5, **options) != theirs(name, 5, **({"num_decay_steps": 12} if name in NEEDED else {}))
 
 
+@pytest.mark.parametrize("least", [None, LEAST])
+@pytest.mark.parametrize("warmup", [0, 7, 40])
+def test_one_of_ours_has_a_warm_up_a_minimum_and_options(monkeypatch, warmup, least):
+    """Its function counts from the end of the warm-up, and knows of neither."""
+    monkeypatch.setitem(SCHEDULES, "root", lambda step, num_steps, power=0.5: 1 - (step / num_steps) ** power)
+    after = [1 - (step / max(40 - warmup, 1)) ** 0.8 for step in range(41 - warmup)]
+    share = (least or 0) / PEAK
+    expected = [step / warmup for step in range(warmup)] + [f * (1 - share) + share for f in after]
+    found = ours("root", warmup_steps=warmup, min_learning_rate=least, schedule_options="power=0.8")
+    np.testing.assert_allclose(found, [f * PEAK for f in expected], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("function", "text"), [
+    (lambda step, num_steps: 1 - 2 * step / num_steps, "the learning rate would be -"),
+    (lambda step, num_steps: 1 / step, "division by zero"),
+    (lambda step: 1.0, "takes 1 positional argument but 2 were given"),
+])  # fmt: skip
+def test_one_of_ours_that_would_fail_in_the_middle_is_refused_before_it(monkeypatch, function, text):
+    monkeypatch.setitem(SCHEDULES, "mine", function)
+    with pytest.raises(UsageError, match=f"--schedule mine, 0 of 40 steps of warm-up: .*{text}"):
+        ours("mine")
+
+
 def test_a_ratio_and_a_number_of_steps_say_the_same():
     assert ours("cosine", warmup_ratio=0.1, num_steps=33) == ours("cosine", warmup_steps=4, num_steps=33)
     assert ours("linear", warmup_steps=0) == ours("linear")

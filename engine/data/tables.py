@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.data.cache import SCRATCH, scratch_folder
+from engine.data.cache import held_folder
 from engine.data.files import SUFFIXES, Columns, read_parquet, read_pieces, read_table
 from engine.errors import DataError
 
@@ -23,26 +25,29 @@ if TYPE_CHECKING:
 def read_dataset(path: Path, columns: Sequence[str], name: str, **options: str | None) -> Dataset:
     """The columns of a file, mapped into memory from a copy on disk, which goes with this process. Raises DataError.
 
-    A JSONL file, whose columns may change their kind at its end, is held in memory.
+    A JSONL file, whose columns may change their kind at its end, is held in memory; so is another where no disk has room.
     """
     import pyarrow
     from datasets import Dataset
 
     if path.suffix.lower() == ".jsonl":
         return as_dataset(read_table(path, columns, **options), name)
-    if path.suffix.lower() == ".parquet":
-        batches = read_parquet(path, columns)
-    else:
+
+    def batches() -> Iterator[RecordBatch]:
+        if path.suffix.lower() == ".parquet":
+            return read_parquet(path, columns)
         kinds = pyarrow.schema([(column, pyarrow.string()) for column in columns])
-        pieces = read_pieces(path, columns, **options)
-        batches = (pyarrow.RecordBatch.from_pydict(piece, kinds) for piece in pieces)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch_folder()) as folder:  # what is mapped stays
-        copy = Path(folder) / "rows.arrow"
-        try:
-            write_arrow(batches, copy)
-        except UnicodeEncodeError as error:
-            raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
-        return Dataset.from_file(str(copy))
+        return (pyarrow.RecordBatch.from_pydict(piece, kinds) for piece in read_pieces(path, columns, **options))
+
+    try:
+        for place in (partial(held_folder, "rows"), tempfile.TemporaryDirectory):
+            with suppress(OSError), place() as folder:
+                copy = Path(folder) / "rows.arrow"
+                write_arrow(batches(), copy)
+                return Dataset.from_file(str(copy))  # what is mapped stays
+        return Dataset(pyarrow.Table.from_batches(list(batches())))
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
 
 
 def write_arrow(batches: Iterator[RecordBatch], path: Path) -> None:

@@ -5,14 +5,16 @@ The verdict of the proof (packing_check.py) is kept in the cache folder. Next: p
 
 from __future__ import annotations
 
+import functools
 import json
+from pathlib import Path
 
 import torch
 import transformers
 from torch import nn
 
 from engine.console import note
-from engine.data.cache import cache_folder
+from engine.data.cache import entry
 from engine.data.collate import Layout
 from engine.errors import UsageError
 from engine.model import packing
@@ -58,15 +60,12 @@ def why_not_packed(model: nn.Module, level: str | None, device: torch.device, pr
         )
     if not isinstance(model, transformers.PreTrainedModel):
         return f"{type(model).__name__} is not a transformers model"
-    known = cache_folder() / "packing" / f"{fingerprint(model, level)}.json"
-    try:
-        verdict: dict[str, str | None] = json.loads(known.read_text())
-        reason = verdict["reason"]
-    except (OSError, ValueError, KeyError, TypeError):
-        reason = compare_small_copy(model, level)
-        try:
-            known.parent.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps({"model": type(model).__name__, "reason": reason}))
-        except OSError:
-            pass  # asked again next time
+    compare = functools.cache(lambda: compare_small_copy(model, level))
+
+    def write(folder: Path) -> None:
+        verdict = json.dumps({"model": type(model).__name__, "reason": compare()})
+        (folder / "verdict.json").write_text(verdict)
+
+    known = entry("packing", fingerprint(model, level), write)
+    reason = compare() if known is None else json.loads((known / "verdict.json").read_text())["reason"]
     return reason or (check_kernel(model.config, device, precision) if device.type == "cuda" else None)

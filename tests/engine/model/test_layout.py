@@ -38,6 +38,7 @@ from transformers import (
 from bench.toys import tiny
 from engine.build import build
 from engine.config import TrainConfig
+from engine.data.cache import cache_folder
 from engine.data.collate import Layout
 from engine.errors import UsageError
 from engine.loop import train_step
@@ -221,7 +222,7 @@ def test_running_out_of_memory_is_no_verdict(monkeypatch):
     monkeypatch.setattr(packing_check, "small_copy", lambda model: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         why_not_packed(tiny.bert(), "sequence", CPU, "fp32")
-    assert not (layout.cache_folder() / "packing").exists()
+    assert list((cache_folder() / "packing").iterdir()) == []
 
 
 def test_the_kernel_is_checked_against_the_cpus(monkeypatch):
@@ -245,10 +246,27 @@ def test_the_kernel_is_checked_against_the_cpus(monkeypatch):
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"\xff"])
 def test_a_damaged_verdict_is_made_again(damage):
     why_not_packed(tiny.bert(), "sequence", CPU, "fp32")
-    [known] = (layout.cache_folder() / "packing").iterdir()
+    [known] = (cache_folder() / "packing").glob("*/verdict.json")
     known.write_bytes(damage)
     assert why_not_packed(tiny.bert(), "sequence", CPU, "fp32") is None
     assert json.loads(known.read_text())["reason"] is None
+
+
+def test_the_description_of_a_model_changes_with_each_field_of_its_configuration():
+    """And with its class, its kind of attention, and the versions; not with its weights or the names of its labels."""
+    for make in (tiny.bert, tiny.distilbert):
+        found = {packing_check.described(make()), packing_check.described(make(seed=1))}
+        assert len(found) == 1
+        fields = make().config.to_dict().keys() & vars(make().config).keys()
+        fields -= {"_name_or_path", "id2label", "label2id", "transformers_version"}
+        for name in fields:
+            model = make()
+            vars(model.config)[name] = "another"
+            found.add(packing_check.described(model))
+        assert len(found) == 1 + len(fields) > 20
+    model = tiny.bert()
+    model.set_attn_implementation("eager")
+    assert packing_check.described(model) != packing_check.described(tiny.bert())
 
 
 def test_the_check_draws_nothing_and_leaves_the_model_alone():

@@ -37,14 +37,16 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     if config.errors and (Path(config.errors).suffix.lower() != ".csv" or not Path(config.errors).parent.is_dir()):
         raise UsageError(f"--errors must name a .csv file in a directory that is there, found {config.errors!r}")
     changes = changes_in(config)
-    tables = None
+    tables = folder = None
     if config.file:
+        folder = Path(config.file).parent
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
         tables = {"eval": as_dataset(rows, config.file)}
         changes["max_eval_examples"] = config.max_eval_examples or 0
     task, model, layout = open_model(
-        config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, precision=config.precision
-    )
+        config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, folder=folder,
+        precision=config.precision,
+    )  # fmt: skip
     examples = task.examples().get("eval")
     if examples is None:
         raise DataError(f"the run {config.model} has no evaluation data: give --file")

@@ -25,7 +25,8 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError(f"--output {config.output} is the input: name another file")
     check_output(config.output)
     changes = changes_in(config)
-    columns = [name for name in (*changes.values(), config.id_column) if name is not None]
+    columns = [value for name, value in changes.items() if name.endswith("_column") and value is not None]
+    columns += [config.id_column] if config.id_column is not None else []
     rows: Columns = {"text": list(texts)}
     if config.input:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
@@ -33,7 +34,8 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         refuse_repeated(rows.get(config.id_column or "id", []), config.input)
     elif columns:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
-    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes)
+    folder = Path(config.input).parent if config.input else None
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes, folder=folder)
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:

@@ -103,11 +103,16 @@ class NotCachedError(DataError):
 
 
 class Source:
-    """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json."""
+    """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json.
 
-    def __init__(self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None):
+    ``tables``: data in place of those of the settings; ``folder``: that of the file that a command has read them from.
+    """
+
+    def __init__(
+        self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None, folder: Path | None = None
+    ):
         self.config = config or SourceConfig()
-        self.given = tables
+        self.given, self.folder = tables, folder
         self.taken_data: TakenData | None = None
         self.taken_model: TakenModel | None = None
 

@@ -18,7 +18,7 @@ def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
         raise UsageError("give one or more pictures: files or http addresses")
     if config.output and Path(config.output).suffix.lower() not in (".csv", ".jsonl"):
         raise UsageError(f"--output must end in .csv or .jsonl, found {config.output!r}")
-    changes = {"num_beams": config.num_beams, "max_new_tokens": config.max_new_tokens}
+    changes = {"num_beams": config.num_beams, "max_new_tokens": config.max_new_tokens, "allow_urls": True}  # those typed here
     task, model, layout = open_model(
         config.model, find, device=config.device, task=config.task, base="captioning", changes=changes
     )

@@ -412,7 +412,13 @@ def server(folder):
         thread.join()
 
 
-def test_an_address_a_file_and_a_picture_get_the_same_caption(models, folder, server, capsys, tmp_path):
+@pytest.fixture
+def public(monkeypatch):
+    """The server of the tests is on this machine, which is otherwise refused."""
+    monkeypatch.setattr("tasks.captioning.download.is_public", lambda address: True)
+
+
+def test_an_address_a_file_and_a_picture_get_the_same_caption(models, folder, server, public, capsys, tmp_path):
     """With a model that no run of ours has made."""
     file = folder / "test/001.png"
     arguments = ["caption", "--model", str(models["git"]), "--device", "cpu", "--max-new-tokens", "4"]
@@ -431,6 +437,7 @@ def test_what_caption_refuses(models, server, tmp_path, capsys):
     assert fails(arguments, capsys) == (2, "error: give one or more pictures: files or http addresses")
     assert fails([*arguments, "no.png"], capsys)[0] == 3
     assert fails([*arguments, f"{server}/test/none.png"], capsys)[0] == 3
+    assert fails([*arguments, "http:///a.png"], capsys)[0] == fails([*arguments, "http://[::1/a.png"], capsys)[0] == 3
     assert "must end in .csv or .jsonl" in fails([*arguments, "a.png", "--output", "x"], capsys)[1]
     assert "--num-beams must be at least 1" in fails([*arguments, "a.png", "--num-beams", "0"], capsys)[1]
     (tmp_path / "t.png").write_bytes(b"text")

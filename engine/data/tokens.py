@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from engine.console import note
 from engine.data.cache import entry
+from engine.data.tables import RowName, plain_row
 from engine.errors import DataError
 from engine.settings.own import code_fingerprint
 
@@ -99,20 +100,21 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def tokenize(
-    texts: Sequence[str], tokenizer: Any, max_length: int, pairs: Sequence[str] | None = None, *, name: str = "texts"
-) -> Tokens:
+    texts: Sequence[str], tokenizer: Any, max_length: int, pairs: Sequence[str] | None = None, *, name: str = "texts",
+    row_name: RowName = plain_row,
+) -> Tokens:  # fmt: skip
     """Token ids of each text (and its pair), special tokens included, cut to ``max_length``; from the cache if there.
 
-    Raises DataError for a row without any token.
+    ``name`` and ``row_name``: what the texts, and a row of them, are called. Raises DataError for a row without any token.
     """
     key = tokens_fingerprint(texts, pairs, tokenizer, max_length)
 
     def write(folder: Path) -> None:
-        with closing(encode(texts, pairs, tokenizer, max_length, name)) as pieces:
+        with closing(encode(texts, pairs, tokenizer, max_length, name, row_name)) as pieces:
             store(pieces, folder)
 
     folder = None if key is None else entry("tokens", key, write)
-    return tokenize_now(texts, pairs, tokenizer, max_length, name) if folder is None else load(folder)
+    return tokenize_now(texts, pairs, tokenizer, max_length, name, row_name) if folder is None else load(folder)
 
 
 def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int) -> str | None:
@@ -166,9 +168,11 @@ def cells_of(column: Sequence[Any]) -> Iterator[Any]:
         yield from column[start : start + CHUNK_ROWS]
 
 
-def tokenize_now(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:
+def tokenize_now(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str, row_name: RowName = plain_row
+) -> Tokens:
     """Tokenise in memory, without the cache."""
-    pieces = list(encode(texts, pairs, tokenizer, max_length, name))
+    pieces = list(encode(texts, pairs, tokenizer, max_length, name, row_name))
     types = [piece.types for piece in pieces if piece.types is not None]
     lengths = np.concatenate([piece.lengths for piece in pieces])
     return Tokens(
@@ -192,7 +196,9 @@ def left_as_found(tokenizer: Any) -> Iterator[None]:
             backend.no_padding() if found[1] is None else backend.enable_padding(**found[1])
 
 
-def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Generator[Tokens]:
+def encode(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str, row_name: RowName = plain_row
+) -> Generator[Tokens]:
     """The work itself: a thousand rows at a time, with a bar for many."""
     if not len(texts):
         raise DataError(f"{name}: there is no row")
@@ -208,8 +214,8 @@ def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, ma
             )
             lengths = [len(ids) for ids in encoded["input_ids"]]
             if 0 in lengths:
-                row = start + lengths.index(0) + 1
-                raise DataError(f"row {row} of {name} has no token (its text is empty): remove or fill it")
+                where = f"{name}, {row_name(start + lengths.index(0))}"
+                raise DataError(f"{where}: there is no token (its text is empty): remove or fill it")
             types = encoded.get("token_type_ids")
             yield Tokens(
                 ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]),

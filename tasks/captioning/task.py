@@ -31,7 +31,7 @@ from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange, per_token
 from engine.data.files import Columns
 from engine.data.sources import HubData, Source, TakenModel
-from engine.data.tables import files_in
+from engine.data.tables import files_in, row_name
 from engine.errors import DataError, ModelError
 from engine.settings.fields import user_path
 from engine.task import Examples, Row
@@ -119,9 +119,9 @@ class Captioning(TextTask[CaptioningOptions]):
         name = self.options.text_column
         cells = [cell if isinstance(cell, list) else [cell] for cell in table[name][:]]
         pairs = [(row, text) for row, cell in enumerate(cells) for text in cell]
-        checked_texts([text for _, text in pairs], f"{split} data, column {name!r}")
-        if blank := [row + 1 for row, text in pairs if not text.strip()]:
-            raise DataError(f"{split} data, row {blank[0]}: the caption is blank: remove or fill it")
+        checked_texts([text for _, text in pairs], f"{split} data, column {name!r}", lambda i: row_name(table, pairs[i][0]))
+        if blank := [row for row, text in pairs if not text.strip()]:
+            raise DataError(f"{split} data, {row_name(table, blank[0])}: the caption is blank: remove or fill it")
         return pairs
 
     def pictures(self, table: Dataset, split: str, captions: Sequence[tuple[int, str]]) -> Pictures:
@@ -135,7 +135,8 @@ class Captioning(TextTask[CaptioningOptions]):
         tokens = [np.asarray([start, *row[:limit], end], dtype=np.int32) for row in ids]
         column = table[self.image_column]
         sources = [column[row] for row, _ in captions]
-        found = Pictures(sources, tokens, self.processor, self.access(split), split)
+        found = Pictures(sources, tokens, self.processor, self.access(split),
+                         lambda row: f"{split} data, {row_name(table, captions[row][0])}")  # fmt: skip
         by_picture: dict[bytes, list[str]] = {}
         for digest, (_, text) in zip(found.digests, captions, strict=True):
             by_picture.setdefault(digest, []).append(text)

@@ -166,7 +166,7 @@ def bare():
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_a_row_without_any_token_is_refused_with_its_number(empty, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_ROWS", 2)
-    with pytest.raises(DataError, match=r"row 4 of train data has no token \(its text is empty\)"):
+    with pytest.raises(DataError, match=r"train data, row 4: there is no token \(its text is empty\)"):
         tokenize(["w1", "w2", "w3", empty], bare(), 8, name="train data")
     assert entries() == []
 

@@ -337,7 +337,7 @@ def test_a_picture_is_fetched_once(public):
     with Answering(content(picture())) as server:
         sources, tokens = [f"{server.url}/a.png"] * 3, [np.array([1, 2])] * 3
         processor = SimpleNamespace(__call__=None)
-        rows = Pictures(sources, tokens, processor, Access([], True), "train")
+        rows = Pictures(sources, tokens, processor, Access([], True), "row {}".format)
         for _ in range(2):
             assert [rows._read(row)[0] for row in range(3)] == [picture()] * 3
         assert server.times == 1

@@ -276,7 +276,8 @@ def test_pictures_are_decoded_when_they_are_wanted(models, folder, monkeypatch):
         "tasks.captioning.pictures.decode", lambda content, where: decoded.append(where) or decode(content, where)
     )
     rows[3], rows[5]
-    assert decoded == ["train data, row 4", "train data, row 6"]
+    file = folder / "train/metadata.csv"
+    assert decoded == [f"train data, {file}, row 4", f"train data, {file}, row 6"]
 
 
 def test_several_captions_of_a_picture(models, tmp_path):
@@ -334,7 +335,7 @@ def test_a_program_for_printers_named_png_is_refused_and_starts_none(models, fol
     """Pillow gives an EPS, whatever its name, to Ghostscript: in a folder, behind caption and predict, and as an object."""
     shutil.copytree(folder, tmp_path / "p")
     (tmp_path / "p/train/002.png").write_bytes(EPS)
-    with pytest.raises(DataError, match=f"train data, row 3: not a picture that can be read: {NOT_OURS}"):
+    with pytest.raises(DataError, match=f"train data, .*metadata.csv, row 3: not a picture that can be read: {NOT_OURS}"):
         make_task(models["git"], tmp_path / "p").examples()
     file = tmp_path / "p/train/002.png"
     (tmp_path / "i.csv").write_text(f"file_name\n{file}\n")
@@ -377,7 +378,7 @@ def test_a_blank_caption_and_a_missing_column_are_refused(models, folder, tmp_pa
     path = tmp_path / "p/train/metadata.csv"
     whole = path.read_text().splitlines()
     path.write_text("\n".join([*whole[:1], "000.png, ", *whole[2:]]))
-    with pytest.raises(DataError, match="train data, row 1: the caption is blank"):
+    with pytest.raises(DataError, match=r"train data, .*, row 1: the caption is blank"):
         make_task(models["git"], tmp_path / "p").examples()
     with pytest.raises(DataError, match="no column 'caption'"):
         make_task(models["git"], tmp_path / "p", text_column="caption").examples()

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from torch import nn
 
 from engine.artifacts.directory import is_finished, read_run
-from engine.data.collate import PADDED, Layout
+from engine.data.collate import Layout
 from engine.data.sources import Source, SourceConfig
 from engine.distributed.device import choose_device
 from engine.errors import ModelError, UsageError
 from engine.model import key_value_cache, target_logits
-from engine.model.layout import pack, why_not_packed
+from engine.model.layout import pack, padded, why_not_packed
 from engine.precision import choose_precision
 from engine.settings.fields import settings_where, user_path
 from engine.task import Task
@@ -71,7 +71,7 @@ def open_model(
     where = choose_device(device)
     model = built.load_model(built.source.model(built.hub_model, built.substitute))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
-    layout = pack(model, built.level) if packable else PADDED
+    layout = pack(model, built.level) if packable else padded(model)
     target_logits.enable(model, built.level)
     key_value_cache.keep_for_generate(model)
     built.adopt(model)

@@ -21,6 +21,8 @@ from engine.model import packing
 from engine.model.packing_check import check_kernel, compare_small_copy, fingerprint
 from engine.precision import Precision
 
+POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")  # tables of a vector for each position
+
 
 def choose_layout(
     name: str, model: nn.Module, level: str | None, max_length: int | None, device: torch.device, precision: Precision
@@ -32,16 +34,24 @@ def choose_layout(
     if name == "max_length":
         if max_length is None:
             raise UsageError("--batching max_length: this task has no length to pad to")
-        return Layout("max_length", max_length)
+        return padded(model, max_length)
     if name in ("padded", "bucketed"):
-        return Layout("padded")
+        return padded(model)
     reason = why_not_packed(model, level, device, precision)
     if reason is None:
         return pack(model, level)
     if name == "packed":
         raise UsageError(f"--batching packed: {reason}; use padded or bucketed")
     note(f"batching: padded, because {reason}")
-    return Layout("padded")
+    return padded(model)
+
+
+def padded(model: nn.Module, max_length: int = 0) -> Layout:
+    """The padded layout that suits the model; ``max_length``: that all rows are padded to, 0: to the longest."""
+    by_number = any(
+        isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS for name, module in model.named_modules()
+    )
+    return Layout("max_length" if max_length else "padded", max_length, pads_right=by_number)
 
 
 def pack(model: nn.Module, level: str | None) -> Layout:

@@ -39,7 +39,7 @@ from bench.toys import tiny
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.cache import cache_folder
-from engine.data.collate import Layout
+from engine.data.collate import Layout, arrange
 from engine.errors import UsageError
 from engine.loop import train_step
 from engine.model import attention, layout, packing, packing_check
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_padded_and_said(name, capsys):
     torch.manual_seed(0)
     config, reason = REFUSED[name]
     model = SEQUENCE.from_config(config)
-    assert choose_layout("auto", model, "sequence", None, CPU, "fp32") == Layout("padded")
+    assert choose_layout("auto", model, "sequence", None, CPU, "fp32").kind == "padded"
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("batching: padded, because ") and type(model).__name__ in said
     assert reason in said
@@ -136,7 +136,7 @@ def test_a_model_of_ones_own_is_padded(capsys):
 
 
 def test_a_task_can_have_batches_that_are_never_packed(capsys):
-    assert choose_layout("auto", tiny.bert(), None, None, CPU, "fp32") == Layout("padded")
+    assert choose_layout("auto", tiny.bert(), None, None, CPU, "fp32") == Layout(pads_right=True)
     assert capsys.readouterr().err == "batching: padded, because this task's batches hold more than text\n"
 
 
@@ -286,9 +286,9 @@ def test_where_there_is_no_kernel_the_reason_says_so(device, precision, why):
 
 
 def test_each_name_has_its_layout():
-    assert choose_layout("padded", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("padded")
-    assert choose_layout("bucketed", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("padded")
-    assert choose_layout("max_length", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("max_length", 32)
+    assert choose_layout("padded", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout(pads_right=True)
+    assert choose_layout("bucketed", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout(pads_right=True)
+    assert choose_layout("max_length", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("max_length", 32, pads_right=True)
     assert choose_layout("auto", tiny.bert(), "sequence", 32, CPU, "fp32").kind == "packed"
     roberta = SEQUENCE.from_config(RobertaConfig(**ROBERTA))
     assert choose_layout("packed", roberta, "sequence", None, CPU, "fp32").position_start == 2
@@ -421,3 +421,34 @@ def test_rounding_up_adds_segments_that_nobody_reads():
     assert [len(b.inputs["cu_seq_lens_q"]) - b.num_examples for b in (rounded, *others)] == [4, 4, 4, 4], "3 in the tail"
     assert int(rounded.inputs["position_ids"].max()) < 24
     torch.testing.assert_close(model(**rounded.inputs).logits, model(**plain.inputs).logits, rtol=1e-5, atol=1e-6)
+
+
+def left_padded():
+    tokenizer = tiny.tokenizer()
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [tiny.bert, tiny.distilbert])
+@pytest.mark.parametrize("name", ["padded", "max_length", "packed"])
+def test_a_texts_answer_does_not_depend_on_its_neighbours_however_its_tokenizer_pads(make, name):
+    """A model that looks up each position by its number is given the same ones beside a longer text."""
+    model = make().eval()
+    alone, beside = [], []
+    layout = choose_layout(name, model, "sequence", 32, CPU, "fp32")
+    rows = [{"input_ids": np.array([2, 9, 8, 3])}, {"input_ids": np.array([2, *range(10, 26), 3])}]
+    with torch.no_grad():
+        for found, some in ((alone, rows[:1]), (beside, rows)):
+            inputs, _ = arrange(some, layout, left_padded())
+            found.append(model(**inputs).logits[0])
+    torch.testing.assert_close(alone[0], beside[0], rtol=1e-6, atol=1e-6)
+
+
+def test_where_the_tokenizer_wants_it_a_model_with_relative_positions_is_padded_on_the_left():
+    """XLNet's reads the last token's vector."""
+    from transformers import XLNetConfig, XLNetForSequenceClassification
+
+    model = XLNetForSequenceClassification(XLNetConfig(vocab_size=100, d_model=32, n_layer=1, n_head=2, d_inner=64))
+    assert not layout.padded(model).pads_right and layout.padded(tiny.bert()).pads_right
+    inputs, _ = arrange([{"input_ids": np.array([7])}, {"input_ids": np.array([8, 9])}], layout.padded(model), left_padded())
+    assert inputs["input_ids"].tolist() == [[0, 7], [8, 9]]

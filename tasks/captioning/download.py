@@ -45,6 +45,8 @@ def download(address: str, most_bytes: int, where: str) -> bytes:
         finally:
             timer.cancel()
             connection.close()
+    except DataError:
+        raise
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = f"it took longer than {SECONDS:.0f} seconds" if late.is_set() else getattr(error, "strerror", None) or error
         raise DataError(f"{where}: {address} cannot be read: {reason}") from error

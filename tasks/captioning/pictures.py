@@ -64,6 +64,8 @@ def read_bytes(source: Any, access: Access, where: str) -> bytes:
         return download(name, MAX_BYTES, where)
     try:
         return read_file(name, access.folders, where)
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{where}: there is no picture {name}") from error
     except (OSError, ValueError) as error:

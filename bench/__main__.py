@@ -21,7 +21,7 @@ COMMANDS = {
     "steps": ("bench.steps", "steps per second of one configuration of run.py: --task imdb --steps 20"),
     "tokens": ("bench.contest.tokens", "token arrays for a machine without texts: OUT.npz, then --tokens OUT.npz"),
     "plot": ("bench.contest.pictures", "the pictures of a comparison again, from the rows that were kept"),
-    "gpu": ("bench.contest.gpu", "a session on a GPU, in parts of at most nine minutes"),
+    "gpu": ("bench.gpu.programme", "a session on a GPU, in parts of at most nine minutes"),
     "matmul": ("bench.contest.matmul", "the best rate of matrix products that this device reaches"),
     "scaling": ("bench.scaling", "what GPUs tell each other in a step beside what they compute: a calculation"),
     "kill": ("bench.reliability.kill", "killed at any moment and resumed, is the end the same?"),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +22,7 @@ from engine.average import Average
 from engine.checkpoint.snapshot import model_tensors
 from engine.clock import Clock
 from engine.config import TrainConfig
+from engine.cuda_graph import GraphedAccumulate
 from engine.data.collate import Layout
 from engine.data.plan import Plan
 from engine.distributed.device import choose_device
@@ -30,7 +33,7 @@ from engine.loader import Data, batches, eval_loader, share
 from engine.loop import accumulate
 from engine.memory.retry import OutOfMemoryRetry
 from engine.memory.usage import keep_freed_memory
-from engine.model import lora, target_logits
+from engine.model import key_value_cache, lora, target_logits
 from engine.model.flops import count_flops, peak_flops
 from engine.model.layout import choose_layout
 from engine.optimizer import SkipGuard, freeze, make_optimizer
@@ -44,10 +47,19 @@ from engine.seed import set_seed
 from engine.state import TrainState
 from engine.task import Examples, Task
 
+ROUND_TO, NUM_SHAPES = (
+    256,
+    32,
+)  # lengths of packed rows are rounded up to a multiple of the one, so that the other is their number
+GRAPH_TOKENS = 32_768  # in larger micro-batches kernels take longer than their launches
+
 
 @dataclass(frozen=True)
 class Setup:
-    """A run put together, before its first step. ``plain``: the model to save, without its weights if they are sharded."""
+    """A run put together, before its first step.
+
+    ``plain``: the model to save, without its weights if they are sharded. ``graphs``: its steps are recorded (cuda_graph.py).
+    """
 
     state: TrainState
     data: Data
@@ -55,6 +67,7 @@ class Setup:
     precision: Precision
     layout: Layout
     plain: nn.Module
+    graphs: bool = False
 
     def full_model(self) -> nn.Module | None:
         """The trained model as transformers knows it; a sharded one on rank 0, on the CPU, and None elsewhere. Collective."""
@@ -79,14 +92,17 @@ def build(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it before its first call
     torch.use_deterministic_algorithms(config.deterministic)
     set_seed(config.seed)
-    allow_tf32(device)
+    allow_tf32(device, precision)
     if device.type == "cpu":
         keep_freed_memory()
     model, plain, layout = world.on_all_ranks(lambda: prepared(task, config, device, precision, model))
     world.check_same_on_all_ranks("parameters", {name: list(parameter.shape) for name, parameter in model.named_parameters()})
     model = shard(model, world, precision) if config.shard else model.to(device)
-    if config.compiled:  # in place: torch.compile(model) would rename the parameters
-        model.compile(dynamic=True, mode="reduce-overhead" if config.cuda_graph == "on" else None)
+    if config.compile:  # in place: torch.compile(model) would rename the parameters
+        model.compile(dynamic=True)
+    graphs = wants_graphs(config, layout, world, examples.lengths)
+    if graphs:
+        layout = few_shapes(layout, task, model, config)
     replica = model
     if not config.shard:
         replica = replicate(model, world, find_unused_parameters=config.find_unused_parameters)
@@ -110,10 +126,12 @@ def build(
     data = Data(plan, task, examples, layout, config, world, clock)
     if task.additive and world.size == 1:  # another rank would not know of the micro-batches of a cut one
         state.execute = OutOfMemoryRetry(data.batch)
+    if graphs:
+        state.execute = nested(state.execute, GraphedAccumulate())
     if replica is not model:
         rehearse(state, data)
     set_seed(config.seed, world.rank)
-    return Setup(state, data, world, precision, layout, plain)
+    return Setup(state, data, world, precision, layout, plain, graphs)
 
 
 def rehearse(state: TrainState, data: Data) -> None:
@@ -140,27 +158,40 @@ def prepared(
     plain = skeleton(model) if config.shard else None
     layout = choose_layout(config.batching, model, task.level, task.max_length, device, precision)
     target_logits.enable(model, task.level)
+    key_value_cache.keep_for_generate(model)
     if config.gradient_checkpointing:
         if not getattr(model, "supports_gradient_checkpointing", False):
             raise UsageError(f"--gradient-checkpointing: {type(model).__name__} does not know it; leave it out")
-        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # two names of one: transformers 5.23 deprecates the second
     if config.lora:
         model = lora.add(model, config, task.source.config.revision)
     if config.freeze is not None:
         freeze(model, config.freeze)
-    if config.cuda_graph == "on":
-        longest = int(task.max_length or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
-        layout = few_shapes(layout, longest, device)
     if config.compile and layout.kind == "packed" and device.type == "cpu":
         raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")
     return model, model if plain is None else plain, layout
 
 
-def few_shapes(layout: Layout, max_length: int, device: torch.device) -> Layout:
-    """Rounded lengths and a constant longest one, so that a CUDA graph is recorded a few times only. Raises UsageError."""
-    if device.type != "cuda" or layout.kind != "packed":
-        raise UsageError("--cuda-graph on needs a CUDA device and packed batches")
-    return dataclasses.replace(layout, max_length=max_length, round_to=256)
+def wants_graphs(config: TrainConfig, layout: Layout, world: World, lengths: Any) -> bool:
+    """Are steps to be recorded? ``auto``: where launching their kernels takes longer than running them. Raises UsageError."""
+    can = world.device.type == "cuda" and layout.kind == "packed" and world.size == 1
+    if config.cuda_graph == "on" and not can:
+        raise UsageError("--cuda-graph on needs a CUDA device, packed batches and one rank")
+    is_small = float(np.mean(lengths)) * config.batch_size <= GRAPH_TOKENS
+    return can and (config.cuda_graph == "on" or (config.cuda_graph == "auto" and is_small))
+
+
+def few_shapes(layout: Layout, task: Task[Any], model: nn.Module, config: TrainConfig) -> Layout:
+    """Rounded lengths and a constant longest one, so that at most some thirty shapes occur."""
+    longest = int(task.max_length or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
+    round_to = -(-config.batch_size * longest // (NUM_SHAPES * ROUND_TO)) * ROUND_TO
+    return dataclasses.replace(layout, max_length=longest, round_to=round_to)
+
+
+def nested(outer: Callable[..., Any], inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Both take the function that they go around as the first argument."""
+    return lambda function, *arguments: outer(partial(inner, function), *arguments)
 
 
 def make_run(

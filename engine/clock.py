@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-STREAM = ("copy", "forward", "backward", "clip", "optimizer")  # what the device does
+STREAM = ("copy", "forward", "backward", "graph", "clip", "optimizer")  # what the device does; graph: both passes, recorded
 PHASES = ("data", "guard", *STREAM, "log")  # of a step; guard: noting the generators, see memory/retry.py
 BETWEEN_STEPS = ("evaluation", "saving", "profiling")  # between steps
 

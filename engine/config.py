@@ -84,7 +84,7 @@ class TrainConfig:
     )
     compile: bool = setting(False, "torch.compile, one graph for all lengths; worth its minutes on a GPU")
     cuda_graph: Literal["auto", "on", "off"] = setting(
-        "auto", "record the compiled model as CUDA graphs, one for each length rounded up to 256; auto: off"
+        "auto", "record forward and backward pass as CUDA graphs; auto: for small packed batches on one GPU"
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", local=True)
     shard: bool = setting(
@@ -181,11 +181,6 @@ class TrainConfig:
             raise UsageError("--find-unused-parameters is for DDP, --shard needs no such search: leave it out")
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite contradict each other: give one of them")
-
-    @property
-    def compiled(self) -> bool:
-        """Does torch.compile take the model?"""
-        return self.compile or self.cuda_graph == "on"
 
 
 def check_optimizer(config: TrainConfig) -> None:

@@ -248,7 +248,9 @@ def announce(
     how = ", sharded" if config.shard else ""
     warmup = f"{config.warmup_ratio:.0%}" if config.warmup_steps is None else f"{config.warmup_steps} steps of"
     each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
-    print(f"device     {ranks}{document.device}{how}, {setup.precision}{tf32}{', compiled' if config.compiled else ''}")
+    print(
+        f"device     {ranks}{document.device}{how}, {setup.precision}{tf32}{', compiled' if config.compile else ''}{', CUDA graphs' if setup.graphs else ''}"
+    )
     say(f"data       {document.data.source}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})")
     sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
     say(f"model      {document.model or type(setup.state.model).__name__}: {sizes_of}")

@@ -20,7 +20,7 @@ from engine.data.collate import PADDED, Layout
 from engine.data.sources import Source, SourceConfig
 from engine.distributed.device import choose_device
 from engine.errors import ModelError, UsageError
-from engine.model import target_logits
+from engine.model import key_value_cache, target_logits
 from engine.model.layout import pack, why_not_packed
 from engine.precision import choose_precision
 from engine.settings.fields import user_path
@@ -69,6 +69,7 @@ def open_model(
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
     layout = pack(model, built.level) if packable else PADDED
     target_logits.enable(model, built.level)
+    key_value_cache.keep_for_generate(model)
     built.adopt(model)
     return built, model.to(where).eval(), layout
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from engine.errors import UsageError
 
@@ -44,10 +45,15 @@ def has_native_bf16(device: torch.device) -> bool:
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def allow_tf32(device: torch.device) -> None:
-    """TensorFloat-32 for what is left in float32 on CUDA: 10 bits of mantissa, 8 times as fast."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        torch.set_float32_matmul_precision("high")
+def allow_tf32(device: torch.device, precision: Precision) -> None:
+    """TensorFloat-32 for products of float32 matrices on CUDA: 10 bits of mantissa, 8 times as fast.
+
+    With ``--precision fp32`` only. In half precision next to nothing is left in float32, and what is, is so on purpose:
+    older releases of transformers (5.17 is one) multiply rotary positions as matrices, and 10 bits are too few for a
+    position (https://github.com/huggingface/transformers/issues/48428).
+    """
+    tf32 = precision == "fp32" and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 def make_autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
@@ -56,10 +62,10 @@ def make_autocast(precision: Precision, device: torch.device) -> Callable[[], Ab
     return partial(torch.autocast, device.type, dtype=DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
 
 
-def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+def make_scaler(precision: Precision, device: torch.device) -> GradScaler:
     """Scales the loss in fp16 so that small gradients do not vanish; switched off it is the identity.
 
     With an optimizer that obeys ``found_inf``, as fused AdamW does, it never reads from the device: an overflow skips the
     update inside the kernel.
     """
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return GradScaler(device.type, enabled=precision == "fp16")

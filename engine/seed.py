@@ -44,7 +44,8 @@ def set_generators(states: dict[str, Any]) -> None:
 
 
 def get_rng() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of every random generator a step may draw from."""
+    """The state of every random generator a step may draw from. Where nothing has used CUDA yet, its generator is left out:
+    to read it would start CUDA, which takes seconds and GPU memory from a run on the CPU."""
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     tensors = {
@@ -52,7 +53,7 @@ def get_rng() -> tuple[dict[str, Tensor], dict[str, Any]]:
         "python": torch.tensor(words, dtype=torch.int64),
         "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         tensors["cuda"] = torch.cuda.get_rng_state()  # of this rank's device, which choose_device has made the current one
     if torch.backends.mps.is_available():
         tensors["mps"] = torch.mps.get_rng_state()
@@ -66,7 +67,7 @@ def set_rng(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(tensors["python"].tolist()), gauss))
     kind, position, has_gauss, cached = numbers["numpy"]
     np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
-    if "cuda" in tensors and torch.cuda.is_available():
+    if "cuda" in tensors and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(tensors["cuda"])
     if "mps" in tensors and torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["mps"])

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
 
 from engine.average import Average
@@ -33,7 +34,7 @@ class TrainState:
     parameters: list[nn.Parameter]  # the trained ones, listed once: walking the modules costs a small model half its step
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     guard: SkipGuard
     average: Average  # of the weights; it holds nothing without --ema-decay
     autocast: Callable[[], AbstractContextManager[Any]]

@@ -41,15 +41,18 @@ def project(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def clean(tmp_path_factory, monkeypatch):
-    """Restores the RNGs and the environment, gives each test a token cache of its own, fails on left-over threads."""
+    """Restores the RNGs, the kernels and the environment, gives each test a token cache of its own, fails on left-over threads."""
     monkeypatch.setenv("PLAINLOOP_CACHE", str(tmp_path_factory.mktemp("cache")))
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    matmuls, deterministic = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
     environment, folder = dict(os.environ), Path.cwd()
     threads = set(threading.enumerate())
     yield
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
+    torch.set_float32_matmul_precision(matmuls)  # a run on CUDA switches TF32 on
+    torch.use_deterministic_algorithms(deterministic)
     os.chdir(folder)
     changed = {name for name in os.environ if os.environ[name] != environment.get(name)} - {"PYTEST_CURRENT_TEST"}
     for name in changed:

@@ -205,7 +205,7 @@ ODD: list[tuple[str, int, str, Lines]] = [
     ("a model with a smaller vocabulary", 4, "word_embeddings", model(vocab_size=50)),
     ("a model whose kind is a list", 4, "damaged", model(model_type=["bert"])),
     ("a folder without config.json", 4, "holds no config.json", odd("--model", "/")),
-    ("a config.json that is a list", 4, "config.json", model_file("config.json", b"[]")),
+    ("a config.json that is a list", 4, "config.json is damaged (it holds no JSON object)", model_file("config.json", b"[]")),
     ("an empty config.json", 4, "config.json is damaged", model_file("config.json", b"")),
     ("an empty tokenizer.json", 4, "damaged", model_file("tokenizer.json", b"{}")),
     ("an adapter that names another model", 4, "", model_file("adapter_config.json", b'{"base_model_name_or_path": "e/e", "peft_type": "LORA"}')),

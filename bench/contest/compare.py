@@ -2,12 +2,14 @@
 
     python -m bench [flags]      tracks D, S, B and overhead
     python -m bench --quick      in ten minutes, not for quoting
+    python -m bench --track LM --model random:gpt2      language models, on random tokens
 
 Each contender runs in a process of its own; their windows are interleaved. Rows are kept and printed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -29,13 +31,14 @@ def main(argv: list[str]) -> int:
 def compare(options: Namespace) -> list[dict[str, Any]]:
     """All tracks asked for; returns their rows."""
     from bench.contest import pictures
+    from bench.contest.language import language_workload
     from bench.contest.setting import Setting
-    from bench.contest.workload import random_workload
+    from bench.contest.workload import model_config, random_workload
     from engine.precision import has_native_bf16
 
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         setting = Setting(options, folder)
-        chosen = options.track or (["D", "S", "overhead"] if options.quick else list(tracks.TRACKS))
+        chosen = options.track or (["D", "S", "overhead"] if options.quick else list(tracks.USUAL))
         native = has_native_bf16(setting.device)
         precisions = options.precision or (["fp32"] if options.quick or not native else ["fp32", "bf16"])
         rows: list[dict[str, Any]] = []
@@ -46,6 +49,10 @@ def compare(options: Namespace) -> list[dict[str, Any]]:
                     workload = random_workload(400, 8, 8)
                     steps = OVERHEAD_STEPS[options.quick] if options.steps >= 2 else options.steps
                     base = tracks.overhead_base(base, setting.store(workload, "overhead"), steps)
+                elif track == "LM":
+                    vocabulary = model_config(base.model, 2).vocab_size
+                    workload = language_workload(options.rows, base.max_length, vocabulary)
+                    base = dataclasses.replace(base, tokens=setting.store(workload, "language"))
                 jobs = tracks.jobs_of(
                     track, base, setting.device, systems=options.systems, precision=precision, compile=options.compile
                 )

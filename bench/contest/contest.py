@@ -6,11 +6,13 @@ import contextlib
 import importlib.util
 import json
 import os
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,12 @@ NEEDS = {
 }
 
 
+COMPILER_THREADS = 4  # of each contender: several compile at a time
+PATIENCE_S = 180.0  # for what should take seconds: importing, all at the same time, and ending
+
+
 class Contender:
-    """One worker process, from outside. ``error`` says why it is out of the race."""
+    """One worker process, from outside. ``done``: what it has reported so far; ``error``: why it is out of the race."""
 
     def __init__(self, job: Job, folder: Path):
         self.job = job
@@ -33,9 +39,12 @@ class Contender:
         self.windows: list[dict[str, Any]] = []
         self.done: dict[str, Any] | None = None
         self.error: str | None = None
+        self.has_ended = False
         self._log = folder / "stderr.txt"
         job.write(folder / "job.json")
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        compiler = {"TORCHINDUCTOR_COMPILE_THREADS": str(COMPILER_THREADS), "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+        environment = compiler | environment  # a cache of its own: nobody profits from another, or finds what a killed one left
         environment |= {"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(
@@ -43,14 +52,30 @@ class Contender:
                 cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
 
-    def read(self, expected: str) -> dict[str, Any]:
-        """The next message; on any other, or none, the contender is out."""
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        """Its lines, and an empty one at its end."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        with contextlib.suppress(ValueError):  # closed by stop
+            for line in self._process.stdout:
+                self._lines.put(line)
+        self._lines.put("")
+
+    def read(self, expected: str, seconds: float | None = None) -> dict[str, Any]:
+        """The next message; on any other, or none, or none within ``seconds``, the contender is out."""
+        try:
+            line = self._lines.get(timeout=None if seconds is None else max(seconds, 0.0))
+        except queue.Empty:
+            self.error = self.error or f"no {expected!r} from it in time: {last_line(self._log)}"
+            self.stop()
+            return {}
         message: dict[str, Any] = json.loads(line) if line else {}
         if message.get("event") != expected:
             self._process.wait() if not line else self.stop()
             self.error = self.error or f"no {expected!r} from it: {last_line(self._log)}"
+        self.done = message.pop("progress", self.done)
         return message
 
     def go(self, answer: str = "go") -> None:
@@ -63,17 +88,30 @@ class Contender:
 
     def stop(self) -> None:
         """End it, whatever it is doing."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
         if self._process.poll() is None:
             self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:  # inside a compiler
+                self._process.kill()
         self._process.wait()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
 
 
-def run(jobs: Sequence[Job], *, budget_s: float | None = None) -> list[Contender]:
-    """All windows of all jobs. After ``budget_s`` seconds no further round of windows is begun."""
+def run(
+    jobs: Sequence[Job],
+    *,
+    budget_s: float | None = None,
+    ready_s: float | None = None,
+    keep: Callable[[Sequence[Contender]], None] = lambda contenders: None,
+) -> list[Contender]:
+    """All windows of all jobs.
+
+    ``ready_s``: a contender that has not compiled and warmed up within as many seconds is out. After ``budget_s`` seconds no
+    further round of windows is begun. ``keep`` is called after the warm-up and after each round.
+    """
     began = time.monotonic()
     contenders: list[Contender] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -81,12 +119,10 @@ def run(jobs: Sequence[Job], *, budget_s: float | None = None) -> list[Contender
             for index, job in enumerate(jobs):
                 (Path(folder) / str(index)).mkdir()
                 contenders.append(Contender(job, Path(folder) / str(index)))
-            for contender in contenders:  # importing is the only thing that they do at the same time
-                contender.read("hello")
-            for contender in racing(contenders):
-                say(f"  {contender.job.system}: check and warm-up")
-                contender.go()
-                contender.ready = contender.read("ready")
+            for contender in contenders:  # importing is the only thing that they do at the same time, but for compiling
+                contender.read("hello", PATIENCE_S)
+            make_ready(contenders, ready_s)
+            keep(contenders)
             last = began
             for window in range(max(job.windows for job in jobs)):
                 now = time.monotonic()
@@ -95,11 +131,12 @@ def run(jobs: Sequence[Job], *, budget_s: float | None = None) -> list[Contender
                     break
                 last = now
                 for contender in racing(contenders):
-                    race(contender, window)
+                    race(contender, window, budget_s)
+                keep(contenders)
             for contender in racing(contenders):
-                if contender.done is None:
+                if not contender.has_ended:
                     contender.go("stop")
-                    contender.done = contender.read("done")
+                    contender.read("done", PATIENCE_S)
         finally:
             for contender in contenders:
                 contender.stop()
@@ -109,20 +146,39 @@ def run(jobs: Sequence[Job], *, budget_s: float | None = None) -> list[Contender
     return contenders
 
 
+def make_ready(contenders: Sequence[Contender], ready_s: float | None) -> None:
+    """Check and warm-up of all. Those that compile for a GPU do it at the same time: compilers are not what is measured."""
+    together = [c for c in racing(contenders) if c.job.compiles and c.job.device.startswith("cuda")]
+    began = time.monotonic()
+    for contender in together:
+        say(f"  {contender.job.system}: check, compilation and warm-up, beside the others")
+        contender.go()
+    for contender in racing(contenders):
+        if contender not in together:
+            say(f"  {contender.job.system}: check and warm-up")
+            contender.go()
+            contender.ready = contender.read("ready", ready_s)
+    for contender in together:
+        left = None if ready_s is None else ready_s - (time.monotonic() - began)
+        contender.ready = contender.read("ready", left)
+        say(f"  {contender.job.system}: {contender.error or 'ready'}")
+
+
 def racing(contenders: Sequence[Contender]) -> list[Contender]:
     return [contender for contender in contenders if contender.error is None]
 
 
-def race(contender: Contender, window: int) -> None:
+def race(contender: Contender, window: int, seconds: float | None = None) -> None:
     """One window of one contender."""
     contender.go()
-    message = contender.read("window")
+    message = contender.read("window", seconds)
     if contender.error is None:
         contender.windows.append(message)
         rate = message["examples"] / message["seconds"]
         say(f"  {contender.job.system}: window {window + 1} of {contender.job.windows}, {rate:.2f} examples/s")
         if len(contender.windows) == contender.job.windows:  # profiled steps may follow: nobody else computes meanwhile
-            contender.done = contender.read("done")
+            contender.read("done", seconds)
+            contender.has_ended = True
 
 
 def missing(job: Job) -> list[str]:

@@ -10,7 +10,9 @@ from bench.contest import tracks
 def add_workload_flags(parser: ArgumentParser) -> None:
     """What is trained on what: the same flags in every part of the bench."""
     parser.add_argument(
-        "--model", default="minilm", help="minilm (offline extra), folder, Hub name, random:{bert,distilbert,tiny}"
+        "--model",
+        default="minilm",
+        help="minilm (offline extra), folder, Hub name, random:{bert,distilbert,gpt2,llama,tiny,...}",
     )
     parser.add_argument("--data", default="imdb", help="imdb, yelp, random, or a CSV file")
     parser.add_argument("--text-column", default="text")
@@ -28,6 +30,10 @@ def add_workload_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--allocator", choices=("default", "mallopt"), default="default", help="of all processes alike")
     parser.add_argument("--results", help="JSON file that rows are added to (default: bench/results/bench-DEVICE.json)")
     parser.add_argument("--budget", type=float, help="seconds after which a contest begins no further window")
+    parser.add_argument(
+        "--ready-budget", type=float,
+        help="seconds for a contender's compilation and warm-up; then it is out (default: half of --budget)",
+    )  # fmt: skip
     parser.add_argument("--matmul-sizes", type=int, nargs="+", default=[2048, 4096], help="of the measured matrix products")
     parser.add_argument("--quick", action="store_true", help="within ten minutes on two cores; not for quoting")
 

@@ -26,6 +26,7 @@ PARTS = {
     "best": "track B, DistilBERT, batch 16",
     "levers": "Plainloop's levers and the breakdown, DistilBERT, batch 32",
     "bert": "track S in bf16, BERT-base, batch 32",
+    "language": "track LM, GPT-2 on random tokens, batch 16",
     "overhead": "the loops' own cost",
 }
 
@@ -57,13 +58,15 @@ def run(part: str, options: Namespace) -> list[dict[str, Any]]:
         if getattr(options, name) in (None, "minilm"):
             setattr(options, name, value)
 
-    default("model", "random:bert" if part == "bert" else "random:distilbert")
+    default("model", {"bert": "random:bert", "language": "random:gpt2"}.get(part, "random:distilbert"))
+    if part == "language":
+        default("max_length", 1024)
     default("batch_size", 32 if part in ("levers", "bert") else 16)
     if part == "kernels":
         return kernels(options)
     if part == "levers":
         return levers.run(options)
-    options.track = {"same": ["S"], "bert": ["S"], "best": ["B"], "overhead": ["overhead"]}[part]
+    options.track = {"same": ["S"], "bert": ["S"], "best": ["B"], "language": ["LM"], "overhead": ["overhead"]}[part]
     if part == "bert" and options.precision is None:
         options.precision = ["bf16"]
     return compare.compare(options)

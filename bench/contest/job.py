@@ -21,6 +21,7 @@ class Job:
     track: str
     tokens: str  # the .npz file of workload.py
     model: str
+    task: str = "classification"  # or language: predict each next token
     device: str = "cpu"
     threads: int | None = None
     allocator: str = "default"
@@ -41,12 +42,17 @@ class Job:
     profile_steps: int = 0
     total_steps: int = 0  # of the schedule; 0: warm-up and windows
     measure_floor: bool = False
+    settle: int = 0  # steps of each window before its clock starts: caches are warm again after the others' windows
 
     # How: what a tool is free to choose.
     precision: str = "fp32"
-    batching: str = "padded"  # Plainloop's --batching; peers know padded, bucketed and max_length
+    batching: str = "padded"  # Plainloop's --batching; peers know padded, bucketed, max_length and flattened
     fused: bool = False
     compile: bool = False
+    cuda_graph: bool | None = None  # steps are recorded; None: as the tool chooses
+    round_to: int = 1  # peers: padded to the next multiple of it
+    attention: str = "sdpa"  # of peers, by transformers' name
+    precollated: bool = False  # batches are collated, and pinned for CUDA, before training begins, for all alike
     tf32: bool = False
     tuned: bool = False  # what costs nothing but knowing about it: pinned memory, no progress bar, no NaN filter
     fast_dropout: bool = True
@@ -54,12 +60,18 @@ class Job:
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the schedule."""
-        return self.total_steps or self.warmup + self.steps * self.windows + self.profile_steps
+        return self.total_steps or self.warmup + (self.settle + self.steps) * self.windows + self.profile_steps
+
+    @property
+    def compiles(self) -> bool:
+        """Is it not ready before a compiler has ended?"""
+        return self.compile or self.attention == "flex_attention"
 
     @property
     def flags(self) -> dict[str, Any]:
         """The choices, for the results."""
-        names = ("precision", "batching", "fused", "compile", "tf32", "tuned", "fast_dropout", "allocator", "threads")
+        names = ("precision", "batching", "round_to", "attention", "fused", "compile", "cuda_graph", "tf32", "tuned",
+                 "fast_dropout", "precollated", "settle", "allocator", "threads")  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def for_check(self) -> Job:

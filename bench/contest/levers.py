@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.contest.contest import say
 from bench.contest.flags import add_workload_flags
 from bench.contest.job import Job
+from bench.contest.label import label
 from bench.contest.tracks import MODULES
 from bench.flags import make_parser
 
@@ -89,7 +90,7 @@ def run(options: Namespace) -> list[dict[str, Any]]:
 def breakdown_text(row: dict[str, Any]) -> str:
     """The profiled step, largest part first, down to the floor."""
     parts = row["breakdown"]
-    lines = [f"one step of '{row['system']}' by torch.profiler (it slows small operators down), ms"]
+    lines = [f"one step of '{label(row)}' by torch.profiler (it slows small operators down), ms"]
     for kind, ms in sorted(parts["ms_per_step"].items(), key=lambda item: -item[1]):
         lines.append(f"  {kind:<24}{ms:>10.2f}  {ms / parts['total_ms']:>5.0%}")
     lines.append(f"  {'all':<24}{parts['total_ms']:>10.2f}")

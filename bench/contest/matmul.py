@@ -25,7 +25,7 @@ def rates(device: torch.device, sizes: tuple[int, ...] = SIZES) -> dict[str, flo
 
     from engine.precision import allow_tf32, has_native_bf16
 
-    allow_tf32(device)
+    allow_tf32(device, "fp32")
     kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_native_bf16(device) else {})
     found = dict.fromkeys(kinds, 0.0)
     for name, dtype in kinds.items():

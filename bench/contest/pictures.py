@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contest.contest import say
+from bench.contest.label import label
 from bench.flags import make_parser
 from bench.machine import RESULTS
 
@@ -102,7 +103,7 @@ def bars(rows: Rows, track: str) -> Any:
         values = [(r["rate"]["ex_s"], r["rate"]["ex_s_min"], r["rate"]["ex_s_max"]) for r in rows]
         axes.set_xlabel("examples per second (median and min-max of the windows)")
     horizontal_bars(
-        axes, [r["system"] for r in rows], values, [COLOURS[0] if "lainloop" in r["system"] else COLOURS[5] for r in rows]
+        axes, [label(r) for r in rows], values, [COLOURS[0] if "lainloop" in r["system"] else COLOURS[5] for r in rows]
     )
     axes.set_title(heading(rows, f"track {track}"), fontsize=10)
     return drawn
@@ -128,7 +129,7 @@ def levers(rows: Rows) -> Any:
     drawn, axes = figure(2 + 0.45 * len(rows) + (4 if profiled else 0), 2 if profiled else 1)
     upper = axes[0] if profiled else axes
     values = [(r["rate"]["ex_s"], r["rate"]["ex_s_min"], r["rate"]["ex_s_max"]) for r in rows]
-    horizontal_bars(upper, [r["system"] for r in rows], values, [COLOURS[0]] * len(rows))
+    horizontal_bars(upper, [label(r) for r in rows], values, [COLOURS[0]] * len(rows))
     upper.set_xlabel("examples per second (median, min-max)")
     upper.set_title(heading(rows, "Plainloop, lever by lever"), fontsize=10)
     if profiled:
@@ -163,7 +164,7 @@ def waterfall(axes: Any, row: Mapping[str, Any]) -> None:
         axes.text(start + width + 0.01 * parts["total_ms"], i, f"{width:,.2f}", va="center", fontsize=9)
     axes.set_xlim(0, 1.1 * parts["total_ms"])
     axes.set_xlabel("milliseconds of one profiled step (floor: model FLOPs at the best matmul rate)")
-    axes.set_title(f"where a step of '{row['system']}' goes", fontsize=10)
+    axes.set_title(f"where a step of '{label(row)}' goes", fontsize=10)
 
 
 def losses(rows: Rows, track: str) -> Any:
@@ -173,7 +174,7 @@ def losses(rows: Rows, track: str) -> Any:
         check, trained = row["loss"]["check"], row["loss"]["train"]
         style: dict[str, Any] = {"color": COLOURS[i % 8], "linestyle": STYLES[i % 8], "linewidth": 2}
         axes.plot(range(-len(check), 0), check, marker="o", markersize=10 - i, fillstyle="none", **style)
-        axes.plot(range(1, len(trained) + 1), trained, label=row["system"], **style)
+        axes.plot(range(1, len(trained) + 1), trained, label=label(row), **style)
     axes.axvline(0, color="#888888", linewidth=1)
     axes.set_xlabel("optimizer step (left of 0: the check without dropout)")
     axes.set_ylabel("mean loss of the batch (nats)")
@@ -188,7 +189,7 @@ def step_times(rows: Rows, track: str) -> Any:
     for i, row in enumerate(rows):
         times = sorted(row["time"]["step_ms"]["all"])
         shares = [(k + 1) / len(times) for k in range(len(times))]
-        axes.step(times, shares, where="post", label=row["system"], color=COLOURS[i % 8], linestyle=STYLES[i % 8], linewidth=2)
+        axes.step(times, shares, where="post", label=label(row), color=COLOURS[i % 8], linestyle=STYLES[i % 8], linewidth=2)
     everything = [ms for row in rows for ms in row["time"]["step_ms"]["all"]]
     if max(everything) > 5 * min(everything):
         axes.set_xscale("log")

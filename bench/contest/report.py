@@ -9,6 +9,7 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -19,13 +20,16 @@ import torch
 
 from bench.contest.contest import Contender
 from bench.contest.job import Job
+from bench.contest.label import label
 from bench.contest.validity import reasons
-from bench.contest.workload import Workload, batches_sha, model_config
+from bench.contest.workload import Workload, batches_sha, model_class, model_config
 from bench.machine import RESULTS, processor
 from engine.model.flops import FlopCount, count_flops
 
 PACKAGES = ("torch", "transformers", "accelerate", "lightning-fabric", "numpy")
+PACKAGE_OF = {"Trainer": "transformers", "Accelerate": "accelerate", "Lightning Fabric": "lightning-fabric"}
 VENDOR_PEAK = 989.0  # TFLOP/s of an H100 or H200 in bf16, dense
+COUNTED = ("examples", "num_tokens", "executed_tokens", "sum_squares")
 KEPT_STEPS = 2000  # step times kept of a row
 
 
@@ -65,12 +69,18 @@ def results_path(device: torch.device) -> Path:
     return RESULTS / f"bench-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
 
 
-def flop_count(job: Job, num_labels: int) -> FlopCount | None:
+@cache
+def flop_count(model: str, task: str, num_labels: int) -> FlopCount | None:
     """From a model without weights: shapes are enough."""
-    from transformers import AutoModelForSequenceClassification
-
     with torch.device("meta"):
-        return count_flops(AutoModelForSequenceClassification.from_config(model_config(job.model, num_labels)), "sequence")
+        of_config = model_class(task).from_config(model_config(model, num_labels))
+        return count_flops(of_config, "token" if task == "language" else "sequence")
+
+
+def flops_of(flops: FlopCount, job: Job, counts: Mapping[str, Any]) -> float:
+    """Of these rows; in a language model every token but a row's last is an item."""
+    items = counts["num_tokens"] - counts["examples"] if job.task == "language" else 0
+    return flops(counts["num_tokens"], counts["sum_squares"], counts["examples"], items)
 
 
 def make_rows(
@@ -83,13 +93,14 @@ def make_rows(
         c.done |= {"system": c.job.system, "tf32": c.job.tf32 and env["device"] == "cuda"}
         if env["device"] == "cuda" and c.job.contender.startswith("bench.contest.contenders.plainloop"):
             c.done["tf32"] = True  # Plainloop turns it on by itself
-    flops = flop_count(contenders[0].job, workload.num_labels)
+    first = contenders[0].job
+    flops = flop_count(first.model, first.task, workload.num_labels)
     rows = []
     for c in contenders:
         if c not in finished:
             rows.append(
                 {"run_id": run_id, "system": c.job.system, "track": c.job.track, "quick": quick, "valid": False,
-                 "why": c.error or "it did not finish"}
+                 "flags": c.job.flags, "why": c.error or "it did not finish"}
             )  # fmt: skip
             continue
         others = [o.done for o in finished if o is not c and o.done and o.done["layout"] != "packed"]
@@ -106,33 +117,34 @@ def make_row(
     job, done, windows = c.job, c.done, c.windows
     assert done is not None
     seconds = sum(w["seconds"] for w in windows)
-    work = {name: sum(w[name] for w in windows) for name in ("examples", "num_tokens", "executed_tokens", "sum_squares")}
-    work_flops = flops(work["num_tokens"], work["sum_squares"], work["examples"]) if flops else None
-    tflops = work_flops / seconds / 1e12 if work_flops else None
+    work = {name: sum(w[name] for w in windows) for name in COUNTED}
+    tflops = flops_of(flops, job, work) / seconds / 1e12 if flops else None
     best = max(env["gemm_tflops"].values(), default=None)
     per_window = [w["examples"] / w["seconds"] for w in windows]
-    useful = [flops(w["num_tokens"], w["sum_squares"], w["examples"]) / w["seconds"] / 1e12 for w in windows] if flops else []
+    useful = [flops_of(flops, job, w) / w["seconds"] / 1e12 for w in windows] if flops else []
     step_ms = [1000 * s for w in windows for s in w["step_s"]]
     row: dict[str, Any] = {
         "run_id": run_id,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "system": job.system,
-        "version": version_of({"Trainer": "transformers", "Accelerate": "accelerate", "Lightning Fabric": "lightning-fabric"}
-                              .get(job.system.split(",")[0], "torch")),
+        "version": version_of(PACKAGE_OF.get(job.system.split(",")[0], "torch")),
         "track": job.track,
         "quick": quick,
         "model": job.model,
         "task": workload.name,
         "batch": {"size": job.batch_size, "max_length": job.max_length},
-        "flags": job.flags | {"precision": done["precision"], "layout": done["layout"]},
+        "flags": job.flags | {"precision": done["precision"], "layout": done["layout"], "tf32": done["tf32"]},
         "env": dict(env),
         "work": {
-            "steps": len(windows) * job.steps, "examples": work["examples"], "real_tokens": work["num_tokens"],
+            "steps": len(windows) * job.steps, "windows": [len(windows), job.windows],
+            "collated": "before training" if job.precollated else "in each step",
+            "examples": work["examples"], "real_tokens": work["num_tokens"],
             "executed_tokens": work["executed_tokens"], "sum_s2": work["sum_squares"],
             "batch_sha": batches_sha(done["timed"]["rows"]), "init_sha": done["timed"]["init_sha"],
         },
         "time": {
-            "warmup_s": c.ready["warmup_s"], "windows_s": [w["seconds"] for w in windows], "gpu_busy_s": None,
+            "warmup_s": c.ready["warmup_s"], "beside_others": job.compiles and env["device"] == "cuda",
+            "windows_s": [w["seconds"] for w in windows], "gpu_busy_s": None,
             "step_ms": {"p50": float(np.percentile(step_ms, 50)), "p95": float(np.percentile(step_ms, 95)),
                         "all": [round(ms, 4) for ms in step_ms[:KEPT_STEPS]]},
         },
@@ -177,14 +189,13 @@ def breakdown(profile: Mapping[str, Any], flops: FlopCount | None, best_tflops: 
 # --------------------------------------------------------------------------------------------------------------- output
 
 
-def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to a JSON list, a row a line; the file is whole at every moment."""
-    for row in rows:
-        kept = load(path)
-        temporary = path.with_suffix(".tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text("[\n" + ",\n".join(json.dumps(r) for r in [*kept, row]) + "\n]\n")
-        os.replace(temporary, path)
+def replace(path: Path, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put the rows of a contest into a JSON list, a row a line, in place of older ones; the file is whole at every moment."""
+    kept = [row for row in load(path) if row["run_id"] != run_id]
+    temporary = path.with_suffix(".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text("[\n" + ",\n".join(json.dumps(row) for row in [*kept, *rows]) + "\n]\n")
+    os.replace(temporary, path)
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -213,16 +224,17 @@ def table(rows: Sequence[Mapping[str, Any]], title: str, relative: str = "Traine
     quick = " (quick: not for quoting)" if any(row.get("quick") for row in rows) else ""
     overhead = any("overhead_us" in row for row in rows)
     last = "us/step beyond fwd+bwd" if overhead else "ktok/s"
-    lines = [f"{title}{quick}", f"{'system':<28}{'examples/s':>24}{'steps/s':>9}{'x ' + relative:>15}{last:>24}  valid"]
+    width = max([28, *(len(label(row)) + 2 for row in rows)])
+    lines = [f"{title}{quick}", f"{'system':<{width}}{'examples/s':>24}{'steps/s':>9}{'x ' + relative:>15}{last:>24}  valid"]
     base = relative_to(rows, relative)
     for row in rows:
         if "rate" not in row:
-            lines.append(f"{row['system']:<28}{'-':>24}{'-':>9}{'-':>15}{'-':>24}  VOID: {row['why']}")
+            lines.append(f"{label(row):<{width}}{'-':>24}{'-':>9}{'-':>15}{'-':>24}  VOID: {row['why']}")
             continue
         rate = row["rate"]
         figures = f"{rate['ex_s']:.2f} [{rate['ex_s_min']:.2f}-{rate['ex_s_max']:.2f}]"
         ratio = f"{useful_rate(row) / base:.2f}" if base and row["valid"] else "-"
         extra = f"{row['overhead_us']['median']:.0f}" if overhead else f"{rate['tok_s'] / 1000:.2f}"
         verdict = "yes" if row["valid"] else f"VOID: {row['why']}"
-        lines.append(f"{row['system']:<28}{figures:>24}{rate['steps_per_second']:>9.3g}{ratio:>15}{extra:>24}  {verdict}")
+        lines.append(f"{label(row):<{width}}{figures:>24}{rate['steps_per_second']:>9.3g}{ratio:>15}{extra:>24}  {verdict}")
     return "\n".join(lines)

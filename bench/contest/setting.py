@@ -22,8 +22,9 @@ from engine.distributed.device import choose_device
 QUICK = {"batch_size": 8, "max_length": 128, "steps": 2, "windows": 2, "warmup": 1}
 USUAL = {
     "cpu": {"batch_size": 16, "max_length": 512, "steps": 6, "windows": 3, "warmup": 1},
-    "cuda": {"batch_size": 16, "max_length": 512, "steps": 80, "windows": 3, "warmup": 40},
+    "cuda": {"batch_size": 16, "max_length": 512, "steps": 60, "windows": 3, "warmup": 20},
 }
+SETTLE = {"cpu": 0, "cuda": 3}  # steps of each window before its clock starts
 
 
 class Setting:
@@ -54,7 +55,7 @@ class Setting:
         return Job(
             system="", contender="", track="", tokens=self.tokens, model=o.model, device=str(self.device),
             allocator=o.allocator, batch_size=o.batch_size, max_length=o.max_length, steps=o.steps, windows=o.windows,
-            warmup=o.warmup,
+            warmup=o.warmup, settle=SETTLE.get(self.device.type, 0),
         )  # fmt: skip
 
     def hold(self, jobs: Sequence[Job], workload: Workload, title: str, relative: str = "Trainer") -> list[dict[str, Any]]:
@@ -63,10 +64,17 @@ class Setting:
         able = contest.split_missing(jobs)
         if not able:
             return []
-        contenders = contest.run(able, budget_s=self.options.budget)
         run_id = f"{self.stamp}-{able[0].track.replace(' ', '-')}"
-        rows = report.make_rows(contenders, workload, self.env, run_id=run_id, quick=self.options.quick)
-        report.append(self.results, rows)
+        rows: list[dict[str, Any]] = []
+
+        def keep(contenders: Sequence[contest.Contender]) -> None:
+            """What is known so far, in the file: whatever ends this process, no window is lost."""
+            rows[:] = report.make_rows(contenders, workload, self.env, run_id=run_id, quick=self.options.quick)
+            report.replace(self.results, run_id, rows)
+
+        budget = self.options.budget
+        ready = self.options.ready_budget or (budget / 2 if budget else None)
+        keep(contest.run(able, budget_s=budget, ready_s=ready, keep=keep))
         print(report.table(rows, title, relative) + "\n", flush=True)
         return rows
 

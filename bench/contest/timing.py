@@ -25,6 +25,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from bench.contest.job import Job
 from bench.contest.workload import dropouts, weights_sha
 
+SCARCE = 0.25  # share of the device's memory that is left for whoever computes next
+
 
 def cost_clock(device: torch.device) -> Callable[[], float]:
     """What the loop's own cost is measured in: processor time on a CPU, where one thread does everything, so that what
@@ -110,6 +112,7 @@ class Gate:
         self.job, self.channel, self.device, self.check = job, channel, device, check
         self.floor, self.recompiles = floor, recompiles
         self.precision, self.layout = job.precision, job.batching  # a contender that decides for itself says so here
+        self.progress: Callable[[], dict[str, Any]] = dict  # what is sent with each window, beside its times
         self.queue: deque[Counts] = deque()
         self.batches: list[Counts] = []
         self.losses: list[float] = []
@@ -122,6 +125,11 @@ class Gate:
         self._steps: list[float] = []
         self._compiled = 0
         self._floor_seconds: float | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps that this phase will take."""
+        return min(self.job.check_steps, self.job.num_steps) if self.check else self.job.num_steps
 
     # --------------------------------------------------------------------------------------------- for the contenders
 
@@ -146,21 +154,24 @@ class Gate:
         now = time.perf_counter()
         self._steps.append(now - self._last)
         self._last = now
-        self._pending.append(loss.detach())
+        self._pending.append(loss.detach().clone())  # a CUDA graph writes its loss to the same place in each step
         if self.queue:
             self.batches.append(self.queue.popleft())
         job, done = self.job, len(self._pending) + len(self.losses)
         if self.check:
-            if done < min(job.check_steps, job.num_steps):
+            if done < self.num_steps:
                 return True
             self._read_losses()
             return False
         if done == job.warmup:
             return self._end_warmup()
-        timed = done - job.warmup
-        if timed > 0 and timed % job.steps == 0 and self.num_windows < job.windows:
-            return self._end_window()
-        if self.profile is not None and timed == job.steps * job.windows + job.profile_steps:
+        timed, length = done - job.warmup, job.settle + job.steps
+        if timed > 0 and self.num_windows < job.windows:
+            if timed % length == 0:
+                return self._end_window()
+            if timed % length == job.settle:
+                self._start_clock()
+        if self.profile is not None and timed == length * job.windows + job.profile_steps:
             self.profile.stop()
             self._read_losses()
             return False
@@ -178,23 +189,35 @@ class Gate:
         seconds = self.synchronise() - self._began
         self._read_losses()
         self._compiled = self.recompiles()
+        self._release()
         self.channel.send("ready", warmup_s=seconds, compiled=self._compiled)
         return self._start_window()
+
+    def _release(self) -> None:
+        """Give back memory that this process only caches, if the device has little left for the others."""
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+            if free < total * SCARCE:
+                torch.cuda.empty_cache()
 
     def _start_window(self) -> bool:
         go = self.channel.wait()
         if go and self.floor is not None:
             self._floor_seconds = self.floor()
+        self._start_clock()
+        return go
+
+    def _start_clock(self) -> None:
         self._steps = []
         self._began = self._last = self.synchronise()
         self._cost_began = self._cost()
-        return go
 
     def _end_window(self) -> bool:
         seconds = self.synchronise() - self._began
         cost = self._cost() - self._cost_began
         self.num_windows += 1
         self._read_losses()
+        self._release()
         counts = [asdict(batch) for batch in self.batches[-self.job.steps :]]
         self.channel.send(
             "window",
@@ -204,6 +227,7 @@ class Gate:
             floor_s=self._floor_seconds,
             examples=sum(len(c["rows"]) for c in counts),
             recompiles=self.recompiles() - self._compiled,
+            progress=self.progress(),
             **{name: sum(c[name] for c in counts) for name in ("num_tokens", "executed_tokens", "sum_squares")},
         )
         if self.num_windows < self.job.windows:

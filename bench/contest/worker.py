@@ -45,21 +45,21 @@ def main(path: str) -> None:
     workload = Workload.load(job.tokens)
     check, _ = train(job, workload, channel, device, check=True)
     torch.compiler.reset()
-    timed, gate = train(job, workload, channel, device, check=False)
-    channel.send(
-        "done",
-        check=check,
-        timed=timed,
-        memory_gb=peak_memory_gb(device),
-        profile=profile_of(job, gate, device),
-        precision=gate.precision,
-        layout=gate.layout,
-    )
+    _, gate = train(job, workload, channel, device, check=False, before=check)
+    channel.send("done", progress=gate.progress() | {"profile": profile_of(job, gate, device)})
     channel.wait()  # ending takes time, too: not while others are measured
 
 
-def train(job: Job, workload: Workload, channel: Channel, device: torch.device, *, check: bool) -> tuple[dict[str, Any], Gate]:
-    """The contender, once, from the starting weights."""
+def train(
+    job: Job,
+    workload: Workload,
+    channel: Channel,
+    device: torch.device,
+    *,
+    check: bool,
+    before: dict[str, Any] | None = None,
+) -> tuple[dict[str, Any], Gate]:
+    """The contender, once, from the starting weights. ``before``: what the check reported, for the timed run's progress."""
     job = job.for_check() if check else job
     model = build_model(job, workload.num_labels, dropout=not check)
     wants_floor = job.measure_floor and not check
@@ -69,12 +69,16 @@ def train(job: Job, workload: Workload, channel: Channel, device: torch.device, 
         device,
         check=check,
         floor=make_floor(job, workload, model, device) if wants_floor else None,
-        recompiles=num_compiled if job.compile else lambda: 0,
+        recompiles=num_compiled if job.compiles else lambda: 0,
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     set_seed(job.seed)
     with Watch(model, norms=check) as watch:
+        gate.progress = lambda: {
+            "check": before, "timed": gate.report() | watch.report(), "memory_gb": peak_memory_gb(device), "profile": None,
+            "precision": gate.precision, "layout": gate.layout,
+        }  # fmt: skip
         resolve(job.contender)(job, workload, model, gate)
     return gate.report() | watch.report(), gate
 

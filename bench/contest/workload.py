@@ -222,40 +222,61 @@ def model_path(name: str) -> str:
 
 
 def model_config(name: str, num_labels: int) -> Any:
-    """Of a checkpoint, or of ``random:`` weights in the size of a known one."""
-    from transformers import AutoConfig, BertConfig, DistilBertConfig
+    """Of a checkpoint, or of ``random:`` weights in the size of a known one; llama: half a billion, with grouped heads.
+
+    Language models have no dropout: some attention functions know none.
+    """
+    from transformers import AutoConfig, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig
+
+    tiny: dict[str, Any] = {"vocab_size": 128, "initializer_range": 0.2}
+    dry: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
     sizes = {
         "random:bert": BertConfig,
         "random:distilbert": DistilBertConfig,
         "random:tiny": lambda: BertConfig(
-            vocab_size=128, max_position_embeddings=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=64, initializer_range=0.2,
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64, **tiny
+        ),
+        "random:gpt2": lambda: GPT2Config(**dry),
+        "random:llama": lambda: LlamaConfig(
+            vocab_size=32_000, hidden_size=1280, intermediate_size=3456, num_hidden_layers=24, num_attention_heads=20,
+            num_key_value_heads=4, max_position_embeddings=2048,
+        ),
+        "random:tiny-gpt2": lambda: GPT2Config(n_positions=64, n_embd=32, n_layer=2, n_head=2, **tiny, **dry),
+        "random:tiny-llama": lambda: LlamaConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            max_position_embeddings=64, **tiny,
         ),
     }  # fmt: skip
     if name.startswith("random:") and name not in sizes:
         raise SystemExit(f"--model {name}: there are {', '.join(sizes)}")
     config = sizes[name]() if name in sizes else AutoConfig.from_pretrained(model_path(name))
+    config.use_cache = False  # of a decoder: for generating; Trainer turns it off, too
     config.num_labels = num_labels
     config.problem_type = "single_label_classification"
     return config
 
 
+def model_class(task: str) -> Any:
+    """transformers' Auto class."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if task == "language" else AutoModelForSequenceClassification
+
+
 def build_model(job: Job, num_labels: int, *, dropout: bool) -> nn.Module:
     """The same float32 weights in every process: the seed decides what the checkpoint does not hold."""
-    from transformers import AutoModelForSequenceClassification
-
     config = model_config(job.model, num_labels)
     if not dropout:
         for name, value in config.to_dict().items():
             if "drop" in name and isinstance(value, float):
                 setattr(config, name, 0.0)
     set_seed(job.seed)
-    kind = AutoModelForSequenceClassification
+    kind, choices = model_class(job.task), {"dtype": torch.float32, "attn_implementation": job.attention}
     if job.model.startswith("random:"):
-        model: nn.Module = kind.from_config(config, dtype=torch.float32)
+        model: nn.Module = kind.from_config(config, **choices)
     else:
-        model = kind.from_pretrained(model_path(job.model), config=config, dtype=torch.float32)
+        model = kind.from_pretrained(model_path(job.model), config=config, **choices)
     return model.train()
 
 

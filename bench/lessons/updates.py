@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 from bench.contest.pictures import COLOURS
@@ -166,9 +167,9 @@ def schedule(folder: str) -> Finding:
 # --------------------------------------------------------------------------------------------------------------- fp16
 
 
-def scaler() -> torch.amp.GradScaler:
+def scaler() -> GradScaler:
     """As on CUDA, in a time-lapse: too large at first, and doubled after 3 good steps, where it is 2,000."""
-    return torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=3)
+    return GradScaler("cpu", init_scale=2.0**24, growth_interval=3)
 
 
 class OnThisCpu(Trainer):  # type: ignore[misc,no-any-unimported]

@@ -314,10 +314,10 @@ class Source:
 
 
 def check_settings(folder: Path) -> None:
-    """Raises ModelError for settings of a model directory that are no JSON: the libraries pass over some of them."""
+    """Raises ModelError for settings of a model directory that are no JSON object: the libraries pass over some of them."""
     for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
         try:
-            if (folder / name).is_file():
-                json.loads((folder / name).read_text(encoding="utf-8"))
+            if (folder / name).is_file() and not isinstance(json.loads((folder / name).read_text(encoding="utf-8")), dict):
+                raise ValueError("it holds no JSON object")
         except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"model {folder}: {name} is damaged ({error}): fetch it again") from error

@@ -43,7 +43,7 @@ def attention(
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise NotImplementedError("packed attention is self-attention over one row")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", False)
-    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    q, k, v = (t.squeeze(0).transpose(0, 1) for t in (query, key, value))  # [0] would fill zeros in its backward pass
     out = attend(
         q, k, v, cu_seq_lens_q, max_length_q, dropout=dropout, scale=scaling or q.shape[-1] ** -0.5, causal=bool(causal),
         window=-1 if sliding_window is None else sliding_window - 1,  # transformers counts the token itself
@@ -96,7 +96,7 @@ def _one_vector_per_segment(base: nn.Module, args: Any, kwargs: dict[str, Any], 
     first = kwargs.get("segment_first")
     if first is None:
         return outputs
-    hidden = outputs.last_hidden_state[0]
+    hidden = outputs.last_hidden_state.squeeze(0)
     if getattr(base.config, "classifier_pooling", "cls") == "mean":  # ModernBERT
         rows = segment_means(hidden, first, kwargs["segment_last"])[:, None]
     else:
@@ -132,7 +132,7 @@ def _last_token_forward(model: nn.Module, padded: Callable[..., Any]) -> Callabl
     def forward(*args: Any, segment_last: Tensor | None = None, **kwargs: Any) -> Any:
         if segment_last is None:
             return padded(*args, **kwargs)
-        hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[0]  # type: ignore[operator]
+        hidden = model.base_model(*args, **kwargs).last_hidden_state.squeeze(0)  # type: ignore[operator]
         last = _last_but_padding(kwargs["input_ids"][0], kwargs["segment_first"], segment_last, model.config.pad_token_id)  # type: ignore
         return SequenceClassifierOutputWithPast(logits=model.score(hidden.index_select(0, last)))  # type: ignore[operator]
 

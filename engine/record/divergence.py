@@ -6,6 +6,7 @@ Next: optimizer.py, whose guard keeps the weights as they were before that step.
 from __future__ import annotations
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from engine.data.batch import Key
 from engine.data.plan import Position
@@ -40,7 +41,7 @@ class LossJumps:
 Bad = tuple[int, bool, float, list[int]]  # step, was its loss finite, epochs done, rows
 
 
-def refuse_collapsed_scale(scaler: torch.amp.GradScaler, step: int) -> None:
+def refuse_collapsed_scale(scaler: GradScaler, step: int) -> None:
     """Raises DivergedError when fp16's loss scale has been halved until nothing is left of it: all gradients overflow."""
     if scaler.is_enabled() and scaler.get_scale() < MIN_LOSS_SCALE:
         raise DivergedError(

@@ -97,7 +97,7 @@ ROWS: tuple[tuple[str, str], ...] = (  # fields, with Trainer's default where ou
     ),
     (
         "`torch_compile`, `torch_compile_backend`, `torch_compile_mode`",
-        "`--compile`, one dynamic graph; `--cuda-graph on` is the mode reduce-overhead; other backends: not yet",
+        "`--compile`, one dynamic graph; with `--cuda-graph on` what the mode reduce-overhead does; other backends: not yet",
     ),
     (
         "`use_liger_kernel`, `liger_kernel_config`",

@@ -172,7 +172,11 @@ class Captioning(TextTask[CaptioningOptions]):
     @functools.cached_property
     def processor(self) -> Any:
         """What makes numbers of a picture: pillow's, so that they are the same on every machine."""
-        return self.source.load(AutoImageProcessor.from_pretrained, self.path, backend="pil")
+
+        def load(path: str, **arguments: Any) -> Any:  # in older versions it has no from_pretrained without torchvision
+            return AutoImageProcessor.from_pretrained(path, **arguments)
+
+        return self.source.load(load, self.path, backend="pil")
 
     @functools.cached_property
     def start_and_end(self) -> tuple[int, int]:

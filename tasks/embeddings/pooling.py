@@ -35,11 +35,11 @@ class Pooling:
 
     def __call__(self, hidden: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """[B, H] float32 of length 1, from the last hidden state of a padded [B, T, H] or a packed [1, T, H] batch."""
-        rows = self._packed(hidden[0], inputs) if "cu_seq_lens_q" in inputs else self._padded(hidden, inputs["attention_mask"])
+        rows = self._packed(hidden, inputs) if "cu_seq_lens_q" in inputs else self._padded(hidden, inputs["attention_mask"])
         return F.normalize(rows.float(), dim=-1)
 
     def _packed(self, hidden: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-        first, last = inputs["segment_first"], inputs["segment_last"]
+        hidden, first, last = hidden.squeeze(0), inputs["segment_first"], inputs["segment_last"]
         if self.mode == "mean":
             return segment_means(hidden, first, last)
         return hidden.index_select(0, first if self.mode == "cls" else last)

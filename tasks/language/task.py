@@ -51,7 +51,7 @@ class LanguageModel(TextTask[O]):
         return Batch(inputs=inputs, targets={"labels": F.pad(labels[index], tail, value=-100)}, num_items=len(index), **counts)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        return F.cross_entropy(outputs.logits[0].float(), batch.targets["labels"], reduction="sum")  # [N, V] and [N]
+        return F.cross_entropy(outputs.logits.squeeze(0).float(), batch.targets["labels"], reduction="sum")  # [N, V] and [N]
 
     def metrics(self, split: str) -> LanguageMetrics:
         return LanguageMetrics()
@@ -97,7 +97,7 @@ class LanguageMetrics:
         """``outputs.logits``: [1, N, V]."""
         labels = batch.targets["labels"]
         real = labels != -100
-        logits, labels = outputs.logits[0].float()[real], labels[real]
+        logits, labels = outputs.logits.squeeze(0).float()[real], labels[real]
         if len(labels):  # torchmetrics cannot take none
             self.nats.to(logits.device).update(F.cross_entropy(logits, labels, reduction="none"))
             self.hits.to(logits.device).update((logits.argmax(-1) == labels).float())

@@ -430,7 +430,7 @@ def test_levers_overhead_and_only_the_newest_run_are_drawn(tmp_path):
         row_of("packed, fp32", 9.0, track="levers", breakdown=parts),
         row_of("Trainer", 2.0, track="overhead", overhead_us={"median": 100.0, "min": 90.0, "max": 120.0}),
     ]
-    report.append(tmp_path / "bench-x.json", rows)
+    report.replace(tmp_path / "bench-x.json", "r", rows)
     assert [row["system"] for row in pictures.newest_by_track(rows)["D"]] == ["Trainer"]
     written = pictures.draw(tmp_path / "bench-x.json")
     assert [p.name for p in written] == ["bench-x-D.png", "bench-x-D-steps.png", "bench-x-levers.png", "bench-x-overhead.png"]

@@ -50,7 +50,7 @@ def test_the_example_runs_end_to_end(tmp_path, monkeypatch, capsys):
     assert run.main(predict) == 0
     line = capsys.readouterr().out
     assert line.startswith(("like (", "dislike (")) and line.endswith("Great tacos, slow service.\n")
-    evaluate = ["evaluate", "--model", "runs/likes", "--output", "figures.json"]
+    evaluate = ["evaluate", "--model", "runs/likes", "--device", "cpu", "--output", "figures.json"]
     code, line = fails(evaluate, capsys)
     assert code == 4 and line.endswith("add: --task my_task.py:Likes") and not Path("figures.json").exists()
     Path("elsewhere").mkdir()

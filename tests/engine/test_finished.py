@@ -25,7 +25,7 @@ TEXTS = ["w0 w7 w9", "w3 w1 w44 w50 w6", "w2", "w9 w8 w7 w6 w5 w4 w3 w0"]
 
 
 def predictions(folder: Path) -> list[dict]:
-    task, model, layout = open_model(str(folder), tasks.find)
+    task, model, layout = open_model(str(folder), tasks.find, device="cpu")
     return list(task.predict(model, TEXTS, layout))
 
 
@@ -49,7 +49,7 @@ def test_auto_classes_give_the_same_probabilities(project):
 
 
 def test_predict_prints_label_and_confidence(project, capsys):
-    assert run.main(["predict", "--model", str(project / "run"), *TEXTS]) == 0
+    assert run.main(["predict", "--model", str(project / "run"), "--device", "cpu", *TEXTS]) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, text, expected in zip(lines, TEXTS, predictions(project / "run"), strict=True):
         assert line == f"{expected['label']} ({expected['score']:.2f})\t{text}"
@@ -151,12 +151,12 @@ def test_a_model_that_no_run_of_ours_has_made(tmp_path, capsys):
 
 def test_evaluate_repeats_the_figures_of_training(project, tmp_path):
     figures = json.loads((project / "run/run.json").read_text())["metrics"]
-    assert run.main(["evaluate", "--model", str(project / "run"), "--output", str(tmp_path / "e.json")]) == 0
+    evaluate = ["evaluate", "--model", str(project / "run"), "--device", "cpu"]
+    assert run.main([*evaluate, "--output", str(tmp_path / "e.json")]) == 0
     again = json.loads((tmp_path / "e.json").read_text())
     for name in ("eval_loss", "eval_accuracy", "eval_f1", "eval_mcc"):
         assert again[name] == pytest.approx(figures[name], rel=1e-6)
-    assert run.main(["evaluate", "--model", str(project / "run"), "--file", str(project / "eval.csv"),
-                     "--output", str(tmp_path / "f.json")]) == 0  # fmt: skip
+    assert run.main([*evaluate, "--file", str(project / "eval.csv"), "--output", str(tmp_path / "f.json")]) == 0
     assert json.loads((tmp_path / "f.json").read_text())["eval_loss"] == pytest.approx(figures["eval_loss"], rel=1e-6)
 
 
@@ -166,10 +166,11 @@ def test_evaluate_computes_in_the_precision_of_the_run(project, tmp_path, precis
     arguments = command(project, "--precision", precision, "--output-dir", str(tmp_path / "run"))
     assert run.main(arguments) == 0
     trained = json.loads((tmp_path / "run/run.json").read_text())
-    assert run.main(["evaluate", "--model", str(tmp_path / "run"), "--output", str(tmp_path / "e.json")]) == 0
+    evaluate = ["evaluate", "--model", str(tmp_path / "run"), "--device", "cpu"]
+    assert run.main([*evaluate, "--output", str(tmp_path / "e.json")]) == 0
     assert json.loads((tmp_path / "e.json").read_text())["eval_loss"] == trained["metrics"]["eval_loss"]
     (tmp_path / "run/run.json").write_text(json.dumps({**trained, "precision": "fp16"}))
-    assert run.main(["evaluate", "--model", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert run.main(evaluate) == 0
 
 
 def test_evaluate_a_file_with_a_label_the_model_does_not_know(project, tmp_path, capsys):

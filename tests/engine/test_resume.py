@@ -154,7 +154,7 @@ def test_a_resumed_run_says_what_makes_it_not_bitwise(tmp_path, capsys):
     fit(make_task(), config(tmp_path, resume=True), tiny.bert())
     expected = (
         "resume: same data order, not bitwise (runs on: 'cpu (64 threads)' -> 'cpu (1 threads)'; "
-        f"torch: '2.0' -> '{torch.__version__}'), from step 10 of 10"
+        f"torch: '2.0' -> '{versions['torch']}'), from step 10 of 10"
     )
     assert expected in capsys.readouterr().out
 

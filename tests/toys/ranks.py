@@ -6,6 +6,7 @@ The ranks are forked processes: bench/toys/ranks.py.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.toys import tiny
-from bench.toys.ranks import in_ranks
+from bench.toys import ranks, tiny
 from engine.config import TrainConfig
 from engine.data.batch import Batch
 from engine.data.collate import Layout, arrange, per_token
@@ -26,6 +26,15 @@ from engine.fit import fit
 from engine.record.run import Run
 from tests.toys import language
 from tests.toys.killed import killed_after
+
+
+def in_ranks(size: int, function: Callable[[int], Any], **more: Any) -> list[Any]:
+    """``function(rank)`` in that many forked processes. It skips the test where torch sees a GPU: pytest's process has mostly
+    computed a gradient before, for which autograd started a thread for each GPU, and no process forked later can compute one
+    (https://github.com/pytorch/pytorch/wiki/Autograd-and-Fork)."""
+    if torch.cuda.device_count():
+        pytest.skip("its ranks are forked, which needs a pytest that sees no GPU: CUDA_VISIBLE_DEVICES= python -m pytest")
+    return ranks.in_ranks(size, function, **more)
 
 
 class Tagging(tiny.TokenTask):

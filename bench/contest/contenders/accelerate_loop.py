@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
@@ -14,7 +15,11 @@ from bench.contest.workload import Workload
 
 def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
     """As its guide has it."""
-    accelerator = Accelerator(mixed_precision="bf16" if job.precision == "bf16" else "no", cpu=gate.device.type == "cpu")
+    accelerator = Accelerator(
+        mixed_precision="bf16" if job.precision == "bf16" else "no",
+        cpu=gate.device.type == "cpu",
+        dataloader_config=DataLoaderConfiguration(non_blocking=job.precollated),
+    )
     optimizer = make_optimizer(job, model)
     schedule = get_linear_schedule_with_warmup(optimizer, 0, job.num_steps)
     loader = make_loader(job, workload, gate)

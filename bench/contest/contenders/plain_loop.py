@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
 from bench.contest.job import Job
+from bench.contest.ready import ready_loader
 from bench.contest.timing import Gate
 from bench.contest.workload import Features, Workload, batches, collator
+
+RECORDINGS = 3
 
 
 def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
@@ -21,13 +25,20 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
     model.to(device)
     optimizer = make_optimizer(job, model)
     schedule = get_linear_schedule_with_warmup(optimizer, 0, job.num_steps)
-    if job.compile:
-        model.compile(dynamic=True)
+    if job.compiles:
+        model.compile(dynamic=True, mode="reduce-overhead" if job.cuda_graph else None)
     model.train()
-    for batch in loader:
-        inputs = {name: tensor.to(device, non_blocking=job.tuned) for name, tensor in batch.items()}
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        inputs = {name: tensor.to(device, non_blocking=job.tuned or job.precollated) for name, tensor in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16"):
-            loss = model(**inputs).loss
+            loss: Tensor = model(**inputs).loss
+        return loss
+
+    if job.cuda_graph and job.precollated:
+        record_graphs([batch for _, batch in loader.dataset], forward, optimizer)  # type: ignore[attr-defined]
+    for batch in loader:
+        loss = forward(batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), job.max_grad_norm)
         optimizer.step()
@@ -37,8 +48,20 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
             break
 
 
+def record_graphs(
+    batches: list[dict[str, Tensor]], forward: Callable[[dict[str, Tensor]], Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Forward and backward thrice on a batch of every shape: run, recorded, replayed. The weights stay as they are."""
+    for batch in {batch["input_ids"].shape: batch for batch in batches}.values():
+        for _ in range(RECORDINGS):
+            forward(batch).backward()
+            optimizer.zero_grad()
+
+
 def make_loader(job: Job, workload: Workload, gate: Gate) -> DataLoader[Any]:
     """Over the batches of the plan."""
+    if job.precollated:
+        return ready_loader(job, workload, gate)
     return DataLoader(
         Features(workload),
         batch_sampler=batches(job, workload.lengths),

@@ -6,11 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import engine.build
 import engine.seed
+from bench.contest.contenders.plain_loop import RECORDINGS
 from bench.contest.job import Job
+from bench.contest.language import LanguageTask
+from bench.contest.ready import ReadyData
 from bench.contest.timing import Gate
 from bench.contest.workload import TokenTask, Workload
 from engine import loop
@@ -21,7 +25,7 @@ from engine.data.plan import Position
 from engine.model import packing
 from engine.model.flops import count_flops, peak_flops
 from engine.record.run import Run
-from engine.state import StepRecord
+from engine.state import StepRecord, TrainState
 
 
 class TimedRun(Run):
@@ -51,10 +55,17 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
         "weight_decay": job.weight_decay, "max_grad_norm": job.max_grad_norm, "precision": job.precision,
         "batching": job.batching, "compile": job.compile, "device": job.device, "seed": job.seed,
     }  # fmt: skip
+    settings["cuda_graph"] = {None: "auto", True: "on", False: "off"}[job.cuda_graph]
     config = TrainConfig(**settings)
-    task = TokenTask(workload, job.max_length)
+    task = (LanguageTask if job.task == "language" else TokenTask)(workload, job.max_length)
     setup = build(task, workload.examples(), config, model)
     gate.precision, gate.layout = setup.precision, "bucketed" if setup.data.plan.bucketed else setup.layout.kind
+    data: Any = setup.data
+    if job.precollated:
+        data = ReadyData(data, gate.num_steps)
+        if setup.graphs:
+            record_graphs(setup.state, task, data)
+            engine.seed.set_seed(config.seed)
     with tempfile.TemporaryDirectory() as folder:
         run = TimedRun(
             Path(folder), config, setup.state, setup.data.plan.num_steps,
@@ -62,6 +73,16 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
         )  # fmt: skip
         run.gate = gate
         try:
-            loop.train(setup.state, task, setup.data, config, setup.world, run)
+            loop.train(setup.state, task, data, config, setup.world, run)
         finally:
             run.close()
+
+
+def record_graphs(state: TrainState, task: TokenTask, data: ReadyData) -> None:
+    """Forward and backward on a batch of every shape, so that all are recorded. The weights stay as they are."""
+    state.model.train()
+    for batch in data.of_each_shape():
+        for _ in range(RECORDINGS):
+            state.execute(loop.accumulate, state, task, [batch], torch.ones((), device=state.device))
+            state.optimizer.zero_grad(set_to_none=True)
+    state.clock.forget()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from bench.contest.job import Job
+from bench.contest.ready import ready_loader
 from bench.contest.timing import Gate
 from bench.contest.workload import Features, Workload, collator
 
@@ -17,6 +20,10 @@ class Reporting(Trainer):  # type: ignore[misc,no-any-unimported]
     """Keeps each step's loss: callbacks are not told it."""
 
     last_loss: Tensor
+    ready: DataLoader[Any] | None = None  # batches that are made already, in an order of length groups where that is asked
+
+    def get_train_dataloader(self) -> Any:
+        return super().get_train_dataloader() if self.ready is None else self.accelerator.prepare(self.ready)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         self.last_loss = super().training_step(*args, **kwargs)
@@ -44,8 +51,12 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
     tuned: dict[str, Any] = {"logging_nan_inf_filter": False, "disable_tqdm": True} if job.tuned else {}
     if job.fused:
         tuned["optim"] = "adamw_torch_fused"
-    if job.batching == "bucketed":
+    if job.batching == "bucketed" and not job.precollated:
         tuned["train_sampling_strategy"] = "group_by_length"
+    if job.precollated:
+        tuned["accelerator_config"] = {"non_blocking": True}
+    if job.compile and job.tuned:
+        os.environ["ACCELERATE_DYNAMO_USE_DYNAMIC"] = "true"  # one graph for all lengths at once, not after a first one
     callback = AtTheGate(gate)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -59,4 +70,5 @@ def train(job: Job, workload: Workload, model: nn.Module, gate: Gate) -> None:
             model, arguments, train_dataset=Features(workload), data_collator=gate.watched(collator(job)), callbacks=[callback]
         )
         callback.trainer = trainer
+        trainer.ready = ready_loader(job, workload, gate) if job.precollated else None
         trainer.train()

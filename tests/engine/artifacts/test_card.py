@@ -73,7 +73,7 @@ def test_its_command_repeats_the_run(project, tmp_path, monkeypatch):
     words = shlex.split(code_in((tmp_path / "first/README.md").read_text(), "bash"))
     assert words[:2] == ["python", "run.py"]
     monkeypatch.chdir(project)
-    assert run.main([*words[2:], "--output-dir", str(tmp_path / "again")]) == 0
+    assert run.main([*words[2:], "--device", "cpu", "--output-dir", str(tmp_path / "again")]) == 0
     first, again = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "again"))
     assert first == again
     settings = [json.loads((tmp_path / name / "run.json").read_text())["settings"] for name in ("first", "again")]

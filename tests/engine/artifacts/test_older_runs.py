@@ -106,7 +106,7 @@ def test_a_finished_run_is_used(older, capsys):
     """Predict, evaluate, report, compare with a run of today, and what a push would upload."""
     assert run.main(["predict", "--model", "finished", "w0 w7", "w1 w8"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
-    assert run.main(["evaluate", "--model", "finished", "--output", "figures.json"]) == 0
+    assert run.main(["evaluate", "--model", "finished", "--device", "cpu", "--output", "figures.json"]) == 0
     figures, kept = read(older / "figures.json"), read(older / "finished/run.json")["metrics"]
     for name in ("eval_loss", "eval_accuracy", "eval_f1", "eval_mcc"):
         assert figures[name] == pytest.approx(kept[name], rel=1e-5)

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bench.reliability.checkpoints import Watch
 from bench.toys import tiny
-from bench.toys.ranks import NoResult, in_ranks
+from bench.toys.ranks import NoResult
 from engine.build import Setup, build
 from engine.checkpoint import saver as saving
 from engine.checkpoint import store
@@ -33,7 +33,7 @@ from engine.distributed.wrap import collect
 from engine.errors import DistributedError, ResourceError
 from engine.fit import fit
 from engine.loop import train_step
-from tests.toys.ranks import cut_and_whole
+from tests.toys.ranks import cut_and_whole, in_ranks
 
 SETTINGS: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-2, "device": "cpu", "precision": "fp32"}
 

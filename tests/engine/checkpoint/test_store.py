@@ -169,6 +169,20 @@ def test_rng_state_round_trips():
     assert draws == [random.random(), np.random.rand(), torch.rand(())]
 
 
+def test_random_states_are_read_and_put_back_without_starting_cuda(monkeypatch):
+    """A run on the CPU of a machine with a GPU, also one that goes on from a checkpoint that was made on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    for name in ("get_rng_state", "set_rng_state"):
+        monkeypatch.delattr(torch.cuda, name)
+    tensors, numbers = get_rng()
+    set_rng({**tensors, "cuda": torch.zeros(16, dtype=torch.uint8)}, numbers)
+    assert "cuda" not in tensors
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(AttributeError, match="get_rng_state"):
+        get_rng()
+
+
 def test_a_manifest_without_a_state_is_damage(tmp_path, capsys):
     older = files(1)
     commit(tmp_path, 1, older)
@@ -236,7 +250,7 @@ def test_a_checkpoint_of_the_first_format_loads_for_ever_and_is_written_alike(tm
     saved = load_file(path / "model.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in model_tensors(model).items())
     again = commit(tmp_path, 2, take_snapshot(setup.state, {"best": None}).files())
-    has_others = torch.cuda.is_available() or torch.backends.mps.is_available()  # random streams of their own
+    has_others = torch.cuda.is_initialized() or torch.backends.mps.is_available()  # random streams of their own
     for name in ("model.safetensors", "optimizer.safetensors", *([] if has_others else ["rng.safetensors"])):
         assert (again / name).read_bytes() == (path / name).read_bytes(), name
     assert json.loads((again / "MANIFEST.json").read_text())["format"] == 1

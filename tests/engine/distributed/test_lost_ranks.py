@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from bench.toys import tiny
-from bench.toys.ranks import in_ranks
 from engine.checkpoint.store import open_checkpoint
 from engine.data.batch import Batch
 from engine.distributed import join, lost_ranks
 from engine.errors import DataError, DistributedError, DivergedError, StoppedError, explain
 from engine.fit import fit
 from engine.record.run import Run
-from tests.toys.ranks import assert_close_runs, config, make, run
+from tests.toys.ranks import assert_close_runs, config, in_ranks, make, run
 
 
 def outcome(function: Any) -> tuple[str, str, int, str]:

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 import engine.loader
 import engine.loop
-from bench.toys.ranks import in_ranks
 from engine.data.batch import Batch, FillerKey
 from engine.distributed import join
 from engine.distributed.world import World
@@ -28,7 +27,7 @@ from engine.record.run import Run
 from tasks.classification.metrics import ClassificationMetrics
 from tasks.embeddings.retrieval import RetrievalMetrics, ScoreMetrics
 from tasks.language.task import LanguageMetrics
-from tests.toys.ranks import assert_close_runs, dealt, lines, run
+from tests.toys.ranks import assert_close_runs, dealt, in_ranks, lines, run
 
 CPU = torch.device("cpu")
 

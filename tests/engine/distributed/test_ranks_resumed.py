@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.toys.ranks import in_ranks
-from tests.toys.ranks import assert_close_runs, cut_and_whole, dealt, run
+from tests.toys.ranks import assert_close_runs, cut_and_whole, dealt, in_ranks, run
 
 
 @pytest.mark.parametrize("sizes", [(2, 1), pytest.param((2, 1, 4), marks=pytest.mark.slow)], ids=str)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 import run
 from bench.toys import tiny
-from bench.toys.ranks import free_port, in_ranks
-from tests.toys.ranks import lines
+from bench.toys.ranks import free_port
+from tests.toys.ranks import in_ranks, lines
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parent.parent.parent.parent

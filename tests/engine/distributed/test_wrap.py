@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.toys import tiny
-from bench.toys.ranks import NoResult, in_ranks
+from bench.toys.ranks import NoResult
 from engine.build import build
 from engine.checkpoint.snapshot import model_tensors
 from engine.distributed import join
@@ -23,7 +23,7 @@ from engine.errors import UsageError
 from engine.fit import fit
 from engine.loop import accumulate
 from tests.toys.pairs import make_task as make_pairs
-from tests.toys.ranks import assert_close_runs, config, make
+from tests.toys.ranks import assert_close_runs, config, in_ranks, make
 
 
 @pytest.mark.parametrize("shard", [False, True])

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from bench.toys import tiny
-from bench.toys.ranks import in_ranks
 from engine.build import build
 from engine.checks import check_memory
 from engine.config import TrainConfig
@@ -22,7 +21,7 @@ from engine.loop import accumulate
 from engine.memory.estimate import bytes_per_rank
 from engine.optimizer import state_bytes
 from engine.record.run import Run
-from tests.toys.ranks import config, lines, make
+from tests.toys.ranks import config, in_ranks, lines, make
 
 
 @pytest.mark.parametrize("batching", ["packed", "padded"])

@@ -56,7 +56,9 @@ def test_equal_to_torchs_counter(name):
     count = count_flops(model, level)
     assert count.causal == (name in ("gpt2", "llama", "llama, wide heads"))
     all_pairs = FlopCount(count.per_token, count.per_pair, count.per_row, per_item=count.per_item)
-    assert all_pairs(rows * length, rows * length**2, rows, rows * length) == counter.get_total_flops()
+    angles = length * (getattr(config, "head_dim", None) or 0)  # of rotary positions, by a matmul in older transformers
+    beside = counter.get_total_flops() - all_pairs(rows * length, rows * length**2, rows, rows * length)
+    assert beside in (0, angles)
 
 
 def test_padding_costs_nothing_in_the_count_and_causal_counts_half_the_pairs():

@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from bench.toys import tiny
-from engine.build import build, few_shapes
+from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
 from engine.errors import UsageError
@@ -332,14 +332,6 @@ def test_a_decoder_whose_texts_end_with_the_token_that_pads():
     padded = model(**task.collate(some, Layout()).inputs).logits
     packed = model(**task.collate(some, layout.pack(model, "sequence")).inputs).logits
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-6)
-
-
-def test_cuda_graphs_need_cuda_and_packed_batches(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for device, wanted in ((CPU, Layout("packed")), (torch.device("cuda"), Layout())):
-        with pytest.raises(UsageError, match="needs a CUDA device and packed batches"):
-            few_shapes(wanted, 128, device)
-    assert few_shapes(Layout("packed"), 128, torch.device("cuda")) == Layout("packed", max_length=128, round_to=256)
 
 
 def test_compiling_the_cpus_packed_attention_is_refused():

@@ -148,11 +148,12 @@ def test_its_card_loads_it(runs, project, monkeypatch):
 def test_predict_and_evaluate_read_an_adapter(runs, tmp_path):
     both = {}
     for name in ("adapter", "merged"):
-        task, model, layout = open_model(str(runs / name), tasks.find)
+        task, model, layout = open_model(str(runs / name), tasks.find, device="cpu")
         assert layout.kind == "packed"
         both[name] = torch.tensor([list(row["probabilities"].values()) for row in task.predict(model, TEXTS, layout)])
         figures = json.loads((runs / name / "run.json").read_text())["metrics"]
-        assert run.main(["evaluate", "--model", str(runs / name), "--output", str(tmp_path / "e.json")]) == 0
+        arguments = ["evaluate", "--model", str(runs / name), "--device", "cpu"]
+        assert run.main([*arguments, "--output", str(tmp_path / "e.json")]) == 0
         assert json.loads((tmp_path / "e.json").read_text())["eval_loss"] == pytest.approx(figures["eval_loss"], rel=1e-5)
     torch.testing.assert_close(both["adapter"], both["merged"], atol=1e-6, rtol=0)
 

@@ -164,7 +164,8 @@ def test_a_finished_run_writes_what_generate_writes(models, folder, tmp_path, ki
             ids = model.generate(pixel_values=pixel_values, num_beams=beams, max_new_tokens=6, do_sample=False)
             expected.append(tokenizer.decode(ids[0], skip_special_tokens=True).strip())
         capsys.readouterr()
-        assert run.main(["caption", "--model", str(tmp_path / "run"), *files, "--num-beams", str(beams)]) == 0
+        arguments = ["caption", "--model", str(tmp_path / "run"), "--device", "cpu", "--num-beams", str(beams)]
+        assert run.main([*arguments, *files]) == 0
         assert capsys.readouterr().out.splitlines() == [f"{text}\t{name}" for text, name in zip(expected, files, strict=True)]
     if kind != "vit-gpt2":
         assert (
@@ -213,6 +214,16 @@ def test_packed_batches_are_refused(models, folder, tmp_path):
     task = make_task(models["git"], folder)
     with pytest.raises(UsageError, match="--batching packed: this task's batches hold more than text"):
         build(task, task.examples()["train"], TrainConfig(device="cpu", batching="packed"))
+
+
+def test_without_torchvision_older_versions_of_transformers_say_so_in_one_line(models, folder, monkeypatch):
+    class Lacking(type):
+        def __getattr__(cls, name):
+            raise ImportError("\nAutoImageProcessor requires the Torchvision library but it was not found.\nAnd more.")
+
+    monkeypatch.setattr("tasks.captioning.task.AutoImageProcessor", Lacking("AutoImageProcessor", (), {}))
+    with pytest.raises(ModelError, match=r"model .*: AutoImageProcessor requires the Torchvision library .* found\.$"):
+        make_task(models["git"], folder).examples()
 
 
 def test_a_model_that_writes_no_captions_is_refused(folder, tmp_path):

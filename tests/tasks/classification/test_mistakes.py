@@ -26,11 +26,12 @@ def rows_of(path) -> list[dict]:
 
 @pytest.mark.parametrize("more", [[], ["--file"]])
 def test_the_wrong_rows_are_those_that_predict_gets_wrong(project, tmp_path, capsys, more):
-    arguments = ["evaluate", "--model", str(project / "run"), *more, *([str(project / "eval.csv")] if more else [])]
+    file = [*more, *([str(project / "eval.csv")] if more else [])]
+    arguments = ["evaluate", "--model", str(project / "run"), "--device", "cpu", *file]
     assert run.main([*arguments, "--errors", str(tmp_path / "errors.csv"), "--eval-batch-size", "7"]) == 0
     out = capsys.readouterr().out
     truth = rows_of(project / "eval.csv")
-    task, model, layout = open_model(str(project / "run"), tasks.find)
+    task, model, layout = open_model(str(project / "run"), tasks.find, device="cpu")
     predictions = list(task.predict(model, [row["text"] for row in truth], layout))
     wrong = {i + 1: p for i, (row, p) in enumerate(zip(truth, predictions, strict=True)) if p["label"] != row["label"]}
     found = rows_of(tmp_path / "errors.csv")

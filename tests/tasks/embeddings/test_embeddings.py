@@ -328,7 +328,8 @@ def test_the_directory_is_a_transformers_model_too(finished):
 
 
 def test_evaluate_repeats_the_figures(finished, tmp_path, capsys):
-    assert run.main(["evaluate", "--model", str(finished / "run"), "--output", str(tmp_path / "e.json")]) == 0
+    arguments = ["evaluate", "--model", str(finished / "run"), "--device", "cpu"]
+    assert run.main([*arguments, "--output", str(tmp_path / "e.json")]) == 0
     figures = json.loads((finished / "run/run.json").read_text())["metrics"]
     again = json.loads((tmp_path / "e.json").read_text())
     for name in ("eval_mrr", "eval_recall@10"):
@@ -445,7 +446,7 @@ def corpus(tmp_path) -> Path:
 
 
 def test_search_finds_what_comparing_all_finds(finished, corpus, tmp_path, capsys):
-    arguments = ["search", "--model", str(finished / "run"), "--corpus", str(corpus), "--top-k", "4"]
+    arguments = ["search", "--model", str(finished / "run"), "--corpus", str(corpus), "--top-k", "4", "--device", "cpu"]
     assert run.main([*arguments, "w1 w2", "w77"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10 and lines[0] == "w1 w2" and lines[5] == "w77"
@@ -512,12 +513,8 @@ def test_what_search_refuses(finished, corpus, capsys):
 
 def test_models_side_by_side(finished, start, tmp_path, capsys):
     picture = tmp_path / "p.png"
-    assert (
-        run.main(
-            ["compare-models", "--models", str(finished / "run"), str(start), "--sentences", *TEXTS, "--picture", str(picture)]
-        )
-        == 0
-    )
+    models = ["--models", str(finished / "run"), str(start), "--device", "cpu"]
+    assert run.main(["compare-models", *models, "--sentences", *TEXTS, "--picture", str(picture)]) == 0
     shown = capsys.readouterr().out
     task, model, layout = open_model(str(start), find, device="cpu", task="embeddings")
     vectors = task.vectors(model, TEXTS, layout)

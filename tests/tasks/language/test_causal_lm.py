@@ -118,13 +118,14 @@ def test_greedy_equals_the_pipeline(project, capsys):
     prompts = ["w1 w2", "w40 w3 w4 w5"]
     write = pipeline("text-generation", model=str(project / "run"), device="cpu")
     expected = [write(prompt, max_new_tokens=12, do_sample=False)[0]["generated_text"] for prompt in prompts]
-    assert run.main(["generate", "--model", str(project / "run"), "--max-new-tokens", "12", *prompts]) == 0
+    arguments = ["generate", "--model", str(project / "run"), "--device", "cpu", "--max-new-tokens", "12"]
+    assert run.main([*arguments, *prompts]) == 0
     assert capsys.readouterr().out == "\n---\n".join(expected) + "\n"
 
 
 def test_sampling_equals_transformers_generate_with_the_same_seed(project, capsys):
     arguments = ["--temperature", "0.9", "--top-p", "0.8", "--num-return-sequences", "3", "--no-repeat-ngram-size", "2",
-                 "--seed", "7", "--max-new-tokens", "9"]  # fmt: skip
+                 "--seed", "7", "--max-new-tokens", "9", "--device", "cpu"]  # fmt: skip
     assert run.main(["generate", "--model", str(project / "run"), "w1 w2", *arguments]) == 0
     printed = capsys.readouterr().out.removesuffix("\n").split("\n---\n")
     model, tokenizer = (auto.from_pretrained(project / "run") for auto in (AutoModelForCausalLM, AutoTokenizer))

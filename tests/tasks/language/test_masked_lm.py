@@ -52,7 +52,7 @@ def test_only_the_head_may_be_new(project, tmp_path, capsys):
 
 def test_fill_gives_the_numbers_of_the_pipeline(project, capsys):
     fill = pipeline("fill-mask", model=str(project / "run"), device="cpu", top_k=4)
-    assert run.main(["fill", "--model", str(project / "run"), "--top-k", "4", *TEXTS]) == 0
+    assert run.main(["fill", "--model", str(project / "run"), "--device", "cpu", "--top-k", "4", *TEXTS]) == 0
     lines = capsys.readouterr().out.splitlines()
     expected = []
     for text, found in zip(TEXTS, fill(TEXTS), strict=True):

@@ -191,7 +191,8 @@ def command(folder, *more: str) -> list[str]:
 
 def test_generate_chat_equals_transformers(project, capsys):
     question = "Which word comes last: red, moon?"
-    assert run.main(["generate", "--model", str(project / "run"), "--chat", question, "--max-new-tokens", "8"]) == 0
+    arguments = ["generate", "--model", str(project / "run"), "--device", "cpu", "--max-new-tokens", "8"]
+    assert run.main([*arguments, "--chat", question]) == 0
     printed = capsys.readouterr().out.removesuffix("\n")
     model, tokenizer = (auto.from_pretrained(project / "run") for auto in (AutoModelForCausalLM, AutoTokenizer))
     inputs = tokenizer.apply_chat_template(

@@ -52,7 +52,7 @@ def test_the_window(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "profile    steps 4 to 7: " in out
     for row in found["operations"]:
-        assert row["name"] in out
+        assert row["name"][:58] in out, "longer ones are cut"
         spans = [event for event in trace if event.get("name") == row["name"] and event.get("cat") == "cpu_op"]
         assert len(outermost(spans)) == 4 * row["calls"]
         assert 1000 * 4 * row["milliseconds"] <= sum(event["dur"] for event in spans) * 1.001, "own time is no more than all"

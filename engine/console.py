@@ -44,8 +44,12 @@ def counted(number: float, noun: str) -> str:
 
 
 def is_main_process() -> bool:
-    """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment."""
-    return os.environ.get("RANK", "0") == "0"
+    """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment.
+
+    RANK counts with a WORLD_SIZE that has room for it only: one that was left over must not make a process mute.
+    """
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return not (rank.isdecimal() and size.isdecimal() and 0 < int(rank) < int(size))
 
 
 def say(line: str) -> None:

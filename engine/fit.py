@@ -189,7 +189,7 @@ def summarise(run: Run, seconds: float, kept_step: int) -> dict[str, Any]:
     """The figures of the end, printed as the tutorials' logs do; returned for run.json."""
     train_seconds = max(run.stopwatch.train_seconds, 1e-9)
     metrics: dict[str, Any] = {
-        "train_loss": run.total.loss,
+        "train_loss": run.total.loss if run.total.num_items else None,  # NaN is not JSON
         "train_runtime": train_seconds,
         "train_samples_per_second": run.total.num_examples / train_seconds,
         "train_steps_per_second": run.total.num_steps / train_seconds,

@@ -243,7 +243,8 @@ def profiled(profile: Mapping[str, Any]) -> list[Chart]:
     """The steps that --profile has looked at, one by one."""
     steps = profile["steps"]
     phases = {name: [[step["step"], 1000 * step["phases"][name]] for step in steps] for name in steps[0]["phases"]}
-    memory = {f"after {name}": [[step["step"], step["memory_gb"][name]] for step in steps] for name in steps[0]["memory_gb"]}
+    measured = dict.fromkeys(name for step in steps for name in step["memory_gb"])  # a recorded step has other phases
+    memory = {f"after {name}": [[step["step"], step["memory_gb"].get(name)] for step in steps] for name in measured}
     where = "allocated" if profile["device"] == "cuda" else "resident"
     return [
         chart("Profiled steps", "ms, by phase", phases, stacked=True),

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.commands.flags import PredictConfig, changes_in
 from engine.commands.output import check_output, is_flat, write_predictions
-from engine.console import is_main_process, printable, shown
+from engine.console import is_main_process, note, printable, shown
 from engine.data.files import Columns, choose, read_table
 from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
@@ -58,9 +58,16 @@ def refuse_repeated(ids: Sequence[Any], name: str) -> None:
 
 
 def try_examples(task: Task[Any], directory: Path, find: Find, device: str, name: str) -> None:
-    """What a tutorial does last: load what was saved, and predict a few inputs. ``name``: the task's, as the user gave it."""
+    """What a tutorial does last: load what was saved, and predict a few inputs. ``name``: the task's, as the user gave it.
+
+    The run is finished and saved by now, so nothing here fails it: what does not work is a note.
+    """
     if not task.try_it or not is_main_process():
         return
-    saved, model, layout = open_model(str(directory), find, device=device, task=name)
-    for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
+    try:
+        saved, model, layout = open_model(str(directory), find, device=device, task=name)
+        predictions = saved.predict(model, task.try_it, layout)
+    except Exception as error:
+        return note(f"the model is saved; its examples could not be tried: {type(error).__name__}: {error}")
+    for text, prediction in zip(task.try_it, predictions, strict=True):
         print(f"{printable(saved.describe(prediction))}\t{shown(text)}")

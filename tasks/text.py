@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from engine.console import note
 from engine.data.sources import HubData, TakenModel
@@ -36,6 +36,22 @@ O = TypeVar("O", bound=TextOptions)  # noqa: E741 - the task's own options
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
 
 
+def first_position(config: Any) -> int:
+    """The number of a row's first position. RoBERTa and its kin count from behind that of the padding, so as many are lost.
+
+    The model's table of positions knows, whatever the model is called: one with a padding row counts so. It is asked of a
+    model without weights.
+    """
+    try:
+        with torch.device("meta"):
+            body = AutoModel.from_config(config)
+    except Exception:  # a configuration of code of its own, or a body that cannot be built alone
+        return 0
+    tables = [module for name, module in body.named_modules() if name.endswith("embeddings.position_embeddings")]
+    padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), None)
+    return 0 if padding is None else int(padding) + 1
+
+
 class TextTask(Task[O]):
     """A task on texts."""
 
@@ -48,6 +64,7 @@ class TextTask(Task[O]):
         super().__init__(options, source)
         self._tokenizer: Any = None
         self._config: Any = None
+        self._model_length: int | None = None
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -121,10 +138,11 @@ class TextTask(Task[O]):
     @property
     def model_length(self) -> int:
         """The most tokens that the model has positions for."""
-        positions = getattr(self.config, "max_position_embeddings", None) or 512
-        if "roberta" in self.config.model_type or self.config.model_type == "camembert":
-            positions -= self.config.pad_token_id + 1  # their positions start behind that of the padding
-        return int(min(positions, self.tokenizer.model_max_length))
+        if self._model_length is None:
+            positions = getattr(self.config, "max_position_embeddings", None) or 0
+            positions = positions - first_position(self.config) if positions > 0 else 512
+            self._model_length = int(min(positions, self.tokenizer.model_max_length))
+        return self._model_length
 
     @property
     def max_length(self) -> int:  # type: ignore[override]

@@ -60,7 +60,8 @@ def test_a_decoder_with_berts_tokenizer_trains_on_what_it_will_write_from(tmp_pa
     (tmp_path / "story.txt").write_text("\n".join(LINES[:20]))
     source = Source(SourceConfig(model=str(tmp_path), train_file=str(tmp_path / "story.txt")))
     task = CausalLM(CausalOptions(block_size=32), source)
-    assert "token_type_ids" in task.tokenizer("w1")
+    task.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert "token_type_ids" in task.tokenizer("w1")  # so the rows would have them, too
     assert set(task.examples()["train"][0]) == {"input_ids"}
 
 

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.document import MOST_BYTES, DataRecord, RunDocument, dumps, loads
+from engine.artifacts.document import DataRecord, RunDocument, dumps, loads
 from engine.artifacts.report import MISTAKES
+from engine.checked import read_bytes
 from engine.checkpoint.store import clean, discard_all, steps_in, sync_directory
 from engine.config import TrainConfig
 from engine.errors import DataError, ModelError, ResourceError, UsageError
@@ -153,12 +154,10 @@ def read_run(directory: Path) -> RunDocument:
     """run.json. Raises UsageError if it cannot be read, ModelError if a newer version wrote it."""
     path = directory / "run.json"
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
-        return loads(path.read_bytes())
+        return loads(read_bytes(path))
     except ModelError as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not a run's ({error}): choose another directory, or --overwrite the run there") from error
 
 

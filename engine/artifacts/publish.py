@@ -17,10 +17,11 @@ from torch import nn
 from engine.artifacts import card
 from engine.artifacts.directory import TEMPORARY, write_run
 from engine.artifacts.document import RunDocument
-from engine.artifacts.report import read_lines, record_in, render
+from engine.artifacts.report import record_in, render
 from engine.checkpoint.store import sync_directory
 from engine.errors import ResourceError
 from engine.model import lora
+from engine.record.log import read_log
 from engine.task import Task
 
 
@@ -31,7 +32,7 @@ def files_in(folder: Path) -> list[str]:
 
 def write_model(directory: Path, task: Task[Any], model: nn.Module, document: RunDocument) -> None:
     """Model, processor, pages file by file, each complete when it gets its name; run.json last: it says that all is there."""
-    log = read_lines(directory / "metrics.jsonl")
+    log = read_log(directory / "metrics.jsonl").lines
     name = directory.resolve().name
     try:
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=directory) as folder:

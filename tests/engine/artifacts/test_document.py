@@ -11,7 +11,8 @@ import pytest
 
 from bench.toys import tiny
 from engine.artifacts.directory import holds_unfinished, is_finished, read_run, write_run
-from engine.artifacts.document import FORMAT, MOST_BYTES, MOST_DEPTH, VERSION, DataRecord, RunDocument, dumps, loads
+from engine.artifacts.document import FORMAT, VERSION, DataRecord, RunDocument, dumps, loads
+from engine.checked import MOST_BYTES, MOST_DEPTH
 from engine.config import TrainConfig
 from engine.errors import ModelError, UsageError
 from engine.fit import fit

@@ -145,9 +145,11 @@ class TextTask(Task[O]):
     def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         """The model in float32, never from a pickle, and the report of what the checkpoint lacked. Raises ModelError."""
         safely = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-        if lora.is_adapter(path):
-            return lora.load_merged(self.source.load, self.auto_class, path, **safely, **arguments)
-        loaded: tuple[Any, dict[str, Any]] = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
+        loaded: tuple[Any, dict[str, Any]]
+        if (adapter := lora.folder_of(self.source.load, path)) is not None:
+            loaded = lora.load_merged(self.source.load, self.auto_class, path, adapter, **safely, **arguments)
+        else:
+            loaded = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
         for name, weights in loaded[0].named_parameters():
             if not torch.isfinite(weights).all():
                 raise ModelError(f"model {path}: {name} holds NaN or infinity: the run that made it diverged, or it is damaged")

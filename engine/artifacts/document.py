@@ -79,11 +79,11 @@ class RunDocument:
     its default (settings/fields.py: with_defaults).
 
     ``versions``: of the packages, and the processor's ``instructions``. ``device``, ``precision`` and ``batching``: what
-    "auto" came to. ``base_model``: name and license of the checkpoint that training starts from. ``command``: that makes
-    this run; None: it was made from Python. ``model_config``: what config.json says of the model. ``files``: what the
-    model was saved as, by name within the directory; None: not yet, or an older run. ``metrics``: those of the
-    model that was kept, under Trainer's names; NaN is null. ``status``: "running", or "finished" when all else is there.
-    ``format``: of this file; ``version``: of the Plainloop that wrote it.
+    "auto" came to. ``base_model``: name and license of the checkpoint that training starts from, and of an adapter's the
+    fingerprint of its ``weights``. ``command``: that makes this run; None: it was made from Python. ``model_config``: what
+    config.json says of the model. ``files``: what the model was saved as, by name within the directory; None: not yet, or
+    an older run. ``metrics``: those of the model that was kept, under Trainer's names; NaN is null. ``status``: "running",
+    or "finished" when all else is there. ``format``: of this file; ``version``: of the Plainloop that wrote it.
     """
 
     format: int = FORMAT

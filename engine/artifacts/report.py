@@ -31,6 +31,7 @@ from engine.settings.fields import with_defaults
 
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
 NUM_BARS = 30
+NO_LOG = Log()
 PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
 NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
@@ -44,7 +45,7 @@ class Record:
 
     name: str
     document: RunDocument
-    log: Log = Log()
+    log: Log = NO_LOG
     profile: Mapping[str, Any] | None = None
     mistakes: Sequence[Sequence[str]] = ()
 

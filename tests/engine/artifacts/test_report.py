@@ -246,7 +246,7 @@ def test_a_strangers_file_is_refused_in_one_line(name, content, run, tmp_path):
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "errors.csv", "profile/profile.json"])
 def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_refused(name, run, tmp_path):
     """Opening a pipe waits until somebody writes to it; /dev/zero never ends."""
-    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)):
+    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
         shutil.copytree(run, tmp_path / "run")
         path = tmp_path / "run" / name
         path.parent.mkdir(exist_ok=True)

@@ -223,7 +223,11 @@ def load_merged(
             raise ValueError(f"its {WEIGHTS} {which}")
         return wrapped
 
-    model, _ = load(from_base, base, config=config, **of_loading)
+    model, report = load(from_base, base, config=config, **of_loading)
+    lacking = sorted({*report["missing_keys"], *(str(name) for name, *_ in report["mismatched_keys"])})
+    of_adapter = (*(settings.modules_to_save or ()), "pooler")
+    if lacking := [name for name in lacking if not set(of_adapter) & set(name.split("."))]:
+        raise ModelError(f"model {path}: its base model {base} lacks, or has in another size, {lacking[0]}")
     merged = load(with_adapter, str(folder)).merge_and_unload()
     merged.name_or_path = path  # and not its base's
     return merged, {"missing_keys": [], "mismatched_keys": []}

@@ -284,6 +284,15 @@ def test_an_adapters_weights_have_the_checks_of_a_models(change, words, runs, pr
         assert code == 4 and words in line
 
 
+def test_a_base_model_of_another_size_is_refused(runs, tmp_path, capsys):
+    """Its embeddings would be made anew, at random, without a word."""
+    folder = copied(runs, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 150}))
+    code, line = fails(["predict", "--model", str(folder), "w0"], capsys)
+    assert code == 4 and "lacks, or has in another size, bert.embeddings.word_embeddings.weight" in line
+
+
 def test_an_adapters_pickle_is_never_opened(runs, tmp_path, capsys):
     folder = copied(runs, tmp_path)
     torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")

@@ -142,12 +142,12 @@ def train_all(
     world = setup.world
     try:
         resume(run, setup, config, document)
+        world.on_main_rank(lambda: write_run(run.directory, document))  # first: it says whose the directory is
         run.writers = (
             writers
             if config.overwrite
             else world.on_main_rank(lambda: Writers(config, run.directory, run.state.step, run.writer_states, rng_untouched))
         )
-        world.on_main_rank(lambda: write_run(run.directory, document))
         with run.stop, run.saving(), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)

@@ -58,6 +58,8 @@ def record_in(directory: Path, document: RunDocument, name: str) -> Record:
     try:
         with open(mistakes, encoding="utf-8", newline="") as stream:
             wrong = list(islice(csv.reader(stream), 1 + NUM_MISTAKES))
+        if mistakes.stat().st_mtime < (directory / "run.json").stat().st_mtime:
+            wrong = []  # of a model that was there before
     except FileNotFoundError:
         wrong = []
     except (UnicodeDecodeError, csv.Error) as error:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from engine.atomic import sync_directory
 from engine.checkpoint.tensor_file import TensorFile, Tensors, pieces
 from engine.console import note
 from engine.distributed.world import World
@@ -113,22 +114,13 @@ def sealed(document: Mapping[str, Any]) -> bytes:
 def write_synced(path: Path, content: Content) -> dict[str, Any]:
     """Returns the file's manifest entry; its hash is of what was in memory, taken piece by piece on the way."""
     digest, size = hashlib.sha256(), 0
-    with open(path, "wb") as stream:
+    with open(path, "xb") as stream:
         for piece in [content] if isinstance(content, bytes) else pieces(content):
             digest.update(piece)
             size += stream.write(piece)
         stream.flush()
         os.fsync(stream.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def sync_directory(path: Path) -> None:
-    """Make names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------------------------ reading

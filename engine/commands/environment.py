@@ -153,7 +153,7 @@ def read(path: str) -> str:
         return ""
 
 
-def without_home(text: str) -> str:
-    """``~`` in place of the home directory, wherever it stands."""
-    home = str(Path.home())
+def without_home(text: str, home: str | None = None) -> str:
+    """``~`` in place of the home directory, wherever it stands. ``home``: as the text would spell it."""
+    home = home or str(Path.home())
     return re.sub(rf"{re.escape(home)}(?=/|\b|$)", "~", text) if home != "/" else text

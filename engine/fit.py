@@ -29,7 +29,7 @@ from engine.artifacts.publish import write_model
 from engine.build import Setup, build, make_run
 from engine.checks import check_data, check_memory, check_shared, check_space, out_of_memory
 from engine.config import TrainConfig
-from engine.console import say
+from engine.console import say, unfailing_output
 from engine.distributed.device import describe_device
 from engine.distributed.join import join
 from engine.distributed.world import World
@@ -61,6 +61,7 @@ class Result:
     skipped: bool = False
 
 
+@unfailing_output()
 def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, world: World | None = None) -> Result:
     """Fine-tune, and leave a model directory that ``from_pretrained`` takes.
 
@@ -171,6 +172,7 @@ def refuse_stopped(run: Run, world: World) -> None:
 
 def publish(run: Run, setup: Setup, task: Task[Any], config: TrainConfig, document: RunDocument, seconds: float) -> Result:
     """The best model, saved, and run.json that says so; ``seconds``: of training and all that came between."""
+    setup.world.on_main_rank(run.check_in_place)
     kept = keep_best(run, setup)
     metrics = summarise(run, seconds, kept)
     if (best := run.best) is not None and kept == best.step != setup.state.step:

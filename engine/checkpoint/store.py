@@ -63,7 +63,8 @@ def commit(root: Path, step: int, files: Mapping[str, Content], world: World | N
     def begin() -> None:
         with or_refused(final):
             shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed here
-            temporary.mkdir(parents=True)
+            root.mkdir(exist_ok=True)  # and not what is above it: the run's directory may have been moved away
+            temporary.mkdir()
 
     def write() -> dict[str, Any]:
         if not temporary.is_dir():

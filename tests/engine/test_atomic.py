@@ -30,7 +30,7 @@ WRITERS = {  # the only places that open a file for writing, and why
     "engine/record/profiling.py": "the profiler writes into a fresh folder, from which atomic.move takes it",
     "engine/record/writers.py": "TensorBoard and wandb write their logs themselves, in folders that directory.py checks for links",
     "engine/distributed/world.py": "/dev/null",
-    "run.py": "/dev/null",
+    "engine/console.py": "/dev/null",
     "tasks/embeddings/compare_models.py": "into a stream of the writer",
 }
 CALLS = {"write_text", "write_bytes", "savefig", "save_pretrained", "export_chrome_trace", "SummaryWriter", "touch", "copyfile",

@@ -14,7 +14,7 @@ import torch
 from engine.artifacts.directory import read_run
 from engine.artifacts.report import MISTAKES
 from engine.commands.flags import EvaluateConfig, changes_in
-from engine.commands.output import check_output, writing
+from engine.commands.output import check_output, check_writable, writing
 from engine.commands.report import record_of
 from engine.commands.report import write as draw
 from engine.config import TrainConfig
@@ -39,6 +39,8 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     tables = None
     if config.file:
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
+        if config.errors:
+            check_writable(rows, Path(config.errors), config.file)
         tables = {"eval": as_dataset(rows, config.file)}
         changes["max_eval_examples"] = config.max_eval_examples or 0
     task, model, layout = open_model(

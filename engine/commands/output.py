@@ -29,12 +29,12 @@ def check_output(
     if name is None:
         return
     path, refused = Path(name), f"{flag} {name}"
+    if path.is_dir():
+        raise UsageError(f"{refused} is a directory: name a file")
     if path.suffix.lower() not in kinds:
         raise UsageError(f"{flag} must end in {', '.join(kinds[:-1])}{' or ' * (len(kinds) > 1)}{kinds[-1]}, found {name!r}")
     if not path.parent.is_dir():
         raise UsageError(f"{refused}: there is no such directory")
-    if path.is_dir():
-        raise UsageError(f"{refused} is a directory: name a file")
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise UsageError(f"{refused} is {'a link' if path.is_symlink() else 'no regular file'}: name another")
     with suppress(UserError):  # a model of the Hub has no settings

@@ -7,6 +7,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -130,3 +132,11 @@ def test_odd_columns_of_a_parquet_file(model, tmp_path, capsys):
         arguments = ["predict", "--model", str(model), "--input", str(tmp_path / "t.parquet")]
         code, line = fails([*arguments, "--output", str(tmp_path / "o.csv")], capsys)
         assert code == 3 and words in line
+
+
+@pytest.mark.parametrize(("command", "code"), [("env > /dev/full", 6), ("env | (exec <&-)", 141)])
+def test_a_stdout_that_takes_nothing_is_no_traceback(command, code):
+    root = Path(__file__).parent.parent.parent.parent
+    line = f"{sys.executable} run.py {command}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=root, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == code and "Exception ignored" not in done.stderr and "Traceback" not in done.stderr, done

@@ -81,9 +81,10 @@ class RunDocument:
     ``versions``: of the packages, and the processor's ``instructions``. ``device``, ``precision`` and ``batching``: what
     "auto" came to. ``base_model``: name and license of the checkpoint that training starts from, and of an adapter's the
     fingerprint of its ``weights``. ``command``: that makes this run; None: it was made from Python. ``model_config``: what
-    config.json says of the model. ``files``: what the model was saved as, by name within the directory; None: not yet, or
-    an older run. ``metrics``: those of the model that was kept, under Trainer's names; NaN is null. ``status``: "running",
-    or "finished" when all else is there. ``format``: of this file; ``version``: of the Plainloop that wrote it.
+    config.json says of the model. ``files``: what the model was saved as, the sha256 of each file by its name within the
+    directory; None: not yet, or an older run. ``metrics``: those of the model that was kept, under Trainer's names; NaN is
+    null. ``status``: "running", or "finished" when the model is there. ``format``: of this file; ``version``: of the
+    Plainloop that wrote it.
     """
 
     format: int = FORMAT
@@ -99,7 +100,7 @@ class RunDocument:
     command: str | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
     kept: KeptModel | None = None
-    files: list[str] | None = None
+    files: Mapping[str, str] | None = None
     metrics: Mapping[str, float | None] | None = None
     status: str = "running"
 
@@ -133,9 +134,10 @@ class RunDocument:
         expect_each("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
         metrics = expect(found, "metrics", dict, optional=True)
         expect_each("metrics", metrics or {}, float, optional=True)
-        for name in expect(found, "files", list, optional=True) or ():
-            if not is_a(name, str) or not is_within(name):
-                raise ValueError(f"files cannot hold {shortened(name)}")
+        files = expect(found, "files", dict, optional=True) or {}
+        expect_each("files", files, str)
+        if outside := [name for name in files if not is_within(name)]:
+            raise ValueError(f"files cannot hold {shortened(outside[0])}")
         kept = expect(found, "kept", dict, optional=True)
         records = {"data": DataRecord.from_json(found["data"]), "kept": None if kept is None else KeptModel.from_json(kept)}
         older = {"format": number, "version": found.get("version", "0.1.0")}

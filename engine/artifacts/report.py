@@ -71,6 +71,8 @@ def read_mistakes(path: Path) -> list[list[str]]:
         with open_regular(path) as stream:
             content = stream.read(MOST_MISTAKES_BYTES)
         start = codecs.getincrementaldecoder("utf-8")().decode(content, final=len(content) < MOST_MISTAKES_BYTES)
+        if path.stat().st_mtime < (path.parent / "run.json").stat().st_mtime:
+            return []  # of a model that was there before
         return list(islice(csv.reader(io.StringIO(start, newline="")), 1 + NUM_MISTAKES))
     except FileNotFoundError:
         return []

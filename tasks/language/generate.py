@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.console import say_lines
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import Find, open_model
 from tasks.flags import GenerateConfig
@@ -28,7 +29,7 @@ def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
     for text in texts:
         prompt = chat_prompt(task, text) if config.chat else task.prompt(text)
         written += write_on(task, model, "" if config.chat else text, prompt, **options)
-    print("\n---\n".join(written))
+    say_lines("\n---\n".join(written))
 
 
 def chat_prompt(task: Any, text: str) -> list[int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from engine.config import TrainConfig
-from engine.console import quiet_libraries
+from engine.console import drop_output, prepare_output, quiet_libraries
 from engine.data.sources import Source, SourceConfig, refuse_missing
 from engine.errors import explain
 from engine.settings.parser import flag_value, parse, show_help
@@ -16,17 +16,20 @@ from tasks import COMMANDS, TASKS, attribute, command, find, flags_of
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. Errors that users can mend are one line."""
+    prepare_output()
     try:
         name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
         train(rest) if name == "train" else use(name, rest)
+        sys.stdout.flush()  # what is still to be written may fail
     except BaseException as error:
         if (explained := explain(error)) is None or "--debug" in argv:
             raise
         if explained[0]:
-            print(explained[0], file=sys.stderr)
-        else:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains about the closed one when it ends
+            with suppress(OSError):
+                print(explained[0], file=sys.stderr)
         return explained[1]
+    finally:
+        drop_output()
     return 0
 
 

@@ -159,9 +159,9 @@ def end_workers(iterator: Any) -> None:
 
 
 def ignore_signals(worker: int) -> None:
-    """Ctrl-C, and SIGTERM to a whole group, are for the main process: it finishes its step and ends the workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """What a terminal or a scheduler sends to a whole group is for the main process, which ends the workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class MicroBatches:

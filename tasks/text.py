@@ -5,6 +5,7 @@ Next: classification/task.py, which is the fullest of them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -163,9 +164,12 @@ class TextTask(Task[O]):
     def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         """The model in float32, never from a pickle, and the report of what the checkpoint lacked. Raises ModelError."""
         safely = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-        if lora.is_adapter(path):
-            return lora.load_merged(self.source.load, self.auto_class, path, **safely, **arguments)
-        loaded: tuple[Any, dict[str, Any]] = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
+        loaded: tuple[Any, dict[str, Any]]
+        if (adapter := lora.folder_of(self.source.load, path)) is not None:
+            loaded = lora.load_merged(self.source.load, self.auto_class, path, adapter, **safely, **arguments)
+        else:
+            refuse_oversized(self.auto_class, self.source.load(AutoConfig.from_pretrained, path), path)
+            loaded = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
         for name, weights in loaded[0].named_parameters():
             if not torch.isfinite(weights).all():
                 raise ModelError(f"model {path}: {name} holds NaN or infinity: the run that made it diverged, or it is damaged")
@@ -188,6 +192,23 @@ def checked_texts(texts: Sequence[Any], where: str) -> Sequence[str]:
     if blank:
         note(f"{where}: {blank} of {len(texts)} texts are blank")
     return texts
+
+
+SPARE = 2**28  # parameters that a model may have more than its files have bytes: a new head
+
+
+def refuse_oversized(auto_class: Any, config: Any, path: str) -> None:
+    """Raises ModelError for settings that ask for far more parameters than are stored: what is missing would be made, until
+    the memory is full. Of a folder; nothing is known of files that are not fetched yet."""
+    if not (stored := sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))):
+        return
+    try:
+        with torch.device("meta"):  # counts without making, and draws no random numbers
+            number = sum(each.numel() for each in auto_class.from_config(copy.deepcopy(config)).parameters())
+    except Exception:  # of another architecture, say: what loads the weights says it better
+        return
+    if number > stored + SPARE:
+        raise ModelError(f"model {path}: config.json asks for {number:,} parameters, and its files have {stored:,} bytes")
 
 
 def check_loaded(model: nn.Module, report: Mapping[str, Any], path: str) -> None:

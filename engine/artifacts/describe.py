@@ -20,6 +20,7 @@ from engine.artifacts.document import DataRecord, RunDocument
 from engine.artifacts.report import histogram
 from engine.config import TrainConfig
 from engine.distributed.device import describe_device
+from engine.model import lora
 from engine.precision import Precision
 from engine.settings.fields import as_json
 from engine.task import Examples, Task
@@ -58,12 +59,13 @@ def with_model(
     document: RunDocument, task: Task[Any], model: nn.Module, device: torch.device, precision: Precision, batching: str
 ) -> RunDocument:
     """run.json as it stands there while the run goes on. ``batching``: the kind of the layout."""
+    weights = None if document.settings.get("lora_merge") else lora.base_weights(model, task.source.config.revision)
     return dataclasses.replace(
         document,
         device=describe_device(device),
         precision=precision,
         batching=batching,
-        base_model=card.base_of(task.source),
+        base_model=card.base_of(task.source) | ({"weights": weights} if weights else {}),
         command=card.command(task, document.settings),
         model_config=config_of(model),
     )

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from engine.atomic import appending
 from engine.data.plan import Position
 from engine.memory.usage import peak_memory_gb
 from engine.model.flops import FlopCount
@@ -27,7 +28,7 @@ class MetricsFile:
     """metrics.jsonl, appended to. With several ranks rank 0 writes; the others (``is_main`` false) go through the motions."""
 
     def __init__(self, path: Path, *, is_main: bool):
-        self.stream: BinaryIO = open(path, "ab") if is_main else tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self.stream: BinaryIO = appending(path) if is_main else tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
 
     def write(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """Append a line, and return it as it stands there: NaN and infinity, which JSON has not, as None."""

@@ -6,6 +6,7 @@ Next: lines.py, what a log line says; stopwatch.py; progress.py, what a checkpoi
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,10 +19,11 @@ from tqdm import tqdm
 from engine.checkpoint.saver import AsyncSaver, Saver
 from engine.checkpoint.snapshot import take_snapshot
 from engine.config import TrainConfig
+from engine.console import printable_lines
 from engine.data.batch import Batch, Key
 from engine.data.plan import Position
 from engine.distributed.world import World
-from engine.errors import DivergedError
+from engine.errors import DivergedError, ResourceError
 from engine.model.flops import FlopCount
 from engine.record.divergence import LossJumps, describe_first, first_bad_step, refuse_collapsed_scale
 from engine.record.figures import Evaluation
@@ -56,6 +58,7 @@ class Run:
     ):
         self.world = world or World(state.device)
         self.directory, self.config, self.state, self.num_steps = directory, config, state, num_steps
+        self._place = directory.stat()
         self.evaluator, self.stop = evaluate, stop or Stop()
         self.best_so_far = BestSoFar(best_metric, config.patience, lower_is_better=lower_is_better)
         self.last_evaluation: Evaluation | None = None
@@ -104,7 +107,7 @@ class Run:
             line["ranks"] = self.world.gather(own)
         self.write(line)
         if warning := self.jumps.warning(self.window.loss, at.step):
-            tqdm.write(warning, file=sys.stderr)
+            tqdm.write(printable_lines(warning), file=sys.stderr)
         self._bar.set_postfix_str(bar_text(line))
         if self._bar.disable:  # no terminal: the line takes the bar's place
             self.say(line_text(line, self.window, self.num_steps))
@@ -137,6 +140,7 @@ class Run:
     def save(self, at: Position) -> None:
         """A checkpoint of everything; with ``--async-save`` it is on the disk later. Raises ResourceError."""
         with self.paused("saving"):
+            self.world.on_main_rank(self.check_in_place)
             snapshot = take_snapshot(self.state, self.progress().to_json(), self.world)
             if self.all_save:
                 self.saver.save(snapshot)
@@ -144,6 +148,14 @@ class Run:
                 self.world.on_main_rank(lambda: self.saver.save(snapshot))
             self._tell_of_saved()
         self.is_best = False
+
+    def check_in_place(self) -> None:
+        """Raises ResourceError where the directory is not the one that the run began in: it was moved, or removed."""
+        if not self.directory.is_dir() or not os.path.samestat(self.directory.stat(), self._place):
+            raise ResourceError(
+                f"{self.directory} was moved, replaced or removed while the run went on, and nothing more is written there: "
+                "put it back, or name its new place with --output-dir, and --resume continues from its newest checkpoint"
+            )
 
     def saving(self) -> AbstractContextManager[Any]:
         """Enter it around training: when it is left, all that was saved is on the disk. Collective."""
@@ -203,7 +215,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """A line for the reader, above the bar."""
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(printable_lines(text), file=sys.stdout)
         sys.stdout.flush()
 
     def paused(self, phase: str) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from bench.toys import tiny
 from engine.artifacts.report import record_in
 from engine.clock import BETWEEN_STEPS, PHASES, Clock
 from engine.config import TrainConfig
-from engine.errors import DivergedError, UsageError
+from engine.errors import DataError, DivergedError, UsageError
 from engine.fit import fit
 from engine.record.profiling import WARM_UP, busy, hottest
 
@@ -113,10 +113,11 @@ def test_a_profile_that_cannot_be_written_is_not_worth_the_run(tmp_path, monkeyp
     assert "warning: the profile could not be written in " in capsys.readouterr().err
 
 
-def test_half_a_profile_is_none(tmp_path):
+def test_half_a_profile_is_refused(tmp_path):
     (tmp_path / "profile").mkdir()
     (tmp_path / "profile/profile.json").write_text('{"device": "c')
-    assert record_in(tmp_path, {}, "run").profile is None
+    with pytest.raises(DataError, match=r"profile.json is not what --profile writes .*remove it"):
+        record_in(tmp_path, {}, "run")
 
 
 def test_it_is_stopped_once(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.artifacts.describe import asked, run_document, settings_of, with_model
+from engine.artifacts.describe import asked, run_document, settings_of, sources_of, with_model
 from engine.artifacts.directory import (
     claim,
     finished_before,
@@ -98,7 +98,7 @@ def _fit(
     world.forget_vote()
     world.on_all_ranks(lambda: choose_precision(config.precision, world.device))  # refused before anything is read
     examples = world.on_all_ranks(task.examples, in_turn=True)
-    document = run_document(settings, task, examples)
+    document = run_document(settings, task, examples, world.broadcast_from_main(lambda: sources_of(task)))
     world.check_same_on_all_ranks("versions", document.versions)
     world.check_same_on_all_ranks("data", document.data.fingerprints)
     finished = world.broadcast_from_main(lambda: finished_before(directory, config, document))

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from engine.console import note
 from engine.data.sources import HubData, TakenModel
+from engine.data.tables import RowName, plain_row
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
@@ -99,9 +100,9 @@ class TextTask(Task[O]):
                 raise DataError(f"no row of the {split} data is left")
         return tables
 
-    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, name: str) -> Tokens:
+    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, name: str, row_name: RowName = plain_row) -> Tokens:
         """Token ids, from the cache if there; says how many texts were cut."""
-        tokens = tokenize(texts, self.tokenizer, self.max_length, pairs, name=name)
+        tokens = tokenize(texts, self.tokenizer, self.max_length, pairs, name=name, row_name=row_name)
         if tokens.num_truncated:
             note(f"{name}: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         return tokens
@@ -151,6 +152,13 @@ class TextTask(Task[O]):
         limit = self.model_length
         if self.options.max_length is not None and self.options.max_length > limit:
             raise UsageError(f"{self.length_flag} {self.options.max_length}: this model takes at most {limit} tokens")
+        special = self.tokenizer.num_special_tokens_to_add(
+            pair=bool(getattr(self.options, "text_pair_column", None)) and self.one_text
+        )
+        if self.options.max_length is not None and self.options.max_length <= special:  # truncation would be off
+            raise UsageError(
+                f"{self.length_flag} {self.options.max_length}: {special} tokens of each row are special ones, give more"
+            )
         return self.options.max_length or min(self.default_length, limit)
 
     # --------------------------------------------------------------------------------------------------------- model
@@ -180,14 +188,14 @@ class TextTask(Task[O]):
         self.tokenizer.save_pretrained(directory)
 
 
-def checked_texts(texts: Sequence[Any], where: str) -> Sequence[str]:
+def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_row) -> Sequence[str]:
     """All strings, or DataError with the row; blank ones are counted and said."""
     blank = 0
-    for row, text in enumerate(cells_of(texts), start=1):
+    for row, text in enumerate(cells_of(texts)):
         if not isinstance(text, str):
-            raise DataError(f"{where}, row {row}: a text is needed, found {text!r}")
+            raise DataError(f"{where}, {row_name(row)}: a text is needed, found {text!r}")
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise DataError(f"{where}, row {row}: the text holds half a character (a lone surrogate)")
+            raise DataError(f"{where}, {row_name(row)}: the text holds half a character (a lone surrogate)")
         blank += not text.strip()
     if blank:
         note(f"{where}: {blank} of {len(texts)} texts are blank")

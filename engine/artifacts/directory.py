@@ -183,11 +183,16 @@ def is_finished(directory: Path) -> bool:
 
 
 def finished_before(directory: Path, config: TrainConfig, document: RunDocument) -> dict[str, Any] | None:
-    """The metrics of the finished run there, which need not be repeated. Raises DataError if it had other data."""
+    """The metrics of the finished run there, which need not be repeated. Raises DataError if it had other data, UsageError if
+    its model, or the code of its task, has been replaced.
+    """
     if config.overwrite or not is_finished(directory):
         return None
     before = read_run(directory)
     compare_data(directory, before.data, document.data)
+    old, new = dict(before.sources or {}), dict(document.sources or {})  # an older run has none
+    old, new = ({name: each[name] for name in old if name in new} for each in (old, new))
+    compare(directory, "files of the model, or of the task, than those there now", old, new)
     return dict(before.metrics or {})
 
 

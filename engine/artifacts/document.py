@@ -19,6 +19,7 @@ from engine.errors import ModelError
 
 FORMAT = 1  # 0: of Plainloop 0.1.0, which wrote neither format nor version, and else the same
 MOST_BINS = 1000  # of the histogram of lengths, which has 30
+LATER = ("sources", "kept", "files", "metrics")  # not there in older runs, or before the end
 STATUSES = ("running", "finished")
 
 
@@ -78,6 +79,7 @@ class RunDocument:
     """run.json. ``settings``: everything that was asked for, flat, as plain values; what an older run does not have counts as
     its default (settings/fields.py: with_defaults).
 
+    ``sources``: hashes of the model and of the code that the run began with (describe.py: sources_of).
     ``versions``: of the packages, and the processor's ``instructions``. ``device``, ``precision`` and ``batching``: what
     "auto" came to. ``base_model``: name and license of the checkpoint that training starts from, and of an adapter's the
     fingerprint of its ``weights``. ``command``: that makes this run; None: it was made from Python. ``model_config``: what
@@ -99,6 +101,7 @@ class RunDocument:
     base_model: Mapping[str, str | None] = field(default_factory=dict)
     command: str | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] | None = None
     kept: KeptModel | None = None
     files: Mapping[str, str] | None = None
     metrics: Mapping[str, float | None] | None = None
@@ -107,7 +110,7 @@ class RunDocument:
     def to_json(self) -> dict[str, Any]:
         """The object as it stands in the file."""
         found = dataclasses.asdict(self)
-        return {name: value for name, value in found.items() if name not in ("kept", "files", "metrics") or value is not None}
+        return {name: value for name, value in found.items() if name not in LATER or value is not None}
 
     @classmethod
     def from_json(cls, found: Any) -> RunDocument:
@@ -130,6 +133,7 @@ class RunDocument:
         for name in ("model", "device", "precision", "batching", "command"):
             expect(found, name, str, optional=True)
         expect(found, "model_config", dict, default={})
+        expect_each("sources", expect(found, "sources", dict, optional=True) or {}, str)
         expect_each("versions", expect(found, "versions", dict, default={}), str)
         expect_each("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
         metrics = expect(found, "metrics", dict, optional=True)

@@ -37,16 +37,18 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     check_output("--output", config.output, [".json"], inputs=[config.file], model=config.model)
     check_output("--errors", config.errors, [".csv"], inputs=[config.file, config.output], model=config.model, own=MISTAKES)
     changes = changes_in(config)
-    tables = None
+    tables = folder = None
     if config.file:
+        folder = Path(config.file).parent
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
         if config.errors:
             check_writable(rows, Path(config.errors), config.file)
         tables = {"eval": as_dataset(rows, config.file)}
         changes["max_eval_examples"] = config.max_eval_examples or 0
     task, model, layout = open_model(
-        config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, precision=config.precision
-    )
+        config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, folder=folder,
+        precision=config.precision,
+    )  # fmt: skip
     examples = task.examples().get("eval")
     if examples is None:
         raise DataError(f"the run {config.model} has no evaluation data: give --file")

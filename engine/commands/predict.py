@@ -21,7 +21,8 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError("give either texts to predict, or --input FILE")
     check_output("--output", config.output, TABLES, inputs=[config.input], model=config.model)
     changes = changes_in(config)
-    columns = [name for name in (*changes.values(), config.id_column) if name is not None]
+    columns = [value for name, value in changes.items() if name.endswith("_column") and value is not None]
+    columns += [config.id_column] if config.id_column is not None else []
     rows: Columns = {"text": list(texts)}
     if config.input:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
@@ -31,7 +32,8 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
             check_writable(rows, Path(config.output), config.input)
     elif columns:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
-    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes)
+    folder = Path(config.input).parent if config.input else None
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes, folder=folder)
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 from engine.data.hub import first_reason, quietly
 from engine.data.model_settings import check_files, check_settings
-from engine.data.tables import check_columns, files_in, read_dataset, undecoded
+from engine.data.tables import check_columns, chosen, files_in, read_dataset, undecoded
 
 T = TypeVar("T")
 Substitute = Callable[[], "TakenModel | None"]  # makes, or finds, a model that takes another one's place; None: there is none
@@ -103,11 +103,16 @@ class NotCachedError(DataError):
 
 
 class Source:
-    """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json."""
+    """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json.
 
-    def __init__(self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None):
+    ``tables``: data in place of those of the settings; ``folder``: that of the file that a command has read them from.
+    """
+
+    def __init__(
+        self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None, folder: Path | None = None
+    ):
         self.config = config or SourceConfig()
-        self.given = tables
+        self.given, self.folder = tables, folder
         self.taken_data: TakenData | None = None
         self.taken_model: TakenModel | None = None
         self._checked: set[str] = set()  # models whose settings are within limits
@@ -155,7 +160,7 @@ class Source:
         if not limit or limit >= len(table):
             return table
         stream = {"train": 0, "eval": 1}[split]
-        return table.select(np.random.default_rng((self.config.data_seed, stream)).permutation(len(table))[:limit])
+        return chosen(table, np.random.default_rng((self.config.data_seed, stream)).permutation(len(table))[:limit])
 
     def hold_out(self, table: Dataset, strata: Sequence[Any] | None, fraction: float) -> dict[str, Dataset]:
         """Two disjoint parts, random by ``data_seed``; each stratum gives the same share (at least one row each side)."""
@@ -171,7 +176,7 @@ class Source:
             held += [rows[i] for i in generator.permutation(len(rows))[:number]]
         is_held = np.zeros(len(table), dtype=bool)
         is_held[held] = True
-        parts = {"train": table.select(np.flatnonzero(~is_held)), "eval": table.select(np.flatnonzero(is_held))}
+        parts = {"train": chosen(table, np.flatnonzero(~is_held)), "eval": chosen(table, np.flatnonzero(is_held))}
         for split, part in parts.items():
             if len(part) == 0:
                 raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")

@@ -17,7 +17,7 @@ def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
     if not pictures:
         raise UsageError("give one or more pictures: files or http addresses")
     check_output("--output", config.output, TABLES, inputs=pictures, model=config.model)
-    changes = {"num_beams": config.num_beams, "max_new_tokens": config.max_new_tokens}
+    changes = {"num_beams": config.num_beams, "max_new_tokens": config.max_new_tokens, "allow_urls": True}  # those typed here
     task, model, layout = open_model(
         config.model, find, device=config.device, task=config.task, base="captioning", changes=changes
     )

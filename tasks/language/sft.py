@@ -12,12 +12,14 @@ the model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from engine.console import note
 from engine.data.sources import HubData
+from engine.data.tables import RowName, row_name
 from engine.data.tokens import TokenDataset, Tokens
 from engine.errors import DataError, ModelError
 from engine.task import Examples
@@ -58,13 +60,16 @@ class SFT(Decoder[SFTOptions]):
         columns = {split: [table[name][:] for name in self.columns()] for split, table in tables.items()}
         for split, cells in columns.items():
             check = check_texts if self.options.prompt_column else check_messages
-            for number, row in enumerate(zip(*cells, strict=True), start=1):
-                check(f"{split} data, row {number}", *row)
+            for number, row in enumerate(zip(*cells, strict=True)):
+                check(f"{split} data, {row_name(tables[split], number)}", *row)
         self.corpus = [text for row in zip(*columns.get("train", ()), strict=True) for text in texts_of(row)]
-        return {split: self.rows(list(zip(*cells, strict=True)), f"{split} data") for split, cells in columns.items()}
+        return {
+            split: self.rows(list(zip(*cells, strict=True)), f"{split} data", partial(row_name, tables[split]))
+            for split, cells in columns.items()
+        }
 
-    def rows(self, rows: Sequence[tuple[Any, ...]], name: str) -> Examples:
-        """Token ids and labels: the next token where an answer is to be given, else -100.
+    def rows(self, rows: Sequence[tuple[Any, ...]], name: str, row_name: RowName) -> Examples:
+        """Token ids and labels: the next token where an answer is to be given, else -100. ``row_name``: what errors call a row.
 
         Conversations whose answers lie behind ``--max-length`` are left out, and counted.
         """
@@ -74,7 +79,7 @@ class SFT(Decoder[SFTOptions]):
                 "or give the data as texts: --prompt-column and --completion-column"
             )
         ids, labels, num_cut = [], [], 0
-        for tokens, is_answer in self.encoded(rows, name):
+        for tokens, is_answer in self.encoded(rows, name, row_name):
             num_cut += len(tokens) > self.max_length
             some, its = tokens[: self.max_length], is_answer[: self.max_length]
             if any(its[1:]):
@@ -90,9 +95,9 @@ class SFT(Decoder[SFTOptions]):
         all_tokens = Tokens(np.concatenate(ids), offsets, None, num_cut)
         return TokenDataset(all_tokens, token_columns={"labels": np.concatenate(labels)})
 
-    def encoded(self, rows: Sequence[tuple[Any, ...]], name: str) -> Iterator[tuple[list[int], list[bool]]]:
+    def encoded(self, rows: Sequence[tuple[Any, ...]], name: str, row_name: RowName) -> Iterator[tuple[list[int], list[bool]]]:
         """``encode`` of each row; what runs a template does so within limits. Raises DataError."""
-        numbered = [(row, f"{name}, row {number}") for number, row in enumerate(rows, start=1)]
+        numbered = [(row, f"{name}, {row_name(number)}") for number, row in enumerate(rows)]
         if self.options.prompt_column:
             yield from (self.encode(*each) for each in numbered)
             return

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 from engine.config import TrainConfig
-from engine.console import drop_output, prepare_output, quiet_libraries
+from engine.console import complain, prepared_output, quiet_libraries
 from engine.data.sources import Source, SourceConfig, refuse_missing
 from engine.errors import explain
 from engine.settings.parser import flag_value, parse, show_help
 from tasks import COMMANDS, TASKS, attribute, command, find, flags_of
 
 
+@prepared_output()
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. Errors that users can mend are one line."""
-    prepare_output()
     try:
         name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
         train(rest) if name == "train" else use(name, rest)
@@ -24,12 +23,8 @@ def main(argv: Sequence[str]) -> int:
     except BaseException as error:
         if (explained := explain(error)) is None or "--debug" in argv:
             raise
-        if explained[0]:
-            with suppress(OSError):
-                print(explained[0], file=sys.stderr)
+        complain(explained[0])
         return explained[1]
-    finally:
-        drop_output()
     return 0
 
 

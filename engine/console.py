@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 
@@ -117,10 +117,12 @@ def lost_output() -> OSError | None:
     return getattr(sys.stdout, "lost", None)
 
 
-def prepare_output() -> None:
-    """Characters that the terminal's encoding has not are escaped; a stream that was closed before the start is /dev/null.
+@contextmanager
+def prepared_output() -> Iterator[None]:
+    """Around a command. Characters that the terminal's encoding has not are escaped; a closed stream is /dev/null.
 
-    Else the first file that is opened would get its number, and what the libraries print would stand in it.
+    Else the first file that is opened would get its number, and what the libraries print would stand in it. In the end what
+    stdout does not take is let go: Python would complain about it.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -131,14 +133,19 @@ def prepare_output() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the end
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def drop_output() -> None:
-    """Let go what stdout does not take: Python would complain about it when it ends."""
     try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def complain(line: str) -> None:
+    """An error's line on stderr, if anybody listens; "": nothing."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, end="\n" if line else "")
 
 
 def quiet_libraries() -> None:

@@ -172,7 +172,6 @@ def refuse_stopped(run: Run, world: World) -> None:
 
 def publish(run: Run, setup: Setup, task: Task[Any], config: TrainConfig, document: RunDocument, seconds: float) -> Result:
     """The best model, saved, and run.json that says so; ``seconds``: of training and all that came between."""
-    setup.world.on_main_rank(run.check_in_place)
     kept = keep_best(run, setup)
     metrics = summarise(run, seconds, kept)
     if (best := run.best) is not None and kept == best.step != setup.state.step:

@@ -6,7 +6,6 @@ Next: lines.py, what a log line says; stopwatch.py; progress.py, what a checkpoi
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,7 +22,7 @@ from engine.console import printable_lines
 from engine.data.batch import Batch, Key
 from engine.data.plan import Position
 from engine.distributed.world import World
-from engine.errors import DivergedError, ResourceError
+from engine.errors import DivergedError
 from engine.model.flops import FlopCount
 from engine.record.divergence import LossJumps, describe_first, first_bad_step, refuse_collapsed_scale
 from engine.record.figures import Evaluation
@@ -58,7 +57,6 @@ class Run:
     ):
         self.world = world or World(state.device)
         self.directory, self.config, self.state, self.num_steps = directory, config, state, num_steps
-        self._place = directory.stat()
         self.evaluator, self.stop = evaluate, stop or Stop()
         self.best_so_far = BestSoFar(best_metric, config.patience, lower_is_better=lower_is_better)
         self.last_evaluation: Evaluation | None = None
@@ -140,7 +138,7 @@ class Run:
     def save(self, at: Position) -> None:
         """A checkpoint of everything; with ``--async-save`` it is on the disk later. Raises ResourceError."""
         with self.paused("saving"):
-            self.world.on_main_rank(self.check_in_place)
+            self.world.on_main_rank(self._metrics.check_in_place)
             snapshot = take_snapshot(self.state, self.progress().to_json(), self.world)
             if self.all_save:
                 self.saver.save(snapshot)
@@ -148,14 +146,6 @@ class Run:
                 self.world.on_main_rank(lambda: self.saver.save(snapshot))
             self._tell_of_saved()
         self.is_best = False
-
-    def check_in_place(self) -> None:
-        """Raises ResourceError where the directory is not the one that the run began in: it was moved, or removed."""
-        if not self.directory.is_dir() or not os.path.samestat(self.directory.stat(), self._place):
-            raise ResourceError(
-                f"{self.directory} was moved, replaced or removed while the run went on, and nothing more is written there: "
-                "put it back, or name its new place with --output-dir, and --resume continues from its newest checkpoint"
-            )
 
     def saving(self) -> AbstractContextManager[Any]:
         """Enter it around training: when it is left, all that was saved is on the disk. Collective."""

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from engine.config import TrainConfig
-from engine.console import quiet_libraries
+from engine.console import complain, prepared_output, quiet_libraries
 from engine.data.sources import Source, SourceConfig, refuse_missing
 from engine.errors import explain
 from engine.settings.parser import flag_value, parse, show_help
 from tasks import COMMANDS, TASKS, attribute, command, find, flags_of
 
 
+@prepared_output()
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. Errors that users can mend are one line."""
     try:
         name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
         train(rest) if name == "train" else use(name, rest)
+        sys.stdout.flush()  # what is still to be written may fail
     except BaseException as error:
         if (explained := explain(error)) is None or "--debug" in argv:
             raise
-        if explained[0]:
-            print(explained[0], file=sys.stderr)
-        else:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains about the closed one when it ends
+        complain(explained[0])
         return explained[1]
     return 0
 
@@ -45,8 +43,8 @@ def train(argv: Sequence[str]) -> None:
     task = find(name)(options, Source(source))
     result = fit(task, config)
     if not config.explain:
-        try_examples(task, result.directory, find, config.device, name)
         push_run(result.directory, config.push_to_hub)
+        try_examples(task, result.directory, find, config.device, name)
 
 
 def use(name: str, argv: Sequence[str]) -> None:

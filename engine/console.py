@@ -4,9 +4,12 @@ settings can use it first.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 
 def note(message: str) -> None:
@@ -44,13 +47,105 @@ def counted(number: float, noun: str) -> str:
 
 
 def is_main_process() -> bool:
-    """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment."""
-    return os.environ.get("RANK", "0") == "0"
+    """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment.
+
+    RANK counts with a WORLD_SIZE that has room for it only: one that was left over must not make a process mute.
+    """
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return not (rank.isdecimal() and size.isdecimal() and 0 < int(rank) < int(size))
 
 
-def say(line: str) -> None:
-    """Print a line on stdout; names of files in it may hold anything."""
-    print(printable(line))
+def say(line: str, *, flush: bool = False) -> None:
+    """Print a line on stdout, with its tabs, and without what could drive the terminal. All output goes through here."""
+    print("\t".join(printable(part) for part in line.split("\t")), flush=flush)
+
+
+def say_lines(text: str) -> None:
+    """``say`` for each line of a text that has several."""
+    for line in text.split("\n"):
+        say(line)
+
+
+def printable_lines(text: str) -> str:
+    """``printable`` for each line of a text that has several."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+class Unfailing:
+    """A text stream whose writes raise nothing: once its reader has gone or its disk is full, the rest is left out.
+
+    ``lost`` says why; None: all has been written. What its encoding cannot hold is escaped.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.lost = stream, getattr(stream, "lost", None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        encoding = self.stream.encoding or "utf-8"
+        self._try(lambda: self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, do: Any) -> None:
+        if self.lost is None:
+            try:
+                do()
+            except OSError as error:
+                self.lost = error
+            except ValueError:  # closed, by whoever has called from Python
+                self.lost = OSError(errno.EPIPE, "it is closed")
+
+
+@contextmanager
+def unfailing_output() -> Iterator[None]:
+    """What is printed in here cannot end the run: who asks ``lost_output`` may end it well."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and Unfailing(stream) for stream in before)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def lost_output() -> OSError | None:
+    """Why nothing that is printed on stdout arrives any more; None: as far as is known it does."""
+    return getattr(sys.stdout, "lost", None)
+
+
+@contextmanager
+def prepared_output() -> Iterator[None]:
+    """Around a command. Characters that the terminal's encoding has not are escaped; a closed stream is /dev/null.
+
+    Else the first file that is opened would get its number, and what the libraries print would stand in it. In the end what
+    stdout does not take is let go: Python would complain about it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def complain(line: str) -> None:
+    """An error's line on stderr, if anybody listens; "": nothing."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, end="\n" if line else "")
 
 
 def quiet_libraries() -> None:

@@ -63,7 +63,8 @@ class DistributedError(UserError):
 
 
 class StoppedError(UserError):
-    """The run was asked to stop, and has saved; the exit code says by whom (130 Ctrl-C, 143 SIGTERM or a time limit)."""
+    """The run was asked to stop, and has saved; the exit code says by whom (130 Ctrl-C, 143 SIGTERM or a
+    time limit, 129 SIGHUP, 141 nobody reads stdout, 6 stdout is full)."""
 
     shared = True
 

@@ -29,7 +29,7 @@ from engine.artifacts.publish import write_model
 from engine.build import Setup, build, make_run
 from engine.checks import check_data, check_memory, check_shared, check_space, out_of_memory
 from engine.config import TrainConfig
-from engine.console import say
+from engine.console import say, unfailing_output
 from engine.distributed.device import describe_device
 from engine.distributed.join import join
 from engine.distributed.world import World
@@ -61,6 +61,7 @@ class Result:
     skipped: bool = False
 
 
+@unfailing_output()
 def fit(task: Task[Any], config: TrainConfig, model: nn.Module | None = None, world: World | None = None) -> Result:
     """Fine-tune, and leave a model directory that ``from_pretrained`` takes.
 
@@ -142,12 +143,12 @@ def train_all(
     world = setup.world
     try:
         resume(run, setup, config, document)
+        world.on_main_rank(lambda: write_run(run.directory, document))  # first: it says whose the directory is
         run.writers = (
             writers
             if config.overwrite
             else world.on_main_rank(lambda: Writers(config, run.directory, run.state.step, run.writer_states, rng_untouched))
         )
-        world.on_main_rank(lambda: write_run(run.directory, document))
         with run.stop, run.saving(), profiling(run, config.profile if world.is_main else None):
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)
@@ -174,7 +175,7 @@ def publish(run: Run, setup: Setup, task: Task[Any], config: TrainConfig, docume
     kept = keep_best(run, setup)
     metrics = summarise(run, seconds, kept)
     if (best := run.best) is not None and kept == best.step != setup.state.step:
-        print(f"best model: that of step {kept} ({best.metric} {best.value:.4f})")
+        say(f"best model: that of step {kept} ({best.metric} {best.value:.4f})")
     setup.state.average.replace_weights()
     full = setup.full_model()
     final = None if full is None else lora.finished(full, merge=config.lora_merge)
@@ -189,7 +190,7 @@ def summarise(run: Run, seconds: float, kept_step: int) -> dict[str, Any]:
     """The figures of the end, printed as the tutorials' logs do; returned for run.json."""
     train_seconds = max(run.stopwatch.train_seconds, 1e-9)
     metrics: dict[str, Any] = {
-        "train_loss": run.total.loss,
+        "train_loss": run.total.loss if run.total.num_items else None,  # NaN is not JSON
         "train_runtime": train_seconds,
         "train_samples_per_second": run.total.num_examples / train_seconds,
         "train_steps_per_second": run.total.num_steps / train_seconds,
@@ -199,8 +200,8 @@ def summarise(run: Run, seconds: float, kept_step: int) -> dict[str, Any]:
     kept = run.best.evaluation if run.best and run.best.step == kept_step else run.last_evaluation
     if kept is not None:
         metrics |= kept.metrics()
-    print(run.stopwatch.where_time_went())
+    say(run.stopwatch.where_time_went())
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():
-        print(f"  {name:<{width}} = {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} = {value}")
+        say(f"  {name:<{width}} = {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} = {value}")
     return metrics

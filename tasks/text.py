@@ -1,17 +1,18 @@
 """What tasks on texts have in common: the splits, the tokenizer and its limits, loading and saving.
 
-Next: classification.py, which is the fullest of them.
+Next: classification/task.py, which is the fullest of them.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from engine.console import note
 from engine.data.sources import HubData, TakenModel
@@ -37,6 +38,22 @@ O = TypeVar("O", bound=TextOptions)  # noqa: E741 - the task's own options
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
 
 
+def first_position(config: Any) -> int:
+    """The number of a row's first position. RoBERTa and its kin count from behind that of the padding, so as many are lost.
+
+    The model's table of positions knows, whatever the model is called: one with a padding row counts so. It is asked of a
+    model without weights.
+    """
+    try:
+        with torch.device("meta"):
+            body = AutoModel.from_config(config)
+    except Exception:  # a configuration of code of its own, or a body that cannot be built alone
+        return 0
+    tables = [module for name, module in body.named_modules() if name.endswith("embeddings.position_embeddings")]
+    padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), None)
+    return 0 if padding is None else int(padding) + 1
+
+
 class TextTask(Task[O]):
     """A task on texts."""
 
@@ -49,6 +66,7 @@ class TextTask(Task[O]):
         super().__init__(options, source)
         self._tokenizer: Any = None
         self._config: Any = None
+        self._model_length: int | None = None
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -122,10 +140,11 @@ class TextTask(Task[O]):
     @property
     def model_length(self) -> int:
         """The most tokens that the model has positions for."""
-        positions = getattr(self.config, "max_position_embeddings", None) or 512
-        if "roberta" in self.config.model_type or self.config.model_type == "camembert":
-            positions -= self.config.pad_token_id + 1  # their positions start behind that of the padding
-        return int(min(positions, self.tokenizer.model_max_length))
+        if self._model_length is None:
+            positions = getattr(self.config, "max_position_embeddings", None) or 0
+            positions = positions - first_position(self.config) if positions > 0 else 512
+            self._model_length = int(min(positions, self.tokenizer.model_max_length))
+        return self._model_length
 
     @property
     def max_length(self) -> int:  # type: ignore[override]
@@ -153,9 +172,12 @@ class TextTask(Task[O]):
     def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         """The model in float32, never from a pickle, and the report of what the checkpoint lacked. Raises ModelError."""
         safely = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-        if lora.is_adapter(path):
-            return lora.load_merged(self.source.load, self.auto_class, path, **safely, **arguments)
-        loaded: tuple[Any, dict[str, Any]] = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
+        loaded: tuple[Any, dict[str, Any]]
+        if (adapter := lora.folder_of(self.source.load, path)) is not None:
+            loaded = lora.load_merged(self.source.load, self.auto_class, path, adapter, **safely, **arguments)
+        else:
+            refuse_oversized(self.auto_class, self.source.load(AutoConfig.from_pretrained, path), path)
+            loaded = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
         for name, weights in loaded[0].named_parameters():
             if not torch.isfinite(weights).all():
                 raise ModelError(f"model {path}: {name} holds NaN or infinity: the run that made it diverged, or it is damaged")
@@ -178,6 +200,23 @@ def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_ro
     if blank:
         note(f"{where}: {blank} of {len(texts)} texts are blank")
     return texts
+
+
+SPARE = 2**28  # parameters that a model may have more than its files have bytes: a new head
+
+
+def refuse_oversized(auto_class: Any, config: Any, path: str) -> None:
+    """Raises ModelError for settings that ask for far more parameters than are stored: what is missing would be made, until
+    the memory is full. Of a folder; nothing is known of files that are not fetched yet."""
+    if not (stored := sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))):
+        return
+    try:
+        with torch.device("meta"):  # counts without making, and draws no random numbers
+            number = sum(each.numel() for each in auto_class.from_config(copy.deepcopy(config)).parameters())
+    except Exception:  # of another architecture, say: what loads the weights says it better
+        return
+    if number > stored + SPARE:
+        raise ModelError(f"model {path}: config.json asks for {number:,} parameters, and its files have {stored:,} bytes")
 
 
 def check_loaded(model: nn.Module, report: Mapping[str, Any], path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -146,6 +147,11 @@ def output_is_a_directory(at: Place) -> list[list[str]]:
     return [at.predict("w1", "--output", str(at.folder / "d.csv")), evaluate(at, "--output", str(at.folder))]
 
 
+def into_a_link(at: Place) -> list[list[str]]:
+    (at.folder / "o.csv").symlink_to(at.write("mine.csv", "mine"))
+    return [at.predict_file("i.csv", "text\nw1\n", "--output", str(at.folder / "o.csv"))]
+
+
 def odd(*flags: str) -> Lines:
     return lambda at: [at.train(*flags)]
 
@@ -235,8 +241,8 @@ ODD: list[tuple[str, int, str, Lines]] = [
     ("a checkpoint header of 2**63 bytes", 4, "does not hold what a run saves", checkpoint_file("model.safetensors", struct.pack("<Q", 2**63) + b"{}")),
     ("an optimizer that is garbage", 4, "does not hold what a run saves", checkpoint_file("optimizer.safetensors", b"xx")),
     ("what a killed save has left", 0, "saved to", in_out(lambda out: (out / ".tmp-model-x").mkdir())),
-    ("a lock that is a directory", 6, "Is a directory", in_out(lambda out: (out / ".lock").mkdir())),
-    ("a log that is a directory", 6, "Is a directory", in_out(lambda out: (out / "metrics.jsonl").mkdir())),
+    ("a lock that is a directory", 2, "is no regular file", in_out(lambda out: (out / ".lock").mkdir())),
+    ("a log that is a directory", 2, "is no regular file", in_out(lambda out: (out / "metrics.jsonl").mkdir())),
     ("an output directory with a line break", 0, "saved to", lambda at: [at.train("--output-dir", str(at.folder / "a\nb"))]),
     ("--id-column that is not there", 3, "has no column 'key'", lambda at: [
         at.predict_file("i.csv", "id,text\n1,w1\n", "--id-column", "key")]),
@@ -276,8 +282,38 @@ ODD: list[tuple[str, int, str, Lines]] = [
         at.train("--write-to", at.write("w.py", "class Mine: pass") + ":Mine")]),
     ("a writer whose method is a slip", 2, "on_evaluation would never be called", lambda at: [
         at.train("--write-to", at.write("w.py", "class Mine:\n def on_evaluation(self, step, line): pass") + ":Mine")]),
+    ("a folder named README.md in the run's directory", 2, "is no regular file, and the run writes a file", lambda at: in_the_way(at, "README.md")),
+    ("a folder named model.safetensors there", 2, "is no regular file, and the run writes a file", lambda at: in_the_way(at, "model.safetensors")),
+    ("a folder of another program with a log", 2, "holds no run", lambda at: of_another(at, "metrics.jsonl")),
+    ("a folder of another program with a run.json", 2, "holds no run", lambda at: of_another(at, "run.json")),
+    ("an output directory whose name is not UTF-8", 2, "is not UTF-8", lambda at: [at.train("--output-dir", str(at.folder / "a\udcff"))]),
+    ("evaluate --errors into the file it reads", 2, "is the input", lambda at: [
+        evaluate(at, "--file", at.write("e.csv", "text,label\nw1,a\n"), "--errors", str(at.folder / "e.csv"))]),
+    ("evaluate --errors into the run's own data", 2, "is the input", lambda at: [evaluate(at, "--errors", str(at.home / "eval.csv"))]),
+    ("report into the weights", 2, "must end in .html", lambda at: [
+        ["report", "--model", str(at.finished()), "--output", str(at.folder / "finished/model.safetensors")]]),
+    ("compare into a data file", 2, "must end in .html", lambda at: [
+        ["compare", str(at.finished()), str(at.home / "finished"), "--output", at.write("t.csv", "text\nw1\n")]]),
+    ("predict into a link", 2, "is a link", into_a_link),
+    ("half a character in a column that nobody reads", 3, "holds half a character", lambda at: [
+        at.predict_file("i.jsonl", '{"text": "w1", "note": "\\ud800"}\n', "--output", str(at.folder / "o.csv"))]),
+    ("a NUL on its way to a CSV file", 3, "holds a NUL", lambda at: [
+        at.predict_file("i.jsonl", '{"text": "w1", "note": "\\u0000"}\n', "--output", str(at.folder / "o.csv"))]),
     ("evaluate in batches of a billion", 0, "eval_accuracy", lambda at: [evaluate(at, "--eval-batch-size", "1000000000")]),
 ]  # fmt: skip
+
+
+def in_the_way(at: Place, name: str) -> list[list[str]]:
+    shutil.copytree(at.home / "finished", at.out)
+    (at.out / name).unlink()
+    (at.out / name).mkdir()
+    return [at.train("--overwrite"), at.train("--resume"), at.train()]
+
+
+def of_another(at: Place, name: str) -> list[list[str]]:
+    at.write(f"out/{name}", '{"mine": 1}')
+    at.write("out/model.safetensors", "mine")
+    return [at.train(), at.train("--overwrite"), at.train("--resume")]
 
 
 def gone(at: Place) -> Path:

@@ -25,6 +25,7 @@ from engine.config import TrainConfig
 from engine.data.cache import digest_of
 from engine.distributed.device import describe_device
 from engine.errors import ModelError
+from engine.model import lora
 from engine.precision import Precision
 from engine.settings.fields import as_json, user_path
 from engine.settings.own import code_fingerprint
@@ -90,12 +91,13 @@ def with_model(
     document: RunDocument, task: Task[Any], model: nn.Module, device: torch.device, precision: Precision, batching: str
 ) -> RunDocument:
     """run.json as it stands there while the run goes on. ``batching``: the kind of the layout."""
+    weights = None if document.settings.get("lora_merge") else lora.base_weights(model, task.source.config.revision)
     return dataclasses.replace(
         document,
         device=describe_device(device),
         precision=precision,
         batching=batching,
-        base_model=card.base_of(task.source),
+        base_model=card.base_of(task.source) | ({"weights": weights} if weights else {}),
         command=card.command(task, document.settings),
         model_config=config_of(model),
     )

@@ -1,30 +1,47 @@
 """The directory of a run: who may write there, what it holds, whether that is the same run.
 
-``run.json`` says what was asked for and, with the status ``finished``, that everything else is there. Next: fit.py, which
-fills the directory; store.py, the folder ``checkpoints`` in it.
+``run.json`` says what was asked for and, with the status ``finished``, that the model is there. A directory is a run's if its
+run.json is one of ours, or a checkpoint of ours lies in it; another is never written to unless it is empty. Next: fit.py,
+which fills the directory; store.py, the folder ``checkpoints`` in it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.document import MOST_BYTES, DataRecord, RunDocument, dumps, loads
+from engine import atomic
+from engine.artifacts.document import DataRecord, RunDocument, dumps, loads
 from engine.artifacts.report import MISTAKES
-from engine.checkpoint.store import clean, discard_all, steps_in, sync_directory
+from engine.checked import read_bytes
+from engine.checkpoint.store import clean, discard_all, sha256, steps_in
 from engine.config import TrainConfig
-from engine.errors import DataError, ModelError, ResourceError, UsageError
-from engine.model import lora
+from engine.errors import DataError, ModelError, ResourceError, UsageError, UserError
 from engine.record.profiling import FOLDER
 from engine.settings.fields import differences, user_path
 
-TEMPORARY = ".tmp-model-"
+FOLDERS = ("checkpoints", FOLDER, "tensorboard", "wandb")  # of a run
+FILES = ("run.json", "metrics.jsonl", "README.md", "report.html", ".lock", MISTAKES)
+WEIGHTS = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|adapter_config\.json")
+MODEL_FILE = re.compile(  # what transformers, peft and sentence-transformers save; a task may save more: RunDocument.files
+    rf"{WEIGHTS.pattern}|(config|generation_config|modules)\.json|"
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|merges|chat_template)\.(json|txt|jinja|model)|"
+    r"(spiece|sentencepiece\.bpe|spm)\.model|(pre|video_pre)?processor_config\.json|"
+    r"(config_sentence_transformers|sentence_\w+_config)\.json|\d_\w+/config\.json"
+)
+
+
+def is_own_name(name: str) -> bool:
+    """Is this what a file of a run or of its model is called, as a name within the directory? Another may be the user's."""
+    return name in FILES or MODEL_FILE.fullmatch(name) is not None
 
 
 def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds: Sequence[type[Any]]) -> None:
@@ -32,6 +49,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds:
 
     ``kinds``: the dataclasses that ``settings`` come from.
     """
+    refuse_no_text(directory, settings)
     for path in (directory, *directory.parents):
         if path.exists() and not path.is_dir():
             raise UsageError(f"--output-dir {directory}: {path} is a file")
@@ -46,6 +64,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds:
         )
     if directory.is_dir() and not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise UsageError(f"--output-dir {directory} is not writable: choose another")
+    refuse_in_the_way(directory)
     if directory.is_dir() and not all(is_leftover(path) for path in directory.iterdir()) and not holds_run(directory):
         raise UsageError(f"--output-dir {directory} is not empty and holds no run: choose another")
     if not config.overwrite:  # with it, what is there goes when everything else has been checked
@@ -63,10 +82,29 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds:
         raise (ResourceError if full else UsageError)(f"--output-dir {directory} cannot be made: {error.strerror}") from error
 
 
+def refuse_no_text(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Raises UsageError for a name that is not UTF-8: run.json and the pages could not hold it."""
+    for name, value in {**settings, "output_dir": str(directory.resolve())}.items():
+        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value!r} is not UTF-8, and the run's files could not name it: rename it"
+            )
+
+
+def refuse_in_the_way(directory: Path) -> None:
+    """Raises UsageError for a folder or a link where a file of the run is to stand: better now than when it is trained."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        kind = "folder" if path.name in FOLDERS else "file" if is_own_name(path.name) else None
+        is_right = not path.is_symlink() and (path.is_dir() if kind == "folder" else path.is_file())
+        if kind and not is_right:
+            what = "a link" if path.is_symlink() else "no regular file" if kind == "file" else "no folder"
+            raise UsageError(f"{path} is {what}, and the run writes a {kind} of this name: move it away")
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the directory for one run. A POSIX record lock: it ends with this process, and workers do not inherit it."""
-    with open(directory / ".lock", "w") as stream:
+    with atomic.appending(directory / ".lock") as stream:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -77,33 +115,59 @@ def locked(directory: Path) -> Iterator[None]:
 def remove_leftovers(directory: Path) -> None:
     """What a killed process has left half-done."""
     clean(directory / "checkpoints")
-    for path in directory.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in directory.iterdir():
+        if atomic.UNFINISHED.fullmatch(path.name):
+            path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_run(directory: Path, keep: Collection[str] = ()) -> None:
-    """run.json goes first: without it there is no finished run. metrics.jsonl, emptied later, marks the directory as ours.
+    """Delete what the run there has written and another would not write anew, and nothing else.
 
-    ``keep``: of the folders beside it, those that are written to again.
+    From the first moment on it counts as unfinished; run.json stays until that of the next run takes its place, so that the
+    directory stays a run's. ``keep``: of the folders of logs, those that are written to again.
     """
-    (directory / "run.json").unlink(missing_ok=True)
-    for path in [*directory.glob("*.safetensors*"), directory / lora.ADAPTER]:  # another run may write others
-        path.unlink(missing_ok=True)
+    saved: Mapping[str, str] = {}
+    with suppress(UserError):
+        document = read_run(directory)
+        write_run(directory, dataclasses.replace(document, status="running"))
+        saved = document.files or {}
     discard_all(directory / "checkpoints")
-    for name in {FOLDER, "tensorboard"}.difference(keep):
-        shutil.rmtree(directory / name, ignore_errors=True)
-    (directory / MISTAKES).unlink(missing_ok=True)
+    gone = {directory / name for name, digest in saved.items() if is_as_saved(directory, name, digest)}
+    gone |= {path for path in directory.iterdir() if WEIGHTS.fullmatch(path.name)}  # of an older run, or damaged
+    logs = {FOLDER: ("trace.json", "profile.json"), "tensorboard": ("events.out.tfevents.*",)}
+    gone |= {
+        path for name, files in logs.items() if name not in keep for file in files for path in (directory / name).glob(file)
+    }
+    for path in gone:
+        path.unlink()
+    for name in logs:
+        with suppress(OSError):  # not there, or the user has put something into it
+            (directory / name).rmdir()
+
+
+def is_as_saved(directory: Path, name: str, digest: str) -> bool:
+    """Is this a file of the directory itself, reached by no link, with these contents (sha256)?"""
+    path = directory / name
+    return path.is_file() and path.resolve() == directory.resolve() / name and sha256(path) == digest
 
 
 def is_leftover(path: Path) -> bool:
     """Something that a killed run has left of what it was about to write; removed when the next one begins."""
-    return path.name in (".lock", ".run.json.tmp") or path.name.startswith(TEMPORARY)
+    is_empty = path.is_file() and not path.is_symlink() and path.stat().st_size == 0
+    return atomic.UNFINISHED.fullmatch(path.name) is not None or (path.name in (".lock", "metrics.jsonl") and is_empty)
 
 
 def holds_run(directory: Path) -> bool:
-    """Only what is surely ours counts: a folder named checkpoints alone does not."""
-    ours = any((directory / name).exists() for name in ("run.json", "metrics.jsonl", ".lock"))
-    return ours or bool(steps_in(directory / "checkpoints"))
+    """Is this the directory of a run of ours? Its run.json says so; where that is damaged, a checkpoint with its manifest."""
+    try:
+        read_run(directory)
+    except ModelError:
+        return True  # of a newer version
+    except UsageError:
+        return any(
+            (directory / f"checkpoints/step-{step:08d}/MANIFEST.json").is_file() for step in steps_in(directory / "checkpoints")
+        )
+    return True
 
 
 def holds_unfinished(directory: Path) -> bool:
@@ -158,20 +222,13 @@ def read_run(directory: Path) -> RunDocument:
     """run.json. Raises UsageError if it cannot be read, ModelError if a newer version wrote it."""
     path = directory / "run.json"
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
-        return loads(path.read_bytes())
+        return loads(read_bytes(path))
     except ModelError as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not a run's ({error}): choose another directory, or --overwrite the run there") from error
 
 
 def write_run(directory: Path, document: RunDocument) -> None:
     """Write run.json, which is there in full or as it was before."""
-    temporary = directory / ".run.json.tmp"
-    temporary.write_text(dumps(document), encoding="utf-8")
-    with open(temporary, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(temporary, directory / "run.json")
-    sync_directory(directory)
+    atomic.write(directory / "run.json", dumps(document))

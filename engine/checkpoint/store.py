@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from engine.atomic import sync_directory
 from engine.checkpoint.tensor_file import TensorFile, Tensors, pieces
 from engine.console import note
 from engine.distributed.world import World
@@ -62,7 +63,8 @@ def commit(root: Path, step: int, files: Mapping[str, Content], world: World | N
     def begin() -> None:
         with or_refused(final):
             shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed here
-            temporary.mkdir(parents=True)
+            root.mkdir(exist_ok=True)  # and not what is above it: the run's directory may have been moved away
+            temporary.mkdir()
 
     def write() -> dict[str, Any]:
         if not temporary.is_dir():
@@ -113,22 +115,13 @@ def sealed(document: Mapping[str, Any]) -> bytes:
 def write_synced(path: Path, content: Content) -> dict[str, Any]:
     """Returns the file's manifest entry; its hash is of what was in memory, taken piece by piece on the way."""
     digest, size = hashlib.sha256(), 0
-    with open(path, "wb") as stream:
+    with open(path, "xb") as stream:
         for piece in [content] if isinstance(content, bytes) else pieces(content):
             digest.update(piece)
             size += stream.write(piece)
         stream.flush()
         os.fsync(stream.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def sync_directory(path: Path) -> None:
-    """Make names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------------------------ reading

@@ -14,10 +14,11 @@ import torch
 from engine.artifacts.directory import read_run
 from engine.artifacts.report import MISTAKES
 from engine.commands.flags import EvaluateConfig, changes_in
-from engine.commands.output import check_output, write_atomically
+from engine.commands.output import check_output, check_writable, writing
 from engine.commands.report import record_of
 from engine.commands.report import write as draw
 from engine.config import TrainConfig
+from engine.console import say, say_lines
 from engine.data.files import read_table
 from engine.data.tables import as_dataset
 from engine.distributed.world import World
@@ -33,14 +34,15 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     """The command: loss and metrics of a finished model, printed and returned. Raises UsageError, DataError, ModelError."""
     if texts:
         raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
-    check_output(config.output)
-    if config.errors and (Path(config.errors).suffix.lower() != ".csv" or not Path(config.errors).parent.is_dir()):
-        raise UsageError(f"--errors must name a .csv file in a directory that is there, found {config.errors!r}")
+    check_output("--output", config.output, [".json"], inputs=[config.file], model=config.model)
+    check_output("--errors", config.errors, [".csv"], inputs=[config.file, config.output], model=config.model, own=MISTAKES)
     changes = changes_in(config)
     tables = folder = None
     if config.file:
         folder = Path(config.file).parent
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
+        if config.errors:
+            check_writable(rows, Path(config.errors), config.file)
         tables = {"eval": as_dataset(rows, config.file)}
         changes["max_eval_examples"] = config.max_eval_examples or 0
     task, model, layout = open_model(
@@ -63,15 +65,15 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         raise ModelError(f"model {config.model}: the loss on these data is {loss}: its weights give no finite numbers")
     metrics = result.metrics()
     for name, value in metrics.items():
-        print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
+        say(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
     if config.output:
-        Path(config.output).write_text(
-            json.dumps(result.finite().metrics(), indent=2, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        with writing("--output", Path(config.output)) as stream:
+            stream.write(json.dumps(result.finite().metrics(), indent=2, allow_nan=False) + "\n")
     if review and config.errors:
         header, wrong = review.rows()
-        write_atomically(Path(config.errors), "--errors", lambda stream: csv.writer(stream).writerows([header, *wrong]))
-        print(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
+        with writing("--errors", Path(config.errors)) as stream:
+            csv.writer(stream).writerows([header, *wrong])
+        say_lines(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
         directory = user_path(config.model)
         if Path(config.errors).resolve() == (directory / MISTAKES).resolve() and (directory / "run.json").exists():
             draw(directory / "report.html", [record_of(directory)])

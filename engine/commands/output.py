@@ -1,24 +1,66 @@
-"""Files that commands write: predictions beside the input's columns, each file whole or not at all."""
+"""Files that commands write: which names are refused before the work begins, and predictions beside the input's columns."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
+from engine import atomic
+from engine.artifacts.directory import FOLDERS, is_own_name, read_run
 from engine.data.files import Columns
-from engine.errors import ResourceError, UsageError
+from engine.errors import DataError, ResourceError, UsageError, UserError
+from engine.settings.fields import user_path
+
+TABLES = (".csv", ".jsonl")
 
 
-def check_output(name: str | None) -> None:
-    """Raises UsageError for a file that cannot be made: better now than when the work is done."""
-    if name is not None and not Path(name).parent.is_dir():
-        raise UsageError(f"--output {name}: there is no such directory")
-    if name is not None and Path(name).is_dir():
-        raise UsageError(f"--output {name} is a directory: name a file")
+def check_output(
+    flag: str, name: str | None, kinds: Sequence[str], *, inputs: Sequence[str | None] = (), model: str = "", own: str = ""
+) -> None:
+    """Refuse a file that cannot be made, or must not: better now than when the work is done. Raises UsageError.
+
+    ``kinds``: how it may end. ``inputs``: what the command reads, or writes besides. ``model``: that it uses; if that is a
+    run, the files of its settings are inputs, too. ``own``: of the names of a run's files the one that the command may write.
+    """
+    if name is None:
+        return
+    path, refused = Path(name), f"{flag} {name}"
+    if path.is_dir():
+        raise UsageError(f"{refused} is a directory: name a file")
+    if path.suffix.lower() not in kinds:
+        raise UsageError(f"{flag} must end in {', '.join(kinds[:-1])}{' or ' * (len(kinds) > 1)}{kinds[-1]}, found {name!r}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{refused}: there is no such directory")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UsageError(f"{refused} is {'a link' if path.is_symlink() else 'no regular file'}: name another")
+    with suppress(UserError):  # a model of the Hub has no settings
+        settings = read_run(user_path(model)).settings if model else {}
+        inputs = [*inputs, *(value for value in settings.values() if isinstance(value, str))]
+    for read in inputs:
+        if read and user_path(read).resolve() == path.resolve():
+            raise UsageError(f"{refused} is the input, or written already: name another file")
+    for folder in path.resolve().parents:
+        within = path.resolve().relative_to(folder)
+        is_run, is_model = (folder / "run.json").exists(), (folder / "config.json").exists()
+        is_own = is_own_name(within.as_posix()) and within.name != own
+        if (is_own and (is_run or is_model)) or (is_run and within.parts[0] in FOLDERS):
+            raise UsageError(f"{refused} is a file of the model or run in {folder}: name another")
+
+
+def check_writable(rows: Columns, path: Path, where: str) -> None:
+    """Raises DataError for a cell that the file could not hold, or that would not be read again."""
+    for name, cells in rows.items():
+        for row, cell in enumerate([name, *cells]):
+            text = cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)
+            place = f"{where}, row {row}, column {name!r}" if row else f"{where}, the name of a column"
+            if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+                raise DataError(f"{place}: the text holds half a character (a lone surrogate), which no file can hold: mend it")
+            if is_flat(path) and "\0" in text:
+                raise DataError(f"{place}: the text holds a NUL, which a CSV file cannot: give an --output that ends in .jsonl")
 
 
 def is_flat(path: Path) -> bool:
@@ -47,7 +89,7 @@ def write_predictions(path: Path, rows: Columns, cells: Sequence[Mapping[str, An
         for i, found in enumerate(cells):
             yield {name: rows[name][i] for name in names} | {beside(key): value for key, value in found.items()}
 
-    def write(stream: TextIO) -> None:
+    with writing("--output", path) as stream:
         if not is_flat(path):
             stream.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines())
         else:
@@ -56,15 +98,12 @@ def write_predictions(path: Path, rows: Columns, cells: Sequence[Mapping[str, An
             writer.writerow([cell(name) for name in columns])
             writer.writerows([cell(line[name]) for name in columns] for line in lines())
 
-    write_atomically(path, "--output", write)
 
-
-def write_atomically(path: Path, flag: str, write: Callable[[TextIO], None]) -> None:
-    """An older file stays until the new one is whole. Raises ResourceError."""
-    beside_it = path.with_name(f".{path.name}.tmp")
+@contextmanager
+def writing(flag: str, path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+    """A stream whose contents become the file that the flag names; an older one stays until then. Raises ResourceError."""
     try:
-        with open(beside_it, "w", encoding="utf-8", newline="") as stream:
-            write(stream)
-        os.replace(beside_it, path)
+        with atomic.replacing(path, binary=binary) as stream:
+            yield stream
     except OSError as error:
         raise ResourceError(f"{flag} {path} cannot be written: {error.strerror}") from error

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.commands.flags import PredictConfig, changes_in
-from engine.commands.output import check_output, is_flat, write_predictions
-from engine.console import is_main_process, printable, shown
+from engine.commands.output import TABLES, check_output, check_writable, is_flat, write_predictions
+from engine.console import is_main_process, note, printable, say, shown
 from engine.data.files import Columns, choose, read_table
 from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
@@ -19,11 +19,7 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     """The command: texts given as arguments, or a file. Prints, or writes ``--output``."""
     if bool(texts) == bool(config.input):
         raise UsageError("give either texts to predict, or --input FILE")
-    if config.output and Path(config.output).suffix.lower() not in (".csv", ".jsonl"):
-        raise UsageError(f"--output must end in .csv or .jsonl, found {config.output!r}")
-    if config.input and config.output and Path(config.input).resolve() == Path(config.output).resolve():
-        raise UsageError(f"--output {config.output} is the input: name another file")
-    check_output(config.output)
+    check_output("--output", config.output, TABLES, inputs=[config.input], model=config.model)
     changes = changes_in(config)
     columns = [value for name, value in changes.items() if name.endswith("_column") and value is not None]
     columns += [config.id_column] if config.id_column is not None else []
@@ -32,6 +28,8 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
         choose(Path(config.input), list(rows), columns)
         refuse_repeated(rows.get(config.id_column or "id", []), config.input)
+        if config.output:
+            check_writable(rows, Path(config.output), config.input)
     elif columns:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
     folder = Path(config.input).parent if config.input else None
@@ -42,10 +40,10 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         path = Path(config.output)
         cells = [task.columns_of(prediction, is_flat(path)) for prediction in predictions]
         write_predictions(path, rows, cells, config.excel_safe)
-        print(f"{len(predictions)} predictions written to {printable(config.output)}")
+        say(f"{len(predictions)} predictions written to {printable(config.output)}")
     else:
         for text, prediction in zip(inputs, predictions, strict=True):
-            print(f"{printable(task.describe(prediction))}\t{shown(text)}")
+            say(f"{printable(task.describe(prediction))}\t{shown(text)}")
 
 
 def refuse_repeated(ids: Sequence[Any], name: str) -> None:
@@ -60,9 +58,16 @@ def refuse_repeated(ids: Sequence[Any], name: str) -> None:
 
 
 def try_examples(task: Task[Any], directory: Path, find: Find, device: str, name: str) -> None:
-    """What a tutorial does last: load what was saved, and predict a few inputs. ``name``: the task's, as the user gave it."""
+    """What a tutorial does last: load what was saved, and predict a few inputs. ``name``: the task's, as the user gave it.
+
+    The run is finished and saved by now, so nothing here fails it: what does not work is a note.
+    """
     if not task.try_it or not is_main_process():
         return
-    saved, model, layout = open_model(str(directory), find, device=device, task=name)
-    for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
-        print(f"{printable(saved.describe(prediction))}\t{shown(text)}")
+    try:
+        saved, model, layout = open_model(str(directory), find, device=device, task=name)
+        predictions = saved.predict(model, task.try_it, layout)
+    except Exception as error:
+        return note(f"the model is saved; its examples could not be tried: {type(error).__name__}: {error}")
+    for text, prediction in zip(task.try_it, predictions, strict=True):
+        say(f"{printable(saved.describe(prediction))}\t{shown(text)}")

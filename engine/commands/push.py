@@ -1,13 +1,13 @@
 """Uploading a finished run to the Hub: one commit of what others need to use the model, and of nothing else.
 
-What goes: the files that the model was saved as, which run.json lists, the card and run.json. Each text file of these is
-searched for secrets first. The token is huggingface_hub's business: it is read from HF_TOKEN or from what ``hf auth login`` has
-stored, and appears nowhere here.
+What goes: the files that the model was saved as, which run.json lists with their hashes, the card and run.json. Each of these
+is searched for secrets first, a safetensors file in its header. The token is huggingface_hub's business: it is read from
+HF_TOKEN or from what ``hf auth login`` has stored, and appears nowhere here.
 """
 
 from __future__ import annotations
 
-import fnmatch
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,28 +15,39 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.card import without_folders
-from engine.artifacts.directory import is_finished, read_run
+from engine.artifacts.directory import MODEL_FILE, is_finished, read_run
 from engine.artifacts.document import dumps
+from engine.checkpoint.store import sha256
+from engine.commands.environment import without_home
 from engine.commands.flags import PushConfig
-from engine.console import is_main_process
+from engine.console import is_main_process, say
 from engine.data import hub
 from engine.errors import ResourceError, UsageError
 from engine.model import lora
 from engine.settings.fields import user_path
 
-ALWAYS = ("README.md", "run.json")
-MODULES = "[0-9]_*/config.json"  # sentence-transformers keeps the settings of a model's parts in folders
-KNOWN = (  # what a model directory holds: of a run whose run.json has no list, and to tell what an earlier push has left
-    *ALWAYS, "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
-    "adapter_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
-    "*.tiktoken", "chat_template*", "*processor_config.json", "modules.json", "*sentence*.json", MODULES,
-)  # fmt: skip
-SECRETS = {
-    "a Hugging Face token": re.compile(rb"\b(hf|api_org)_[A-Za-z0-9]{30,}"),
-    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "an AWS access key": re.compile(rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "a GitHub token": re.compile(rb"\b(gh[pousr]|github_pat)_[A-Za-z0-9_]{30,}"),
-}
+MOST_HEADER = 100 << 20  # bytes; safetensors refuses more
+SECRETS = {  # what each issuer's page says of the form; the last one is a word with a value behind it, in any language
+    "a Hugging Face token": rb"\b(hf|api_org)_[A-Za-z0-9]{30,}",
+    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY",
+    "an AWS access key": rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a GitHub token": rb"\b(gh[pousr]|github_pat)_[A-Za-z0-9_]{30,}",
+    "a GitLab token": rb"\bgl[a-z]{1,6}-[A-Za-z0-9_-]{20,}",
+    "a Google key": rb"\bAIza[A-Za-z0-9_-]{35}|\bya29\.[A-Za-z0-9_-]{20,}|\bGOCSPX-[A-Za-z0-9_-]{20,}",
+    "an OpenAI or Anthropic key": rb"\bsk-[A-Za-z0-9_-]{20,}",
+    "a Slack token or address": rb"\bxox[a-z]-[A-Za-z0-9-]{10,}|hooks\.slack\.com/services/[A-Za-z0-9/]{20,}",
+    "a Stripe key": rb"\b(sk|rk)_(live|test)_[A-Za-z0-9]{16,}",
+    "a SendGrid key": rb"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
+    "a token of npm or PyPI": rb"\bnpm_[A-Za-z0-9]{36}|\bpypi-[A-Za-z0-9_-]{16,}",
+    "a JSON web token": rb"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+    "an Azure account key": rb"(?i)\bAccountKey\s*=\s*[A-Za-z0-9+/=]{40,}",
+    "a token of Discord, Telegram, Twilio, Mailchimp or Square":
+        rb"\b[MN][A-Za-z0-9_-]{23,27}\.[\w-]{6}\.[\w-]{27,}|\b\d{8,10}:[A-Za-z0-9_-]{35}\b|\b(AC|SK)[0-9a-f]{32}\b|"
+        rb"\b[0-9a-f]{32}-us\d{1,2}\b|\bsq0[a-z]{3}-[\w-]{22,}",
+    "a password in an address": rb"\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@\"']{0,100}:[^\s/@\"']{3,100}@",
+    "a password or key": rb"(?i)(passw(or)?d|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|private[_-]?key)"
+                         rb"[\w-]{0,20}[\"'`]?\s*[:=]\s*[\"'`]?[^\s\"'`,;{}\[\]<>]{8,}",
+}  # fmt: skip
 
 
 def push(config: PushConfig, texts: Sequence[str], find: Callable[[str], Any]) -> None:
@@ -60,11 +71,11 @@ def push_run(directory: Path, repo: str | None, *, public: bool = False, with_me
     goes = {name.split("/")[0] for name in contents}
     stays = sorted(p.name for p in directory.iterdir() if p.name not in goes and not p.name.startswith("."))
     size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in contents.values())
-    print(f"pushing {len(contents)} files ({size / 1e6:.1f} MB): {', '.join(contents)}")
+    say(f"pushing {len(contents)} files ({size / 1e6:.1f} MB): {', '.join(contents)}")
     if stays:
-        print(f"not pushed: {', '.join(stays)}")
+        say(f"not pushed: {', '.join(stays)}")
     try:
-        print(f"pushed to {upload(contents, repo, public)}")
+        say(f"pushed to {upload(contents, repo, public)}")
     except UsageError:
         raise
     except Exception as error:  # the libraries raise a dozen kinds
@@ -91,18 +102,25 @@ def check_login(repo: str | None) -> None:
 def contents_of(directory: Path, with_metrics: bool) -> dict[str, Path | bytes]:
     """What is uploaded, by name: files, and run.json without the folders of this machine. Raises UsageError."""
     document = read_run(directory)
-    if document.files is None:  # an older run
-        found = [path.relative_to(directory).as_posix() for glob in ("*", MODULES) for path in directory.glob(glob)]
-        names = [name for name in found if (directory / name).is_file() and any(fnmatch.fnmatch(name, each) for each in KNOWN)]
-    else:
-        names = document.files
-        for name in names:
-            if not (directory / name).is_file() or (directory / name).resolve() != directory.resolve() / name:
-                what = "a link" if (directory / name).exists() else "not there"
-                raise UsageError(f"{directory / name} is {what}; run.json lists it as part of the model: put the file there")
-    names = [*names, *(name for name in (*ALWAYS, *["metrics.jsonl"] * with_metrics) if (directory / name).is_file())]
-    contents: dict[str, Path | bytes] = {name: directory / name for name in sorted(names)}
-    return contents | {"run.json": dumps(without_folders(document)).encode()}
+    listed = document.files
+    if listed is None:  # an older run: what has a name that models' files have
+        found = [path.relative_to(directory).as_posix() for glob in ("*", "*/config.json") for path in directory.glob(glob)]
+        listed = {name: "" for name in found if MODEL_FILE.fullmatch(name)}
+    beside = [name for name in ("README.md", *["metrics.jsonl"] * with_metrics) if (directory / name).exists()]
+    for name, digest in {**listed, **dict.fromkeys(beside, "")}.items():
+        path = directory / name
+        is_there = path.is_file() and path.resolve() == directory.resolve() / name
+        if not is_there or (digest and sha256(path) != digest):
+            what = "changed since it was saved" if is_there else "a link" if path.exists() else "not there"
+            raise UsageError(f"{path} is {what}, and it is part of what is pushed: put back the file that the run wrote")
+    contents: dict[str, Path | bytes] = {name: directory / name for name in sorted([*listed, *beside])}
+    text = without_home(dumps(without_folders(document)), json.dumps(str(Path.home()))[1:-1])
+    return contents | {"run.json": text.encode()}
+
+
+def is_known(name: str) -> bool:
+    """Is this what a push calls a file: what an earlier one has left of them is taken away?"""
+    return name in ("README.md", "run.json", "metrics.jsonl") or MODEL_FILE.fullmatch(name) is not None
 
 
 def refuse_secrets(contents: dict[str, Path | bytes]) -> None:
@@ -110,14 +128,21 @@ def refuse_secrets(contents: dict[str, Path | bytes]) -> None:
     from huggingface_hub import get_token
 
     token = get_token()
-    kinds = SECRETS | ({"your token of the Hub": re.compile(re.escape(token.encode()))} if token else {})
+    kinds = SECRETS | ({"your token of the Hub": re.escape(token.encode())} if token else {})
     for name, content in contents.items():
-        if name.endswith(".safetensors"):
-            continue
-        for number, line in enumerate((content if isinstance(content, bytes) else content.read_bytes()).splitlines(), start=1):
+        for number, line in enumerate(text_of(content).splitlines(), start=1):
             for kind, pattern in kinds.items():
-                if pattern.search(line):
+                if re.search(pattern, line):
                     raise UsageError(f"{name} line {number} looks like {kind}: nothing was pushed. Take it out, and revoke it")
+
+
+def text_of(content: Path | bytes) -> bytes:
+    """What of a file is searched: all of it, but of a safetensors file the header, a JSON object behind its length."""
+    if isinstance(content, bytes):
+        return content
+    with open(content, "rb") as stream:
+        is_binary = content.suffix == ".safetensors"
+        return stream.read(min(int.from_bytes(stream.read(8), "little"), MOST_HEADER) if is_binary else -1)
 
 
 def upload(contents: dict[str, Path | bytes], repo: str, public: bool) -> str:
@@ -132,7 +157,7 @@ def upload(contents: dict[str, Path | bytes], repo: str, public: bool) -> str:
     name = address.repo_id
     if not api.model_info(name).private and not public:
         raise UsageError(f"{name} is on the Hub already, and public: give --public to push there, or another name")
-    old = [n for n in api.list_repo_files(name) if n not in contents and any(fnmatch.fnmatch(n, each) for each in KNOWN)]
+    old = [n for n in api.list_repo_files(name) if n not in contents and is_known(n)]
     operations: list[Any] = [CommitOperationDelete(path_in_repo=n) for n in old]
     operations += [CommitOperationAdd(path_in_repo=n, path_or_fileobj=content) for n, content in contents.items()]
     api.create_commit(name, operations, commit_message="Push a finished run")

@@ -9,8 +9,12 @@ from typing import Any
 from engine.artifacts.directory import read_run
 from engine.artifacts.report import Record, comparison, record_in, render
 from engine.commands.flags import CompareConfig, ReportConfig
-from engine.errors import ResourceError, UsageError
+from engine.commands.output import check_output, writing
+from engine.console import say, shown
+from engine.errors import UsageError
 from engine.settings.fields import user_path
+
+PAGES = (".html", ".htm")
 
 
 def report(config: ReportConfig, texts: Sequence[str], find: Callable[..., Any]) -> None:
@@ -19,6 +23,7 @@ def report(config: ReportConfig, texts: Sequence[str], find: Callable[..., Any])
     if len(names) != 1:
         raise UsageError(f"report draws one run, and {len(names)} are named: python run.py report --model runs/a")
     directory = user_path(names[0])
+    check_output("--output", config.output, PAGES, model=names[0], own="report.html")
     write(Path(config.output) if config.output else directory / "report.html", [record_of(directory)])
 
 
@@ -28,11 +33,13 @@ def compare(config: CompareConfig, texts: Sequence[str], find: Callable[..., Any
         raise UsageError("compare needs the directories of two or more runs: python run.py compare runs/a runs/b")
     if len(set(texts)) < len(texts):
         raise UsageError("compare was given the same directory twice")
+    for name in texts:
+        check_output("--output", config.output, PAGES, model=name)
     records = [record_of(user_path(name)) for name in texts]
     for heading, columns, rows in comparison(records):
-        print(heading)
+        say(heading)
         for row in [columns, *rows]:
-            print("  " + "  ".join(f"{cell:<28}" for cell in row).rstrip())
+            say("  " + "  ".join(f"{shown(cell):<28}" for cell in row).rstrip())
     write(Path(config.output), records)
 
 
@@ -44,8 +51,8 @@ def record_of(directory: Path) -> Record:
 
 
 def write(path: Path, records: Sequence[Record]) -> None:
-    try:
-        path.write_text(render(records), encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(f"{path} cannot be written: {error.strerror}") from error
-    print(f"{path}: open it in a browser")
+    """Draw the page. Raises ResourceError."""
+    page = render(records)
+    with writing("the page", path) as stream:
+        stream.write(page)
+    say(f"{path}: open it in a browser")

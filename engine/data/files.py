@@ -54,7 +54,7 @@ def read_pieces(
         elif suffix == ".jsonl":
             pieces = iter([read_jsonl(path, columns, encoding)])
         elif suffix == ".parquet":
-            pieces = (batch.to_pydict() for batch in read_parquet(path, columns))
+            pieces = (cells_of(path, batch) for batch in read_parquet(path, columns))
         elif suffix == ".txt":
             pieces = read_lines(path, columns, encoding)
         else:
@@ -128,9 +128,7 @@ def read_csv(path: Path, columns: Sequence[str] | None, delimiter: str, encoding
         header = next(reader, None)
         if header is None:
             raise DataError(f"{path} is empty")
-        repeated = [name for name in header if header.count(name) > 1]
-        if repeated:
-            raise DataError(f"{path}: column {repeated[0]!r} stands {header.count(repeated[0])} times in the header")
+        refuse_repeated(path, header)
         kept = [(name, header.index(name)) for name in choose(path, header, columns, delimiter)]
         rows: Columns = {name: [] for name, _ in kept}
         for cells in reader:
@@ -183,12 +181,31 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[RecordBa
         with pyarrow.parquet.ParquetFile(path) as file:
             if file.metadata.num_rows == 0:
                 raise DataError(f"{path} has no rows")
-            names = choose(path, file.schema_arrow.names, columns)
+            names = choose(path, refuse_repeated(path, file.schema_arrow.names), columns)
             for batch in file.iter_batches(PIECE_ROWS, columns=names):
                 cells = [c.dictionary_decode() if pyarrow.types.is_dictionary(c.type) else c for c in batch.select(names)]
                 yield pyarrow.RecordBatch.from_arrays(cells, names=names)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+
+
+def refuse_repeated(path: Path, header: list[str]) -> list[str]:
+    """The names of the columns. Raises DataError if one stands there twice."""
+    for name in header:
+        if header.count(name) > 1:
+            raise DataError(f"{path}: column {name!r} stands {header.count(name)} times in the header")
+    return header
+
+
+def cells_of(path: Path, batch: RecordBatch) -> Columns:
+    """The columns as lists of Python's values. Raises DataError for one that Python has not, such as a date after 9999."""
+    found: Columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            found[name] = column.to_pylist()
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{path}, column {name!r}: a value is none that Python has ({error})") from error
+    return found
 
 
 def delimiter_hint(found: Sequence[str]) -> str:

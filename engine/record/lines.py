@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from engine.atomic import appending
 from engine.data.plan import Position
+from engine.errors import ResourceError
 from engine.memory.usage import peak_memory_gb
 from engine.model.flops import FlopCount
 from engine.record.tally import Tally, waste_text
@@ -27,7 +29,8 @@ class MetricsFile:
     """metrics.jsonl, appended to. With several ranks rank 0 writes; the others (``is_main`` false) go through the motions."""
 
     def __init__(self, path: Path, *, is_main: bool):
-        self.stream: BinaryIO = open(path, "ab") if is_main else tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self.folder, self._place = path.parent, path.parent.stat()
+        self.stream: BinaryIO = appending(path) if is_main else tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
 
     def write(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """Append a line, and return it as it stands there: NaN and infinity, which JSON has not, as None."""
@@ -46,6 +49,14 @@ class MetricsFile:
         """Cut off later lines: those of steps that are done again."""
         self.stream.truncate(min(num_bytes, os.fstat(self.stream.fileno()).st_size))
         self.stream.seek(0, os.SEEK_END)
+
+    def check_in_place(self) -> None:
+        """Raises ResourceError where the file's folder is not the one that it was opened in: it was moved, or removed."""
+        if not self.folder.is_dir() or not os.path.samestat(self.folder.stat(), self._place):
+            raise ResourceError(
+                f"{self.folder} was moved, replaced or removed while the run went on, and nothing more is written there: put "
+                "it back, or name its new place with --output-dir, and --resume continues from its newest checkpoint"
+            )
 
     def close(self) -> None:
         self.stream.close()

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from engine import atomic
 from engine.clock import BETWEEN_STEPS, PHASES
 from engine.console import note
 from engine.memory.usage import memory_gb
@@ -119,10 +122,10 @@ class Window:
             "busy": busy(self.kernels(), wall) if on_device else None,
         }
         self.directory.mkdir(exist_ok=True)
-        self.profiler.export_chrome_trace(str(self.directory / "trace.json"))
-        temporary = self.directory / ".profile.json.tmp"
-        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self.directory / "profile.json")
+        with tempfile.TemporaryDirectory(prefix=atomic.FOLDER, dir=self.directory) as folder:
+            self.profiler.export_chrome_trace(f"{folder}/trace.json")
+            atomic.move(Path(folder) / "trace.json", self.directory / "trace.json")
+        atomic.write(self.directory / "profile.json", json.dumps(found, indent=1) + "\n")
         self.run.say(text_of(found))
         self.run.say(f"  {self.directory / 'trace.json'}: open it in ui.perfetto.dev, or chrome://tracing")
 

@@ -1,20 +1,25 @@
-"""Being asked to stop: SIGTERM, Ctrl-C, or a time limit. The step at hand is finished and saved, then the run ends.
+"""Being asked to stop: SIGTERM, SIGHUP (the terminal has gone), Ctrl-C, a time limit, or a stdout that takes no more.
 
-A second Ctrl-C leaves at once: the checkpoint before stands, for none is ever half written. Next: run.py, which asks.
+The step at hand is finished and saved, then the run ends. A second Ctrl-C leaves at once: the checkpoint before stands, for
+none is ever half written. Next: run.py, which asks.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from engine.console import is_main_process
+from engine.console import is_main_process, lost_output
+from engine.errors import ResourceError
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+NOBODY_READS, NOT_WRITTEN = 141, ResourceError.exit_code  # as with SIGPIPE; a full disk
 
 
 class Stop:
@@ -32,7 +37,8 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._on_signal) for number in EXIT_CODES}
+            heard = [number for number in EXIT_CODES if signal.getsignal(number) != signal.SIG_IGN]  # nohup: no SIGHUP
+            self._before = {number: signal.signal(number, self._on_signal) for number in heard}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -43,15 +49,19 @@ class Stop:
         """Should this step be the last? ``seconds_needed``: what another one and the saving after it would take."""
         if self.reason is None and self.deadline is not None and time.monotonic() + seconds_needed > self.deadline:
             self.reason = f"--max-minutes {self.max_minutes:g}"
+        if self.reason is None and (lost := lost_output()) is not None:
+            self.reason = f"its output, which cannot be written ({lost.strerror})"
+            self.exit_code = NOBODY_READS if lost.errno == errno.EPIPE else NOT_WRITTEN
         return self.reason is not None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason == "Ctrl-C":
             raise KeyboardInterrupt
         if self.reason is None:
-            self.reason = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+            self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             self.exit_code = EXIT_CODES[signal.Signals(number)]
             again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
             line = f"\n{self.reason}: finishing this step and saving{again}\n"
             if is_main_process():
-                os.write(2, line.encode())  # print may be what was interrupted
+                with suppress(OSError):  # the terminal may have gone
+                    os.write(2, line.encode())  # print may be what was interrupted

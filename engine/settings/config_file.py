@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import atomic
 from engine.console import printable
 from engine.errors import UsageError
 from engine.settings.fields import in_order
@@ -165,13 +166,11 @@ def save_settings(path: Path, settings: Iterable[Any]) -> None:
     fields = [(f.name, getattr(part, f.name), f.metadata.get("help", "")) for part in settings for f in in_order(type(part))]
     lines = [(name, None if value in ("", []) else value, text) for name, value, text in fields]
     written = WRITTEN[kind_of(path)](lines)
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"--save-config {path} is there already: name another file, or remove it")
     try:
-        with open(path, "x", encoding="utf-8") as stream:
-            stream.write(written)
-    except FileExistsError as error:
-        raise UsageError(f"--save-config {path} is there already: name another file, or remove it") from error
+        atomic.write(path, written)
     except UnicodeEncodeError as error:
-        path.unlink(missing_ok=True)
         raise UsageError(f"--save-config {path}: a setting holds what is no text: {error.reason}") from error
     except OSError as error:
         raise UsageError(f"--save-config {path} cannot be written: {error.strerror}") from error

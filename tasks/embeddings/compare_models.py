@@ -9,13 +9,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from engine.console import shown
-from engine.errors import ResourceError, UsageError
+from engine.commands.output import check_output, writing
+from engine.console import say, say_lines, shown
+from engine.errors import UsageError
 from engine.finished import Find, open_model
 from tasks.embeddings.task import Embeddings
 from tasks.flags import CompareConfig
 
 FIRST, REPEATS = 10, 5
+PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,23 @@ def compare_models(config: CompareConfig, texts: Sequence[str], find: Find) -> N
     """The command: prints the comparison, and draws ``--picture``."""
     if texts:
         raise UsageError(f"found {texts[0]!r}: sentences come after --sentences, models after --models")
+    check_output("--picture", config.picture, PICTURES)
     if config.picture:
-        check_picture(Path(config.picture))
+        check_matplotlib()
     found = [embedded(name, config, find) for name in config.models]
     width = max(*(len(model.name) for model in found), 10)
     for model in found:
-        print(f"{model.name:<{width}}  {model.vectors.shape[1]:>4} dimensions  {1000 * model.seconds:.2f} ms a sentence")
+        say(f"{model.name:<{width}}  {model.vectors.shape[1]:>4} dimensions  {1000 * model.seconds:.2f} ms a sentence")
     for row, sentence in enumerate(config.sentences, start=1):
-        print(f"\n{row}. {shown(sentence)}")
+        say_lines(f"\n{row}. {shown(sentence)}")
         for model in found:
-            print(f"{model.name:<{width}}  first {FIRST}: {' '.join(f'{x:7.4f}' for x in model.vectors[row - 1, :FIRST])}")
+            say(f"{model.name:<{width}}  first {FIRST}: {' '.join(f'{x:7.4f}' for x in model.vectors[row - 1, :FIRST])}")
     for model in found:
-        print(f"\n{model.name}: similarities (cosines)")
-        print(matrix(model.similarities))
+        say_lines(f"\n{model.name}: similarities (cosines)")
+        say_lines(matrix(model.similarities))
     if config.picture:
         draw(found, config.sentences, Path(config.picture))
-        print(f"\npicture written to {config.picture}")
+        say_lines(f"\npicture written to {config.picture}")
 
 
 def embedded(name: str, config: CompareConfig, find: Find) -> Embedded:
@@ -74,10 +77,8 @@ def matrix(values: Tensor) -> str:
     return "\n".join(lines + [f"{i:>3} " + " ".join(f"{x:5.2f}" for x in row) for i, row in zip(numbers, values, strict=True)])
 
 
-def check_picture(path: Path) -> None:
-    """Refused before a model is loaded: a kind of file that cannot be drawn, or no matplotlib."""
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"--picture must end in .png, .svg or .pdf, found {str(path)!r}")
+def check_matplotlib() -> None:
+    """Raises UsageError without it, before a model is loaded."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -111,8 +112,7 @@ def draw(found: Sequence[Embedded], sentences: Sequence[str], path: Path) -> Non
         axis.tick_params(length=0)
     figure.colorbar(image, ax=axes[0].tolist(), label="cosine", shrink=0.8)
     try:
-        figure.savefig(path, dpi=160)
-    except OSError as error:
-        raise ResourceError(f"--picture {path} cannot be written: {error.strerror}") from error
+        with writing("--picture", path, binary=True) as stream:
+            figure.savefig(stream, dpi=160, format=path.suffix.lower()[1:])
     finally:
         plt.close(figure)

@@ -2,7 +2,7 @@
 
 modules.json lists the parts (transformer, pooling, normalisation), 1_Pooling/config.json says how the token vectors are
 pooled, sentence_bert_config.json how many tokens are read. They are read from the start model and written with the trained
-one, so that ``SentenceTransformer(directory)`` takes it as it is. Next: embeddings.py.
+one, so that ``SentenceTransformer(directory)`` takes it as it is. Next: task.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine import atomic
 from engine.console import note
 from engine.errors import ModelError
 from engine.model.packing import segment_means
@@ -103,7 +104,7 @@ class Pooling:
         }
         (directory / "1_Pooling").mkdir(exist_ok=True)
         for name, content in files.items():
-            (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            atomic.write(directory / name, json.dumps(content, indent=2) + "\n")
 
 
 def pieces(inputs: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.commands.output import write_predictions
-from engine.console import shown
+from engine.commands.output import TABLES, check_output, check_writable, write_predictions
+from engine.console import say, shown
 from engine.data.cache import entry
 from engine.data.collate import Layout
 from engine.data.files import read_table
@@ -35,12 +35,11 @@ def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
     """The command: the nearest texts of ``--corpus`` to each query, with their cosines. Prints, or writes ``--output``."""
     if not queries:
         raise UsageError("give one or more queries to search for")
-    if config.output and Path(config.output).suffix.lower() not in (".csv", ".jsonl"):
-        raise UsageError(f"--output must end in .csv or .jsonl, found {config.output!r}")
-    if config.output and Path(config.output).resolve() == Path(config.corpus).resolve():
-        raise UsageError(f"--output {config.output} is the corpus: name another file")
+    check_output("--output", config.output, TABLES, inputs=[config.corpus], model=config.model)
     checked_texts(queries, "the queries")
     rows = read_table(Path(config.corpus), delimiter=config.delimiter, encoding=config.encoding)
+    if config.output:
+        check_writable(rows, Path(config.output), config.corpus)
     name = config.text_column or (next(iter(rows)) if len(rows) == 1 else "text")
     if name not in rows:
         raise DataError(f"{config.corpus} has no column {name!r} (it has: {', '.join(rows)}): name it with --text-column")
@@ -57,12 +56,12 @@ def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
     if config.output:
         columns = {column: [values[hit["row"] - 1] for hit in found] for column, values in rows.items()}
         write_predictions(Path(config.output), columns, found)
-        print(f"{len(found)} texts for {len(queries)} queries written to {config.output}")
+        say(f"{len(found)} texts for {len(queries)} queries written to {config.output}")
         return
     for hit in found:
         if hit["rank"] == 1:
-            print(shown(hit["query"]))
-        print(f"  {hit['score']:.4f}  row {hit['row']}\t{shown(texts[hit['row'] - 1])}")
+            say(shown(hit["query"]))
+        say(f"  {hit['score']:.4f}  row {hit['row']}\t{shown(texts[hit['row'] - 1])}")
 
 
 def corpus_vectors(task: Embeddings, model: nn.Module, layout: Layout, texts: Sequence[str]) -> Tensor:

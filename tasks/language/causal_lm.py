@@ -10,6 +10,7 @@ long one in pieces, and none sees another. Blank rows are left out. ``python run
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -145,6 +146,7 @@ class CausalLM(Decoder[CausalOptions]):
                 raise DataError(f"{name}: all texts are blank")
         end = "" if self.is_one_text() or self.ends_by_itself() else self.tokenizer.eos_token or ""
         tokens = tokenize([part + end for part in parts], self.tokenizer, WHOLE, name=name)
+        tokens = dataclasses.replace(tokens, types=None)  # generate gives none, and GPT-2 would add them to its embeddings
         self.tokens_per_byte[split] = len(tokens.ids) / sum(len(part.encode()) for part in parts)
         if self.options.documents == "packed":
             return TokenDataset(in_pieces(tokens, self.max_length, name), {})

@@ -28,7 +28,7 @@ def test_every_line_of_the_tree_is_there_and_every_room_of_the_engine_has_its_li
 
 
 def test_the_order_of_imports_is_the_one_that_is_held():
-    written = re.search(r"```\n(console .*?)```", PAGE, re.DOTALL)[1].split("< tasks")[0]
+    written = re.search(r"```\n(atomic .*?)```", PAGE, re.DOTALL)[1].split("< tasks")[0]
     assert [set(step.split()) for step in written.split("<") if step.strip()] == LAYERS
 
 

@@ -37,6 +37,84 @@ def test_a_directory_that_is_not_ours_is_left_alone(tmp_path):
     assert (tmp_path / "run/thesis.tex").read_text() == "nine years of work"
 
 
+OTHERS = {
+    "metrics.jsonl": '{"acc": 1}\n',
+    "model.safetensors": "weights",
+    "config.json": "{}",
+    "README.md": "of another program",
+}
+
+
+@pytest.mark.parametrize("marker", ["metrics.jsonl", ".lock", "run.json", "checkpoints/step-00000001/weights"])
+def test_the_folder_of_another_program_is_not_taken_for_a_run(tmp_path, marker):
+    """A log, a lock or a run.json of somebody else, and a model beside it: nothing is replaced, with --overwrite or without."""
+    contents = OTHERS | {marker: OTHERS.get(marker, '{"mine": 1}')}
+    for name, content in contents.items():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text(content)
+    for flags in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(UsageError, match="not empty and holds no run"):
+            fit(make_task(), config(tmp_path, **flags), tiny.bert())
+    found = {str(p.relative_to(tmp_path / "run")): p.read_text() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert found == contents
+
+
+def test_overwrite_deletes_only_what_the_run_wrote(tmp_path):
+    fit(make_task(), config(tmp_path, write_to="tensorboard"), tiny.bert())
+    run = tmp_path / "run"
+    kept = [
+        "my_embeddings.safetensors",
+        "errors.csv",
+        "vocab_of_mine.txt",
+        "tensorboard/notes.txt",
+        "profile/mine.json",
+        "thesis.tex",
+    ]
+    for name in kept:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text(name)
+    (run / "model-00001-of-00002.safetensors").write_text("of an older, larger run")
+    fit(make_task(), config(tmp_path, learning_rate=2e-3, overwrite=True), tiny.bert())
+    assert {name: (run / name).read_text() for name in kept} == {name: name for name in kept}
+    assert not (run / "model-00001-of-00002.safetensors").exists() and not list(run.glob("tensorboard/events*"))
+    assert "mistakes" not in (run / "report.html").read_text(), "errors.csv is of the model before"
+
+
+@pytest.mark.parametrize("at", ["discard_all", "make_run", "write_run"])
+def test_killed_while_it_overwrites_it_is_still_a_run(tmp_path, monkeypatch, at):
+    """And never one that goes on from the checkpoints of the one before."""
+    from engine import fit as module
+    from engine.artifacts import directory
+
+    fit(make_task(), config(tmp_path), tiny.bert())
+    new = config(tmp_path, learning_rate=2e-3, overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(directory if at == "discard_all" else module, at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(make_task(), new, tiny.bert())
+    if at == "discard_all":  # nothing has gone yet: it is the older run, not finished
+        with pytest.raises(UsageError, match="unfinished run"):
+            fit(make_task(), config(tmp_path, learning_rate=2e-3), tiny.bert())
+        fit(make_task(), config(tmp_path, resume=True), tiny.bert())
+        assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["learning_rate"] == 1e-3
+    fit(make_task(), new if at == "discard_all" else config(tmp_path, learning_rate=2e-3), tiny.bert())
+    assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["learning_rate"] == 2e-3
+    assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])["step"] == 3
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def test_killed_before_run_json_is_written_leaves_nothing_in_the_way(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.fit.write_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(make_task(), config(tmp_path, write_to="tensorboard"), tiny.bert())
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "metrics.jsonl"}
+    fit(make_task(), config(tmp_path), tiny.bert())
+
+
 def test_a_folder_named_checkpoints_is_not_taken_for_a_run(tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/checkpoints/mine.pt").write_text("mine")

@@ -11,7 +11,8 @@ import pytest
 
 from bench.toys import tiny
 from engine.artifacts.directory import holds_unfinished, is_finished, read_run, write_run
-from engine.artifacts.document import FORMAT, MOST_BYTES, MOST_DEPTH, VERSION, DataRecord, RunDocument, dumps, loads
+from engine.artifacts.document import FORMAT, VERSION, DataRecord, RunDocument, dumps, loads
+from engine.checked import MOST_BYTES, MOST_DEPTH
 from engine.config import TrainConfig
 from engine.errors import ModelError, UsageError
 from engine.fit import fit
@@ -32,7 +33,7 @@ def test_a_run_writes_the_keys_of_older_runs_in_their_order(project):
     assert list(document) == keys and document["format"] == FORMAT and document["version"] == VERSION
     assert list(document["data"]) == list(OLDER["data"]) and list(document["metrics"]) == list(OLDER["metrics"])
     assert loads((project / "run/run.json").read_bytes()).to_json() == document
-    assert document["files"] == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert list(document["files"]) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 def test_an_older_document_is_of_format_0():
@@ -77,8 +78,8 @@ WRONG = [
     ({"device": ["cpu"]}, "device cannot be ['cpu']"),
     ({"command": 7}, "command cannot be 7"),
     ({"files": "model.safetensors"}, "files cannot be 'model.safetensors'"),
-    ({"files": [1]}, "files cannot hold 1"),
-    *(({"files": ["config.json", name]}, f"files cannot hold {name!r}")
+    ({"files": ["config.json"]}, "files cannot be ['config.json']"), ({"files": {"config.json": 1}}, "files.config.json cannot be 1"),
+    *(({"files": {"config.json": "", name: ""}}, f"files cannot hold {name!r}")
       for name in ("", "/etc/passwd", "../other/model.safetensors", "a/../../b", "a//b", "./a", "a/", "a\0b")),
     ({"format": "1"}, "format cannot be '1'"),
     ({"version": 1}, "version cannot be 1"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import engine.data.hub
 import run
@@ -120,7 +120,8 @@ def with_files(project: Path, directory: Path, *names: str) -> Path:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(name)
     document = json.loads((directory / "run.json").read_text())
-    (directory / "run.json").write_text(json.dumps(document | {"files": [*document["files"], *names]}))
+    document["files"] |= {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    (directory / "run.json").write_text(json.dumps(document))
     return directory
 
 
@@ -137,21 +138,29 @@ def test_what_the_task_has_saved_is_pushed_whatever_it_is_called(project, tmp_pa
     assert not (there / "vocab.txt").exists()
 
 
-@pytest.mark.parametrize("how", ["gone", "link", "link to a folder", "outside"])
+@pytest.mark.parametrize("how", ["gone", "link", "link to a folder", "outside", "changed", "README"])
 def test_a_listed_file_that_is_not_one_of_the_directory_is_refused(project, tmp_path, hub, push, how):
     """run.json may have come from anybody, and the links with it: nothing of the rest of the disk is pushed."""
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/key.txt").write_text("mine")
     directory = with_files(project, tmp_path / "run", "part/key.txt")
     (directory / "part/key.txt").unlink()
-    words = ["part/key.txt is not there; run.json lists it"]
+    words = ["part/key.txt is not there, and it is part of what is pushed"]
     if how == "link":
         (directory / "part/key.txt").symlink_to(tmp_path / "secret/key.txt")
-        words = ["part/key.txt is a link; run.json lists it"]
+        words = ["part/key.txt is a link, and it is part of what is pushed"]
     elif how == "link to a folder":
         (directory / "part").rmdir()
         (directory / "part").symlink_to(tmp_path / "secret")
-        words = ["part/key.txt is a link; run.json lists it"]
+        words = ["part/key.txt is a link, and it is part of what is pushed"]
+    elif how == "changed":
+        (directory / "part/key.txt").write_text("the names of my customers")
+        words = ["part/key.txt is changed since it was saved"]
+    elif how == "README":
+        (directory / "part/key.txt").write_text("part/key.txt")
+        (directory / "README.md").unlink()
+        (directory / "README.md").symlink_to(tmp_path / "secret/key.txt")
+        words = ["README.md is a link"]
     elif how == "outside":
         text = (directory / "run.json").read_text()
         (directory / "run.json").write_text(text.replace("part/key.txt", "../secret/key.txt"))
@@ -247,7 +256,14 @@ def test_an_unfinished_run_is_refused(project, tmp_path, hub, push):
 
 PLANTED = {
     "a Hugging Face token": "hf_" + "a1B2" * 9, "a private key": "-----BEGIN OPENSSH PRIVATE KEY-----",
-    "an AWS access key": "AKIA" + "Z7" * 8, "a GitHub token": "ghp_" + "c3D4" * 9,
+    "an AWS access key": "AKIA" + "Z7" * 8, "a GitHub token": "ghp_" + "c3D4" * 9, "a GitLab token": "glpat-" + "c3D4" * 5,
+    "a Google key": "AIza" + "c3D4-" * 7, "an OpenAI or Anthropic key": "sk-proj-" + "c3D4" * 9,
+    "a Slack token or address": "xoxb-" + "1234-" * 4, "a Stripe key": "sk_live_" + "c3D4" * 6,
+    "a SendGrid key": "SG." + "c3D4" * 5 + "." + "e5F6" * 10, "a token of npm or PyPI": "npm_" + "c3D4" * 9,
+    "a JSON web token": "eyJ" + "a1B2" * 4 + ".eyJ" + "c3D4" * 4 + "." + "e5F6" * 4,
+    "an Azure account key": "AccountKey=" + "c3D4" * 20 + "==",
+    "a token of Discord, Telegram, Twilio, Mailchimp or Square": "110201543:AA" + "c3D4-" * 6 + "abc", "a password in an address": "postgres://me:hunter22@db/x",
+    "a password or key": "aws_secret_access_key = " + "c3D4/" * 8,
 }  # fmt: skip
 
 
@@ -270,9 +286,60 @@ def test_a_planted_secret_is_found_and_not_shown(project, tmp_path, kind, name, 
         (run / name).write_text(json.dumps(document))
     else:
         (run / name).write_text(f"one\ntwo {PLANTED[kind]}\n")
+        if name in document["files"]:  # as if it had been saved so
+            document["files"][name] = hashlib.sha256((run / name).read_bytes()).hexdigest()
+            (run / "run.json").write_text(json.dumps(document))
     with pytest.raises(UsageError, match=f"^{name} line \\d+ looks like {kind}") as caught:
         refuse_secrets(contents_of(run, with_metrics=True))
     assert PLANTED[kind] not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_secret_in_the_header_of_the_weights_is_found(tmp_path, kind):
+    save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"note": PLANTED[kind]})
+    with pytest.raises(UsageError, match=f"^model.safetensors line 1 looks like {kind}"):
+        refuse_secrets({"model.safetensors": tmp_path / "model.safetensors"})
+
+
+def test_what_is_no_secret_is_let_through():
+    """Words of a vocabulary, and what a card and a tokenizer say."""
+    lines = ['"password": 20786, "secret": 3595, "token": 19204, "api": 17928', "the password is: unknown", "risk-of-a-loss-of-the-model-and-more",
+             "https://huggingface.co/org/name:latest", "tokenizer: a token = a word", '"private_key": null']  # fmt: skip
+    refuse_secrets({"tokenizer.json": "\n".join(lines).encode()})
+
+
+def test_what_only_looks_like_a_part_of_an_older_run_stays(project, tmp_path, hub):
+    """Without a list the names decide, and the user's own files have others."""
+    directory = with_files(project, tmp_path / "run")
+    for name in (
+        "vocab_of_my_customers.csv",
+        "patient_sentences.json",
+        "customer_vectors.safetensors",
+        "tokenizer_training_texts.txt",
+    ):
+        (directory / name).write_text("mine")
+    document = json.loads((directory / "run.json").read_text())
+    expected = {*document["files"], "README.md", "run.json"}
+    assert contents_of(directory, with_metrics=False).keys() == expected
+    del document["files"]
+    (directory / "run.json").write_text(json.dumps(document))
+    assert contents_of(directory, with_metrics=False).keys() == expected
+    (directory / "merges.txt").symlink_to("/etc/passwd")
+    with pytest.raises(UsageError, match=r"merges\.txt is a link"):
+        contents_of(directory, with_metrics=False)
+
+
+def test_the_home_directory_is_left_out_and_names_cannot_drive_the_terminal(project, tmp_path, hub, push, monkeypatch):
+    directory = with_files(project, tmp_path / "run", "heads/\x1b[2Jw.bin")
+    home = tmp_path / "hömé"
+    monkeypatch.setenv("HOME", str(home))
+    document = json.loads((directory / "run.json").read_text())
+    document["settings"]["label_names"] = f"see {home}/secret and {home}"
+    (directory / "run.json").write_text(json.dumps(document))
+    code, said, error = push(directory)
+    assert code == 0 and "\x1b" not in said + error
+    there = json.loads((tmp_path / "hub/models/org/mine/run.json").read_text())
+    assert there["settings"]["label_names"] == "see ~/secret and ~"
 
 
 def test_the_token_in_use_is_found_whatever_it_looks_like(project, tmp_path, monkeypatch):

@@ -5,9 +5,11 @@ Real signals to real processes; that what follows is the same run, bit by bit, i
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -68,7 +70,7 @@ def undisturbed(data, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("number", "code", "workers"), [("SIGTERM", 143, 2), ("SIGINT", 130, 0)])
+@pytest.mark.parametrize(("number", "code", "workers"), [("SIGTERM", 143, 2), ("SIGINT", 130, 0), ("SIGHUP", 129, 2)])
 def test_a_signal_saves_and_resuming_is_the_same_run(number, code, workers, data, undisturbed, tmp_path):
     """Sent to the whole group, as a terminal and a scheduler do: workers must not die of it."""
     out = tmp_path / "run"
@@ -84,6 +86,81 @@ def test_a_signal_saves_and_resuming_is_the_same_run(number, code, workers, data
     assert steps(out) == steps(undisturbed)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, undisturbed))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+LOST = {  # how stdout is lost, and the exit code
+    "its reader goes": ("read -r _; read -r _", 141), "2>&1, and its reader goes": ("read -r _; read -r _", 141), "a full disk": ("", 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_stdout_that_takes_no_more_stops_as_a_signal_does(how, data, undisturbed, tmp_path):
+    """``| head -2`` and ``> /dev/full``: the step is finished and saved, nothing is a traceback, and --resume goes on."""
+    out = tmp_path / "run"
+    reader, code = LOST[how]
+    line = shlex.join(command(data, out))
+    line = f"{line} > /dev/full" if how == "a full disk" else f"{line}{' 2>&1' * ('2>&1' in how)} | ({reader})"
+    done = subprocess.run(
+        ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert "2>&1" in how or "stopped by its output, which cannot be written" in done.stderr
+    assert list(out.glob("checkpoints/step-*/MANIFEST.json"))
+    subprocess.run(command(data, out, "--resume"), cwd=ROOT, check=True, capture_output=True)
+    assert steps(out) == steps(undisturbed)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_streams_that_are_closed_from_the_start_are_nobodys(closed, data, tmp_path):
+    """And no file of the run gets their numbers."""
+    out = tmp_path / "run"
+    line = f"{shlex.join(command(data, out, '--max-steps', '2'))} {closed}"
+    assert subprocess.run(["bash", "-c", line], cwd=ROOT, timeout=120, check=False).returncode == 0
+    assert json.loads((out / "run.json").read_text())["status"] == "finished" and len(steps(out)) == 2
+
+
+def test_a_terminal_that_is_not_utf_8(data, tmp_path):
+    out = tmp_path / "é"
+    done = subprocess.run(
+        command(data, out, "--max-steps", "1"), cwd=ROOT, capture_output=True, check=False, timeout=120,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0 and b"saved to" in done.stdout and rb"\xe9" in done.stdout, done
+    from engine.console import Unfailing
+
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print("é", file=Unfailing(stream), flush=True)
+    assert stream.buffer.getvalue() == b"\\xe9\n"
+
+
+def test_nohup_is_heeded():
+    """Who has said that SIGHUP is to be ignored is not asked again."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("how", ["moved", "replaced"])
+def test_a_directory_that_is_moved_away_is_found_and_not_made_again(how, data, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    process = start(data, out, "--save-steps", "7")
+    out.rename(tmp_path / "elsewhere")
+    if how == "replaced":
+        out.mkdir()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 6, said
+    assert "was moved, replaced or removed while the run went on" in said and "and saved" not in said
+    assert not out.exists() or not list(out.iterdir())
+    subprocess.run(
+        command(data, tmp_path / "elsewhere", "--resume", "--save-steps", "7"), cwd=ROOT, check=True, capture_output=True
+    )
+    assert steps(tmp_path / "elsewhere") == steps(undisturbed)
 
 
 def test_a_second_ctrl_c_leaves_at_once(data, tmp_path):

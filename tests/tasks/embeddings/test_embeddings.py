@@ -524,7 +524,7 @@ def test_what_search_refuses(finished, corpus, capsys):
     assert "--top-k must be at least 1" in fails([*arguments, "q", "--top-k", "0"], capsys)[1]
     assert fails([*arguments, "q", "--text-column", "body"], capsys)[0] == 3
     assert "must end in .csv or .jsonl" in fails([*arguments, "q", "--output", "x.xls"], capsys)[1]
-    assert "is the corpus" in fails([*arguments, "q", "--output", str(corpus)], capsys)[1]
+    assert "is the input" in fails([*arguments, "q", "--output", str(corpus)], capsys)[1]
     assert fails(["search", "q"], capsys) == (2, "error: --corpus must name a file to search in, found ''")
     assert fails(["search", "q", "--corpus", "nothing.csv"], capsys)[0] == 3
 

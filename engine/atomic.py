@@ -1,0 +1,83 @@
+"""How a file is written: whole or not at all, and never through a link.
+
+Whatever a run or a command leaves is written to a new file of a random name in the same folder, which must not be there
+(``O_EXCL``, ``O_NOFOLLOW``), synced, and renamed: the file that stood there before is whole until then, and what a link
+pointed to is not touched. A log, which is appended to, is opened in a way that follows no link. Nothing else in engine/ and
+tasks/ opens a file for writing (tests/engine/test_atomic.py). Checkpoints, which are folders, are checkpoint/store.py's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+FOLDER = ".tmp-model-"  # how a folder begins that a library writes to, before its files get their names
+UNFINISHED = re.compile(rf"\.tmp-[0-9a-f]{{16}}|{re.escape(FOLDER)}.*")  # what a killed process has left of either
+
+
+@contextmanager
+def replacing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+    """A stream, of UTF-8 unless ``binary``, whose contents become ``path`` when the block ends well; else nothing changes.
+
+    The mode is that of the umask. Raises OSError.
+    """
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
+    kind: dict[str, Any] = {"mode": "xb"} if binary else {"mode": "x", "encoding": "utf-8", "newline": ""}
+    stream = open(temporary, opener=_no_link, **kind)  # noqa: SIM115 - closed below
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def write(path: Path, text: str) -> None:
+    """The file at ``path`` consists of this text. Raises OSError, UnicodeEncodeError."""
+    with replacing(path) as stream:
+        stream.write(text)
+
+
+def move(source: Path, target: Path) -> None:
+    """Sync what a library has written in a folder of ours, and give it its name; its mode becomes that of the umask."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    with open(source, "rb") as stream:
+        os.fchmod(stream.fileno(), 0o666 & ~umask)
+        os.fsync(stream.fileno())
+    os.replace(source, target)
+    sync_directory(target.parent)
+
+
+def appending(path: Path) -> BinaryIO:
+    """Open a file to append to it; it is made if it is not there. Raises OSError for a link, and for what is no file."""
+    stream = open(path, "ab", opener=_no_link)  # noqa: SIM115 - closed by the caller
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(None, "is no file", str(path))
+    return stream
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """As ``open`` opens, but for a link at the end of the path; a pipe without a reader is refused at once."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

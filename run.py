@@ -43,8 +43,8 @@ def train(argv: Sequence[str]) -> None:
     task = find(name)(options, Source(source))
     result = fit(task, config)
     if not config.explain:
-        try_examples(task, result.directory, find, config.device, name)
         push_run(result.directory, config.push_to_hub)
+        try_examples(task, result.directory, find, config.device, name)
 
 
 def use(name: str, argv: Sequence[str]) -> None:

@@ -1,21 +1,67 @@
-"""Values that were read from a JSON file: each is of the type that it must have, or the reading ends with one line.
+"""Documents that something else may have written: read within limits, and each value of the type that it must have.
 
-The files are run.json and the state.json of a checkpoint; both may have been written by something else.
-Next: artifacts/document.py.
+A run's run.json, metrics.jsonl, profile.json and errors.csv, the settings of a model or an adapter, and the state.json of a
+checkpoint are read with what stands here, and with nothing else. It raises ValueError; who reads a file says which file it
+is and what to do. Next: artifacts/document.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
+import stat
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+MOST_BYTES = 64 << 20  # of a document, which is a few KiB
+MOST_DEPTH = 50  # of objects and lists in each other; a model's config has a handful
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError, and ValueError for a pipe or a device, which could be read for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening a pipe would wait for who writes to it
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("it is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a file. Raises OSError, and ValueError for no regular file, or one of more than ``most`` bytes."""
+    with open_regular(path) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most >> 20} MiB")
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for what is none, for NaN and infinity, and for one that is too deep."""
+    try:
+        found = json.loads(text, parse_constant=refuse_constant)
+    except RecursionError:
+        raise ValueError(f"it is more than {MOST_DEPTH} levels deep") from None
+    check_depth(found, MOST_DEPTH)
+    return found
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """The object of a JSON text. Raises ValueError as ``parse_json`` does, and for any other value."""
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("it holds no object")
+    return found
 
 
 def is_a(value: Any, kind: type[Any]) -> bool:
-    """Is the value of the type? As ``float`` any finite number counts; a truth is no number."""
+    """Is the value of the type? As ``float`` any finite number counts; a truth is no number, and none has over 64 bits."""
     if kind is float:
         return is_a(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return False
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 

@@ -47,13 +47,28 @@ def counted(number: float, noun: str) -> str:
 
 
 def is_main_process() -> bool:
-    """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment."""
-    return os.environ.get("RANK", "0") == "0"
+    """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment.
+
+    RANK counts with a WORLD_SIZE that has room for it only: one that was left over must not make a process mute.
+    """
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return not (rank.isdecimal() and size.isdecimal() and 0 < int(rank) < int(size))
 
 
-def say(line: str) -> None:
-    """Print a line on stdout; names of files in it may hold anything."""
-    print(printable(line))
+def say(line: str, *, flush: bool = False) -> None:
+    """Print a line on stdout, with its tabs, and without what could drive the terminal. All output goes through here."""
+    print("\t".join(printable(part) for part in line.split("\t")), flush=flush)
+
+
+def say_lines(text: str) -> None:
+    """``say`` for each line of a text that has several."""
+    for line in text.split("\n"):
+        say(line)
+
+
+def printable_lines(text: str) -> str:
+    """``printable`` for each line of a text that has several."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class Unfailing:

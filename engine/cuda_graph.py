@@ -145,7 +145,8 @@ class GraphedAccumulate:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self.pool, stream=stream):
                 loss = accumulate(unwatched, task, [static], static_divisor)
-                torch._foreach_add_(list(self.buffers.values()), [parameter.grad for parameter in self.buffers])
+                gradients = [parameter.grad for parameter in self.buffers if parameter.grad is not None]
+                torch._foreach_add_(list(self.buffers.values()), gradients)
                 state.optimizer.zero_grad(set_to_none=True)  # a graph needs this memory until its end only
         finally:
             set_generators(before)

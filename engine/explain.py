@@ -121,14 +121,14 @@ def explain(
         seconds = num * tried.forward_seconds / tried.tally.num_tokens * float(examples["eval"].lengths.sum())
         times = f"{num} evaluations, as their forward passes went" if num > 1 else "the evaluation, as forward passes went"
         show("", f"{duration(seconds)} more for {times}; and saving", try_steps)
-    print("nothing was trained and nothing written: the same without --explain does it")
+    say("nothing was trained and nothing written: the same without --explain does it")
 
 
 def show(name: str, text: str, source: Any) -> None:
     """A line, at its right margin the function behind it."""
     function = inspect.unwrap(source.func if isinstance(source, cached_property) else source)
     where = f"{function.__module__.replace('.', '/')}.py: {function.__qualname__}"
-    print(f"{f'{name:<10} {text}':<{MARGIN - len(where) - 1}} {where}", flush=True)
+    say(f"{f'{name:<10} {text}':<{MARGIN - len(where) - 1}} {where}", flush=True)
 
 
 def rows_of(plan: Plan) -> Iterator[np.ndarray]:
@@ -248,36 +248,35 @@ def announce(
     how = ", sharded" if config.shard else ""
     warmup = f"{config.warmup_ratio:.0%}" if config.warmup_steps is None else f"{config.warmup_steps} steps of"
     each = f" ({config.batch_size / world.size:.4g} on each rank)" if world.size > 1 and not plan.tokens_per_batch else ""
-    print(
-        f"device     {ranks}{document.device}{how}, {setup.precision}{tf32}{', compiled' if config.compile else ''}{', CUDA graphs' if setup.graphs else ''}"
+    say(
+        f"device     {ranks}{document.device}{how}, {setup.precision}{tf32}"
+        f"{', compiled' if config.compile else ''}{', CUDA graphs' if setup.graphs else ''}"
     )
     say(f"data       {document.data.source}: {sizes} examples, {lengths.mean():.0f} tokens each (longest {lengths.max()})")
     sizes_of = f"{millions(trained)} parameters to train" + (f", {millions(frozen)} frozen" if frozen else "")
     say(f"model      {document.model or type(setup.state.model).__name__}: {sizes_of}")
-    print(
+    say(
         f"plan       {plan.num_steps} steps = {counted(plan.num_steps / plan.steps_in(0), 'epoch')} of {plan.steps_in(0)}; "
         f"{size}{each} x {config.accumulation_steps} accumulated per step; "
         f"{config.schedule} schedule from {config.learning_rate:g}, {warmup} warm-up"
     )
     if config.optimizer != "adamw":
-        print(f"optimizer  {describe_optimizer(document.settings)}")
+        say(f"optimizer  {describe_optimizer(document.settings)}")
     if config.ema_decay is not None and (memory := 1 / (1 - config.ema_decay)) > plan.num_steps:
         note(f"--ema-decay {config.ema_decay:g} remembers {memory:,.0f} steps, and the run has {plan.num_steps}: the average, "
              "which is what is saved, stays close to the weights at the start")  # fmt: skip
     if not task.additive and config.accumulation_steps > 1:
-        print(
-            f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger"
-        )
+        say(f"           each micro-batch is compared within itself: {config.accumulation_steps} of {size} are not one larger")
     if not task.additive and world.size > 1:
-        print("           each rank compares its own rows with each other: that is another loss than one rank's")
+        say("           each rank compares its own rows with each other: that is another loss than one rank's")
     first = dataclasses.replace(plan, epochs=1, max_steps=None)
     wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, task).items())
     other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
     if world.size > 1:
         need = memory_needed(setup, config)
         parts = ", ".join(f"{value / 2**30:.2f} {name}" for name, value in need.items())
-        print(f"memory     at least {sum(need.values()) / 2**30:.2f} GiB on each rank ({parts}); activations come on top")
-    print(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
+        say(f"memory     at least {sum(need.values()) / 2**30:.2f} GiB on each rank ({parts}); activations come on top")
+    say(f"batching   {'bucketed' if plan.bucketed else setup.layout.kind} (padding: {wastes}){other}", flush=True)
 
 
 def millions(number: int) -> str:

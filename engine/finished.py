@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from torch import nn
 
 from engine.artifacts.directory import is_finished, read_run
-from engine.data.collate import PADDED, Layout
+from engine.data.collate import Layout
 from engine.data.sources import Source, SourceConfig
 from engine.distributed.device import choose_device
 from engine.errors import ModelError, UsageError
 from engine.model import key_value_cache, target_logits
-from engine.model.layout import pack, why_not_packed
+from engine.model.layout import pack, padded, why_not_packed
 from engine.precision import choose_precision
-from engine.settings.fields import user_path
+from engine.settings.fields import settings_where, user_path
 from engine.task import Task
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def open_model(
     base: str | None = None,
     changes: Mapping[str, Any] | None = None,
     tables: Mapping[str, Dataset] | None = None,
+    folder: Path | None = None,
     precision: str = "fp32",
 ) -> tuple[Task[Any], nn.Module, Layout]:
     """The task, its model in eval mode on ``device``, and the layout for its batches. ``find`` gives a task class by name,
@@ -49,7 +50,8 @@ def open_model(
 
     ``task`` is what the user has named; without it run.json's counts, where it is one of ours. ``base``: the task of ours
     that it must be, or be made from. ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data
-    to use in place of its data. Raises UsageError, ModelError.
+    to use in place of its data, ``folder`` that of the file with them, or with the inputs. Settings that are local to a
+    machine are never taken from run.json: they say what the user allows. Raises UsageError, ModelError.
     """
     directory = user_path(name)
     if (directory / "run.json").exists() and not is_finished(directory):
@@ -58,16 +60,18 @@ def open_model(
     named = task or ours(directory, settings.get("task"))
     if named is None or not is_same(named, settings.get("task", named)):  # the run's rows are of another kind
         settings = {}
-    settings |= {key: value for key, value in (changes or {}).items() if value is not None}
     kind = find(named)
+    local = settings_where(lambda traits: traits.local, SourceConfig, kind.Options)
+    settings = {key: value for key, value in settings.items() if key not in local}
+    settings |= {key: value for key, value in (changes or {}).items() if value is not None}
     if base is not None and not issubclass(kind, find(base)):
         raise UsageError(f"--task {named or kind.__name__}: this command needs {base}, or a task that is made from it")
     source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
-    built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables))
+    built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables, folder))
     where = choose_device(device)
     model = built.load_model(built.source.model(built.hub_model, built.substitute))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
-    layout = pack(model, built.level) if packable else PADDED
+    layout = pack(model, built.level) if packable else padded(model)
     target_logits.enable(model, built.level)
     key_value_cache.keep_for_generate(model)
     built.adopt(model)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.artifacts.describe import asked, run_document, settings_of, with_model
+from engine.artifacts.describe import asked, run_document, settings_of, sources_of, with_model
 from engine.artifacts.directory import (
     claim,
     finished_before,
@@ -98,7 +98,7 @@ def _fit(
     world.forget_vote()
     world.on_all_ranks(lambda: choose_precision(config.precision, world.device))  # refused before anything is read
     examples = world.on_all_ranks(task.examples, in_turn=True)
-    document = run_document(settings, task, examples)
+    document = run_document(settings, task, examples, world.broadcast_from_main(lambda: sources_of(task)))
     world.check_same_on_all_ranks("versions", document.versions)
     world.check_same_on_all_ranks("data", document.data.fingerprints)
     finished = world.broadcast_from_main(lambda: finished_before(directory, config, document))
@@ -175,7 +175,7 @@ def publish(run: Run, setup: Setup, task: Task[Any], config: TrainConfig, docume
     kept = keep_best(run, setup)
     metrics = summarise(run, seconds, kept)
     if (best := run.best) is not None and kept == best.step != setup.state.step:
-        print(f"best model: that of step {kept} ({best.metric} {best.value:.4f})")
+        say(f"best model: that of step {kept} ({best.metric} {best.value:.4f})")
     setup.state.average.replace_weights()
     full = setup.full_model()
     final = None if full is None else lora.finished(full, merge=config.lora_merge)
@@ -190,7 +190,7 @@ def summarise(run: Run, seconds: float, kept_step: int) -> dict[str, Any]:
     """The figures of the end, printed as the tutorials' logs do; returned for run.json."""
     train_seconds = max(run.stopwatch.train_seconds, 1e-9)
     metrics: dict[str, Any] = {
-        "train_loss": run.total.loss,
+        "train_loss": run.total.loss if run.total.num_items else None,  # NaN is not JSON
         "train_runtime": train_seconds,
         "train_samples_per_second": run.total.num_examples / train_seconds,
         "train_steps_per_second": run.total.num_steps / train_seconds,
@@ -200,8 +200,8 @@ def summarise(run: Run, seconds: float, kept_step: int) -> dict[str, Any]:
     kept = run.best.evaluation if run.best and run.best.step == kept_step else run.last_evaluation
     if kept is not None:
         metrics |= kept.metrics()
-    print(run.stopwatch.where_time_went())
+    say(run.stopwatch.where_time_went())
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():
-        print(f"  {name:<{width}} = {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} = {value}")
+        say(f"  {name:<{width}} = {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} = {value}")
     return metrics

@@ -119,13 +119,15 @@ def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
             raise
-        end_workers(iterator)
         if "timed out" in str(error):
             raise ResourceError(
                 f"a process that loads data gave no batch within {WORKER_SECONDS} seconds: it hangs, or waits for a disk or a "
                 "network. --workers 0 shows where"
             ) from error
         raise ResourceError(WORKER_KILLED) from error
+    finally:
+        if loader.num_workers:  # now: the garbage collector would ask them at some moment, and they ignore its SIGTERM
+            end_workers(iterator)
 
 
 WITH_WORKERS: WeakSet[Any] = WeakSet()  # iterators; a traceback may keep one until the process ends

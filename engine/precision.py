@@ -48,9 +48,9 @@ def has_native_bf16(device: torch.device) -> bool:
 def allow_tf32(device: torch.device, precision: Precision) -> None:
     """TensorFloat-32 for products of float32 matrices on CUDA: 10 bits of mantissa, 8 times as fast.
 
-    With ``--precision fp32`` only. In half precision next to nothing is left in float32, and what is, is so on purpose:
-    older releases of transformers (5.17 is one) multiply rotary positions as matrices, and 10 bits are too few for a
-    position (https://github.com/huggingface/transformers/issues/48428).
+    With ``--precision fp32`` only: in half precision next to nothing is left in float32, and what is, is so on purpose.
+    Older releases of transformers (5.17 is one) multiply rotary positions as matrices, for which 10 bits would be too few
+    (https://github.com/huggingface/transformers/issues/48428); on an H200 the angles were as exact with TF32 as without.
     """
     tf32 = precision == "fp32" and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")

@@ -62,6 +62,8 @@ def checkpoint_to_resume(directory: Path, document: RunDocument) -> Checkpoint |
             old, new = ({name: each[name] for name in old if name in new} for each in (old, new))
         compare(directory, "model", old, new)
         compare(directory, "precision", {"precision": before.precision}, {"precision": document.precision})
+        if (before.sources or {}).get("task") not in (None, (document.sources or {}).get("task")):
+            note("warning: the file of the task has changed since the run began, and what follows is computed by the new one")
         compare(directory, "batching", {"batching": before.batching}, {"batching": document.batching})
     return files
 

@@ -2,7 +2,7 @@
 
 Its states are kept, so these merge over batches and devices as its own do. Of its Matthews coefficient, two classes of which
 one is always predicted got up to 0.95 for 0; its correlations of constants are 0, or rounding divided by rounding. Imported
-late, as torchmetrics is. Next: metrics.py and retrieval.py, which use them.
+late, as torchmetrics is. Next: classification/metrics.py and embeddings/retrieval.py, which use them.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ No torch in here: ``python run.py COMMAND --help`` answers at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from engine.commands.flags import EvaluateConfig, PredictConfig
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
-from tasks.options import DEFAULT_TASK
+from tasks.options import ALLOW_URLS, DEFAULT_TASK, IMAGE_FOLDER
 
 TASK = f"for a task of your own FILE.py:CLASS; for a model without run.json its task (default: {DEFAULT_TASK})"
 
@@ -20,6 +21,11 @@ def column(of: str, before: str) -> str | None:
     return setting(None, f"column of {of} (default: as in training)", replaces_run=True, before=before)  # type: ignore[no-any-return]
 
 
+def pictures(default: Any, what: str) -> Any:
+    """A setting of what the names of pictures in the data may stand for."""
+    return setting(default, what, replaces_run=True, before="task")
+
+
 @dataclass(frozen=True)
 class PredictFlags(PredictConfig):
     """Settings of ``predict``, with the columns of the tasks."""
@@ -27,6 +33,8 @@ class PredictFlags(PredictConfig):
     task: str | None = setting(None, TASK)
     text_column: str | None = column("the text", before="id_column")
     text_pair_column: str | None = column("the second text", before="id_column")
+    image_folder: str | None = pictures(None, IMAGE_FOLDER)
+    allow_urls: bool = pictures(False, ALLOW_URLS)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class EvaluateFlags(EvaluateConfig):
     text_column: str | None = column("the text", before="delimiter")
     text_pair_column: str | None = column("the second text", before="delimiter")
     label_column: str | None = column("the label", before="delimiter")
+    image_folder: str | None = pictures(None, IMAGE_FOLDER)
+    allow_urls: bool = pictures(False, ALLOW_URLS)
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,10 @@ class EmbeddingsOptions:
         return self.texts + ([self.label_column] if self.loss == "cosine" else [])
 
 
+IMAGE_FOLDER = "folder that pictures may lie in, beside that of the file that names them"
+ALLOW_URLS = "fetch pictures from the http addresses in the data, if they are public ones"
+
+
 @dataclass(frozen=True)
 class CaptioningOptions:
     """What the task is told."""
@@ -154,6 +158,8 @@ class CaptioningOptions:
     max_length: int | None = setting(None, f"tokens of a caption, with start and end (default: {CAPTION_TOKENS})")
     image_column: str | None = setting(None, "column of the picture (default: file_name in files, image in data sets)")
     text_column: str = setting("text", "column of the caption, or of a list of captions")
+    image_folder: str | None = setting(None, IMAGE_FOLDER, local=True)
+    allow_urls: bool = setting(False, ALLOW_URLS, local=True)
     num_beams: int = setting(1, "captions that are followed at once when one is written; 1: greedy")
     max_new_tokens: int = setting(30, "tokens that are written at most")
 

@@ -1,20 +1,22 @@
 """What tasks on texts have in common: the splits, the tokenizer and its limits, loading and saving.
 
-Next: classification.py, which is the fullest of them.
+Next: classification/task.py, which is the fullest of them.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from engine.console import note
 from engine.data.sources import HubData, TakenModel
+from engine.data.tables import RowName, plain_row
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
@@ -36,6 +38,22 @@ O = TypeVar("O", bound=TextOptions)  # noqa: E741 - the task's own options
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
 
 
+def first_position(config: Any) -> int:
+    """The number of a row's first position. RoBERTa and its kin count from behind that of the padding, so as many are lost.
+
+    The model's table of positions knows, whatever the model is called: one with a padding row counts so. It is asked of a
+    model without weights.
+    """
+    try:
+        with torch.device("meta"):
+            body = AutoModel.from_config(config)
+    except Exception:  # a configuration of code of its own, or a body that cannot be built alone
+        return 0
+    tables = [module for name, module in body.named_modules() if name.endswith("embeddings.position_embeddings")]
+    padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), None)
+    return 0 if padding is None else int(padding) + 1
+
+
 class TextTask(Task[O]):
     """A task on texts."""
 
@@ -48,6 +66,7 @@ class TextTask(Task[O]):
         super().__init__(options, source)
         self._tokenizer: Any = None
         self._config: Any = None
+        self._model_length: int | None = None
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -81,9 +100,9 @@ class TextTask(Task[O]):
                 raise DataError(f"no row of the {split} data is left")
         return tables
 
-    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, name: str) -> Tokens:
+    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, name: str, row_name: RowName = plain_row) -> Tokens:
         """Token ids, from the cache if there; says how many texts were cut."""
-        tokens = tokenize(texts, self.tokenizer, self.max_length, pairs, name=name)
+        tokens = tokenize(texts, self.tokenizer, self.max_length, pairs, name=name, row_name=row_name)
         if tokens.num_truncated:
             note(f"{name}: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         return tokens
@@ -121,10 +140,11 @@ class TextTask(Task[O]):
     @property
     def model_length(self) -> int:
         """The most tokens that the model has positions for."""
-        positions = getattr(self.config, "max_position_embeddings", None) or 512
-        if "roberta" in self.config.model_type or self.config.model_type == "camembert":
-            positions -= self.config.pad_token_id + 1  # their positions start behind that of the padding
-        return int(min(positions, self.tokenizer.model_max_length))
+        if self._model_length is None:
+            positions = getattr(self.config, "max_position_embeddings", None) or 0
+            positions = positions - first_position(self.config) if positions > 0 else 512
+            self._model_length = int(min(positions, self.tokenizer.model_max_length))
+        return self._model_length
 
     @property
     def max_length(self) -> int:  # type: ignore[override]
@@ -132,6 +152,13 @@ class TextTask(Task[O]):
         limit = self.model_length
         if self.options.max_length is not None and self.options.max_length > limit:
             raise UsageError(f"{self.length_flag} {self.options.max_length}: this model takes at most {limit} tokens")
+        special = self.tokenizer.num_special_tokens_to_add(
+            pair=bool(getattr(self.options, "text_pair_column", None)) and self.one_text
+        )
+        if self.options.max_length is not None and self.options.max_length <= special:  # truncation would be off
+            raise UsageError(
+                f"{self.length_flag} {self.options.max_length}: {special} tokens of each row are special ones, give more"
+            )
         return self.options.max_length or min(self.default_length, limit)
 
     # --------------------------------------------------------------------------------------------------------- model
@@ -145,9 +172,12 @@ class TextTask(Task[O]):
     def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         """The model in float32, never from a pickle, and the report of what the checkpoint lacked. Raises ModelError."""
         safely = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-        if lora.is_adapter(path):
-            return lora.load_merged(self.source.load, self.auto_class, path, **safely, **arguments)
-        loaded: tuple[Any, dict[str, Any]] = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
+        loaded: tuple[Any, dict[str, Any]]
+        if (adapter := lora.folder_of(self.source.load, path)) is not None:
+            loaded = lora.load_merged(self.source.load, self.auto_class, path, adapter, **safely, **arguments)
+        else:
+            refuse_oversized(self.auto_class, self.source.load(AutoConfig.from_pretrained, path), path)
+            loaded = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
         for name, weights in loaded[0].named_parameters():
             if not torch.isfinite(weights).all():
                 raise ModelError(f"model {path}: {name} holds NaN or infinity: the run that made it diverged, or it is damaged")
@@ -158,18 +188,35 @@ class TextTask(Task[O]):
         self.tokenizer.save_pretrained(directory)
 
 
-def checked_texts(texts: Sequence[Any], where: str) -> Sequence[str]:
+def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_row) -> Sequence[str]:
     """All strings, or DataError with the row; blank ones are counted and said."""
     blank = 0
-    for row, text in enumerate(cells_of(texts), start=1):
+    for row, text in enumerate(cells_of(texts)):
         if not isinstance(text, str):
-            raise DataError(f"{where}, row {row}: a text is needed, found {text!r}")
+            raise DataError(f"{where}, {row_name(row)}: a text is needed, found {text!r}")
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise DataError(f"{where}, row {row}: the text holds half a character (a lone surrogate)")
+            raise DataError(f"{where}, {row_name(row)}: the text holds half a character (a lone surrogate)")
         blank += not text.strip()
     if blank:
         note(f"{where}: {blank} of {len(texts)} texts are blank")
     return texts
+
+
+SPARE = 2**28  # parameters that a model may have more than its files have bytes: a new head
+
+
+def refuse_oversized(auto_class: Any, config: Any, path: str) -> None:
+    """Raises ModelError for settings that ask for far more parameters than are stored: what is missing would be made, until
+    the memory is full. Of a folder; nothing is known of files that are not fetched yet."""
+    if not (stored := sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))):
+        return
+    try:
+        with torch.device("meta"):  # counts without making, and draws no random numbers
+            number = sum(each.numel() for each in auto_class.from_config(copy.deepcopy(config)).parameters())
+    except Exception:  # of another architecture, say: what loads the weights says it better
+        return
+    if number > stored + SPARE:
+        raise ModelError(f"model {path}: config.json asks for {number:,} parameters, and its files have {stored:,} bytes")
 
 
 def check_loaded(model: nn.Module, report: Mapping[str, Any], path: str) -> None:

@@ -237,3 +237,22 @@ def test_a_name_that_is_neither_a_folder_nor_a_hub_name(project, tmp_path, capsy
     arguments[3] = "my model"
     code, line = fails(arguments, capsys)
     assert code == 4 and "no such directory" in line
+
+
+@pytest.mark.parametrize("left_over", [{"RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "2"}, {"RANK": "1", "WORLD_SIZE": "1"}])
+def test_a_left_over_rank_does_not_mute_errors(left_over, capsys, monkeypatch):
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    code, line = fails(["--task", "yepl"], capsys)
+    assert code == 2 and "yepl" in line
+
+
+def test_examples_that_cannot_be_tried_do_not_fail_a_finished_run(project, tmp_path, capsys, monkeypatch):
+    """A model of so few positions, say, that the examples do not fit: what is saved stands, and is pushed."""
+    pushed = []
+    monkeypatch.setattr("engine.commands.push.push_run", lambda directory, repo: pushed.append(directory.name))
+    monkeypatch.setattr("tasks.classification.task.Classification.try_it", ["w1 w2"])
+    monkeypatch.setattr("tasks.classification.task.Classification.predict", lambda *a: next(iter([])))
+    assert run.main(command(project, "--output-dir", str(tmp_path / "r"))) == 0
+    assert "could not be tried: StopIteration" in capsys.readouterr().err
+    assert pushed == ["r"] and (tmp_path / "r/model.safetensors").exists()

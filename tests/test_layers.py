@@ -157,7 +157,19 @@ def test_an_import_of_another_test_is_found(source):
 
 
 def test_tasks_use_the_task_side_of_the_engine_only():
-    allowed = {"atomic", "task", "data", "model", "distributed", "finished", "commands", "settings", "console", "errors", "seed"}
+    allowed = {
+        "atomic",
+        "task",
+        "data",
+        "model",
+        "distributed",
+        "finished",
+        "commands",
+        "settings",
+        "console",
+        "errors",
+        "seed",
+    }
     for path in ROOT.glob("tasks/**/*.py"):
         for imported in imports(ast.parse(path.read_text())):
             if imported.startswith("engine."):

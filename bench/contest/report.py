@@ -92,7 +92,7 @@ def make_rows(
         assert c.done is not None
         c.done |= {"system": c.job.system, "tf32": c.job.tf32 and env["device"] == "cuda"}
         if env["device"] == "cuda" and c.job.contender.startswith("bench.contest.contenders.plainloop"):
-            c.done["tf32"] = True  # Plainloop turns it on by itself
+            c.done["tf32"] = c.done["precision"] == "fp32"  # Plainloop decides by itself
     first = contenders[0].job
     flops = flop_count(first.model, first.task, workload.num_labels)
     rows = []

@@ -1,14 +1,18 @@
-"""A session on a GPU, part after part, each within nine minutes; every row is kept as it comes.
+"""A session on a GPU, part after part: each is a command of at most nine minutes, and every row is kept as it comes.
 
-    python -m bench gpu                                   prints the commands of all parts
-    python -m bench gpu correctness --results FOLDER      runs one; exit code 1 if a number is wrong
+    python -m bench gpu --tokens FILE.npz                 prints the commands of all parts
+    python -m bench gpu correctness                       runs one; exit code 1 if a number is wrong
+    python -m bench gpu all --tokens FILE.npz             runs all, and stops after a wrong number
+    --results FOLDER                                      where everything is kept (default: bench/results)
 
-The machine needs torch and transformers, and no network. Models have random weights in the size of known ones: speed
-does not depend on what they know.
+The machine needs torch and transformers, and no network; without accelerate or lightning-fabric their rows are skipped.
+Models have random weights in the size of known ones: speed does not depend on what they know. ``python -m bench --gpu``
+is the same. With ``--quick`` all of it runs on a CPU in minutes, to see that it works.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 import traceback
@@ -16,91 +20,133 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from bench.contest.flags import add_compare_flags
 from bench.flags import make_parser
 from bench.machine import RESULTS, keep
 
+BUDGET_S = 420.0  # of a contest: what is begun then still ends within nine minutes
 PARTS = {
-    "correctness": "does the device compute what it should? Kernels, whole models, skipped updates, memory, compiled graphs",
-    "launches": "launches, busy time and rate of eager, compiled and graphed steps",
+    "correctness": "does the device compute what it should? Kernel, whole models, skipped updates, memory, graphs, compiling",
+    "launches": "launches, busy time and rate of padded, packed, graphed and compiled steps; DistilBERT and BERT-base",
+    "defaults": "track D, DistilBERT, batch 16: each tool as its tutorial has it",
+    "same": "track S in bf16, DistilBERT, batch 16",
+    "best": "track B, DistilBERT, batch 32",
+    "bert": "track S in bf16, BERT-base, batch 32",
+    "language": "track LM, GPT-2 on random tokens, batch 16",
+    "levers": "Plainloop's levers and the breakdown, DistilBERT, batch 32",
+    "overhead": "the loops' own cost",
 }
+CONTESTS: dict[str, dict[str, Any]] = {
+    "defaults": {"track": ["D"]},
+    "same": {"track": ["S"], "precision": ["bf16"]},
+    "best": {"track": ["B"], "batch_size": 32},
+    "bert": {"track": ["S"], "precision": ["bf16"], "model": "random:bert", "batch_size": 32},
+    "language": {"track": ["LM"], "model": "random:gpt2", "max_length": 1024},
+    "overhead": {"track": ["overhead"]},
+}
+USUAL: dict[str, Any] = {"model": "random:distilbert", "batch_size": 16, "max_length": 512, "budget": BUDGET_S}
+QUICK: dict[str, Any] = {"model": "random:tiny", "batch_size": 4, "max_length": 48, "rows": 200, "data": "random",
+                         "models": ["random:tiny"], "batch_sizes": [4], "steps": 2, "windows": 1, "warmup": 1,
+                         "matmul_sizes": [256]}  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
     parser = make_parser("gpu", __doc__)
-    parser.add_argument("part", nargs="?", choices=tuple(PARTS), help="default: print the commands of all")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder (default: bench/results)")
-    parser.add_argument("--tokens", help="an .npz file made by python -m bench tokens (default: random rows)")
+    parser.add_argument(
+        "part", nargs="?", default="print", choices=("print", "all", *PARTS), help="default: print the commands"
+    )
+    add_compare_flags(parser)
     parser.add_argument("--only", nargs="+", help="correctness: these checks")
-    parser.add_argument("--models", nargs="+", default=["random:distilbert", "random:bert"])
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 128])
+    parser.add_argument("--models", nargs="+", default=["random:distilbert", "random:bert"], help="launches")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 128], help="launches")
     parser.add_argument("--modes", nargs="+", help="launches: these ways (default: all)")
-    parser.add_argument("--steps", type=int, default=40, help="of a window")
-    parser.add_argument("--windows", type=int, default=3)
-    parser.add_argument("--warmup", type=int, default=10)
-    parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--matmul-size", type=int, default=8192)
-    parser.add_argument("--on-device", action="store_true", help="launches: the batches lie on the device beforehand")
     options = parser.parse_args(argv)
-    if options.part is None:
-        print("\n".join(f"python -m bench gpu {name}  # {what}" for name, what in PARTS.items()))
+    if options.quick:
+        vars(options).update(QUICK)
+    if options.part == "print":
+        source = f"--tokens {options.tokens}" if options.tokens else f"--data {options.data}"
+        print(
+            "\n".join(
+                f"python -m bench gpu {name} {source} --device {options.device}  # {what}" for name, what in PARTS.items()
+            )
+        )
         return 0
-    return {"correctness": correctness, "launches": launches}[options.part](options)
+    for part in PARTS if options.part == "all" else [options.part]:
+        print(f"# {part}: {PARTS[part]}", flush=True)
+        if code := run(part, copy.copy(options)):
+            return code
+    return 0
+
+
+def run(part: str, options: Namespace) -> int:
+    """One part. What is given on the command line takes the place of the part's own."""
+    if part in ("correctness", "launches"):
+        return {"correctness": correctness, "launches": launches}[part](options)
+    from bench.contest import compare, levers, report
+    from engine.distributed.device import choose_device
+
+    if options.results:
+        options.results = str(Path(options.results) / report.results_path(choose_device(options.device)).name)
+    for name, value in (USUAL | CONTESTS.get(part, {})).items():
+        if getattr(options, name) in (None, "minilm"):
+            setattr(options, name, value)
+    levers.run(options) if part == "levers" else compare.compare(options)
+    return 0
 
 
 def correctness(options: Namespace) -> int:
     """All checks, one after the other; a failed one does not keep the others from being seen."""
     from bench.gpu.correctness import CHECKS
 
-    document, path = begin(options)
+    device, document, path = begin("correctness", options)
     document["checks"] = found = {}
     for name in options.only or CHECKS:
         began = time.monotonic()
         try:
-            row = CHECKS[name](document["on"])
+            row = CHECKS[name](device)
         except Exception as error:
             traceback.print_exc()
             row = {"ok": False, "error": " ".join(f"{type(error).__name__}: {error}".split())[:400]}
         found[name] = row | {"seconds": time.monotonic() - began}
         print(f"{'ok   ' if row['ok'] else 'WRONG'} {name}: {json.dumps(row)}", flush=True)
-        write(path, document)
+        keep(path, document)
     return int(not all(row["ok"] for row in found.values()))
 
 
 def launches(options: Namespace) -> int:
-    """One row a way."""
+    """One row a way; ways that this device does not have are skipped."""
     from bench.contest.workload import Workload, random_workload
     from bench.gpu import launches as part
 
-    document, path = begin(options)
-    document["rows"] = []
-    workload = Workload.load(options.tokens).cut(options.max_length) if options.tokens else None
-    workload = workload or random_workload(4000, 50, options.max_length)
-    document["workload"] = {"name": workload.name, "mean_length": float(workload.lengths.mean())}
-    options.modes = options.modes or list(part.MODES)
+    device, document, path = begin("launches", options)
+    length = options.max_length or USUAL["max_length"]
+    workload = Workload.load(options.tokens).cut(length) if options.tokens else random_workload(4000, length // 10, length)
+    document |= {"workload": {"name": workload.name, "mean_length": float(workload.lengths.mean())}, "rows": []}
     rate = document["rates"]["bf16_tflops"] or document["rates"]["fp32_tflops"]
-    for row in part.rows(workload, document["on"], options, rate, lambda text: print(text, flush=True)):
+    options.modes = options.modes or part.modes_of(device)
+    options.steps, options.windows, options.warmup = options.steps or 40, options.windows or 3, options.warmup or 10
+    for row in part.rows(workload, device, options, rate, lambda text: print(text, flush=True)):
         document["rows"].append(row)
-        write(path, document)
+        keep(path, document)
     return int(any("error" in row for row in document["rows"]))
 
 
-def begin(options: Namespace) -> tuple[dict[str, Any], Path]:
-    """The document of a part: the device, and the rates that it reaches."""
+def begin(part: str, options: Namespace) -> tuple[Any, dict[str, Any], Path]:
+    """The device, the document of a part with the rates that the device reaches, and where it is kept."""
     import torch
 
     from bench.contest.matmul import rates
     from engine.distributed.device import choose_device, describe_device
 
     device = choose_device(options.device)
-    found = rates(device, (options.matmul_size,))
+    found = rates(device, tuple(options.matmul_sizes))
     measured: dict[str, Any] = {f"{name}_tflops": found.get(name) for name in ("fp32", "bf16")}
     if device.type == "cuda":
         measured["copy_tb_s"] = copy_rate(device)
-    document = {"device": describe_device(device), "torch": torch.__version__, "cuda": torch.version.cuda, "rates": measured}
+    document = {"device": describe_device(device), "cuda": torch.version.cuda, "rates": measured}
     print(json.dumps(document), flush=True)
     name = torch.cuda.get_device_name(device).lower().replace(" ", "-") if device.type == "cuda" else "cpu"
-    return document | {"on": device}, options.results / f"gpu-{options.part}-{name}.json"
+    return device, document, Path(options.results or RESULTS) / f"gpu-{part}-{name}.json"
 
 
 def copy_rate(device: Any) -> float:
@@ -117,7 +163,3 @@ def copy_rate(device: Any) -> float:
         torch.cuda.synchronize(device)
         best = max(best, 8 * a.numel() / (time.perf_counter() - began) / 1e12)
     return best
-
-
-def write(path: Path, document: dict[str, Any]) -> None:
-    keep(path, {name: value for name, value in document.items() if name != "on"})

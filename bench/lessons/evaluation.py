@@ -187,7 +187,7 @@ def logits(folder: str) -> Finding:
 LESSONS = [
     Lesson(
         "last-batch", "how batches of unequal size are weighed: the loop one writes in its place counts the last one too much",
-        ("engine/record/evaluate.py", "loss /= max(num_items, 1)"),
+        ("engine/record/evaluate.py", "loss = loss / num_items if num_items else math.nan"),
         ("transformers/trainer.py", "losses = self.gather_function(losses.repeat(batch_size))"), last_batch,
     ),
     Lesson(

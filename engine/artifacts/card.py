@@ -23,6 +23,7 @@ from engine.data.sources import Source, SourceConfig
 from engine.model import lora
 from engine.optimizer import describe_optimizer
 from engine.record.figures import figures_in_line, figures_in_metrics
+from engine.record.log import LogLine
 from engine.settings.fields import settings_where, user_path
 from engine.task import Task
 
@@ -30,7 +31,7 @@ MAX_ROWS, MAX_LABELS = 20, 100
 SPECIAL = re.compile(r"[\\`*{}\[\]<>#|~&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")  # Markdown, HTML and bare links
 
 
-def make(task: Task[Any], model: nn.Module, name: str, document: RunDocument, log: Sequence[Mapping[str, Any]]) -> str:
+def make(task: Task[Any], model: nn.Module, name: str, document: RunDocument, log: Sequence[LogLine]) -> str:
     """The card of the run called ``name``: ``document`` is its run.json, ``log`` the lines of its metrics.jsonl."""
     from huggingface_hub import ModelCard
 
@@ -128,7 +129,7 @@ def usage(task: Task[Any], model: nn.Module, name: str) -> str:
     return "## Use\n\n" + fenced("\n".join(code), "python") + labels
 
 
-def results(document: RunDocument, log: Sequence[Mapping[str, Any]]) -> str:
+def results(document: RunDocument, log: Sequence[LogLine]) -> str:
     """The figures of the model that was kept, and how they came about."""
     metrics, figures = document.metrics or {}, figures_of(document)
     title = "## Results\n\n"
@@ -139,16 +140,15 @@ def results(document: RunDocument, log: Sequence[Mapping[str, Any]]) -> str:
     return f"{title}In the course of training ({metrics['num_steps']} steps):\n\n{curves(log)}"
 
 
-def curves(log: Sequence[Mapping[str, Any]]) -> str:
+def curves(log: Sequence[LogLine]) -> str:
     """A row for each evaluation (or epoch, without any), with the training loss logged last; some, if many."""
-    rows, loss = [], None
-    kind = "eval" if any(line["kind"] == "eval" for line in log) else "epoch"
-    for line in log:
-        if line["kind"] in ("train", "epoch"):  # at the end of an epoch, the mean over all of it
-            loss = line["loss"]
-        if line["kind"] == kind:
-            figures = figures_in_line(line) if kind == "eval" else {}
-            rows.append({"epoch": line["epoch"], "step": line["step"], "training loss": loss} | figures)
+    kind = "eval" if any(line.kind == "eval" for line in log) else "epoch"
+    rows = [
+        {"epoch": line.epoch, "step": line.step, "training loss": line.training_loss}
+        | (figures_in_line(line.values) if kind == "eval" else {})
+        for line in log
+        if line.kind == kind
+    ]
     if len(rows) > MAX_ROWS:
         rows = [rows[round(i * (len(rows) - 1) / (MAX_ROWS - 1))] for i in range(MAX_ROWS)]
     return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else "(nothing was logged)"

@@ -6,22 +6,29 @@ Next: document.py, the record itself.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from engine.artifacts import card
 from engine.artifacts.document import DataRecord, RunDocument
 from engine.artifacts.report import histogram
 from engine.config import TrainConfig
+from engine.data.cache import digest_of
 from engine.distributed.device import describe_device
+from engine.errors import ModelError
+from engine.model import lora
 from engine.precision import Precision
-from engine.settings.fields import as_json
+from engine.settings.fields import as_json, user_path
+from engine.settings.own import code_fingerprint
 from engine.task import Examples, Task
 
 
@@ -35,8 +42,33 @@ def asked(task: Task[Any], config: TrainConfig) -> tuple[Any, ...]:
     return config, task.source.config, task.options
 
 
-def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples]) -> RunDocument:
-    """run.json as far as it is known before the model is built."""
+MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken")
+
+
+def sources_of(task: Task[Any]) -> dict[str, str]:
+    """What a run starts from beside its data, as hashes: the files of ``model`` (of the Hub its commit), and the file of a
+    ``task`` that is not ours. What is not known is not there. Raises ModelError.
+    """
+    taken, config = task.source.taken_model, task.source.config
+    folder = Path(taken.path) if taken else user_path(config.model)  # a task of one's own may not ask for it yet
+    found = {"task": code_fingerprint(type(task))}
+    try:
+        if folder.is_dir():
+            files = (path for path in [*folder.glob("*"), *folder.glob("*/config.json")] if path.suffix in MODEL_FILES)
+            digests = [f"{path.relative_to(folder)} {digest_of(path)}" for path in sorted(files) if path.name != "run.json"]
+            found["model"] = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        elif taken is not None and taken.hub_name is not None:
+            cached = try_to_load_from_cache(taken.hub_name, "config.json", revision=config.revision)
+            found["model"] = Path(cached).parent.name if isinstance(cached, str) else ""
+    except OSError as error:
+        raise ModelError(f"model {folder} cannot be read: {error.strerror}") from error
+    return {name: digest[:32] for name, digest in found.items() if digest}
+
+
+def run_document(
+    settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples], sources: Mapping[str, str] | None = None
+) -> RunDocument:
+    """run.json as far as it is known before the model is built. ``sources``: those of ``sources_of``."""
     data, model = task.source.taken_data, task.source.taken_model
     return RunDocument(
         settings=settings,
@@ -48,6 +80,7 @@ def run_document(settings: dict[str, Any], task: Task[Any], examples: Mapping[st
             lengths=histogram(examples["train"].lengths) if len(examples["train"]) else None,
         ),
         model=model.description if model else None,
+        sources=sources,
         versions={"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")}
         | {"instructions": torch.backends.cpu.get_cpu_capability()},
@@ -58,12 +91,13 @@ def with_model(
     document: RunDocument, task: Task[Any], model: nn.Module, device: torch.device, precision: Precision, batching: str
 ) -> RunDocument:
     """run.json as it stands there while the run goes on. ``batching``: the kind of the layout."""
+    weights = None if document.settings.get("lora_merge") else lora.base_weights(model, task.source.config.revision)
     return dataclasses.replace(
         document,
         device=describe_device(device),
         precision=precision,
         batching=batching,
-        base_model=card.base_of(task.source),
+        base_model=card.base_of(task.source) | ({"weights": weights} if weights else {}),
         command=card.command(task, document.settings),
         model_config=config_of(model),
     )

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from engine import atomic
-from engine.artifacts.document import MOST_BYTES, DataRecord, RunDocument, dumps, loads
+from engine.artifacts.document import DataRecord, RunDocument, dumps, loads
 from engine.artifacts.report import MISTAKES
+from engine.checked import read_bytes
 from engine.checkpoint.store import clean, discard_all, sha256, steps_in
 from engine.config import TrainConfig
 from engine.errors import DataError, ModelError, ResourceError, UsageError, UserError
@@ -182,11 +183,16 @@ def is_finished(directory: Path) -> bool:
 
 
 def finished_before(directory: Path, config: TrainConfig, document: RunDocument) -> dict[str, Any] | None:
-    """The metrics of the finished run there, which need not be repeated. Raises DataError if it had other data."""
+    """The metrics of the finished run there, which need not be repeated. Raises DataError if it had other data, UsageError if
+    its model, or the code of its task, has been replaced.
+    """
     if config.overwrite or not is_finished(directory):
         return None
     before = read_run(directory)
     compare_data(directory, before.data, document.data)
+    old, new = dict(before.sources or {}), dict(document.sources or {})  # an older run has none
+    old, new = ({name: each[name] for name in old if name in new} for each in (old, new))
+    compare(directory, "files of the model, or of the task, than those there now", old, new)
     return dict(before.metrics or {})
 
 
@@ -216,12 +222,10 @@ def read_run(directory: Path) -> RunDocument:
     """run.json. Raises UsageError if it cannot be read, ModelError if a newer version wrote it."""
     path = directory / "run.json"
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
-        return loads(path.read_bytes())
+        return loads(read_bytes(path))
     except ModelError as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not a run's ({error}): choose another directory, or --overwrite the run there") from error
 
 

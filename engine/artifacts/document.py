@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import VERSION
-from engine.checked import check_depth, expect, expect_each, is_a, known, refuse_constant
+from engine.checked import MOST_DEPTH, check_depth, expect, expect_each, is_a, known, parse_json, shortened
 from engine.errors import ModelError
 
 FORMAT = 1  # 0: of Plainloop 0.1.0, which wrote neither format nor version, and else the same
-MOST_BYTES = 64 << 20  # of run.json, which is a few KiB
-MOST_DEPTH = 50  # of objects and lists in each other; a model's config has a handful
+MOST_BINS = 1000  # of the histogram of lengths, which has 30
+LATER = ("sources", "kept", "files", "metrics")  # not there in older runs, or before the end
 STATUSES = ("running", "finished")
 
 
@@ -47,7 +47,11 @@ class DataRecord:
         lengths = expect(found, "lengths", dict, optional=True)
         if lengths is not None:
             edges, counts = (expect(lengths, name, list) for name in ("edges", "counts"))
-            if len(edges) != len(counts) + 1 or not all(is_a(number, float) for number in (*edges, *counts)):
+            if (
+                len(edges) != len(counts) + 1
+                or len(counts) > MOST_BINS
+                or not all(is_a(number, float) for number in (*edges, *counts))
+            ):
                 raise ValueError("data.lengths is no histogram")
         return cls(**known(cls, found))
 
@@ -75,12 +79,14 @@ class RunDocument:
     """run.json. ``settings``: everything that was asked for, flat, as plain values; what an older run does not have counts as
     its default (settings/fields.py: with_defaults).
 
+    ``sources``: hashes of the model and of the code that the run began with (describe.py: sources_of).
     ``versions``: of the packages, and the processor's ``instructions``. ``device``, ``precision`` and ``batching``: what
-    "auto" came to. ``base_model``: name and license of the checkpoint that training starts from. ``command``: that makes
-    this run; None: it was made from Python. ``model_config``: what config.json says of the model. ``files``: what the
-    model was saved as, the sha256 of each file by its name within the directory; None: not yet, or an older run. ``metrics``:
-    those of the model that was kept, under Trainer's names; NaN is null. ``status``: "running", or "finished" when
-    the model is there. ``format``: of this file; ``version``: of the Plainloop that wrote it.
+    "auto" came to. ``base_model``: name and license of the checkpoint that training starts from, and of an adapter's the
+    fingerprint of its ``weights``. ``command``: that makes this run; None: it was made from Python. ``model_config``: what
+    config.json says of the model. ``files``: what the model was saved as, the sha256 of each file by its name within the
+    directory; None: not yet, or an older run. ``metrics``: those of the model that was kept, under Trainer's names; NaN is
+    null. ``status``: "running", or "finished" when the model is there. ``format``: of this file; ``version``: of the
+    Plainloop that wrote it.
     """
 
     format: int = FORMAT
@@ -95,6 +101,7 @@ class RunDocument:
     base_model: Mapping[str, str | None] = field(default_factory=dict)
     command: str | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] | None = None
     kept: KeptModel | None = None
     files: Mapping[str, str] | None = None
     metrics: Mapping[str, float | None] | None = None
@@ -103,7 +110,7 @@ class RunDocument:
     def to_json(self) -> dict[str, Any]:
         """The object as it stands in the file."""
         found = dataclasses.asdict(self)
-        return {name: value for name, value in found.items() if name not in ("kept", "files", "metrics") or value is not None}
+        return {name: value for name, value in found.items() if name not in LATER or value is not None}
 
     @classmethod
     def from_json(cls, found: Any) -> RunDocument:
@@ -122,10 +129,11 @@ class RunDocument:
         for name in ("settings", "data"):
             expect(found, name, dict)
         if expect(found, "status", str) not in STATUSES:
-            raise ValueError(f"status cannot be {found['status']!r}")
+            raise ValueError(f"status cannot be {shortened(found['status'])}")
         for name in ("model", "device", "precision", "batching", "command"):
             expect(found, name, str, optional=True)
         expect(found, "model_config", dict, default={})
+        expect_each("sources", expect(found, "sources", dict, optional=True) or {}, str)
         expect_each("versions", expect(found, "versions", dict, default={}), str)
         expect_each("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
         metrics = expect(found, "metrics", dict, optional=True)
@@ -133,7 +141,7 @@ class RunDocument:
         files = expect(found, "files", dict, optional=True) or {}
         expect_each("files", files, str)
         if outside := [name for name in files if not is_within(name)]:
-            raise ValueError(f"files cannot hold {outside[0]!r}")
+            raise ValueError(f"files cannot hold {shortened(outside[0])}")
         kept = expect(found, "kept", dict, optional=True)
         records = {"data": DataRecord.from_json(found["data"]), "kept": None if kept is None else KeptModel.from_json(kept)}
         older = {"format": number, "version": found.get("version", "0.1.0")}
@@ -147,8 +155,8 @@ def is_within(name: str) -> bool:
 
 
 def loads(text: str | bytes) -> RunDocument:
-    """Read the text of a run.json. Raises ValueError, RecursionError, ModelError (a newer format)."""
-    return RunDocument.from_json(json.loads(text, parse_constant=refuse_constant))
+    """Read the text of a run.json. Raises ValueError, ModelError (a newer format)."""
+    return RunDocument.from_json(parse_json(text))
 
 
 def dumps(document: RunDocument) -> str:

@@ -19,11 +19,12 @@ from engine import atomic
 from engine.artifacts import card
 from engine.artifacts.directory import write_run
 from engine.artifacts.document import RunDocument
-from engine.artifacts.report import read_lines, record_in, render
+from engine.artifacts.report import record_in, render
 from engine.checkpoint.store import sha256
 from engine.console import note
 from engine.errors import ResourceError
 from engine.model import lora
+from engine.record.log import read_log
 from engine.task import Task
 
 
@@ -66,7 +67,7 @@ def write_pages(directory: Path, task: Task[Any], model: nn.Module, document: Ru
     name = directory.resolve().name
 
     def readme() -> str:
-        return card.make(task, model, name, document, read_lines(directory / "metrics.jsonl"))
+        return card.make(task, model, name, document, read_log(directory / "metrics.jsonl").lines)
 
     def report() -> str:
         return render([record_in(directory, document, name)])

@@ -7,8 +7,10 @@ request. Next: fit.py, which writes it at the end of a run.
 
 from __future__ import annotations
 
+import codecs
 import csv
-import json
+import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,72 +21,92 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
 from engine.artifacts.document import RunDocument
+from engine.checked import expect, expect_each, open_regular, parse_object, read_bytes
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import DataError
 from engine.record.figures import figures_in_line, figures_in_metrics
+from engine.record.log import Log, LogLine, read_log
 from engine.settings.fields import with_defaults
 
-Line = Mapping[str, Any]
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
 NUM_BARS = 30
+NO_LOG = Log()
 PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
 NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
+MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
+MOST_CHARTS = 100  # of metrics; a task has a handful
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run as it stands in its directory. ``document``: run.json; ``lines``: metrics.jsonl; where they are there:
+    """A run as it stands in its directory. ``document``: run.json; ``log``: metrics.jsonl; where they are there:
     ``profile``: profile/profile.json; ``mistakes``: errors.csv, header and rows."""
 
     name: str
     document: RunDocument
-    lines: Sequence[Line]
+    log: Log = NO_LOG
     profile: Mapping[str, Any] | None = None
     mistakes: Sequence[Sequence[str]] = ()
 
-    def of_kind(self, kind: str) -> list[Line]:
-        return [line for line in self.lines if line["kind"] == kind]
+    def of_kind(self, kind: str) -> list[LogLine]:
+        return [line for line in self.log.lines if line.kind == kind]
 
     def points(self, kind: str, key: str, scale: float = 1.0) -> list[list[float]]:
         """``[step, value]`` of the lines that have it."""
-        return [[line["step"], line[key] * scale] for line in self.of_kind(kind) if line.get(key) is not None]
+        found = [(line.step, line.values.get(key)) for line in self.of_kind(kind)]
+        return [[step, value * scale] for step, value in found if value is not None and math.isfinite(value * scale)]
 
 
 def record_in(directory: Path, document: RunDocument, name: str) -> Record:
-    """What a directory holds beside its run.json. Raises DataError for an errors.csv that cannot be read."""
-    log, profile, mistakes = (directory / part for part in ("metrics.jsonl", PROFILE, MISTAKES))
-    csv.field_size_limit(2**31 - 1)  # texts of any length
+    """What a directory holds beside its run.json. Raises DataError for what a run does not write."""
+    log = read_log(directory / "metrics.jsonl")
+    return Record(name, document, log, read_profile(directory / PROFILE), read_mistakes(directory / MISTAKES))
+
+
+def read_mistakes(path: Path) -> list[list[str]]:
+    """The header and first rows of errors.csv; [] without one. Raises DataError."""
+    csv.field_size_limit(MOST_MISTAKES_BYTES)  # texts of any length
     try:
-        with open(mistakes, encoding="utf-8", newline="") as stream:
-            wrong = list(islice(csv.reader(stream), 1 + NUM_MISTAKES))
-        if mistakes.stat().st_mtime < (directory / "run.json").stat().st_mtime:
-            wrong = []  # of a model that was there before
+        with open_regular(path) as stream:
+            content = stream.read(MOST_MISTAKES_BYTES)
+        start = codecs.getincrementaldecoder("utf-8")().decode(content, final=len(content) < MOST_MISTAKES_BYTES)
+        if path.stat().st_mtime < (path.parent / "run.json").stat().st_mtime:
+            return []  # of a model that was there before
+        return list(islice(csv.reader(io.StringIO(start, newline="")), 1 + NUM_MISTAKES))
     except FileNotFoundError:
-        wrong = []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{mistakes} is not what evaluate --errors writes ({error}): remove it, or write it anew") from error
-    return Record(name, document, read_lines(log) if log.exists() else [], read_profile(profile), wrong)
+        return []
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} is not what evaluate --errors writes ({error}): remove it, or write it anew") from error
 
 
-def read_profile(path: Path) -> Mapping[str, Any] | None:
-    """Read profile/profile.json; None without one, or for one that is no JSON: it is not worth a finished run."""
+def read_profile(path: Path) -> dict[str, Any] | None:
+    """profile/profile.json; None without one. Raises DataError."""
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return checked_profile(parse_object(read_bytes(path)))
+    except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise DataError(f"{path} is not what --profile writes ({error}): remove it") from error
+
+
+def checked_profile(found: dict[str, Any]) -> dict[str, Any]:
+    """The profile, of whose steps each has the same phases. Raises ValueError for what ``--profile`` does not write."""
+    expect(found, "device", str)
+    steps, rows = (expect(found, name, list) for name in ("steps", "operations"))
+    if not steps or not all(isinstance(each, dict) for each in (*steps, *rows)):
+        raise ValueError("it has no steps, or not only records")
+    for step in steps:
+        expect(step, "step", int)
+        for name in ("phases", "memory_gb"):
+            expect_each(name, expect(step, name, dict), float)
+            if step[name].keys() != steps[0][name].keys():
+                raise ValueError(f"its steps have other {name} each")
+    for row in rows:
+        expect(row, "name", str)
+        for name in ("milliseconds", "calls", "share"):
+            expect(row, name, float)
     return found
-
-
-def read_lines(path: Path) -> list[Line]:
-    """The lines of metrics.jsonl; the last may be half written while a run goes on."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
 
 
 def render(records: Sequence[Record]) -> str:
@@ -93,7 +115,7 @@ def render(records: Sequence[Record]) -> str:
     only = records[0] if len(records) == 1 else None
     return environment.get_template("report.html").render(
         title=only.name if only else " and ".join(record.name for record in records),
-        subtitles=subtitles(only.document) if only else [],
+        subtitles=[*(subtitles(only.document) if only else []), *filter(None, map(thinned, records))],
         tiles=tiles(only.document.metrics) if only and only.document.metrics else [],
         sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
         tables=tables(only) if only else comparison(records),
@@ -112,6 +134,12 @@ def subtitles(document: RunDocument) -> list[str]:
         f"Data: {document.data.source} ({sizes} examples)",
         ", ".join(fact for fact in facts if fact),
     ]
+
+
+def thinned(record: Record) -> str:
+    """What a page has to say of a long log; "" of one that is drawn in full."""
+    kept, num_lines = len(record.log.lines), record.log.num_lines
+    return "" if kept == num_lines else f"{record.name}: the curves and tables show {kept:,} of {num_lines:,} log lines"
 
 
 def tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -134,8 +162,8 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
     found = []
     evaluations = record.of_kind("eval")
     if evaluations:
-        names = list(figures_in_line(evaluations[0]))
-        rows = [[figure(line["epoch"]), str(line["step"]), *(figure(line.get(name)) for name in names)] for line in evaluations]
+        names = list(figures_in_line(evaluations[0].values))[:MOST_CHARTS]
+        rows = [[figure(e.epoch), str(e.step), *(figure(e.values.get(name)) for name in names)] for e in evaluations]
         found.append(("Evaluations", ["epoch", "step", *names], rows))
     if record.profile:
         found.append(("Hottest operations", *operations(record.profile)))
@@ -143,7 +171,7 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
         header, *rows = [[cut(cell) for cell in row] for row in record.mistakes]
         found.append((f"Most confident mistakes (the first {len(rows)} of {MISTAKES})", header, rows))
     settings = record.document.settings
-    found.append(("Settings", [], [[name, "" if value is None else str(value)] for name, value in settings.items()]))
+    found.append(("Settings", [], [[cut(name), "" if value is None else cut(str(value))] for name, value in settings.items()]))
     found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))
     return found
 
@@ -195,10 +223,10 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
         return {(name if only else f"{record.name} {name}".strip()): record.points(kind, key, scale) for record in records}
 
     evaluations = [line for record in records for line in record.of_kind("eval")]
-    metrics = dict.fromkeys(key for line in evaluations for key in figures_in_line(line) if key != "loss")
+    metrics = dict.fromkeys(key for line in evaluations for key in figures_in_line(line.values) if key != "loss")
     learning = [
         chart("Loss", "mean over items", each("train", "loss", "training") | each("eval", "loss", "evaluation")),
-        *(chart(name, "evaluation", each("eval", name, "" if not only else name)) for name in metrics),
+        *(chart(name, "evaluation", each("eval", name, "" if not only else name)) for name in islice(metrics, MOST_CHARTS)),
         chart("Learning rate", "of the step", each("train", "learning_rate", "" if not only else "learning rate")),
         chart("Gradient norm", "2-norm before clipping", each("train", "grad_norm", "" if not only else "gradient norm")),
     ]
@@ -216,13 +244,11 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
 def single(record: Record) -> list[Chart]:
     """Charts that make sense for one run only."""
     lines = record.of_kind("train")
-    phases = dict.fromkeys(name for line in lines for name in line["seconds"])
-    before = [0, *(line["step"] for line in lines)]
+    phases = dict.fromkeys(name for line in lines for name in line.seconds)
     time = {
-        name: [[line["step"], 1000 * line["seconds"].get(name, 0.0) / (line["step"] - last)]
-               for line, last in zip(lines, before, strict=False)]
-        for name in phases
-    }  # fmt: skip
+        name: [[line.step, 1000 * line.seconds.get(name, 0.0) / line.num_steps] for line in lines]
+        for name in islice(phases, MOST_CHARTS)
+    }
     waste = {
         "padding": record.points("train", "padding_waste", 100),
         "if padded to the longest row": record.points("train", "waste_if_padded", 100),
@@ -245,7 +271,8 @@ def profiled(profile: Mapping[str, Any]) -> list[Chart]:
     """The steps that --profile has looked at, one by one."""
     steps = profile["steps"]
     phases = {name: [[step["step"], 1000 * step["phases"][name]] for step in steps] for name in steps[0]["phases"]}
-    memory = {f"after {name}": [[step["step"], step["memory_gb"][name]] for step in steps] for name in steps[0]["memory_gb"]}
+    measured = dict.fromkeys(name for step in steps for name in step["memory_gb"])  # a recorded step has other phases
+    memory = {f"after {name}": [[step["step"], step["memory_gb"].get(name)] for step in steps] for name in measured}
     where = "allocated" if profile["device"] == "cuda" else "resident"
     return [
         chart("Profiled steps", "ms, by phase", phases, stacked=True),

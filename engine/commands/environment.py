@@ -20,7 +20,7 @@ from typing import Any
 
 from engine import VERSION
 from engine.commands.flags import EnvConfig
-from engine.console import printable
+from engine.console import printable, say
 from engine.data.cache import cache_folder
 from engine.errors import UsageError
 from engine.settings.fields import user_path
@@ -42,7 +42,7 @@ def env(config: EnvConfig, texts: Sequence[str], find: Callable[[str], Any]) -> 
     if texts:
         raise UsageError(f"env takes no texts, found {texts[0]!r}")
     for name, value in report(user_path(config.output_dir)):
-        print(f"{name:<24} {printable(without_home(value))}")
+        say(f"{name:<24} {printable(without_home(value))}")
 
 
 def report(output: Path) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from engine.commands.output import check_output, check_writable, writing
 from engine.commands.report import record_of
 from engine.commands.report import write as draw
 from engine.config import TrainConfig
+from engine.console import say, say_lines
 from engine.data.files import read_table
 from engine.data.tables import as_dataset
 from engine.distributed.world import World
@@ -36,16 +37,18 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     check_output("--output", config.output, [".json"], inputs=[config.file], model=config.model)
     check_output("--errors", config.errors, [".csv"], inputs=[config.file, config.output], model=config.model, own=MISTAKES)
     changes = changes_in(config)
-    tables = None
+    tables = folder = None
     if config.file:
+        folder = Path(config.file).parent
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
         if config.errors:
             check_writable(rows, Path(config.errors), config.file)
         tables = {"eval": as_dataset(rows, config.file)}
         changes["max_eval_examples"] = config.max_eval_examples or 0
     task, model, layout = open_model(
-        config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, precision=config.precision
-    )
+        config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, folder=folder,
+        precision=config.precision,
+    )  # fmt: skip
     examples = task.examples().get("eval")
     if examples is None:
         raise DataError(f"the run {config.model} has no evaluation data: give --file")
@@ -62,7 +65,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         raise ModelError(f"model {config.model}: the loss on these data is {loss}: its weights give no finite numbers")
     metrics = result.metrics()
     for name, value in metrics.items():
-        print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
+        say(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
     if config.output:
         with writing("--output", Path(config.output)) as stream:
             stream.write(json.dumps(result.finite().metrics(), indent=2, allow_nan=False) + "\n")
@@ -70,7 +73,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         header, wrong = review.rows()
         with writing("--errors", Path(config.errors)) as stream:
             csv.writer(stream).writerows([header, *wrong])
-        print(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
+        say_lines(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
         directory = user_path(config.model)
         if Path(config.errors).resolve() == (directory / MISTAKES).resolve() and (directory / "run.json").exists():
             draw(directory / "report.html", [record_of(directory)])

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.commands.flags import PredictConfig, changes_in
 from engine.commands.output import TABLES, check_output, check_writable, is_flat, write_predictions
-from engine.console import is_main_process, printable, shown
+from engine.console import is_main_process, note, printable, say, shown
 from engine.data.files import Columns, choose, read_table
 from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
@@ -21,7 +21,8 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError("give either texts to predict, or --input FILE")
     check_output("--output", config.output, TABLES, inputs=[config.input], model=config.model)
     changes = changes_in(config)
-    columns = [name for name in (*changes.values(), config.id_column) if name is not None]
+    columns = [value for name, value in changes.items() if name.endswith("_column") and value is not None]
+    columns += [config.id_column] if config.id_column is not None else []
     rows: Columns = {"text": list(texts)}
     if config.input:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
@@ -31,17 +32,18 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
             check_writable(rows, Path(config.output), config.input)
     elif columns:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
-    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes)
+    folder = Path(config.input).parent if config.input else None
+    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes, folder=folder)
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:
         path = Path(config.output)
         cells = [task.columns_of(prediction, is_flat(path)) for prediction in predictions]
         write_predictions(path, rows, cells, config.excel_safe)
-        print(f"{len(predictions)} predictions written to {printable(config.output)}")
+        say(f"{len(predictions)} predictions written to {printable(config.output)}")
     else:
         for text, prediction in zip(inputs, predictions, strict=True):
-            print(f"{printable(task.describe(prediction))}\t{shown(text)}")
+            say(f"{printable(task.describe(prediction))}\t{shown(text)}")
 
 
 def refuse_repeated(ids: Sequence[Any], name: str) -> None:
@@ -56,9 +58,16 @@ def refuse_repeated(ids: Sequence[Any], name: str) -> None:
 
 
 def try_examples(task: Task[Any], directory: Path, find: Find, device: str, name: str) -> None:
-    """What a tutorial does last: load what was saved, and predict a few inputs. ``name``: the task's, as the user gave it."""
+    """What a tutorial does last: load what was saved, and predict a few inputs. ``name``: the task's, as the user gave it.
+
+    The run is finished and saved by now, so nothing here fails it: what does not work is a note.
+    """
     if not task.try_it or not is_main_process():
         return
-    saved, model, layout = open_model(str(directory), find, device=device, task=name)
-    for text, prediction in zip(task.try_it, saved.predict(model, task.try_it, layout), strict=True):
-        print(f"{printable(saved.describe(prediction))}\t{shown(text)}")
+    try:
+        saved, model, layout = open_model(str(directory), find, device=device, task=name)
+        predictions = saved.predict(model, task.try_it, layout)
+    except Exception as error:
+        return note(f"the model is saved; its examples could not be tried: {type(error).__name__}: {error}")
+    for text, prediction in zip(task.try_it, predictions, strict=True):
+        say(f"{printable(saved.describe(prediction))}\t{shown(text)}")

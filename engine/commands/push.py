@@ -75,7 +75,7 @@ def push_run(directory: Path, repo: str | None, *, public: bool = False, with_me
     if stays:
         say(f"not pushed: {', '.join(stays)}")
     try:
-        print(f"pushed to {upload(contents, repo, public)}")
+        say(f"pushed to {upload(contents, repo, public)}")
     except UsageError:
         raise
     except Exception as error:  # the libraries raise a dozen kinds

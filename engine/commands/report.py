@@ -10,6 +10,7 @@ from engine.artifacts.directory import read_run
 from engine.artifacts.report import Record, comparison, record_in, render
 from engine.commands.flags import CompareConfig, ReportConfig
 from engine.commands.output import check_output, writing
+from engine.console import say, shown
 from engine.errors import UsageError
 from engine.settings.fields import user_path
 
@@ -36,9 +37,9 @@ def compare(config: CompareConfig, texts: Sequence[str], find: Callable[..., Any
         check_output("--output", config.output, PAGES, model=name)
     records = [record_of(user_path(name)) for name in texts]
     for heading, columns, rows in comparison(records):
-        print(heading)
+        say(heading)
         for row in [columns, *rows]:
-            print("  " + "  ".join(f"{cell:<28}" for cell in row).rstrip())
+            say("  " + "  ".join(f"{shown(cell):<28}" for cell in row).rstrip())
     write(Path(config.output), records)
 
 
@@ -54,4 +55,4 @@ def write(path: Path, records: Sequence[Record]) -> None:
     page = render(records)
     with writing("the page", path) as stream:
         stream.write(page)
-    print(f"{path}: open it in a browser")
+    say(f"{path}: open it in a browser")

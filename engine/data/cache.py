@@ -1,16 +1,33 @@
 """The folder of what Plainloop may need again, and of what it needs for a while.
 
-Nothing about it may ever stop a run: a folder that cannot be written is done without.
+An entry is a folder of files under a key, which is a hash of everything that they are made from. It is written beside its
+place, synced, and renamed. Its manifest holds the size and the hash of every file, and an entry is believed only while its
+files give this very manifest, and it belongs to this user: in any doubt it is made anew. Nothing about the cache may ever
+stop a run: where nothing can be kept, one line says so, and the run goes on without.
 """
 
 from __future__ import annotations
 
+import atexit
+import errno
+import fcntl
+import functools
+import hashlib
 import os
 import shutil
+import stat
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SCRATCH = ".tmp-rows-"
+import xxhash
+
+from engine.console import note
+
+FORMAT = 2
+MANIFEST, LOCK, UNFINISHED = "manifest", "lock", ".tmp-"
 STALE_SECONDS = 24 * 3600
 
 
@@ -21,17 +38,140 @@ def cache_folder() -> Path:
     return Path(given) if given else Path(base or os.path.expanduser("~/.cache")) / "plainloop"  # noqa: PTH111 - without a home it stays as it is
 
 
-def scratch_folder() -> Path | None:
-    """For folders named ``SCRATCH...`` that go with their process; None, the system's own, where the cache cannot be written.
+def entry(kind: str, key: str, write: Callable[[Path], object]) -> Path | None:
+    """The folder of an entry, which ``write`` fills if there is none that can be believed; None where none can be kept.
 
-    What a killed process has left of them goes after a day.
+    ``kind``: the folder that it lies in. What ``write`` raises comes out of here, but for OSError: then there is no entry.
     """
-    folder = cache_folder()
+    folder = cache_folder() / kind / key
+    if is_whole(folder):
+        return folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{SCRATCH}*"):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
-    except OSError:
+        with held_folder(kind) as made:
+            write(made)
+            (made / LOCK).unlink()
+            seal(made, folder)
+    except OSError as error:
+        say_once(f"cache: {cache_folder()} cannot be used ({error.strerror or error}): going on without it")
         return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder
+
+
+def entry_or_temporary(kind: str, key: str, write: Callable[[Path], object]) -> Path:
+    """The folder of an entry, or where none can be kept one that goes with this process."""
+    folder = entry(kind, key, write)
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="plainloop-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        write(folder)
+    return folder
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    note(message)
+
+
+# ----------------------------------------------------------------------------------------------- is it what was written?
+
+
+def manifest(folder: Path, name: str) -> bytes:
+    """The entry's ``name``, then name, size and XXH3 (128 bits) of each file but the manifest, a line each.
+
+    Raises OSError, and ValueError for what is not a regular file.
+    """
+    lines = [f"{FORMAT} {name}"]
+    for path in sorted(folder.iterdir()):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ValueError(f"{path} is not a regular file")
+        if path.name != MANIFEST:
+            lines.append(f"{path.name} {path.stat().st_size} {digest_of(path)}")
+    return "\n".join(lines).encode()
+
+
+def digest_of(path: Path) -> str:
+    """XXH3 of a file, 128 bits as 32 hexadecimal digits: for accidents, not against a forger. Raises OSError."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()  # type: ignore[type-var]
+
+
+def is_whole(folder: Path) -> bool:
+    """Is it this user's own, and are its files, all and only they, those that were written?"""
+    try:
+        expected = manifest(folder, folder.name)
+        return folder.lstat().st_uid == os.geteuid() and (folder / MANIFEST).read_bytes() == expected
+    except (OSError, ValueError):
+        return False
+
+
+def seal(made: Path, folder: Path) -> None:
+    """Put what was ``made`` in its place, for good; what is there already is in doubt, or another process's. Raises OSError."""
+    (made / MANIFEST).write_bytes(manifest(made, folder.name))
+    for path in (*made.iterdir(), made):
+        sync(path)
+    if is_whole(folder):  # another process has come first, with the same
+        return
+    doubtful = Path(f"{made}-doubtful")
+    try:
+        if os.path.lexists(folder):
+            os.rename(folder, doubtful)
+        os.rename(made, folder)
+        sync(folder.parent)
+    finally:
+        discard(doubtful)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder, or a file that stands where one should; what cannot be removed stays."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file's contents, or a folder's names. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ----------------------------------------------------------------------------------------------------- what is unfinished
+
+
+@contextmanager
+def held_folder(kind: str) -> Iterator[Path]:
+    """A new folder among those of a kind that goes at the end, if it is still there, and is known to be in use until then.
+
+    Those that a killed process has left are removed. Raises OSError, also where the kind's folder is another user's.
+    """
+    parent = cache_folder() / kind
+    parent.mkdir(parents=True, exist_ok=True)
+    if parent.lstat().st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"{parent} belongs to another user")
+    for left in parent.glob(f"{UNFINISHED}*"):
+        if not is_held(left):
+            discard(left)
+    folder = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=parent))
+    try:
+        with open(folder / LOCK, "wb") as stream:
+            with suppress(OSError):  # some network file systems know no locks
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        discard(folder)
+
+
+def is_held(folder: Path) -> bool:
+    """Does its process still live? Where no lock can tell, it may do so for a day."""
+    try:
+        with open(folder / LOCK, "rb+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        with suppress(OSError):
+            return time.time() - folder.stat().st_mtime < STALE_SECONDS
+        return True  # gone meanwhile

@@ -19,13 +19,18 @@ class Layout:
 
     ``padded``: one below the other, to the longest; ``max_length``: to ``max_length``, always; ``packed``: end to end in
     one row, positions restarting at ``position_start``. ``round_to``: a packed row is filled up to a multiple of it by
-    segments that nobody reads, so that few shapes occur.
+    segments that nobody reads, so that few shapes occur. ``pads_right``: whatever the tokenizer wants, for a model that looks
+    up each position by its number: padding on the left would give a text other ones beside a longer text.
     """
 
     kind: Literal["padded", "max_length", "packed"] = "padded"
     max_length: int = 0
     position_start: int = 0
     round_to: int = 1
+    pads_right: bool = False
+
+    def pads_left(self, tokenizer: Any) -> bool:
+        return bool(tokenizer.padding_side == "left" and not self.pads_right)
 
 
 PADDED = Layout()
@@ -34,14 +39,14 @@ PADDED = Layout()
 def arrange(rows: Rows, layout: Layout, tokenizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The model's inputs and the batch's counts (keyword arguments of Batch).
 
-    Padded: ``[B, T]`` int64, padding where the tokenizer wants it; the attention mask is made from lengths, never from
+    Padded: ``[B, T]`` int64, padding where tokenizer and layout want it; the attention mask is made from lengths, never from
     token ids, so a real token that equals the padding token is attended to. Packed: ``[1, T]`` int64, with
     ``position_ids``, ``cu_seq_lens_q`` [segments + 1] int32, ``max_length_q``, and the first and last token of each of the
     B rows.
     """
     lengths = np.asarray([len(row["input_ids"]) for row in rows])
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-    left = tokenizer.padding_side == "left"
+    left = layout.pads_left(tokenizer)
     inputs: dict[str, Any] = {
         name: per_token([row[name] for row in rows], layout, fill[name], left=left) for name in fill if name in rows[0]
     }

@@ -7,7 +7,6 @@ run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from engine.settings.fields import require, setting, user_path
 if TYPE_CHECKING:
     from datasets import Dataset
 from engine.data.hub import first_reason, quietly
-from engine.data.tables import check_columns, files_in, read_dataset, undecoded
+from engine.data.model_settings import check_files, check_settings
+from engine.data.tables import check_columns, chosen, files_in, read_dataset, undecoded
 
 T = TypeVar("T")
 Substitute = Callable[[], "TakenModel | None"]  # makes, or finds, a model that takes another one's place; None: there is none
@@ -103,13 +103,19 @@ class NotCachedError(DataError):
 
 
 class Source:
-    """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json."""
+    """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json.
 
-    def __init__(self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None):
+    ``tables``: data in place of those of the settings; ``folder``: that of the file that a command has read them from.
+    """
+
+    def __init__(
+        self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None, folder: Path | None = None
+    ):
         self.config = config or SourceConfig()
-        self.given = tables
+        self.given, self.folder = tables, folder
         self.taken_data: TakenData | None = None
         self.taken_model: TakenModel | None = None
+        self._checked: set[str] = set()  # models whose settings are within limits
 
     # ------------------------------------------------------------------------------------------------------ data
 
@@ -154,7 +160,7 @@ class Source:
         if not limit or limit >= len(table):
             return table
         stream = {"train": 0, "eval": 1}[split]
-        return table.select(np.random.default_rng((self.config.data_seed, stream)).permutation(len(table))[:limit])
+        return chosen(table, np.random.default_rng((self.config.data_seed, stream)).permutation(len(table))[:limit])
 
     def hold_out(self, table: Dataset, strata: Sequence[Any] | None, fraction: float) -> dict[str, Dataset]:
         """Two disjoint parts, random by ``data_seed``; each stratum gives the same share (at least one row each side)."""
@@ -170,7 +176,7 @@ class Source:
             held += [rows[i] for i in generator.permutation(len(rows))[:number]]
         is_held = np.zeros(len(table), dtype=bool)
         is_held[held] = True
-        parts = {"train": table.select(np.flatnonzero(~is_held)), "eval": table.select(np.flatnonzero(is_held))}
+        parts = {"train": chosen(table, np.flatnonzero(~is_held)), "eval": chosen(table, np.flatnonzero(is_held))}
         for split, part in parts.items():
             if len(part) == 0:
                 raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")
@@ -268,7 +274,6 @@ class Source:
             if folder.is_dir():
                 if not (folder / "config.json").exists():
                     raise ModelError(f"--model {wanted} holds no config.json: it is not a model directory")
-                check_settings(folder)
                 if self.config.revision:
                     raise UsageError(f"--revision {self.config.revision} is for models of the Hub, and {wanted} is a folder")
                 return TakenModel(str(folder), f"folder {wanted}")
@@ -305,19 +310,30 @@ class Source:
 
     def load(self, loader: Callable[..., T], path: str, **arguments: Any) -> T:
         """``loader`` is a ``from_pretrained``: no remote code, no pickles; what it raises becomes a ModelError."""
-        revision = None if Path(path).is_dir() else self.config.revision
+        revision = (None if Path(path).is_dir() else self.config.revision) or "main"
         try:
-            return loader(path, revision=revision or "main", trust_remote_code=False, **arguments)
+            if path not in self._checked:
+                self._check_settings(path, revision)
+            return loader(path, revision=revision, trust_remote_code=False, **arguments)
+        except ModelError:
+            raise
         except Exception as error:  # a broken model directory raises almost anything; each says what
             what = "its weights file is damaged: " if type(error).__name__ == "SafetensorError" else ""
             raise ModelError(f"model {path}: {what}{first_reason(error)}") from error
 
+    def _check_settings(self, path: str, revision: str) -> None:
+        """Before anything of a model is loaded: what it says of itself, in its folder or on the Hub."""
+        from transformers.utils import cached_file
 
-def check_settings(folder: Path) -> None:
-    """Raises ModelError for settings of a model directory that are no JSON object: the libraries pass over some of them."""
-    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
-        try:
-            if (folder / name).is_file() and not isinstance(json.loads((folder / name).read_text(encoding="utf-8")), dict):
-                raise ValueError("it holds no JSON object")
-        except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"model {folder}: {name} is damaged ({error}): fetch it again") from error
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+
+        def find(name: str) -> Path | None:
+            if Path(path).is_dir():
+                return Path(path) / name if (Path(path) / name).exists() else None
+            found = cached_file(path, filename=name, revision=revision, local_files_only=not hub.reachable(), **quiet)
+            return None if found is None else Path(found)
+
+        if Path(path).is_dir():
+            check_files(Path(path))
+        check_settings(path, find)
+        self._checked.add(path)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.data.cache import SCRATCH, scratch_folder
+import numpy as np
+
+from engine.data.cache import held_folder
 from engine.data.files import SUFFIXES, Columns, read_parquet, read_pieces, read_table
 from engine.errors import DataError
 
@@ -20,29 +24,75 @@ if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
 
+RowName = Callable[[int], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the rows of a table stand: in which file ("": none), and in which rows of it, from 0 (None: all, in order)."""
+
+    file: str = ""
+    rows: np.ndarray | None = None
+
+
+def origin_of(table: Dataset) -> Origin:
+    return vars(table).get("origin", Origin())  # type: ignore[no-any-return]
+
+
+def with_origin(table: Dataset, origin: Origin) -> Dataset:
+    vars(table)["origin"] = origin
+    return table
+
+
+def chosen(table: Dataset, rows: np.ndarray) -> Dataset:
+    """These rows of a table, [N] from 0, which keep their names."""
+    before = origin_of(table)
+    return with_origin(table.select(rows), Origin(before.file, rows if before.rows is None else before.rows[rows]))
+
+
+def row_number(table: Dataset, row: int) -> int:
+    """Which row of its file a row of the table is, from 1; ``row``: from 0."""
+    rows = origin_of(table).rows
+    return 1 + (row if rows is None else int(rows[row]))
+
+
+def row_name(table: Dataset, row: int) -> str:
+    """``train.csv, row 51``, whatever part of the file the table is; ``row``: from 0."""
+    file = origin_of(table).file
+    return f"{file}{', ' if file else ''}row {row_number(table, row)}"
+
+
+def plain_row(row: int) -> str:
+    """Of what is all that there is."""
+    return f"row {row + 1}"
+
+
 def read_dataset(path: Path, columns: Sequence[str], name: str, **options: str | None) -> Dataset:
     """The columns of a file, mapped into memory from a copy on disk, which goes with this process. Raises DataError.
 
-    A JSONL file, whose columns may change their kind at its end, is held in memory.
+    A JSONL file, whose columns may change their kind at its end, is held in memory; so is another where no disk has room.
     """
     import pyarrow
     from datasets import Dataset
 
     if path.suffix.lower() == ".jsonl":
         return as_dataset(read_table(path, columns, **options), name)
-    if path.suffix.lower() == ".parquet":
-        batches = read_parquet(path, columns)
-    else:
+
+    def batches() -> Iterator[RecordBatch]:
+        if path.suffix.lower() == ".parquet":
+            return read_parquet(path, columns)
         kinds = pyarrow.schema([(column, pyarrow.string()) for column in columns])
-        pieces = read_pieces(path, columns, **options)
-        batches = (pyarrow.RecordBatch.from_pydict(piece, kinds) for piece in pieces)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch_folder()) as folder:  # what is mapped stays
-        copy = Path(folder) / "rows.arrow"
-        try:
-            write_arrow(batches, copy)
-        except UnicodeEncodeError as error:
-            raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
-        return Dataset.from_file(str(copy))
+        return (pyarrow.RecordBatch.from_pydict(piece, kinds) for piece in read_pieces(path, columns, **options))
+
+    try:
+        for place in (partial(held_folder, "rows"), tempfile.TemporaryDirectory):
+            with suppress(OSError), place() as folder:
+                copy = Path(folder) / "rows.arrow"
+                write_arrow(batches(), copy)
+                return with_origin(Dataset.from_file(str(copy)), Origin(name))  # what is mapped stays
+        return with_origin(Dataset(pyarrow.Table.from_batches(list(batches()))), Origin(name))
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
 
 
 def write_arrow(batches: Iterator[RecordBatch], path: Path) -> None:
@@ -61,7 +111,7 @@ def as_dataset(rows: Columns, name: str) -> Dataset:
     from datasets import Dataset
 
     try:
-        return Dataset.from_dict(rows)
+        return with_origin(Dataset.from_dict(rows), Origin(name))
     except UnicodeEncodeError as error:
         raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
     except (ValueError, TypeError, OverflowError) as error:  # ArrowInvalid is a ValueError
@@ -86,9 +136,10 @@ def files_in(folder: Path) -> dict[str, str | None]:
 
 def undecoded(table: Dataset) -> Dataset:
     """Pictures, and whatever else ``datasets`` would open on reading a cell, stay files: a task opens what it knows."""
+    origin = origin_of(table)
     for name, feature in table.features.items():
         if (plain := without_decoding(feature)) != feature:
-            table = table.cast_column(name, plain)
+            table = with_origin(table.cast_column(name, plain), origin)
     return table
 
 

@@ -1,7 +1,7 @@
 """Tokenised text: one flat array of token ids for all rows, made once and kept in a cache.
 
 Tokenising 25,000 texts takes seconds, a million takes minutes: so the result is stored under a fingerprint of the
-texts, the tokenizer and the length, and memory-mapped when it is used again. Delete the folder to clear it; it is
+texts, the tokenizer and the length (cache.py), and memory-mapped when it is used again. Delete the folder to clear it; it is
 ``$PLAINLOOP_CACHE``, else ``$XDG_CACHE_HOME/plainloop``, else ``~/.cache/plainloop``.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -19,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
+import transformers
 from tqdm import tqdm
 
 from engine.console import note
-from engine.data.cache import cache_folder
+from engine.data.cache import entry
+from engine.data.tables import RowName, plain_row
 from engine.errors import DataError
+from engine.settings.own import code_fingerprint
 
-CACHE_FORMAT = 1
 CHUNK_ROWS = 1000
 
 
@@ -99,35 +100,32 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def tokenize(
-    texts: Sequence[str], tokenizer: Any, max_length: int, pairs: Sequence[str] | None = None, *, name: str = "texts"
-) -> Tokens:
+    texts: Sequence[str], tokenizer: Any, max_length: int, pairs: Sequence[str] | None = None, *, name: str = "texts",
+    row_name: RowName = plain_row,
+) -> Tokens:  # fmt: skip
     """Token ids of each text (and its pair), special tokens included, cut to ``max_length``; from the cache if there.
 
-    Raises DataError for a row without any token.
+    ``name`` and ``row_name``: what the texts, and a row of them, are called. Raises DataError for a row without any token.
     """
-    folder = cache_folder() / "tokens" / tokens_fingerprint(texts, pairs, tokenizer, max_length)
-    if folder.exists():
-        try:
-            return load(folder)
-        except (OSError, ValueError, EOFError):  # damaged: made again
-            shutil.rmtree(folder, ignore_errors=True)
-    try:
-        with closing(encode(texts, pairs, tokenizer, max_length, name)) as pieces:
+    key = tokens_fingerprint(texts, pairs, tokenizer, max_length)
+
+    def write(folder: Path) -> None:
+        with closing(encode(texts, pairs, tokenizer, max_length, name, row_name)) as pieces:
             store(pieces, folder)
-    except OSError as error:
-        note(f"tokens: not cached, {folder} cannot be written ({error.strerror})")
-        return tokenize_now(texts, pairs, tokenizer, max_length, name)
-    return load(folder)
+
+    folder = None if key is None else entry("tokens", key, write)
+    return tokenize_now(texts, pairs, tokenizer, max_length, name, row_name) if folder is None else load(folder)
 
 
-def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int) -> str:
-    """Changes with any text, the order, the tokenizer's own serialised form, its limit, and this module's format."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = json.loads(backend.to_str()) if backend is not None else {"vocab": sorted(tokenizer.get_vocab().items())}
-    state |= {"truncation": None, "padding": None}  # what an earlier call has left behind
-    vocabulary = json.dumps([state, tokenizer.truncation_side, tokenizer.model_input_names])
-    digest = hashlib.sha256(f"{CACHE_FORMAT} {max_length} {type(tokenizer).__name__} {pairs is not None};".encode())
-    digest.update(vocabulary.encode())
+def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int) -> str | None:
+    """Changes with any text, their order, all that makes up the tokenizer, the limit, and this module's format.
+
+    None for a tokenizer that cannot be told from others, as it cannot be saved.
+    """
+    state = tokenizer_state(tokenizer)
+    if state is None:
+        return None
+    digest = hashlib.sha256(f"{max_length} {pairs is not None};".encode() + state)
     for column in (texts, pairs or ()):
         for text in cells_of(column):
             encoded = text.encode("utf-8", "surrogatepass")
@@ -136,15 +134,45 @@ def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokeni
     return digest.hexdigest()[:32]
 
 
+def tokenizer_state(tokenizer: Any) -> bytes | None:
+    """A hash of every file that it saves, of its plain attributes, and of the versions that read them; None if it saves none.
+
+    Some settings are in the files only (merges, normalizers), others in memory only (split_special_tokens).
+    """
+    kind = type(tokenizer)
+    plain = {name: value for name, value in vars(tokenizer).items() if isinstance(value, str | int | float | None)}
+    plain |= {"model_input_names": tokenizer.model_input_names, "name_or_path": None}
+    versions = transformers.__version__, tokenizers.__version__
+    digest = hashlib.sha256(
+        repr((kind.__module__, kind.__qualname__, code_fingerprint(kind), sorted(plain.items()), versions)).encode()
+    )
+    try:
+        with tempfile.TemporaryDirectory() as folder, left_as_found(tokenizer):
+            if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:  # what an earlier call has left behind
+                backend.no_truncation()
+                backend.no_padding()
+            tokenizer.save_pretrained(folder)
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    digest.update(f"{path.relative_to(folder)} {path.stat().st_size};".encode())
+                    digest.update(path.read_bytes())
+    except Exception as error:  # one of its own making may know nothing of saving
+        note(f"tokens: not cached, the tokenizer cannot be saved ({type(error).__name__}: {error})")
+        return None
+    return digest.digest()
+
+
 def cells_of(column: Sequence[Any]) -> Iterator[Any]:
     """The cells of a column one after the other; of a data set's a thousand are in memory at a time."""
     for start in range(0, len(column), CHUNK_ROWS):
         yield from column[start : start + CHUNK_ROWS]
 
 
-def tokenize_now(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Tokens:
+def tokenize_now(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str, row_name: RowName = plain_row
+) -> Tokens:
     """Tokenise in memory, without the cache."""
-    pieces = list(encode(texts, pairs, tokenizer, max_length, name))
+    pieces = list(encode(texts, pairs, tokenizer, max_length, name, row_name))
     types = [piece.types for piece in pieces if piece.types is not None]
     lengths = np.concatenate([piece.lengths for piece in pieces])
     return Tokens(
@@ -168,7 +196,9 @@ def left_as_found(tokenizer: Any) -> Iterator[None]:
             backend.no_padding() if found[1] is None else backend.enable_padding(**found[1])
 
 
-def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str) -> Generator[Tokens]:
+def encode(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str, row_name: RowName = plain_row
+) -> Generator[Tokens]:
     """The work itself: a thousand rows at a time, with a bar for many."""
     if not len(texts):
         raise DataError(f"{name}: there is no row")
@@ -184,8 +214,8 @@ def encode(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, ma
             )
             lengths = [len(ids) for ids in encoded["input_ids"]]
             if 0 in lengths:
-                row = start + lengths.index(0) + 1
-                raise DataError(f"row {row} of {name} has no token (its text is empty): remove or fill it")
+                where = f"{name}, {row_name(start + lengths.index(0))}"
+                raise DataError(f"{where}: there is no token (its text is empty): remove or fill it")
             types = encoded.get("token_type_ids")
             yield Tokens(
                 ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]),
@@ -218,31 +248,21 @@ class NpyWriter:
 
 
 def store(pieces: Iterable[Tokens], folder: Path) -> None:
-    """Write to a folder beside the target, then rename: a half-written entry is never seen."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    """Write them into a folder, piece by piece."""
     lengths: list[np.ndarray] = [np.zeros(1, dtype=np.int64)]
     num_truncated = 0
-    try:
-        with ExitStack() as files:
-            ids = files.enter_context(closing(NpyWriter(temporary / "ids.npy", np.int32)))
-            types = None
-            for piece in pieces:
-                ids.append(piece.ids)
-                if piece.types is not None:
-                    types = types or files.enter_context(closing(NpyWriter(temporary / "types.npy", np.int8)))
-                    types.append(piece.types)
-                lengths.append(piece.lengths)
-                num_truncated += piece.num_truncated
-        np.save(temporary / "offsets.npy", np.cumsum(np.concatenate(lengths)))
-        (temporary / "meta.json").write_text(json.dumps({"num_truncated": num_truncated}))
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.exists():  # another process has come first, with the same tokens
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with ExitStack() as files:
+        ids = files.enter_context(closing(NpyWriter(folder / "ids.npy", np.int32)))
+        types = None
+        for piece in pieces:
+            ids.append(piece.ids)
+            if piece.types is not None:
+                types = types or files.enter_context(closing(NpyWriter(folder / "types.npy", np.int8)))
+                types.append(piece.types)
+            lengths.append(piece.lengths)
+            num_truncated += piece.num_truncated
+    np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+    (folder / "meta.json").write_text(json.dumps({"num_truncated": num_truncated}))
 
 
 def load(folder: Path) -> Tokens:

@@ -5,19 +5,23 @@ The verdict of the proof (packing_check.py) is kept in the cache folder. Next: p
 
 from __future__ import annotations
 
+import functools
 import json
+from pathlib import Path
 
 import torch
 import transformers
 from torch import nn
 
 from engine.console import note
-from engine.data.cache import cache_folder
+from engine.data.cache import entry
 from engine.data.collate import Layout
 from engine.errors import UsageError
 from engine.model import packing
 from engine.model.packing_check import check_kernel, compare_small_copy, fingerprint
 from engine.precision import Precision
+
+POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")  # tables of a vector for each position
 
 
 def choose_layout(
@@ -30,16 +34,24 @@ def choose_layout(
     if name == "max_length":
         if max_length is None:
             raise UsageError("--batching max_length: this task has no length to pad to")
-        return Layout("max_length", max_length)
+        return padded(model, max_length)
     if name in ("padded", "bucketed"):
-        return Layout("padded")
+        return padded(model)
     reason = why_not_packed(model, level, device, precision)
     if reason is None:
         return pack(model, level)
     if name == "packed":
         raise UsageError(f"--batching packed: {reason}; use padded or bucketed")
     note(f"batching: padded, because {reason}")
-    return Layout("padded")
+    return padded(model)
+
+
+def padded(model: nn.Module, max_length: int = 0) -> Layout:
+    """The padded layout that suits the model; ``max_length``: that all rows are padded to, 0: to the longest."""
+    by_number = any(
+        isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS for name, module in model.named_modules()
+    )
+    return Layout("max_length" if max_length else "padded", max_length, pads_right=by_number)
 
 
 def pack(model: nn.Module, level: str | None) -> Layout:
@@ -58,15 +70,12 @@ def why_not_packed(model: nn.Module, level: str | None, device: torch.device, pr
         )
     if not isinstance(model, transformers.PreTrainedModel):
         return f"{type(model).__name__} is not a transformers model"
-    known = cache_folder() / "packing" / f"{fingerprint(model, level)}.json"
-    try:
-        verdict: dict[str, str | None] = json.loads(known.read_text())
-        reason = verdict["reason"]
-    except (OSError, ValueError, KeyError, TypeError):
-        reason = compare_small_copy(model, level)
-        try:
-            known.parent.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps({"model": type(model).__name__, "reason": reason}))
-        except OSError:
-            pass  # asked again next time
+    compare = functools.cache(lambda: compare_small_copy(model, level))
+
+    def write(folder: Path) -> None:
+        verdict = json.dumps({"model": type(model).__name__, "reason": compare()})
+        (folder / "verdict.json").write_text(verdict)
+
+    known = entry("packing", fingerprint(model, level), write)
+    reason = compare() if known is None else json.loads((known / "verdict.json").read_text())["reason"]
     return reason or (check_kernel(model.config, device, precision) if device.type == "cuda" else None)

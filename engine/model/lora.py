@@ -7,7 +7,8 @@ is exact whatever becomes of the base. Reading an adapter back merges it: the re
 
 from __future__ import annotations
 
-import json
+import hashlib
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 
 from torch import nn
 
+from engine.checked import expect, expect_each, parse_object, read_bytes
 from engine.config import TrainConfig
 from engine.data import hub
 from engine.errors import ModelError, UsageError
 
-ADAPTER = "adapter_config.json"
+ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LOADER_ARGUMENTS = ("dtype", "use_safetensors", "output_loading_info", "ignore_mismatched_sizes")
 
 
@@ -39,12 +41,88 @@ def is_adapter(path: str | Path) -> bool:
     return (Path(path) / ADAPTER).exists()
 
 
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """An adapter's settings. Raises ModelError for what is no LoRA, and for what a stranger may do harm with: patterns for
+    names, which can take for ever, and numbers without end."""
+    try:
+        found = parse_object(read_bytes(Path(path) / ADAPTER))
+        expect(found, "base_model_name_or_path", str)
+        if found.get("peft_type") != "LORA":
+            raise ValueError("peft_type is not LORA")
+        expect(found, "r", int, least=1, default=8)
+        expect(found, "lora_alpha", float, default=8)
+        expect(found, "lora_dropout", float, default=0)
+        for name in ("rank_pattern", "alpha_pattern"):
+            expect_each(name, expect(found, name, dict, optional=True) or {}, float)
+        for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
+            for module in [found[name]] if isinstance(found.get(name), str) else found.get(name) or ():
+                if not isinstance(module, str) or not re.fullmatch(r"[\w.-]+", module):
+                    raise ValueError(f"{name} may hold names of modules alone, found {str(module)[:60]!r}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{Path(path) / ADAPTER} is not an adapter's ({type(error).__name__}: {error})") from error
+    return found
+
+
 def base_of(path: str | Path) -> str:
     """The folder or Hub name of an adapter's base model. Raises ModelError."""
+    return str(read_settings(path)["base_model_name_or_path"])
+
+
+def folder_of(load: Callable[..., Any], path: str) -> Path | None:
+    """The folder of an adapter, fetched if ``path`` is one of the Hub; None: an ordinary model. ``load``: that of a Source.
+
+    Raises ModelError for one without safetensors: a pickle, which peft would open, runs what it likes.
+    """
+    from transformers.utils import cached_file
+
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    if Path(path).is_dir():
+        found = {name: Path(path) / name for name in (ADAPTER, WEIGHTS) if (Path(path) / name).exists()}
+    else:
+        found = {name: each for name in (ADAPTER, WEIGHTS) if (each := load(cached_file, path, filename=name, **quiet))}
+    if ADAPTER not in found:
+        return None
+    if WEIGHTS not in found:
+        raise ModelError(f"model {path} is an adapter without {WEIGHTS}: other files of weights are never opened")
+    return Path(found[ADAPTER]).parent
+
+
+def weights_fingerprint(base: str, revision: str | None) -> str | None:
+    """A hash of the base model's files of weights; None where it has none of safetensors. ``revision``: that on the Hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(base)
+    if not folder.is_dir():
+        cached = try_to_load_from_cache(base, "config.json", revision=revision)
+        if not isinstance(cached, str):
+            return None
+        folder = Path(cached).parent
+    digest = hashlib.sha256()
+    for path in (paths := sorted(folder.glob("*.safetensors"))):
+        with open(path, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest() if paths else None
+
+
+def base_weights(model: nn.Module, revision: str | None) -> str | None:
+    """The fingerprint for run.json of what an adapter stands on; None for an ordinary model."""
+    inner = plain(model)
+    return None if inner is model else weights_fingerprint(inner.name_or_path, revision)
+
+
+def refuse_another_base(folder: Path, base: str, revision: str | None) -> None:
+    """Raises ModelError if the base model's weights are not those that the adapter was trained on, as its run.json has them."""
+    if not (folder / "run.json").exists():
+        return  # a bare adapter does not say
     try:
-        return str(json.loads((Path(path) / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{Path(path) / ADAPTER} is not an adapter's ({type(error).__name__}: {error})") from error
+        known = expect(parse_object(read_bytes(folder / "run.json")), "base_model", dict, default={}).get("weights")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'run.json'} is not a run's ({error})") from error
+    if known is not None and weights_fingerprint(base, revision) != known:
+        raise ModelError(
+            f"{folder} is an adapter, and its base model {base} has other weights now than when it was trained: "
+            "put those back, or train the adapter again"
+        )
 
 
 def add(model: nn.Module, config: TrainConfig, revision: str | None) -> nn.Module:
@@ -108,29 +186,48 @@ def complete(model: Any, directory: Path) -> None:
         inner.config.save_pretrained(directory)
 
 
-def load_merged(load: Callable[..., Any], auto_class: Any, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-    """The base model with the adapter of ``path`` merged in, and an empty report. ``load``: that of a Source.
+def load_merged(
+    load: Callable[..., Any], auto_class: Any, path: str, folder: Path, **arguments: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The base model with the adapter in ``folder`` merged in, and an empty report. ``load``: that of a Source.
 
-    ``arguments`` are those of ``from_pretrained``. Raises ModelError without the base model, UsageError without peft.
+    ``arguments`` are those of ``from_pretrained``. Raises ModelError without the base model, or if it is another than the
+    adapter was trained on; UsageError without peft.
     """
+    from safetensors.torch import load_file
     from transformers import AutoConfig
 
-    peft, base = library(), base_of(path)
+    peft, base = library(), base_of(folder)
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise ModelError(f"model {path} is an adapter, and its base model is no longer in {base}")
     if not Path(base).is_dir() and not hub.reachable():
         hub.go_offline()
+    if folder_of(load, base) is not None:
+        raise ModelError(f"model {path} is an adapter to {base}, which is an adapter itself: merge that one first")
+    settings = load(lambda name, **_: peft.PeftConfig.from_pretrained(name), str(folder))
+    refuse_another_base(folder, base, settings.revision)
     config = load(AutoConfig.from_pretrained, path, **{k: v for k, v in arguments.items() if k not in LOADER_ARGUMENTS})
     of_loading = {name: value for name, value in arguments.items() if name in LOADER_ARGUMENTS}
     of_loading |= {"ignore_mismatched_sizes": True}
 
     def from_base(name: str, **more: Any) -> Any:  # whatever revision is asked for, the adapter belongs to its own
-        return auto_class.from_pretrained(name, **(more | {"revision": peft.PeftConfig.from_pretrained(path).revision}))
+        return auto_class.from_pretrained(name, **(more | {"revision": settings.revision}))
 
-    def with_adapter(name: str, **more: Any) -> Any:
-        return peft.PeftModel.from_pretrained(model, name)
+    def with_adapter(name: str, **_: Any) -> Any:
+        settings.inference_mode = True
+        wrapped = peft.PeftModel(model, settings)
+        found = peft.set_peft_model_state_dict(wrapped, load_file(Path(name) / WEIGHTS))
+        missing = [each for each in found.missing_keys if ".lora_" in each or ".modules_to_save." in each]
+        if missing or found.unexpected_keys:
+            which = f"lacks {missing[0]}" if missing else f"has {found.unexpected_keys[0]}, which has no place in the model"
+            raise ValueError(f"its {WEIGHTS} {which}")
+        return wrapped
 
-    model, _ = load(from_base, base, config=config, **of_loading)
-    merged = load(with_adapter, path).merge_and_unload()
+    model, report = load(from_base, base, config=config, **of_loading)
+    lacking = sorted({*report["missing_keys"], *(str(name) for name, *_ in report["mismatched_keys"])})
+    of_adapter = (*(settings.modules_to_save or ()), "pooler")
+    if lacking := [name for name in lacking if not set(of_adapter) & set(name.split("."))]:
+        raise ModelError(f"model {path}: its base model {base} lacks, or has in another size, {lacking[0]}")
+    merged = load(with_adapter, str(folder)).merge_and_unload()
     merged.name_or_path = path  # and not its base's
     return merged, {"missing_keys": [], "mismatched_keys": []}

@@ -23,6 +23,7 @@ from engine.data import collate
 from engine.data.collate import Layout, arrange
 from engine.model import attention, dropout, packing
 from engine.precision import Precision
+from engine.settings.own import code_fingerprint
 
 TOLERANCE = 1e-5  # of logits and gradients, relative to the largest of them where that is above 1
 COPY_LENGTHS = (3, 17, 30, 30)
@@ -31,14 +32,21 @@ KERNEL_TOLERANCE = 0.03  # bf16 keeps 8 bits; outputs and gradients are relative
 MAX_HEAD_WIDTH = 256
 
 
-def fingerprint(model: transformers.PreTrainedModel, level: str) -> str:
-    """Of all that a verdict depends on: class, configuration, versions, and the code that packs."""
+def described(model: transformers.PreTrainedModel) -> str:
+    """All that decides what a model computes, but for its weights: its class, configuration, code and versions."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "id2label", "label2id")}
+    kind = type(model)
+    parts = [kind.__module__, kind.__qualname__, code_fingerprint(kind), str(getattr(model.config, "num_labels", None)),
+             str(model.config._attn_implementation), json.dumps(config, sort_keys=True, default=str), torch.__version__,
+             transformers.__version__]  # fmt: skip
+    return "\0".join(parts)
+
+
+def fingerprint(model: transformers.PreTrainedModel, level: str) -> str:
+    """Of all that a verdict depends on: the model but for its weights, and the code that packs."""
     files = [__file__, *(str(module.__file__) for module in (attention, collate, dropout, packing))]
     sources = [Path(file).read_bytes() for file in files]
-    parts = [type(model).__name__, level, json.dumps(config, sort_keys=True, default=str), torch.__version__,
-             transformers.__version__]  # fmt: skip
-    return hashlib.sha256("\0".join(parts).encode() + b"".join(sources)).hexdigest()[:32]
+    return hashlib.sha256(f"{level}\0{described(model)}".encode() + b"".join(sources)).hexdigest()[:32]
 
 
 def compare_small_copy(model: transformers.PreTrainedModel, level: str) -> str | None:

@@ -7,6 +7,7 @@ from it (dropout is off, the loader has its own generator).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from engine.console import note
 from engine.data.batch import Batch
 from engine.distributed.world import World
 from engine.distributed.wrap import release
@@ -34,7 +36,7 @@ def evaluate(
     total: int | None = None,
     look: Callable[[Any, Batch], None] | None = None,
 ) -> Evaluation:
-    """The mean loss over all items, and the task's metrics. Collective.
+    """The mean loss over all items, NaN if there are none, and the task's metrics. Collective.
 
     ``total`` is the number of batches, for the bar; ``look`` is shown the outputs of each.
     """
@@ -65,6 +67,8 @@ def evaluate(
     model.train(was_training)
     loss, *counts = world.all_reduce(torch.tensor([float(loss_sum), num_items, num_examples], dtype=torch.float64)).tolist()
     num_items, num_examples = (int(count) for count in counts)
-    loss /= max(num_items, 1)
+    if not num_items:
+        note(f"nothing to measure: the {num_examples} examples of {split!r} hold no target, so there is no loss and no metric")
+    loss = loss / num_items if num_items else math.nan
     runtime = time.perf_counter() - began
     return Evaluation({"loss": loss, **metrics.compute()}, num_examples, num_steps, runtime)

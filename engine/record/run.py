@@ -19,6 +19,7 @@ from tqdm import tqdm
 from engine.checkpoint.saver import AsyncSaver, Saver
 from engine.checkpoint.snapshot import take_snapshot
 from engine.config import TrainConfig
+from engine.console import printable_lines
 from engine.data.batch import Batch, Key
 from engine.data.plan import Position
 from engine.distributed.world import World
@@ -105,7 +106,7 @@ class Run:
             line["ranks"] = self.world.gather(own)
         self.write(line)
         if warning := self.jumps.warning(self.window.loss, at.step):
-            tqdm.write(warning, file=sys.stderr)
+            tqdm.write(printable_lines(warning), file=sys.stderr)
         self._bar.set_postfix_str(bar_text(line))
         if self._bar.disable:  # no terminal: the line takes the bar's place
             self.say(line_text(line, self.window, self.num_steps))
@@ -203,7 +204,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """A line for the reader, above the bar."""
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(printable_lines(text), file=sys.stdout)
         sys.stdout.flush()
 
     def paused(self, phase: str) -> AbstractContextManager[None]:

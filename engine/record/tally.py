@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +57,8 @@ class Tally:
 
     @property
     def loss(self) -> float:
-        """The mean loss over items."""
-        return self.loss_sum / max(self.num_items, 1.0)
+        """The mean loss over items; NaN where there were none."""
+        return self.loss_sum / self.num_items if self.num_items else math.nan
 
     @property
     def padding_waste(self) -> float:

@@ -88,7 +88,7 @@ ROWS: tuple[tuple[str, str], ...] = (  # fields, with Trainer's default where ou
     ),
     (
         "`tf32`",
-        "not needed: always on, on CUDA devices that have it; the first line of a run says so",
+        "not needed: on with `--precision fp32` on CUDA devices that have it; the first line of a run says so",
     ),
     (
         "`activation_checkpointing`, `activation_checkpointing_kwargs`, `gradient_checkpointing`, "

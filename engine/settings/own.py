@@ -6,9 +6,11 @@ run has left behind. Next: record/writers.py, tasks/__init__.py.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +56,16 @@ def _import(path: Path, name: str, flag: str) -> ModuleType:
             raise UsageError(f"--{flag} {name}: {path} cannot be imported: {type(error).__name__}: {error}{where}") from error
         _imported[key] = module
     return _imported[key]
+
+
+def code_fingerprint(kind: type[Any]) -> str:
+    """Hash of the files that a class and its bases stand in, but for those of this project and of installed packages; "" if
+    there are no others.
+    """
+    installed = (*sysconfig.get_paths().values(), str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "tasks"))
+    files = {getattr(sys.modules.get(base.__module__), "__file__", None) for base in kind.__mro__}
+    own = sorted(file for file in files if file and not file.startswith(installed))
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in own)).hexdigest() if own else ""
 
 
 def line_of(error: BaseException, path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.commands.output import TABLES, check_output, is_flat, write_predictions
-from engine.console import shown
+from engine.console import say, shown
 from engine.errors import UsageError
 from engine.finished import Find, open_model
 from tasks.flags import CaptionConfig
@@ -17,7 +17,7 @@ def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
     if not pictures:
         raise UsageError("give one or more pictures: files or http addresses")
     check_output("--output", config.output, TABLES, inputs=pictures, model=config.model)
-    changes = {"num_beams": config.num_beams, "max_new_tokens": config.max_new_tokens}
+    changes = {"num_beams": config.num_beams, "max_new_tokens": config.max_new_tokens, "allow_urls": True}  # those typed here
     task, model, layout = open_model(
         config.model, find, device=config.device, task=config.task, base="captioning", changes=changes
     )
@@ -25,7 +25,7 @@ def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
     if config.output:
         path = Path(config.output)
         write_predictions(path, {"file_name": list(pictures)}, [task.columns_of(found, is_flat(path)) for found in captions])
-        print(f"{len(pictures)} captions written to {config.output}")
+        say(f"{len(pictures)} captions written to {config.output}")
         return
     for picture, found in zip(pictures, captions, strict=True):
-        print(f"{task.describe(found)}\t{shown(picture)}")
+        say(f"{task.describe(found)}\t{shown(picture)}")

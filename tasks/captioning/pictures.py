@@ -1,15 +1,19 @@
 """Pictures with captions: read whole once, to refuse what is broken and to know them again; decoded when a batch wants them.
 
-A picture is a path, an http address, bytes as ``datasets`` keeps them, or a PIL image. Whatever its name says, its content
-decides what Pillow does with it, and for some formats (EPS) Pillow starts another program: only those of FORMATS are opened.
+A picture is a path, an address, bytes as ``datasets`` keeps them, or a PIL image. Whoever writes the data names the files, so
+these have to be regular and lie in the folder of the data, and addresses are asked for only where the user says so. Whatever
+its name says, a file's content decides what Pillow does with it, and for some formats (EPS) Pillow starts another program:
+only those of FORMATS are opened. Bytes and pixels are counted before anything is decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import urllib.error
-import urllib.request
+import os
+import stat
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,45 +23,81 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from engine.data.tables import RowName
 from engine.errors import DataError
 from engine.settings.fields import user_path
 from engine.task import Row
+from tasks.captioning.download import download, is_address
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-DOWNLOAD_SECONDS, MAX_BYTES = 20, 64 * 2**20
+MAX_BYTES, MAX_PIXELS = 64 * 2**20, 64 * 2**20  # of one picture; in RGB that many pixels take 192 MiB
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # those that Pillow decodes in its own process
 
 
-def read_bytes(source: Any, folder: Path, where: str) -> bytes:
-    """The file's content. ``folder``: what relative paths start from. Raises DataError."""
+@dataclass(frozen=True)
+class Access:
+    """What the names in the data may stand for.
+
+    ``folders``: that of the data, which relative names start from, and others that pictures may lie in; None: any, for names
+    that the user, and not the data, has given. ``addresses``: may they be asked for?
+    """
+
+    folders: Sequence[Path] | None = None
+    addresses: bool = False
+
+
+ANYWHERE = Access()
+
+
+def read_bytes(source: Any, access: Access, where: str) -> bytes:
+    """The file's content. Raises DataError."""
     if isinstance(source, dict) and source.get("bytes"):
         return bytes(source["bytes"])
     name = source.get("path") if isinstance(source, dict) else source
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{where}: a picture is needed, found {source!r}")
+    if is_address(name):
+        if not access.addresses:
+            raise DataError(f"{where}: {name} is an address, and none is asked for unless you say --allow-urls")
+        return download(name, MAX_BYTES, where)
     try:
-        if name.startswith(("http://", "https://")):
-            request = urllib.request.Request(name, headers={"User-Agent": "plainloop"})
-            with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as stream:
-                content: bytes = stream.read(MAX_BYTES + 1)
-            if len(content) > MAX_BYTES:
-                raise DataError(f"{where}: {name} is larger than {MAX_BYTES >> 20} MiB")
-            return content
-        return (folder / user_path(name)).read_bytes()
+        return read_file(name, access.folders, where)
     except FileNotFoundError as error:
-        raise DataError(f"{where}: there is no picture {folder / name}") from error
+        raise DataError(f"{where}: there is no picture {name}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{where}: {name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def read_file(name: str, folders: Sequence[Path] | None, where: str) -> bytes:
+    """Of a regular file within the folders, links followed. Raises OSError, DataError."""
+    path = (folders[0] if folders else Path()) / user_path(name)
+    real = path.resolve(strict=True)
+    if folders is not None and not any(real.is_relative_to(folder.resolve()) for folder in folders):
+        raise DataError(
+            f"{where}: {name} does not lie in {folders[0].resolve()}, where the data are: put it there, or name the folder of "
+            "the pictures with --image-folder"
+        )
+    status = real.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
+        raise DataError(f"{where}: {name} is not a regular file")
+    with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        content = b"" if status.st_size > MAX_BYTES else stream.read(MAX_BYTES + 1)
+    if max(status.st_size, len(content)) > MAX_BYTES:
+        raise DataError(f"{where}: {name} is larger than {MAX_BYTES >> 20} MiB")
+    return content
+
+
 def opened(content: bytes) -> Picture:
-    """The one place where Pillow is given a file; what is read so far is its head. Raises what Pillow raises."""
+    """The one place where Pillow is given a file; what is read so far is its head. Raises what Pillow raises, ValueError."""
     try:
-        return Image.open(BytesIO(content), formats=FORMATS)
+        picture = Image.open(BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:  # Pillow's own message has an address in memory for a name
         raise UnidentifiedImageError(f"its content is none of {', '.join(FORMATS)}") from error
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"it has {picture.width} x {picture.height} pixels, and at most {MAX_PIXELS >> 20} Mi are decoded")
+    return picture
 
 
 def decode(content: bytes, where: str) -> Picture:
@@ -69,27 +109,37 @@ def decode(content: bytes, where: str) -> Picture:
         raise DataError(f"{where} is not a picture that can be read: {error}") from error
 
 
-def open_picture(source: Any, where: str) -> Picture:
-    """A picture from anywhere. Raises DataError."""
+def open_picture(source: Any, where: str, access: Access = ANYWHERE) -> Picture:
+    """A picture from anywhere that ``access`` lets it come from. Raises DataError."""
     if isinstance(source, Image.Image):
         return source.convert("RGB")
-    return decode(read_bytes(source, Path(), where), str(source) if isinstance(source, str) else where)
+    return decode(read_bytes(source, access, where), str(source) if isinstance(source, str) else where)
 
 
 class Pictures(torch.utils.data.Dataset[Row]):
     """Rows ``{"tokens": [T + 1], "pixel_values": [3, H, W] float32}``; the length is that of the caption.
 
-    ``sources``: what each row's picture is read from; ``tokens``: its caption, from the first token to the last.
+    ``sources``: what each row's picture is read from; ``tokens``: its caption, from the first token to the last; ``name``:
+    what errors call a row. What lies at
+    an address is fetched once, and kept in a file while this object lives.
     """
 
-    def __init__(self, sources: Sequence[Any], tokens: Sequence[np.ndarray], processor: Any, folder: Path, name: str):
-        self.sources, self.tokens, self.processor, self.folder, self.name = sources, tokens, processor, folder, name
-        self.digests = [self._check(row) for row in tqdm(range(len(tokens)), desc=f"reading the pictures of the {name} data",
+    def __init__(self, sources: Sequence[Any], tokens: Sequence[np.ndarray], processor: Any, access: Access, name: RowName):
+        self.sources, self.tokens, self.processor, self.access, self.name = sources, tokens, processor, access, name
+        self.fetched: dict[str, Path] = {}
+        self.downloads = tempfile.TemporaryDirectory(prefix="plainloop-") if access.addresses else None
+        self.digests = [self._check(row) for row in tqdm(range(len(tokens)), desc="reading the pictures",
                                                          disable=None if len(tokens) > 2000 else True)]  # fmt: skip
 
     def _read(self, row: int) -> tuple[bytes, str]:
-        where = f"{self.name} data, row {row + 1}"
-        return read_bytes(self.sources[row], self.folder, where), where
+        where, source = self.name(row), self.sources[row]
+        if isinstance(source, str) and source in self.fetched:
+            return self.fetched[source].read_bytes(), where
+        content = read_bytes(source, self.access, where)
+        if self.downloads and isinstance(source, str) and is_address(source):
+            self.fetched[source] = Path(self.downloads.name) / str(row)
+            self.fetched[source].write_bytes(content)
+        return content, where
 
     def _check(self, row: int) -> bytes:
         """A hash of the file. Raises DataError for what is no picture; a file that is cut off is seen when it is decoded."""

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from datasets.config import HF_DATASETS_CACHE
+from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, GenerationConfig
@@ -29,12 +31,12 @@ from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange, per_token
 from engine.data.files import Columns
 from engine.data.sources import HubData, Source, TakenModel
-from engine.data.tables import files_in
+from engine.data.tables import files_in, row_name
 from engine.errors import DataError, ModelError
 from engine.settings.fields import user_path
 from engine.task import Examples, Row
 from tasks.captioning.metrics import CaptionMetrics
-from tasks.captioning.pictures import Pictures, open_picture, pixels
+from tasks.captioning.pictures import Access, Pictures, open_picture, pixels
 from tasks.options import CAPTION_TOKENS, CaptioningOptions
 from tasks.samples.shapes import drawn, small_captioner
 from tasks.text import TextTask, checked_texts
@@ -117,9 +119,9 @@ class Captioning(TextTask[CaptioningOptions]):
         name = self.options.text_column
         cells = [cell if isinstance(cell, list) else [cell] for cell in table[name][:]]
         pairs = [(row, text) for row, cell in enumerate(cells) for text in cell]
-        checked_texts([text for _, text in pairs], f"{split} data, column {name!r}")
-        if blank := [row + 1 for row, text in pairs if not text.strip()]:
-            raise DataError(f"{split} data, row {blank[0]}: the caption is blank: remove or fill it")
+        checked_texts([text for _, text in pairs], f"{split} data, column {name!r}", lambda i: row_name(table, pairs[i][0]))
+        if blank := [row for row, text in pairs if not text.strip()]:
+            raise DataError(f"{split} data, {row_name(table, blank[0])}: the caption is blank: remove or fill it")
         return pairs
 
     def pictures(self, table: Dataset, split: str, captions: Sequence[tuple[int, str]]) -> Pictures:
@@ -133,13 +135,26 @@ class Captioning(TextTask[CaptioningOptions]):
         tokens = [np.asarray([start, *row[:limit], end], dtype=np.int32) for row in ids]
         column = table[self.image_column]
         sources = [column[row] for row, _ in captions]
-        folder = user_path(self.files.get(split) or "").parent
-        found = Pictures(sources, tokens, self.processor, folder, split)
+        found = Pictures(sources, tokens, self.processor, self.access(split),
+                         lambda row: f"{split} data, {row_name(table, captions[row][0])}")  # fmt: skip
         by_picture: dict[bytes, list[str]] = {}
         for digest, (_, text) in zip(found.digests, captions, strict=True):
             by_picture.setdefault(digest, []).append(text)
         self._references[split] = [by_picture[digest] for digest in found.digests]
         return found
+
+    def access(self, split: str) -> Access:
+        """What the names in a split may stand for; of those that a program of the user's gives in Python, any file."""
+        if file := self.files.get(split):
+            folders = [user_path(file).parent, *filter(Path.is_dir, [user_path(self.source.config.data)])]
+        elif self.source.folder is not None:
+            folders = [self.source.folder]
+        elif self.source.given is None and split:  # the Hub's library has put them there
+            folders = [Path(HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
+        else:
+            return Access(None, self.options.allow_urls)
+        more = self.options.image_folder
+        return Access([*folders, *([user_path(more)] if more else [])], self.options.allow_urls)
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         """The caption without its last token goes in, without its first it is the target: [B, T]; pixel_values [B, 3, H, W]."""
@@ -239,11 +254,11 @@ class Captioning(TextTask[CaptioningOptions]):
 
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each picture (a path, an address, or a PIL image) ``{"caption": text}``."""
-        sources = list(inputs)
+        sources, access = list(inputs), self.access("")
         device = next(model.parameters()).device
         for start in range(0, len(sources), PREDICT_ROWS):
             chunk = sources[start : start + PREDICT_ROWS]
-            pictures = [open_picture(source, f"picture {start + i}") for i, source in enumerate(chunk, start=1)]
+            pictures = [open_picture(source, f"picture {start + i}", access) for i, source in enumerate(chunk, start=1)]
             values = torch.from_numpy(np.stack([pixels(self.processor, picture) for picture in pictures]))
             for text in self.write(model, values.to(device)):
                 yield {"caption": text}

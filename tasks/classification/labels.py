@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.console import note
+from engine.data.tables import RowName, row_name
 from engine.data.tokens import cells_of
 from engine.errors import DataError, UsageError
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+Where = Callable[[str, int], str]  # what errors call a row of a split, from 0
 DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+)")
 MOST_DIGITS = 18  # of a whole number; what is longer is a name (and Python refuses to convert thousands of digits)
 
@@ -56,14 +60,18 @@ def read_labels(
     whole numbers, else in alphabetical order. Without training data names must be given. Raises DataError with the row.
     """
     cells = {split: shared(table[column]) for split, table in tables.items()}
+
+    def where(split: str, row: int) -> str:
+        return f"{split} data, {row_name(tables[split], row)}"
+
     if given is None:
         given = class_names(tables["train"], column)
     if problem == "regression":
-        values = {split: numbers(column_cells, split, column) for split, column_cells in cells.items()}
+        values = {split: numbers(column_cells, column, partial(where, split)) for split, column_cells in cells.items()}
         return Labels(("value",), np.array([len(cells.get("train", ()))])), values
     if problem == "multi_label":
-        return many_of_each(cells, column, given, separator)
-    return one_of_each(cells, column, given)
+        return many_of_each(cells, column, given, separator, where)
+    return one_of_each(cells, column, given, where)
 
 
 def shared(column: Sequence[Any]) -> list[Any]:
@@ -95,22 +103,28 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def one_of_each(
-    cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None
+    cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None, where: Where
 ) -> tuple[Labels, dict[str, np.ndarray]]:
     """Classes: whole numbers or names."""
     ids: dict[str, int] = {}
     arrays = {}
     for split, values in cells.items():
-        if (missing := next((row for row, cell in enumerate(values, start=1) if is_missing(cell)), None)) is not None:
-            raise DataError(f"{split} data, row {missing}: the label is missing (column {column!r})")
-        for row, cell in enumerate(values, start=1):
-            where = f"{split} data, row {row}: label {cell!r}"
+        if (missing := next((row for row, cell in enumerate(values) if is_missing(cell)), None)) is not None:
+            raise DataError(f"{where(split, missing)}: the label is missing (column {column!r})")
+        for row, cell in enumerate(values):
             if isinstance(cell, float) or (given is None and isinstance(cell, str) and DECIMAL.fullmatch(cell.strip())):
-                raise DataError(f"{where} is not a class: classes are whole numbers or names (or --problem regression)")
+                raise DataError(
+                    f"{where(split, row)}: label {cell!r} is not a class: classes are whole numbers or names "
+                    "(or --problem regression)"
+                )
             if (whole_number(cell) or 0) < 0:
-                raise DataError(f"{where} is negative; -1 often marks rows without a label: take them out")
+                raise DataError(
+                    f"{where(split, row)}: label {cell!r} is negative; -1 often marks rows without a label: take them out"
+                )
             if not isinstance(cell, str | int):
-                raise DataError(f"{where} is not a class (a list of labels needs --problem multi_label)")
+                raise DataError(
+                    f"{where(split, row)}: label {cell!r} is not a class (a list of labels needs --problem multi_label)"
+                )
     if given is None:
         if not cells["train"]:
             raise DataError("there is no row to train on")
@@ -127,10 +141,10 @@ def one_of_each(
             raise DataError(f"the label name {repeated[0]!r} is given twice")
         ids = {name: i for i, name in enumerate(given)} | {str(i): i for i in range(len(given)) if str(i) not in given}
     for split, values in cells.items():
-        for row, cell in enumerate(values, start=1):
+        for row, cell in enumerate(values):
             if str(cell) not in ids:
                 known = f"{', '.join(given[:10])}{' ...' if len(given) > 10 else ''}"
-                raise DataError(f"{split} data, row {row}: label {cell!r} is none of the {len(given)} labels ({known})")
+                raise DataError(f"{where(split, row)}: label {cell!r} is none of the {len(given)} labels ({known})")
         arrays[split] = np.array([ids[str(cell)] for cell in values], dtype=np.int64)
     trained = arrays.get("train", np.empty(0, dtype=np.int64))
     if "train" in arrays and (trained == trained[:1]).all():
@@ -138,15 +152,30 @@ def one_of_each(
     return Labels(given, np.bincount(trained, minlength=len(given))), arrays
 
 
+def appearance(name: str) -> str:
+    """Equal for names that are one to the eye, or to who typed them: spaces, capitals, zeros in front of a number, composed
+    and decomposed letters, and characters without a width.
+    """
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    plain = " ".join(visible.split()).casefold()
+    return str(number) if (number := whole_number(plain)) is not None else plain
+
+
 def warn_of_odd_classes(names: Sequence[str], num_rows: int) -> None:
     """Names that look like one class written in two ways, and so many that the column can hardly be a label."""
-    alike: dict[str, str] = {}
-    for name in names:
-        if (other := alike.setdefault(" ".join(name.split()).casefold(), name)) != name:
-            note(f"warning: the labels {other!r} and {name!r} differ in spaces or capitals only, and are two classes")
-            break
+    warn_of_lookalikes(names)
     if len(names) > max(10, num_rows / 2):
         note(f"warning: {len(names)} different labels in {num_rows} rows; is that the right column?")
+
+
+def warn_of_lookalikes(names: Sequence[str]) -> None:
+    """The first two that look like one."""
+    alike: dict[str, str] = {}
+    for name in names:
+        if (other := alike.setdefault(appearance(name), name)) != name:
+            both = f"{other!r} and {name!r}" if repr(other) != repr(name) else f"{other!a} and {name!a}"
+            note(f"warning: the labels {both} look alike, and are two classes")
+            return
 
 
 def is_missing(cell: Any) -> bool:
@@ -154,43 +183,41 @@ def is_missing(cell: Any) -> bool:
 
 
 def many_of_each(
-    cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None, separator: str
+    cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None, separator: str, where: Where
 ) -> tuple[Labels, dict[str, np.ndarray]]:
     """Several labels: a list of names or ids, a list of 0 and 1 for every label, or names in a CSV cell."""
 
-    def words(cell: Any, where: str) -> list[Any]:
+    def words(cell: Any, split: str, row: int) -> list[Any]:
         if cell is None:
-            raise DataError(f"{where}: the labels are missing (an empty list, or an empty CSV cell, means none)")
+            raise DataError(f"{where(split, row)}: the labels are missing (an empty list, or an empty CSV cell, means none)")
         if isinstance(cell, str):
             return [word.strip() for word in cell.split(separator) if word.strip()]
         if isinstance(cell, list):
             for word in cell:
                 if is_missing(word) or (whole_number(word) or 0) < 0:
-                    raise DataError(f"{where}: {cell!r} holds a label that is missing or negative")
+                    raise DataError(f"{where(split, row)}: {cell!r} holds a label that is missing or negative")
                 if not isinstance(word, str | int | float) or (isinstance(word, float) and word not in (0, 1)):
-                    raise DataError(f"{where}: {cell!r} holds {word!r}, which is neither a name nor a whole number")
+                    raise DataError(f"{where(split, row)}: {cell!r} holds {word!r}, which is neither a name nor a whole number")
             return cell
-        raise DataError(f"{where}: a list of labels is needed, found {cell!r}")
+        raise DataError(f"{where(split, row)}: a list of labels is needed, found {cell!r}")
 
-    lists = {
-        split: [words(cell, f"{split} data, row {row}") for row, cell in enumerate(values, start=1)]
-        for split, values in cells.items()
-    }
+    lists = {split: [words(cell, split, row) for row, cell in enumerate(values)] for split, values in cells.items()}
     shown = lists.get("train") or next(iter(lists.values()))
     if is_indicator(shown):
         width = len(given) if given else len(shown[0])
         names = given or tuple(f"label_{i}" for i in range(width))
         matrices = {}
         for split, rows in lists.items():
-            for row, values in enumerate(rows, start=1):
+            for row, values in enumerate(rows):
                 if len(values) != width or any(v not in (0, 1) for v in values):
-                    raise DataError(f"{split} data, row {row}: {width} values of 0 or 1 are needed, found {values!r}")
+                    raise DataError(f"{where(split, row)}: {width} values of 0 or 1 are needed, found {values!r}")
             matrices[split] = np.asarray(rows, dtype=np.float32)
     else:
         names = given or in_order({str(word) for row in shown for word in row})
         ids = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names)) if str(i) not in names}
         if not names:
             raise DataError(f"column {column!r}: no training row has a label")
+        warn_of_lookalikes(names)
         if odd := next((word for rows in lists.values() for row in rows for word in row if isinstance(word, float)), None):
             raise DataError(
                 f"column {column!r} holds {odd!r} beside labels that are neither 0 nor 1: use whole numbers or names"
@@ -201,9 +228,7 @@ def many_of_each(
                 for word in values:
                     if str(word) not in ids:
                         known = ", ".join(names[:10])
-                        raise DataError(
-                            f"{split} data, row {row + 1}: label {word!r} is none of the {len(names)} ({known} ...)"
-                        )
+                        raise DataError(f"{where(split, row)}: label {word!r} is none of the {len(names)} ({known} ...)")
                     matrices[split][row, ids[str(word)]] = 1
     return Labels(names, matrices.get("train", np.zeros((0, len(names)))).sum(0)), matrices
 
@@ -221,14 +246,14 @@ def is_indicator(rows: Sequence[list[Any]]) -> bool:
     return all(value in (0, 1) for value in values) or (len(set(lengths)) == 1 and any(len(set(row)) < usual for row in rows))
 
 
-def numbers(values: Sequence[Any], split: str, column: str) -> np.ndarray:
+def numbers(values: Sequence[Any], column: str, where: RowName) -> np.ndarray:
     """[N] float32 for regression."""
     result = np.empty(len(values), dtype=np.float32)
     for row, cell in enumerate(values):
         try:
             result[row] = float("" if "_" in str(cell) else cell)  # Python would read 1_000 as a number
         except (TypeError, ValueError) as error:
-            raise DataError(f"{split} data, row {row + 1}: {cell!r} (column {column!r}) is not a number") from error
+            raise DataError(f"{where(row)}: {cell!r} (column {column!r}) is not a number") from error
         if not np.isfinite(result[row]):
-            raise DataError(f"{split} data, row {row + 1}: {cell!r} (column {column!r}) is not a finite number")
+            raise DataError(f"{where(row)}: {cell!r} (column {column!r}) is not a finite number")
     return result

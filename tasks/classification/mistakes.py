@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.console import shown
 from engine.data.batch import Batch
+from engine.data.tables import row_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,10 +34,11 @@ class Mistakes:
             self.wrong.append((float(scores[i]), batch.keys[i][1], int(labels[i]), int(predictions[i])))
 
     def rows(self) -> tuple[list[str], list[list[Any]]]:
-        """Header and rows, the most confident mistake first; ``row`` counts the evaluation data from 1."""
+        """Header and rows, the most confident mistake first; ``row`` is that of the file, from 1."""
         found = []
         for score, row, label, prediction in sorted(self.wrong, key=lambda wrong: (-wrong[0], wrong[1])):
-            found.append([row + 1, *self.texts[row].values(), self.names[label], self.names[prediction], round(score, 4)])
+            cells = (row_number(self.texts, row), *self.texts[row].values())
+            found.append([*cells, self.names[label], self.names[prediction], round(score, 4)])
         return ["row", *self.texts.column_names, "label", "prediction", "confidence"], found
 
     def table(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.files import Columns, delimiter_hint
 from engine.data.sources import Source
+from engine.data.tables import row_name
 from engine.data.tokens import TokenDataset, cells_of, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.task import Examples, Row
@@ -136,12 +138,12 @@ class Classification(TextTask[ClassificationOptions]):
 
     def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
         """Token ids beside the labels; says how many texts were cut or blank."""
-        o = self.options
-        texts = checked_texts(table[o.text_column], f"{split} data, column {o.text_column!r}")
+        o, row = self.options, partial(row_name, table)
+        texts = checked_texts(table[o.text_column], f"{split} data, column {o.text_column!r}", row)
         pairs = None
         if o.text_pair_column:
-            pairs = checked_texts(table[o.text_pair_column], f"{split} data, column {o.text_pair_column!r}")
-        return TokenDataset(self.tokenize(texts, pairs, f"{split} data"), {"labels": targets})
+            pairs = checked_texts(table[o.text_pair_column], f"{split} data, column {o.text_pair_column!r}", row)
+        return TokenDataset(self.tokenize(texts, pairs, f"{split} data", row), {"labels": targets})
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         inputs, counts = arrange(rows, layout, self.tokenizer)

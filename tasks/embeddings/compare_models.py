@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from engine.commands.output import check_output, writing
-from engine.console import shown
+from engine.console import say, say_lines, shown
 from engine.errors import UsageError
 from engine.finished import Find, open_model
 from tasks.embeddings.task import Embeddings
@@ -44,17 +44,17 @@ def compare_models(config: CompareConfig, texts: Sequence[str], find: Find) -> N
     found = [embedded(name, config, find) for name in config.models]
     width = max(*(len(model.name) for model in found), 10)
     for model in found:
-        print(f"{model.name:<{width}}  {model.vectors.shape[1]:>4} dimensions  {1000 * model.seconds:.2f} ms a sentence")
+        say(f"{model.name:<{width}}  {model.vectors.shape[1]:>4} dimensions  {1000 * model.seconds:.2f} ms a sentence")
     for row, sentence in enumerate(config.sentences, start=1):
-        print(f"\n{row}. {shown(sentence)}")
+        say_lines(f"\n{row}. {shown(sentence)}")
         for model in found:
-            print(f"{model.name:<{width}}  first {FIRST}: {' '.join(f'{x:7.4f}' for x in model.vectors[row - 1, :FIRST])}")
+            say(f"{model.name:<{width}}  first {FIRST}: {' '.join(f'{x:7.4f}' for x in model.vectors[row - 1, :FIRST])}")
     for model in found:
-        print(f"\n{model.name}: similarities (cosines)")
-        print(matrix(model.similarities))
+        say_lines(f"\n{model.name}: similarities (cosines)")
+        say_lines(matrix(model.similarities))
     if config.picture:
         draw(found, config.sentences, Path(config.picture))
-        print(f"\npicture written to {config.picture}")
+        say_lines(f"\npicture written to {config.picture}")
 
 
 def embedded(name: str, config: CompareConfig, find: Find) -> Embedded:

@@ -2,7 +2,7 @@
 
 modules.json lists the parts (transformer, pooling, normalisation), 1_Pooling/config.json says how the token vectors are
 pooled, sentence_bert_config.json how many tokens are read. They are read from the start model and written with the trained
-one, so that ``SentenceTransformer(directory)`` takes it as it is. Next: embeddings.py.
+one, so that ``SentenceTransformer(directory)`` takes it as it is. Next: task.py.
 """
 
 from __future__ import annotations

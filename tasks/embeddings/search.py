@@ -6,8 +6,8 @@ second search only embeds its query. Exact: every text is compared.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from engine.commands.output import TABLES, check_output, check_writable, write_predictions
-from engine.console import note, shown
-from engine.data.cache import cache_folder
+from engine.console import say, shown
+from engine.data.cache import entry
 from engine.data.collate import Layout
 from engine.data.files import read_table
 from engine.data.tokens import tokens_fingerprint
 from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
+from engine.model.packing_check import described
+from engine.settings.own import code_fingerprint
 from tasks.embeddings.task import Embeddings
 from tasks.flags import SearchConfig
 from tasks.text import checked_texts
@@ -54,41 +56,34 @@ def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
     if config.output:
         columns = {column: [values[hit["row"] - 1] for hit in found] for column, values in rows.items()}
         write_predictions(Path(config.output), columns, found)
-        print(f"{len(found)} texts for {len(queries)} queries written to {config.output}")
+        say(f"{len(found)} texts for {len(queries)} queries written to {config.output}")
         return
     for hit in found:
         if hit["rank"] == 1:
-            print(shown(hit["query"]))
-        print(f"  {hit['score']:.4f}  row {hit['row']}\t{shown(texts[hit['row'] - 1])}")
+            say(shown(hit["query"]))
+        say(f"  {hit['score']:.4f}  row {hit['row']}\t{shown(texts[hit['row'] - 1])}")
 
 
 def corpus_vectors(task: Embeddings, model: nn.Module, layout: Layout, texts: Sequence[str]) -> Tensor:
     """[N, H]: the vectors of all texts, from the cache if there."""
-    path = cache_folder() / "vectors" / f"{vectors_fingerprint(task, model, texts)}.npy"
-    try:
-        return torch.from_numpy(np.load(path))
-    except (OSError, ValueError, EOFError):
-        pass  # not there, or damaged: made anew
-    vectors = task.vectors(model, texts, layout)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as stream:
-            np.save(stream, vectors.numpy())
-        os.replace(temporary, path)
-    except OSError as error:
-        note(f"vectors: not cached, {path} cannot be written ({error.strerror})")
-    finally:
-        temporary.unlink(missing_ok=True)
-    return vectors
+    compute = functools.cache(lambda: task.vectors(model, texts, layout))
+    key = vectors_fingerprint(task, model, layout, texts)
+    folder = key and entry("vectors", key, lambda folder: np.save(folder / "vectors.npy", compute().numpy()))
+    return torch.from_numpy(np.load(folder / "vectors.npy")) if folder else compute()
 
 
-def vectors_fingerprint(task: Embeddings, model: nn.Module, texts: Sequence[str]) -> str:
-    """Changes with the texts and their order, the tokenizer, the length, the pooling, and any weight."""
-    digest = hashlib.blake2b(tokens_fingerprint(texts, None, task.tokenizer, task.max_length).encode(), digest_size=16)
-    digest.update(f"{task.pooling} {type(model).__name__}".encode())
+def vectors_fingerprint(task: Embeddings, model: nn.Module, layout: Layout, texts: Sequence[str]) -> str | None:
+    """Changes with the texts and their order, the tokenizer, the length, the pooling, the code that is not ours, the model's
+    configuration and weights, and what computes them. None: as ``tokens_fingerprint``'s.
+    """
+    tokens = tokens_fingerprint(texts, None, task.tokenizer, task.max_length)
+    if tokens is None:
+        return None
     state: dict[str, Any] = model.state_dict()
+    device = next(model.parameters()).device.type
+    how = [tokens, str(task.pooling), described(model), code_fingerprint(type(task)), layout.kind, device, torch.__version__]
+    digest = hashlib.blake2b("\0".join(map(str, how)).encode(), digest_size=16)
     for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

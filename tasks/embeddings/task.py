@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.files import Columns
 from engine.data.sources import HubData, Source
+from engine.data.tables import RowName, plain_row, row_name
 from engine.data.tokens import TokenDataset, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.task import Examples, Metrics, Row
@@ -117,15 +119,16 @@ class Embeddings(TextTask[EmbeddingsOptions]):
     def pairs(self, table: Dataset, split: str) -> Pairs:
         """Token ids of each column of texts. Raises DataError."""
         o = self.options
-        texts = {name: checked_texts(table[name][:], f"{split} data, column {name!r}") for name in o.texts}
+        row = partial(row_name, table)
+        texts = {name: checked_texts(table[name][:], f"{split} data, column {name!r}", row) for name in o.texts}
         scores = np.zeros(len(table), np.float32)
         if not self.is_contrastive:
-            scores = read_scores(table[o.label_column][:], f"{split} data, column {o.label_column!r}")
+            scores = read_scores(table[o.label_column][:], f"{split} data, column {o.label_column!r}", row)
         elif repeated := len(table) - len(set(texts[o.text_pair_column])):
             note(f"{split} data: {repeated} of {len(table)} texts in column {o.text_pair_column!r} repeat another: "
                  "where both meet, each counts as wrong for the other's row")  # fmt: skip
         return Pairs(
-            [TokenDataset(self.tokenize(part, None, f"{split} data, {name}"), {}) for name, part in texts.items()], scores
+            [TokenDataset(self.tokenize(part, None, f"{split} data, {name}", row), {}) for name, part in texts.items()], scores
         )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
@@ -237,17 +240,17 @@ def progress(parts: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
     return tqdm(parts, desc="embedding", unit="batch", leave=False, disable=None if len(parts) > 4 else True)  # type: ignore[no-any-return]
 
 
-def read_scores(values: Sequence[Any], where: str) -> np.ndarray:
+def read_scores(values: Sequence[Any], where: str, row_name: RowName = plain_row) -> np.ndarray:
     """[N] float32 from -1 to 1, or DataError with the row."""
     scores = np.zeros(len(values), np.float32)
-    for row, value in enumerate(values, start=1):
+    for row, value in enumerate(values):
         try:
-            scores[row - 1] = float(value)
+            scores[row] = float(value)
         except (TypeError, ValueError) as error:
-            raise DataError(f"{where}, row {row}: a number is needed, found {value!r}") from error
-        if not -1 <= scores[row - 1] <= 1:
+            raise DataError(f"{where}, {row_name(row)}: a number is needed, found {value!r}") from error
+        if not -1 <= scores[row] <= 1:
             raise DataError(
-                f"{where}, row {row}: {value!r} does not lie between -1 and 1, as a cosine does: rescale the column"
+                f"{where}, {row_name(row)}: {value!r} does not lie between -1 and 1, as a cosine does: rescale the column"
             )
     return scores
 

@@ -10,7 +10,9 @@ long one in pieces, and none sees another. Blank rows are left out. ``python run
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from engine.data.collate import PADDED, Layout
 from engine.data.sources import HubData, Source, TakenModel
-from engine.data.tables import files_in
+from engine.data.tables import chosen, files_in, row_name
 from engine.data.tokens import TokenDataset, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.settings.fields import user_path
@@ -121,12 +123,12 @@ class CausalLM(Decoder[CausalOptions]):
             at = len(lines) - max(1, round(len(lines) * config.eval_fraction))
             if at < 1:
                 raise DataError(f"--eval-fraction {config.eval_fraction} of {len(lines)} lines leaves none to train on")
-            tables = {"train": lines.select(range(at)), "eval": lines.select(range(at, len(lines)))}
+            tables = {"train": chosen(lines, np.arange(at)), "eval": chosen(lines, np.arange(at, len(lines)))}
         return tables
 
     def examples(self) -> dict[str, Examples]:
         texts = {
-            split: list(checked_texts(table[self.options.text_column][:], f"{split} data"))
+            split: list(checked_texts(table[self.options.text_column][:], f"{split} data", partial(row_name, table)))
             for split, table in self.splits().items()
         }
         self.corpus = texts.get("train", ())
@@ -144,6 +146,7 @@ class CausalLM(Decoder[CausalOptions]):
                 raise DataError(f"{name}: all texts are blank")
         end = "" if self.is_one_text() or self.ends_by_itself() else self.tokenizer.eos_token or ""
         tokens = tokenize([part + end for part in parts], self.tokenizer, WHOLE, name=name)
+        tokens = dataclasses.replace(tokens, types=None)  # generate gives none, and GPT-2 would add them to its embeddings
         self.tokens_per_byte[split] = len(tokens.ids) / sum(len(part.encode()) for part in parts)
         if self.options.documents == "packed":
             return TokenDataset(in_pieces(tokens, self.max_length, name), {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.console import shown
+from engine.console import say, shown
 from engine.errors import UsageError
 from engine.finished import Find, open_model
 from tasks.flags import FillConfig
@@ -22,6 +22,6 @@ def fill(config: FillConfig, texts: Sequence[str], find: Find) -> None:
     for text, found in zip(texts, filled, strict=True):
         for number, mask in enumerate(found["masks"], start=1):
             if not is_one:
-                print(f"{shown(text)} (mask {number} of {len(found['masks'])})")
+                say(f"{shown(text)} (mask {number} of {len(found['masks'])})")
             for token, probability in mask:
-                print(f"{shown(token.strip())}\t{probability:.4f}")
+                say(f"{shown(token.strip())}\t{probability:.4f}")

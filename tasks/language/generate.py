@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.console import say_lines
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import Find, open_model
 from tasks.flags import GenerateConfig
+from tasks.language.templates import TemplateError, within_limits
 
 
 def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
@@ -27,15 +29,22 @@ def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
     for text in texts:
         prompt = chat_prompt(task, text) if config.chat else task.prompt(text)
         written += write_on(task, model, "" if config.chat else text, prompt, **options)
-    print("\n---\n".join(written))
+    say_lines("\n---\n".join(written))
 
 
 def chat_prompt(task: Any, text: str) -> list[int]:
     """The token ids of a user's message, up to where the answer begins. Raises ModelError."""
     if not task.tokenizer.chat_template:
         raise ModelError(f"model {task.path}: its tokenizer has no chat template; leave --chat out")
-    message = [{"role": "user", "content": text}]
-    return task.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]  # type: ignore[no-any-return]
+
+    def render(messages: list[dict[str, str]]) -> list[int]:
+        return task.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]  # type: ignore[no-any-return]
+
+    try:
+        [ids] = within_limits(render, [[{"role": "user", "content": text}]])
+    except TemplateError as error:
+        raise ModelError(f"model {task.path}: its chat template fails ({error}); leave --chat out") from error
+    return ids  # type: ignore[no-any-return]
 
 
 def write_on(task: Any, model: nn.Module, text: str, prompt: list[int], **options: Any) -> list[str]:

@@ -10,6 +10,7 @@ changes any; evaluation masks the same each time. ``python run.py fill`` uses th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import AutoModelForMaskedLM
 
 from engine.data.collate import PADDED, Layout
 from engine.data.sources import HubData
+from engine.data.tables import row_name
 from engine.data.tokens import TokenDataset, tokenize, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.task import Examples, Row
@@ -60,8 +62,8 @@ class MaskedLM(LanguageModel[MaskedOptions]):
         self.mask_id, self.maskable, self.continues = self.vocabulary()  # refused before the model is loaded
         rows: dict[str, Examples] = {}
         for split, table in tables.items():
-            name = f"{split} data"
-            tokens = tokenize(checked_texts(table[column][:], name), self.tokenizer, WHOLE, name=name)
+            name, row = f"{split} data", partial(row_name, table)
+            tokens = tokenize(checked_texts(table[column][:], name, row), self.tokenizer, WHOLE, name=name, row_name=row)
             rows[split] = TokenDataset(in_pieces(tokens, self.max_length, name), {})
         return rows
 

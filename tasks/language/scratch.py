@@ -7,9 +7,6 @@ nothing: a learning rate near 1e-3 suits it, not one for fine-tuning.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from engine.data.cache import cache_folder
+from engine.data.cache import entry_or_temporary
 
 SIZES = {"n_embd": 192, "n_layer": 4, "n_head": 6, "n_positions": 512}
 VOCABULARY = 4096
@@ -34,18 +31,13 @@ def small_gpt2(texts: Sequence[str]) -> tuple[str, str]:
     digest = hashlib.sha256(repr((SIZES, VOCABULARY, CHAT_TEMPLATE)).encode())
     for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
-    folder = cache_folder() / "models" / f"gpt2-{digest.hexdigest()[:16]}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-        try:
-            tokenizer = train_tokenizer(texts)
-            tokenizer.save_pretrained(made)
-            random_gpt2(tokenizer).save_pretrained(made)
-            if not folder.exists():
-                os.rename(made, folder)  # whole or not at all
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+
+    def write(folder: Path) -> None:
+        tokenizer = train_tokenizer(texts)
+        tokenizer.save_pretrained(folder)
+        random_gpt2(tokenizer).save_pretrained(folder)
+
+    folder = entry_or_temporary("models", f"gpt2-{digest.hexdigest()[:16]}", write)
     return str(folder), "a small GPT-2 with random weights and a tokenizer made from this text (--learning-rate 1e-3 suits it)"
 
 

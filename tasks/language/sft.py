@@ -11,19 +11,21 @@ the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jinja2 import TemplateError
 
 from engine.console import note
 from engine.data.sources import HubData
+from engine.data.tables import RowName, row_name
 from engine.data.tokens import TokenDataset, Tokens
 from engine.errors import DataError, ModelError
 from engine.task import Examples
 from tasks.language.causal_lm import Decoder
 from tasks.language.generate import chat_prompt
+from tasks.language.templates import TemplateError, within_limits
 from tasks.options import SFTOptions
 from tasks.samples.instructions import conversations
 
@@ -58,13 +60,16 @@ class SFT(Decoder[SFTOptions]):
         columns = {split: [table[name][:] for name in self.columns()] for split, table in tables.items()}
         for split, cells in columns.items():
             check = check_texts if self.options.prompt_column else check_messages
-            for number, row in enumerate(zip(*cells, strict=True), start=1):
-                check(f"{split} data, row {number}", *row)
+            for number, row in enumerate(zip(*cells, strict=True)):
+                check(f"{split} data, {row_name(tables[split], number)}", *row)
         self.corpus = [text for row in zip(*columns.get("train", ()), strict=True) for text in texts_of(row)]
-        return {split: self.rows(list(zip(*cells, strict=True)), f"{split} data") for split, cells in columns.items()}
+        return {
+            split: self.rows(list(zip(*cells, strict=True)), f"{split} data", partial(row_name, tables[split]))
+            for split, cells in columns.items()
+        }
 
-    def rows(self, rows: Sequence[tuple[Any, ...]], name: str) -> Examples:
-        """Token ids and labels: the next token where an answer is to be given, else -100.
+    def rows(self, rows: Sequence[tuple[Any, ...]], name: str, row_name: RowName) -> Examples:
+        """Token ids and labels: the next token where an answer is to be given, else -100. ``row_name``: what errors call a row.
 
         Conversations whose answers lie behind ``--max-length`` are left out, and counted.
         """
@@ -74,8 +79,7 @@ class SFT(Decoder[SFTOptions]):
                 "or give the data as texts: --prompt-column and --completion-column"
             )
         ids, labels, num_cut = [], [], 0
-        for number, row in enumerate(rows, start=1):
-            tokens, is_answer = self.encode(row, f"{name}, row {number}")
+        for tokens, is_answer in self.encoded(rows, name, row_name):
             num_cut += len(tokens) > self.max_length
             some, its = tokens[: self.max_length], is_answer[: self.max_length]
             if any(its[1:]):
@@ -91,19 +95,32 @@ class SFT(Decoder[SFTOptions]):
         all_tokens = Tokens(np.concatenate(ids), offsets, None, num_cut)
         return TokenDataset(all_tokens, token_columns={"labels": np.concatenate(labels)})
 
+    def encoded(self, rows: Sequence[tuple[Any, ...]], name: str, row_name: RowName) -> Iterator[tuple[list[int], list[bool]]]:
+        """``encode`` of each row; what runs a template does so within limits. Raises DataError."""
+        numbered = [(row, f"{name}, {row_name(number)}") for number, row in enumerate(rows)]
+        if self.options.prompt_column:
+            yield from (self.encode(*each) for each in numbered)
+            return
+        found = within_limits(lambda each: self.encode(*each), numbered)
+        done = 0
+        try:
+            for each in found:
+                yield each
+                done += 1
+        except TemplateError as error:
+            raise DataError(f"{numbered[done][1]}: the model's chat template does not take it ({error})") from error
+
     def encode(self, row: tuple[Any, ...], where: str) -> tuple[list[int], list[bool]]:
-        """Token ids, and which of them belong to an answer. Raises DataError."""
+        """Token ids, and which of them belong to an answer. Raises DataError, and whatever a template raises."""
         if self.options.prompt_column:
             prompt, completion = row
             text = prompt + completion.removesuffix(self.tokenizer.eos_token or "") + (self.tokenizer.eos_token or "")
             return self.tokens_in(text, [(len(prompt), len(text))], special=True)
-        try:
-            if "{% generation" in self.tokenizer.chat_template or "{%- generation" in self.tokenizer.chat_template:
-                found = self.tokenizer.apply_chat_template(row[0], return_dict=True, return_assistant_tokens_mask=True)
-                return found["input_ids"], [bool(m) for m in found["assistant_masks"]]
-            return self.tokens_in(*self.rendered(row[0], where), special=False)
-        except TemplateError as error:
-            raise DataError(f"{where}: the model's chat template does not take it ({error})") from error
+        template = self.tokenizer.get_chat_template()
+        if "{% generation" in template or "{%- generation" in template:
+            found = self.tokenizer.apply_chat_template(row[0], return_dict=True, return_assistant_tokens_mask=True)
+            return found["input_ids"], [bool(m) for m in found["assistant_masks"]]
+        return self.tokens_in(*self.rendered(row[0], where), special=False)
 
     def rendered(self, messages: Sequence[Message], where: str) -> tuple[str, list[tuple[int, int]]]:
         """The conversation as text, and where its answers begin and end: behind what comes before each, rendered alone."""

@@ -43,7 +43,7 @@ class LanguageModel(TextTask[O]):
         ``targets["labels"]``: [N].
         """
         inputs, counts = arrange(rows, layout, self.tokenizer)
-        left = self.tokenizer.padding_side == "left"
+        left = layout.pads_left(self.tokenizer)
         labels = per_token([self.labels_of(row) for row in rows], layout, -100, left=left).flatten()
         index = (labels != -100).nonzero()[:, 0]
         tail = (0, -len(index) % layout.round_to)  # few shapes where that matters: -100 is not an item

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from io import BytesIO
@@ -33,7 +31,7 @@ from transformers import (
     ViTModel,
 )
 
-from engine.data.cache import cache_folder
+from engine.data.cache import entry_or_temporary
 
 VERSION = 1
 SIZE, SEED = 48, 7
@@ -127,12 +125,7 @@ def small_captioner(captions: Sequence[str]) -> tuple[str, str]:
     words = Counter(word for caption in captions for word in caption.split())
     kept = sorted(word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:VOCABULARY])
     digest = hashlib.sha256(repr((VERSION, SIZE, WIDTH, POSITIONS, POSITION_STD, kept)).encode()).hexdigest()[:16]
-    folder = cache_folder() / "models" / f"captioner-{digest}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-        save_small_captioner(made, kept)
-        os.rename(made, folder)  # whole or not at all
+    folder = entry_or_temporary("models", f"captioner-{digest}", lambda folder: save_small_captioner(folder, kept))
     return str(folder), "a small ViT and GPT-2 with random weights, words of these captions (--learning-rate 1e-3 suits it)"
 
 

@@ -16,7 +16,7 @@ import torch
 
 from bench import steps
 from bench.__main__ import main
-from bench.contest import compare, contest, gpu, levers, pictures, report, tracks
+from bench.contest import compare, contest, levers, pictures, report, tracks
 from bench.contest.breakdown import REST, kind_of
 from bench.contest.contenders import plain_loop, plainloop
 from bench.contest.job import Job
@@ -24,6 +24,7 @@ from bench.contest.timing import Channel, Gate
 from bench.contest.validity import reasons
 from bench.contest.worker import resolve, train
 from bench.contest.workload import Workload, batches, random_workload, tokenise
+from bench.gpu import programme
 
 CPU = torch.device("cpu")
 WORKLOAD = random_workload(30, 4, 20)
@@ -481,12 +482,25 @@ def test_steps_prints_a_rate(tmp_path, capsys):
 def test_the_gpu_session_is_printed_in_parts(argv, capsys):
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(gpu.PARTS) and all(
-        f"python -m bench gpu {part} --tokens t.npz" in line for part, line in zip(gpu.PARTS, lines, strict=True)
+    assert len(lines) == len(programme.PARTS) and all(
+        f"python -m bench gpu {part} --tokens t.npz" in line for part, line in zip(programme.PARTS, lines, strict=True)
     )
 
 
+def test_a_wrong_number_ends_the_gpu_session(monkeypatch, tmp_path, capsys):
+    checks = {"right": lambda device: {"ok": True}, "wrong": lambda device: {"ok": False}, "broken": lambda device: 1 / 0}
+    monkeypatch.setattr("bench.gpu.correctness.CHECKS", checks)
+    assert main(["gpu", "all", "--quick", "--device", "cpu", "--results", str(tmp_path)]) == 1
+    assert "# launches" not in capsys.readouterr().out
+    found = json.loads((tmp_path / "gpu-correctness-cpu.json").read_text())["checks"]
+    assert [row["ok"] for row in found.values()] == [True, False, False] and "ZeroDivisionError" in found["broken"]["error"]
+
+
 @pytest.mark.slow
-def test_the_gpu_parts_run_on_a_cpu_too(capsys):
-    assert main(["--gpu", "kernels", "--device", "cpu", "--matmul-sizes", "32"]) == 0
-    assert "gemm_tflops" in capsys.readouterr().out
+def test_the_gpu_session_runs_on_a_cpu_from_end_to_end(capsys, tmp_path):
+    assert main(["gpu", "all", "--quick", "--device", "cpu", "--no-pictures", "--results", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"gpu-correctness-cpu.json", "gpu-launches-cpu.json", "bench-cpu.json"}
+    rows = json.loads((tmp_path / "bench-cpu.json").read_text())
+    assert {"D", "S bf16", "B", "LM", "overhead", "levers"} == {row["track"] for row in rows} and all(
+        row["valid"] for row in rows
+    )

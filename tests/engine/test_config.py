@@ -448,9 +448,11 @@ def test_the_settings_say_of_themselves_what_the_lists_said():
     }  # fmt: skip
     assert settings_where(lambda traits: traits.needs_evaluation, *KINDS) == ["eval_steps", "best_metric", "patience"]
     assert settings_where(lambda traits: traits.replaces_run, PredictConfig) == []
-    assert settings_where(lambda traits: traits.replaces_run, PredictFlags) == ["text_column", "text_pair_column"]
+    assert settings_where(lambda traits: traits.replaces_run, PredictFlags) == [
+        "text_column", "text_pair_column", "image_folder", "allow_urls"
+    ]  # fmt: skip
     assert set(settings_where(lambda traits: traits.replaces_run, EvaluateFlags)) == {
-        "text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding"
+        "text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding", "image_folder", "allow_urls"
     }  # fmt: skip
 
 

@@ -365,3 +365,24 @@ def test_fp16_overflows_before_a_loss_that_is_not_finite_are_not_to_blame():
     ]
     assert first_bad_step(steps, scaled=True)[:2] == (2, False)
     assert first_bad_step(steps, scaled=False)[:2] == (1, True)
+
+
+def without_targets(num_rows):
+    """Masked language models have such rows, where no token is masked."""
+    rows = tiny.token_rows(num_rows)
+    rows.columns["labels"][:] = -100
+    return rows
+
+
+def test_an_evaluation_without_a_target_has_no_figure_and_is_never_the_best(tmp_path, capsys):
+    task = tiny.TokenTask(tiny.bert(), tiny.token_rows(20), without_targets(6))
+    result = fit(task, config(tmp_path), tiny.bert())
+    out, err = capsys.readouterr()
+    assert "nothing to measure: the 6 examples of 'eval' hold no target" in err and "best so far" not in out
+    assert [line["loss"] for line in kinds(tmp_path) if line["kind"] == "eval"] == [None, None]
+    assert result.metrics["eval_loss"] is None and (tmp_path / "run/model.safetensors").exists()
+
+
+def test_a_window_without_a_target_has_no_loss(tmp_path):
+    fit(tiny.TokenTask(tiny.bert(), without_targets(20)), config(tmp_path), tiny.bert())
+    assert {line["loss"] for line in kinds(tmp_path) if line["kind"] in ("train", "epoch")} == {None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
 from engine.distributed.world import World
-from engine.loader import eval_loader
+from engine.errors import DataError
+from engine.loader import batches, eval_loader
 
 
 class Drawing(tiny.TokenTask):
@@ -76,3 +79,22 @@ except ValueError as error:
         check=False,
     )
     assert done.stdout == "refused\n" and done.returncode == 0, done.stderr
+
+
+class Fragile(tiny.TokenTask):
+    """Refuses a row that has label 0."""
+
+    def prepare(self, row, generator):
+        return row if row["labels"] else 1 / 0
+
+
+def test_workers_end_with_what_they_are_for():
+    """Not when the garbage collector comes by, which asks them with a SIGTERM that they ignore, and forgets them."""
+    before = set(multiprocessing.active_children())
+    for kind in (tiny.TokenTask, Fragile):  # left before its end; and left by an error
+        some = batches(eval_loader(kind(), tiny.token_rows(40), Layout(), TrainConfig(workers=2), World(torch.device("cpu"))))
+        with contextlib.suppress(DataError):
+            next(some)
+        assert (kind is Fragile) == (set(multiprocessing.active_children()) == before)
+        some.close()
+        assert set(multiprocessing.active_children()) == before

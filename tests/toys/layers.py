@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"optimizer"},
     {"average", "loader"},
     {"state"},
-    {"memory", "checkpoint"},
+    {"cuda_graph", "memory", "checkpoint"},
     {"record"},
     {"loop", "artifacts"},
     {"build", "finished"},

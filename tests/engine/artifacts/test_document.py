@@ -11,7 +11,8 @@ import pytest
 
 from bench.toys import tiny
 from engine.artifacts.directory import holds_unfinished, is_finished, read_run, write_run
-from engine.artifacts.document import FORMAT, MOST_BYTES, MOST_DEPTH, VERSION, DataRecord, RunDocument, dumps, loads
+from engine.artifacts.document import FORMAT, VERSION, DataRecord, RunDocument, dumps, loads
+from engine.checked import MOST_BYTES, MOST_DEPTH
 from engine.config import TrainConfig
 from engine.errors import ModelError, UsageError
 from engine.fit import fit
@@ -28,7 +29,7 @@ def test_the_version_is_that_of_the_project():
 def test_a_run_writes_the_keys_of_older_runs_in_their_order(project):
     document = json.loads((project / "run/run.json").read_text())
     keys = ["format", "version", *OLDER]
-    keys[keys.index("metrics") : keys.index("metrics")] = ["kept", "files"]
+    keys[keys.index("metrics") : keys.index("metrics")] = ["sources", "kept", "files"]
     assert list(document) == keys and document["format"] == FORMAT and document["version"] == VERSION
     assert list(document["data"]) == list(OLDER["data"]) and list(document["metrics"]) == list(OLDER["metrics"])
     assert loads((project / "run/run.json").read_bytes()).to_json() == document

@@ -85,9 +85,10 @@ def test_what_comes_to_stand_in_the_way_is_moved_aside(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     "damage",
     [lambda run: (run / "README.md").mkdir(), lambda run: (run / "report.html").mkdir(), lambda run: (run / "errors.csv").mkdir(),
-     lambda run: (run / "errors.csv").write_bytes(b"a,\xff\n"), lambda run: (run / "metrics.jsonl").unlink(),
-     lambda run: (run / "metrics.jsonl").write_bytes(b"\xff"), lambda run: (run / "metrics.jsonl").write_text("3\n[]\n")],
-    ids=["README", "report", "errors", "broken errors", "no log", "bytes for a log", "numbers for a log"],
+     lambda run: (run / "errors.csv").write_bytes(b"a,\xff\n"), lambda run: (run / "metrics.jsonl").unlink() or (run / "metrics.jsonl").mkdir(),
+     lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\n"),
+     lambda run: (run / "metrics.jsonl").write_text("3\n[]\n")],
+    ids=["README", "report", "errors", "broken errors", "a folder for a log", "bytes for a log", "numbers for a log"],
 )  # fmt: skip
 def test_no_page_can_keep_the_model_from_being_saved(tmp_path, monkeypatch, capsys, damage):
     at_the_end(monkeypatch, lambda: damage(tmp_path / "run"))

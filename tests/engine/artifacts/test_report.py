@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,12 +20,14 @@ import pytest
 from bench.toys import tiny
 from engine.artifacts.directory import read_run
 from engine.artifacts.document import RunDocument
-from engine.artifacts.report import Record, histogram, read_lines, render
+from engine.artifacts.report import Record, histogram, render
 from engine.commands.report import CompareConfig, ReportConfig, compare, report
 from engine.config import TrainConfig
 from engine.errors import DataError, UsageError
 from engine.fit import fit
+from engine.record.log import MOST_KEPT, Log, read_log
 
+ROOT = Path(__file__).parents[3]
 EVIL = "<script>alert(1)</script></script>\"' onerror=alert(1) {{ 7 * 7 }}"
 CONFIG = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "log_steps": 2, "device": "cpu", "task": "toy"}
 
@@ -45,18 +49,18 @@ def charts_of(page: str) -> dict[str, dict]:
 
 def test_a_finished_run_has_a_report_with_every_logged_value(run):
     charts = charts_of((run / "report.html").read_text())
-    lines = [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == "train"]
+    lines = [line for line in read_log(run / "metrics.jsonl").lines if line.kind == "train"]
     [training, evaluation] = charts["Loss"]["series"]
-    assert training["points"] == [[line["step"], line["loss"]] for line in lines]
+    assert training["points"] == [[line.step, line.values["loss"]] for line in lines]
     assert [step for step, _ in evaluation["points"]] == [8, 16]
     assert {"accuracy", "Learning rate", "Gradient norm", "Time of a step", "Padding", "Throughput", "Lengths"} <= charts.keys()
     assert "Model FLOPs utilisation" not in charts  # a CPU has no peak to compare with: left out, not drawn empty
 
 
 def test_the_stacked_phases_are_milliseconds_a_step(run):
-    lines = [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == "train"]
+    lines = [line for line in read_log(run / "metrics.jsonl").lines if line.kind == "train"]
     [forward] = [s for s in charts_of((run / "report.html").read_text())["Time of a step"]["series"] if s["name"] == "forward"]
-    assert forward["points"][1] == [4, pytest.approx(1000 * lines[1]["seconds"]["forward"] / 2)]
+    assert forward["points"][1] == [4, pytest.approx(1000 * lines[1].seconds["forward"] / 2)]
 
 
 class Tags(HTMLParser):
@@ -74,13 +78,16 @@ def evil_record(run: Path) -> Record:
     document["settings"][EVIL] = EVIL
     document["data"]["source"] = document["model"] = document["device"] = document["versions"][EVIL] = EVIL
     document["metrics"][f"eval_{EVIL}"] = 0.5
-    lines = [dict(line) | ({EVIL: 0.5} if line["kind"] == "eval" else {}) for line in read_lines(run / "metrics.jsonl")]
-    return Record(EVIL, RunDocument.from_json(document), lines)
+    lines = [
+        replace(line, values={**line.values, EVIL: 0.5}) if line.kind == "eval" else line
+        for line in read_log(run / "metrics.jsonl").lines
+    ]
+    return Record(EVIL, RunDocument.from_json(document), Log(lines, len(lines)))
 
 
 def test_texts_stay_texts(run):
     page = render([evil_record(run)])
-    clean = render([Record("toy", read_run(run), read_lines(run / "metrics.jsonl"))])
+    clean = render([Record("toy", read_run(run), read_log(run / "metrics.jsonl"))])
     tags = [(tag, sorted(attributes)) for tag, attributes in parsed(page)]
     assert {tag for tag, _ in tags} == {tag for tag, _ in [(t, a) for t, a in parsed(clean)]}
     assert sum(tag == "script" for tag, _ in tags) == 1
@@ -106,8 +113,8 @@ def test_nothing_is_loaded(run):
 def test_the_command_is_the_model_cards(run):
     """Quoted for a shell there, escaped for HTML here; none for a run made in Python."""
     document = read_run(run)
-    assert "How to repeat" not in render([Record("toy", replace(document, command=None), [])])
-    page = render([Record("toy", replace(document, command="python run.py --task yelp '--freeze=<b>'"), [])])
+    assert "How to repeat" not in render([Record("toy", replace(document, command=None))])
+    page = render([Record("toy", replace(document, command="python run.py --task yelp '--freeze=<b>'"))])
     assert "<pre>python run.py --task yelp &#39;--freeze=&lt;b&gt;&#39;</pre>" in page
 
 
@@ -195,6 +202,114 @@ def test_mistakes_may_be_of_any_length(run, tmp_path):
         csv.writer(stream).writerows([("row", "text"), (3, "word " * 50_000)])
     report(ReportConfig(model=str(tmp_path / "run")), [], None)
     csv.field_size_limit(before)
+
+
+STRANGE = {  # what a stranger's files may hold, and what is said of it
+    "metrics.jsonl": [
+        "5", "[]", "null", '"x"', '{"step": 1, "epoch": 1}', '{"kind": 3, "step": 1, "epoch": 1}', '{"kind": "train", "epoch": 1}',
+        '{"kind": "train", "step": "1", "epoch": 1}', '{"kind": "train", "step": -1, "epoch": 1}',
+        '{"kind": "train", "step": 1, "epoch": null}', '{"kind": "train", "step": 1, "epoch": 1, "loss": "low"}',
+        '{"kind": "train", "step": 1, "epoch": 1, "loss": NaN}', '{"kind": "train", "step": 1, "epoch": 1, "loss": 1e999}',
+        '{"kind": "train", "step": 1, "epoch": 1, "seconds": 3}', '{"kind": "train", "step": 1, "epoch": 1, "seconds": {"a": []}}',
+        '{"kind": "train", "step": 1, "epoch": 1, "loss": 1' + "0" * 400 + "}", "[" * 100_000, "x" * 100_000, "\xff", "",
+        '{"kind": "train", "step": 1, "epoch": 1, "x": ' + "[" * 60 + "]" * 60 + "}",
+    ],
+    "profile/profile.json": [
+        "5", "[]", "{", '{"device": "cpu", "steps": [], "operations": []}', '{"device": "cpu", "steps": [3], "operations": []}',
+        '{"device": "cpu", "steps": [{"step": 1, "phases": {"a": "x"}, "memory_gb": {}}], "operations": []}',
+        '{"device": "cpu", "steps": [{"step": 1, "phases": {"a": 1}, "memory_gb": {}}, {"step": 1, "phases": {}, "memory_gb": {}}],'
+        ' "operations": []}',
+        '{"device": "cpu", "steps": [{"step": 1, "phases": {}, "memory_gb": {}}], "operations": [{"name": "a", "calls": "x"}]}',
+    ],
+    "errors.csv": ["a\xff", "\xfe" * 70_000_000],
+    "run.json": ["5", "[]", "{}", '{"settings": 1, "data": {}, "status": "finished"}', "[" * 100_000],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name, contents in STRANGE.items() for content in contents],
+                         ids=lambda text: text[:40])  # fmt: skip
+def test_a_strangers_file_is_refused_in_one_line(name, content, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / name
+    path.parent.mkdir(exist_ok=True)
+    before = path.read_bytes() if name == "metrics.jsonl" else b""
+    path.write_bytes(before + content.encode("latin-1") + b"\n")
+    for call in (lambda: report(ReportConfig(model=str(tmp_path / "run")), [], None),
+                 lambda: compare(CompareConfig(output=str(tmp_path / "c.html")), [str(run), str(tmp_path / "run")], None)):  # fmt: skip
+        with pytest.raises(DataError if name != "run.json" else UsageError) as raised:
+            call()
+        assert str(path) in str(raised.value) and "\n" not in str(raised.value) and len(str(raised.value)) < 600
+        if name == "metrics.jsonl":
+            assert f"line {len(before.splitlines()) + 1}: " in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "errors.csv", "profile/profile.json"])
+def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_refused(name, run, tmp_path):
+    """Opening a pipe waits until somebody writes to it; /dev/zero never ends."""
+    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        shutil.copytree(run, tmp_path / "run")
+        path = tmp_path / "run" / name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        make(path)
+        with pytest.raises((DataError, UsageError), match="it is no regular file"):
+            report(ReportConfig(model=str(tmp_path / "run")), [], None)
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_a_document_that_is_too_large_is_not_read(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    os.truncate(tmp_path / "run/run.json", 1 << 40)  # sparse
+    with pytest.raises(UsageError, match="larger than 64 MiB"):
+        report(ReportConfig(model=str(tmp_path / "run")), [], None)
+
+
+def long_log(path: Path, num_lines: int) -> None:
+    """Train lines with a loss that falls, and an evaluation each tenth line."""
+    with open(path, "w") as stream:
+        for step in range(1, num_lines + 1):
+            line = {"kind": "train", "step": step, "epoch": step / 100, "loss": 1 / step, "grad_norm": 1.0,
+                    "learning_rate": 1e-3, "tokens_per_second": 1e4, "padding_waste": 0.1, "waste_if_padded": 0.2,
+                    "mfu": None, "tflops": 0.1, "memory_gb": 1.0,
+                    "seconds": {"data": 0.001, "forward": 0.002, "backward": 0.003}}  # fmt: skip
+            stream.write(json.dumps(line) + "\n")
+            if step % 10 == 0:
+                line = {"kind": "eval", "split": "eval", "step": step, "epoch": step / 100, "loss": 2 / step, "f1": 0.5}
+                stream.write(json.dumps(line) + "\n")
+
+
+def test_a_long_log_is_thinned_and_the_page_says_so(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    long_log(tmp_path / "run/metrics.jsonl", 25_000)
+    log = read_log(tmp_path / "run/metrics.jsonl")
+    trained, evaluated = ([line for line in log.lines if line.kind == kind] for kind in ("train", "eval"))
+    assert MOST_KEPT / 2 <= len(trained) <= MOST_KEPT + 1 and MOST_KEPT / 2 <= len(evaluated) <= MOST_KEPT + 1
+    assert trained[0].step == 1 and trained[-1].step == evaluated[-1].step == 25_000 and log.num_lines == 27_500
+    assert [line.step for line in trained[:3]] == [1, 17, 33] and all(line.num_steps == 1 for line in trained)
+    assert all(line.values["loss"] == 1 / line.step for line in trained)
+    assert all(line.training_loss == 1 / line.step for line in evaluated)  # of the line right before, kept or not
+    assert [line.step for line in log.lines] == sorted(line.step for line in log.lines)
+    report(ReportConfig(model=str(tmp_path / "run")), [], None)
+    page = (tmp_path / "run/report.html").read_text()
+    assert len(page) < 1_000_000 and f"the curves and tables show {len(log.lines):,} of 27,500 log lines" in page
+    time = charts_of(page)["Time of a step"]["series"][0]["points"]
+    assert all(value == pytest.approx(1) for _, value in time)  # milliseconds of one step, though 16 lie between two points
+
+
+def test_a_short_log_is_drawn_in_full(run):
+    log = read_log(run / "metrics.jsonl")
+    assert len(log.lines) == log.num_lines and "log lines" not in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_million_lines_take_little_memory_and_a_small_page(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    long_log(tmp_path / "run/metrics.jsonl", 1_000_000)
+    code = "import run; run.main(['report', '--model', 'run']); print(open('/proc/self/status').read())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert int(done.stdout.split("VmHWM:")[1].split()[0]) < 500 << 10, done.stdout
+    assert (tmp_path / "run/report.html").stat().st_size < 5_000_000
 
 
 PROBE = """<script>

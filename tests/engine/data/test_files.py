@@ -9,7 +9,6 @@ import csv
 import json
 import os
 import random
-import time
 
 import pyarrow
 import pyarrow.parquet
@@ -17,8 +16,7 @@ import pytest
 from datasets.table import MemoryMappedTable
 
 from bench.toys import tiny
-from engine.data import files
-from engine.data.cache import scratch_folder
+from engine.data import files, tables
 from engine.data.files import read_table
 from engine.data.sources import Source, SourceConfig
 from engine.data.tokens import tokenize
@@ -432,22 +430,36 @@ def test_the_rows_are_mapped_from_a_copy_that_leaves_no_trace(tmp_path, monkeypa
     path = write(tmp_path, "a.csv", "text\n" + "x\n" * 50)
     table = Source(SourceConfig(train_file=str(path))).tables(["text"])["train"]
     assert isinstance(table.data, MemoryMappedTable)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache").glob("*/*")) == []
     assert table.select([3, 1])["text"][:] == ["x", "x"], "what is mapped outlives its name"
 
 
-def test_what_a_killed_process_has_left_of_copies_goes_after_a_day(tmp_path, monkeypatch):
-    monkeypatch.setenv("PLAINLOOP_CACHE", str(tmp_path))
-    for name, age in (("old", 2), ("new", 0)):
-        (tmp_path / f".tmp-rows-{name}").mkdir()
-        os.utime(tmp_path / f".tmp-rows-{name}", (time.time() - age * 86400,) * 2)
-    assert scratch_folder() == tmp_path
-    assert [path.name for path in tmp_path.iterdir()] == [".tmp-rows-new"]
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("full", [1, 2])
+def test_where_no_disk_has_room_for_the_copy_the_rows_are_the_same(tmp_path, monkeypatch, suffix, full):
+    """The cache's disk, and then the system's own: in memory, if need be."""
+    path = write(tmp_path, "a.csv", "text\nx\n007\n")
+    if suffix == "parquet":
+        path = tmp_path / "a.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["x", "007"]}), path)
+    tried = []
+
+    def write_arrow(batches, copy):
+        next(batches)
+        tried.append(copy)
+        if len(tried) <= full:
+            raise OSError(28, "No space left on device")
+        real(iter([*read_back]), copy)
+
+    real, read_back = tables.write_arrow, pyarrow.table({"text": ["x", "007"]}).to_batches()
+    monkeypatch.setattr(tables, "write_arrow", write_arrow)
+    table = Source(SourceConfig(train_file=str(path))).tables(["text"])["train"]
+    assert table["text"][:] == ["x", "007"] and len(tried) == 2
+    assert not any(copy.parent.exists() for copy in tried)
 
 
 def test_without_a_cache_folder_the_systems_own_will_do(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PLAINLOOP_CACHE", str(tmp_path / "file"))
     path = write(tmp_path, "a.csv", "text\nx\n")
-    assert scratch_folder() is None
     assert Source(SourceConfig(train_file=str(path))).tables(["text"])["train"]["text"][:] == ["x"]

@@ -5,11 +5,13 @@ Nothing about the cache may ever stop a run or change it: not an unwritable fold
 
 from __future__ import annotations
 
+import copy
 import json
-import shutil
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from transformers import CTRLTokenizer, ProphetNetTokenizer
 
 from bench.toys import tiny
 from engine.data import tokens as module
@@ -25,13 +27,17 @@ class Counted:
     """A tokenizer that counts how often it is asked to tokenise."""
 
     def __init__(self, tokenizer=None):
-        self.tokenizer, self.calls = tokenizer or tiny.tokenizer(), 0
+        self.tokenizer, self.made = tokenizer or tiny.tokenizer(), []
+
+    @property
+    def calls(self):
+        return len(self.made)
 
     def __getattr__(self, name):
         return getattr(self.tokenizer, name)
 
     def __call__(self, *arguments, **options):
-        self.calls += 1
+        self.made.append(arguments)
         return self.tokenizer(*arguments, **options)
 
 
@@ -160,7 +166,7 @@ def bare():
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_a_row_without_any_token_is_refused_with_its_number(empty, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_ROWS", 2)
-    with pytest.raises(DataError, match=r"row 4 of train data has no token \(its text is empty\)"):
+    with pytest.raises(DataError, match=r"train data, row 4: there is no token \(its text is empty\)"):
         tokenize(["w1", "w2", "w3", empty], bare(), 8, name="train data")
     assert entries() == []
 
@@ -215,6 +221,86 @@ def with_another_token():
 )  # fmt: skip
 def test_the_fingerprint_changes_with(change):
     assert fingerprint(**change) != fingerprint()
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    """Makes a tokenizer in Python from a vocabulary file, and whatever else it takes."""
+    folder = tmp_path_factory.mktemp("slow")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[X_SEP]", *tiny.WORDS, "W1"]))
+    (folder / "vocab.json").write_text(json.dumps({"<unk>": 0, "w": 1, "1": 2, "w1</w>": 3, "w@@": 4, "1</w>": 5}))
+
+    def make(merges: str | None = None, **options):
+        if merges is None:
+            return ProphetNetTokenizer(str(folder / "vocab.txt"), **options)
+        (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+        return CTRLTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token="<unk>")
+
+    return make
+
+
+def test_the_fingerprint_changes_with_each_plain_attribute_of_a_tokenizer(slow):
+    """split_special_tokens is one: it stands in no file."""
+    for make in (tiny.tokenizer, slow):
+        plain = {n: v for n, v in vars(make()).items() if isinstance(v, str | int | float | None) and n != "name_or_path"}
+        assert {"split_special_tokens", "truncation_side", "padding_side", "model_max_length"} <= {*plain}
+        found = {fingerprint(tokenizer=make())}
+        for name, value in plain.items():
+            tokenizer = make()
+            vars(tokenizer)[name] = not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else "left"
+            found.add(fingerprint(tokenizer=tokenizer))
+        assert len(found) == 1 + len(plain), make
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, (*path, key))
+    else:
+        yield path, value
+
+
+def test_the_fingerprint_changes_with_each_field_of_tokenizer_json():
+    """All but how the last call cut and padded."""
+    state = json.loads(tiny.tokenizer().backend_tokenizer.to_str())
+    seen, kept = {fingerprint()}, 0
+    for path, value in leaves(state):
+        if path[0] in ("truncation", "padding", "version") or (
+            path[:2] == ("model", "vocab") and path[-1] not in ("w3", "[UNK]")
+        ):
+            continue
+        other = copy.deepcopy(state)
+        part = other
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else "w7"
+        try:
+            backend = Tokenizer.from_str(json.dumps(other))
+        except Exception:  # a value that it does not take
+            continue
+        tokenizer = tiny.tokenizer()
+        tokenizer._tokenizer = backend
+        if backend.to_str() == tiny.tokenizer().backend_tokenizer.to_str():
+            continue  # not taken over
+        seen.add(fingerprint(tokenizer=tokenizer))
+        kept += 1
+    assert len(seen) == 1 + kept and kept > 20
+
+
+def test_the_fingerprint_changes_with_the_options_and_files_of_a_slow_tokenizer(slow):
+    options = [{}, {"do_lower_case": False}, {"do_basic_tokenize": False}, {"never_split": ["w1"]}, {"strip_accents": True},
+               {"merges": "w 1</w>"}, {"merges": "w 2</w>"}]  # fmt: skip
+    assert len({fingerprint(tokenizer=slow(**each)) for each in options}) == len(options)
+    assert fingerprint(tokenizer=slow()) == fingerprint(tokenizer=slow())
+
+
+def test_the_fingerprint_changes_with_the_versions(monkeypatch):
+    found = {fingerprint()}
+    for library in (module.transformers, module.tokenizers):
+        with monkeypatch.context() as patch:
+            patch.setattr(library, "__version__", "9.9")
+            found.add(fingerprint())
+    assert len(found) == 3
 
 
 def test_the_fingerprint_knows_texts_from_pairs():
@@ -288,8 +374,18 @@ def test_an_unwritable_cache_folder_is_said_and_does_not_matter(monkeypatch, tmp
     """A file stands where the folder should be: root, too, cannot write there."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PLAINLOOP_CACHE", str(tmp_path / "file"))
-    assert_same(tokenize(TEXTS, tiny.tokenizer(), 12), tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts"))
-    assert "tokens: not cached" in capsys.readouterr().err
+    for _ in range(2):
+        assert_same(tokenize(TEXTS, tiny.tokenizer(), 12), tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts"))
+    assert capsys.readouterr().err.count("going on without it") == 1
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_said_and_goes_without_the_cache(monkeypatch, capsys):
+    """It could not be told from another one."""
+    tokenizer = tiny.tokenizer()
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", lambda *_: (_ for _ in ()).throw(NotImplementedError("no")))
+    assert_same(tokenize(TEXTS, tokenizer, 12), tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts"))
+    assert "cannot be saved (NotImplementedError: no)" in capsys.readouterr().err
+    assert entries() == []
 
 
 @pytest.mark.parametrize("failing", ["append", "save"])
@@ -310,62 +406,30 @@ def test_pieces_on_disk_are_the_whole_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_ROWS", 15)
     for make in (tiny.tokenizer, with_types):
         whole = tokenize_now(TEXTS, None, make(), 12, "texts")
+        (tmp_path / make.__name__).mkdir()
         module.store(module.encode(TEXTS, None, make(), 12, "texts"), tmp_path / make.__name__)
         assert_same(load(tmp_path / make.__name__), whole)
         assert np.load(tmp_path / make.__name__ / "ids.npy").tolist() == whole.ids.tolist()
 
 
-def test_a_half_written_entry_is_ignored():
-    """A process that died while it wrote has left a .tmp- folder with everything but the end."""
-    tokenize(TEXTS, Counted(), 12)
-    [entry] = entries()
-    folder = cache_folder() / "tokens"
-    half = folder / ".tmp-abcdef"
-    shutil.move(folder / entry, half)
-    (half / "meta.json").unlink()
-    (half / "ids.npy").write_bytes((half / "ids.npy").read_bytes()[:100])
-    tokenizer = Counted()
-    assert_same(tokenize(TEXTS, tokenizer, 12), tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts"))
+@pytest.mark.parametrize("file", ["ids.npy", "offsets.npy", "types.npy", "meta.json"])
+@pytest.mark.parametrize("damage", ["flipped", "zeroed", "cut", "gone"])
+def test_a_damaged_entry_is_made_again(file, damage):
+    """Ids that are zeroed, or one bit of which has flipped, look like any others."""
+    expected = tokenize_now(TEXTS, None, with_types(), 12, "texts")
+    tokenize(TEXTS, with_types(), 12)
+    path = cache_folder() / "tokens" / entries()[0] / file
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[-1] ^= 1
+    elif damage == "zeroed":
+        content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    path.write_bytes(content[:-1] if damage == "cut" else content)
+    if damage == "gone":
+        path.unlink()
+    tokenizer = Counted(with_types())
+    assert_same(tokenize(TEXTS, tokenizer, 12), expected)
     assert tokenizer.calls == 1
-    assert entries() == [".tmp-abcdef", entry]
-    assert half.exists(), "it may belong to a process that is still writing"
-
-
-def test_dying_while_writing_leaves_no_entry(monkeypatch):
-    def die(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.os, "rename", die)
-        with pytest.raises(KeyboardInterrupt):
-            tokenize(TEXTS, tiny.tokenizer(), 12)
-    assert entries() == []
-
-
-def test_two_processes_may_write_the_same_entry():
-    """The other one is done first: its entry stands, ours is thrown away."""
-    tokens = tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts")
-    folder = cache_folder() / "tokens" / fingerprint()
-    module.store([tokens], folder)
-    module.store([tokens], folder)  # even between its look at the folder and its rename
-    assert entries() == [folder.name]
-    assert_same(load(folder), tokens)
-
-
-@pytest.mark.parametrize("damage", ["empty ids", "no ids", "no meta"])
-def test_a_damaged_entry_is_made_again(damage):
-    """Nothing is synced to the disk before the rename: after a power cut the names may stand before their contents."""
-    expected = tokenize_now(TEXTS, None, tiny.tokenizer(), 12, "texts")
-    tokenize(TEXTS, tiny.tokenizer(), 12)
-    folder = cache_folder() / "tokens" / entries()[0]
-    if damage == "empty ids":
-        (folder / "ids.npy").write_bytes(b"")
-    elif damage == "no ids":
-        (folder / "ids.npy").unlink()
-    else:
-        (folder / "meta.json").unlink()
-        (folder / "ids.npy").unlink()
-    assert_same(tokenize(TEXTS, tiny.tokenizer(), 12), expected)
 
 
 def test_a_loaded_entry_is_mapped_into_memory_and_cannot_be_written():

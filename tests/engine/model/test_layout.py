@@ -38,7 +38,8 @@ from transformers import (
 from bench.toys import tiny
 from engine.build import build
 from engine.config import TrainConfig
-from engine.data.collate import Layout
+from engine.data.cache import cache_folder
+from engine.data.collate import Layout, arrange
 from engine.errors import UsageError
 from engine.loop import train_step
 from engine.model import attention, layout, packing, packing_check
@@ -121,7 +122,7 @@ def test_what_does_not_fit_is_padded_and_said(name, capsys):
     torch.manual_seed(0)
     config, reason = REFUSED[name]
     model = SEQUENCE.from_config(config)
-    assert choose_layout("auto", model, "sequence", None, CPU, "fp32") == Layout("padded")
+    assert choose_layout("auto", model, "sequence", None, CPU, "fp32").kind == "padded"
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("batching: padded, because ") and type(model).__name__ in said
     assert reason in said
@@ -135,7 +136,7 @@ def test_a_model_of_ones_own_is_padded(capsys):
 
 
 def test_a_task_can_have_batches_that_are_never_packed(capsys):
-    assert choose_layout("auto", tiny.bert(), None, None, CPU, "fp32") == Layout("padded")
+    assert choose_layout("auto", tiny.bert(), None, None, CPU, "fp32") == Layout(pads_right=True)
     assert capsys.readouterr().err == "batching: padded, because this task's batches hold more than text\n"
 
 
@@ -221,7 +222,7 @@ def test_running_out_of_memory_is_no_verdict(monkeypatch):
     monkeypatch.setattr(packing_check, "small_copy", lambda model: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         why_not_packed(tiny.bert(), "sequence", CPU, "fp32")
-    assert not (layout.cache_folder() / "packing").exists()
+    assert list((cache_folder() / "packing").iterdir()) == []
 
 
 def test_the_kernel_is_checked_against_the_cpus(monkeypatch):
@@ -245,10 +246,27 @@ def test_the_kernel_is_checked_against_the_cpus(monkeypatch):
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"\xff"])
 def test_a_damaged_verdict_is_made_again(damage):
     why_not_packed(tiny.bert(), "sequence", CPU, "fp32")
-    [known] = (layout.cache_folder() / "packing").iterdir()
+    [known] = (cache_folder() / "packing").glob("*/verdict.json")
     known.write_bytes(damage)
     assert why_not_packed(tiny.bert(), "sequence", CPU, "fp32") is None
     assert json.loads(known.read_text())["reason"] is None
+
+
+def test_the_description_of_a_model_changes_with_each_field_of_its_configuration():
+    """And with its class, its kind of attention, and the versions; not with its weights or the names of its labels."""
+    for make in (tiny.bert, tiny.distilbert):
+        found = {packing_check.described(make()), packing_check.described(make(seed=1))}
+        assert len(found) == 1
+        fields = make().config.to_dict().keys() & vars(make().config).keys()
+        fields -= {"_name_or_path", "id2label", "label2id", "transformers_version"}
+        for name in fields:
+            model = make()
+            vars(model.config)[name] = "another"
+            found.add(packing_check.described(model))
+        assert len(found) == 1 + len(fields) > 20
+    model = tiny.bert()
+    model.set_attn_implementation("eager")
+    assert packing_check.described(model) != packing_check.described(tiny.bert())
 
 
 def test_the_check_draws_nothing_and_leaves_the_model_alone():
@@ -268,9 +286,9 @@ def test_where_there_is_no_kernel_the_reason_says_so(device, precision, why):
 
 
 def test_each_name_has_its_layout():
-    assert choose_layout("padded", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("padded")
-    assert choose_layout("bucketed", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("padded")
-    assert choose_layout("max_length", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("max_length", 32)
+    assert choose_layout("padded", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout(pads_right=True)
+    assert choose_layout("bucketed", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout(pads_right=True)
+    assert choose_layout("max_length", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("max_length", 32, pads_right=True)
     assert choose_layout("auto", tiny.bert(), "sequence", 32, CPU, "fp32").kind == "packed"
     roberta = SEQUENCE.from_config(RobertaConfig(**ROBERTA))
     assert choose_layout("packed", roberta, "sequence", None, CPU, "fp32").position_start == 2
@@ -403,3 +421,34 @@ def test_rounding_up_adds_segments_that_nobody_reads():
     assert [len(b.inputs["cu_seq_lens_q"]) - b.num_examples for b in (rounded, *others)] == [4, 4, 4, 4], "3 in the tail"
     assert int(rounded.inputs["position_ids"].max()) < 24
     torch.testing.assert_close(model(**rounded.inputs).logits, model(**plain.inputs).logits, rtol=1e-5, atol=1e-6)
+
+
+def left_padded():
+    tokenizer = tiny.tokenizer()
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [tiny.bert, tiny.distilbert])
+@pytest.mark.parametrize("name", ["padded", "max_length", "packed"])
+def test_a_texts_answer_does_not_depend_on_its_neighbours_however_its_tokenizer_pads(make, name):
+    """A model that looks up each position by its number is given the same ones beside a longer text."""
+    model = make().eval()
+    alone, beside = [], []
+    layout = choose_layout(name, model, "sequence", 32, CPU, "fp32")
+    rows = [{"input_ids": np.array([2, 9, 8, 3])}, {"input_ids": np.array([2, *range(10, 26), 3])}]
+    with torch.no_grad():
+        for found, some in ((alone, rows[:1]), (beside, rows)):
+            inputs, _ = arrange(some, layout, left_padded())
+            found.append(model(**inputs).logits[0])
+    torch.testing.assert_close(alone[0], beside[0], rtol=1e-6, atol=1e-6)
+
+
+def test_where_the_tokenizer_wants_it_a_model_with_relative_positions_is_padded_on_the_left():
+    """XLNet's reads the last token's vector."""
+    from transformers import XLNetConfig, XLNetForSequenceClassification
+
+    model = XLNetForSequenceClassification(XLNetConfig(vocab_size=100, d_model=32, n_layer=1, n_head=2, d_inner=64))
+    assert not layout.padded(model).pads_right and layout.padded(tiny.bert()).pads_right
+    inputs, _ = arrange([{"input_ids": np.array([7])}, {"input_ids": np.array([8, 9])}], layout.padded(model), left_padded())
+    assert inputs["input_ids"].tolist() == [[0, 7], [8, 9]]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -218,8 +220,6 @@ def test_what_is_refused(runs, project, tmp_path, capsys, monkeypatch):
 
 
 def test_a_base_model_that_has_gone_is_one_line(runs, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(runs / "adapter", tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     settings = json.loads((tmp_path / "run/adapter_config.json").read_text())
     settings["base_model_name_or_path"] = str(tmp_path / "gone")
@@ -229,6 +229,104 @@ def test_a_base_model_that_has_gone_is_one_line(runs, tmp_path, capsys):
     (tmp_path / "run/adapter_config.json").write_text("{")
     code, line = fails(["predict", "--model", str(tmp_path / "run"), "w0"], capsys)
     assert code == 4 and "is not an adapter's" in line
+
+
+def copied(runs, tmp_path, **settings) -> Path:
+    """The adapter's directory, with other settings."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "adapter", folder, ignore=shutil.ignore_patterns("checkpoints"))
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"lora_alpha": float("nan")}, "NaN"), ({"lora_alpha": float("inf")}, "Infinity"), ({"lora_alpha": "16"}, "lora_alpha"),
+     ({"lora_alpha": 1e308}, "holds NaN or infinity"), ({"r": 0}, "r cannot be 0"), ({"r": 10**30}, "r cannot be"),
+     ({"peft_type": "IA3"}, "peft_type is not LORA"), ({"target_modules": "(a|aa)+$"}, "names of modules alone"),
+     ({"rank_pattern": {"(a|aa)+$": 4}}, "names of modules alone"), ({"alpha_pattern": {"query": "x"}}, "alpha_pattern.query"),
+     ({"base_model_name_or_path": 3}, "base_model_name_or_path"), ({"target_modules": [3]}, "names of modules alone"),
+     ({"target_modules": ["no_such"]}, "No modules were targeted")],
+)  # fmt: skip
+def test_an_adapter_with_strange_settings_is_refused(settings, words, runs, tmp_path, capsys):
+    code, line = fails(["predict", "--model", str(copied(runs, tmp_path, **settings)), "w0"], capsys)
+    assert code == 4 and words in line
+
+
+def change_weights(folder, change) -> None:
+    weights = load_file(folder / "adapter_model.safetensors")
+    change(weights)
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+def first(weights, part: str) -> str:
+    return next(name for name in weights if part in name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(lambda w: w[first(w, "lora_A")].fill_(float("nan")), "holds NaN or infinity"),
+     (lambda w: w[first(w, "classifier")].fill_(float("inf")), "holds NaN or infinity"),
+     (lambda w: w.pop(first(w, "lora_B")), "adapter_model.safetensors lacks"),
+     (lambda w: [w.pop(name) for name in list(w) if "lora_" in name], "adapter_model.safetensors lacks"),
+     (lambda w: w.pop(first(w, "classifier")), "base_model.model.classifier"),
+     (lambda w: w.update(stray=torch.zeros(2)), "which has no place in the model"),
+     (lambda w: w.update({first(w, "lora_A"): torch.zeros(3, 3)}), "size mismatch")],
+)  # fmt: skip
+def test_an_adapters_weights_have_the_checks_of_a_models(change, words, runs, project, tmp_path, capsys):
+    folder = copied(runs, tmp_path)
+    change_weights(folder, change)
+    training = command(project, "--output-dir", str(tmp_path / "next"))
+    training[3] = str(folder)
+    for arguments in (["predict", "--model", str(folder), "w0"], ["evaluate", "--model", str(folder)], training):
+        code, line = fails(arguments, capsys)
+        assert code == 4 and words in line
+
+
+def test_a_base_model_of_another_size_is_refused(runs, tmp_path, capsys):
+    """Its embeddings would be made anew, at random, without a word."""
+    folder = copied(runs, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 150}))
+    code, line = fails(["predict", "--model", str(folder), "w0"], capsys)
+    assert code == 4 and "lacks, or has in another size, bert.embeddings.word_embeddings.weight" in line
+
+
+def test_an_adapters_pickle_is_never_opened(runs, tmp_path, capsys):
+    folder = copied(runs, tmp_path)
+    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
+    code, line = fails(["predict", "--model", str(folder), "w0"], capsys)
+    assert code == 4 and "other files of weights are never opened" in line
+
+
+def test_an_adapter_of_an_adapter_is_refused(runs, project, tmp_path, capsys):
+    """transformers would load the one in the base model's folder by itself, a pickle, too."""
+    base = shutil.copytree(project / "model", tmp_path / "base")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(runs / "adapter" / name, base)
+    folder = copied(runs, tmp_path, base_model_name_or_path=str(base))
+    code, line = fails(["predict", "--model", str(folder), "w0"], capsys)
+    assert code == 4 and "is an adapter itself" in line
+
+
+def test_a_base_model_that_was_replaced_is_refused(project, tmp_path, capsys):
+    base = shutil.copytree(project / "model", tmp_path / "base")
+    folder = tmp_path / "run"
+    arguments = command(project, *FLAGS, "--output-dir", str(folder))
+    arguments[3] = str(base)
+    assert run.main(arguments) == 0
+    assert len(json.loads((folder / "run.json").read_text())["base_model"]["weights"]) == 64
+    assert run.main(["predict", "--model", str(folder), "w0"]) == 0
+    capsys.readouterr()
+    tiny.bert(seed=1).save_pretrained(base)
+    code, line = fails(["predict", "--model", str(folder), "w0"], capsys)
+    assert code == 4 and f"its base model {base} has other weights now" in line
+    document = json.loads((folder / "run.json").read_text())
+    del document["base_model"]["weights"]  # an older run does not say
+    (folder / "run.json").write_text(json.dumps(document))
+    assert run.main(["predict", "--model", str(folder), "w0"]) == 0
 
 
 def test_the_work_is_counted_without_the_frozen_weights_gradients():

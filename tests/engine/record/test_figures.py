@@ -11,11 +11,12 @@ import pytest
 from bench.toys import tiny
 from engine.artifacts.card import figures_of
 from engine.artifacts.directory import read_run
-from engine.artifacts.report import read_lines, tiles
+from engine.artifacts.report import tiles
 from engine.config import TrainConfig
 from engine.errors import UsageError
 from engine.fit import fit
 from engine.record.figures import RESERVED, Evaluation, figures_in_line, figures_in_metrics
+from engine.record.log import read_log
 
 OLDER = Path(__file__).parent.parent.parent / "fixtures/run-0.1.0"
 FIGURES = {"loss": 0.5, "accuracy": 0.25, "words_per_second": 3.0}  # the last is a metric, whatever its name looks like
@@ -42,7 +43,7 @@ def test_the_figures_are_found_again_in_each_file():
 def test_the_files_of_an_older_run_hold_the_same_figures():
     """Log, checkpoint and run.json of 0.1.0, and what card and report take from them."""
     document = read_run(OLDER / "finished")
-    [*_, last] = [line for line in read_lines(OLDER / "finished/metrics.jsonl") if line["kind"] == "eval"]
+    [*_, last] = [line.values for line in read_log(OLDER / "finished/metrics.jsonl").lines if line.kind == "eval"]
     names = ["loss", "accuracy", "f1", "mcc"]
     assert list(figures_in_line(last)) == list(figures_in_metrics(document.metrics)) == list(figures_of(document)) == names
     assert figures_in_line(last) == figures_of(document)

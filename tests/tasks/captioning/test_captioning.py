@@ -276,7 +276,8 @@ def test_pictures_are_decoded_when_they_are_wanted(models, folder, monkeypatch):
         "tasks.captioning.pictures.decode", lambda content, where: decoded.append(where) or decode(content, where)
     )
     rows[3], rows[5]
-    assert decoded == ["train data, row 4", "train data, row 6"]
+    file = folder / "train/metadata.csv"
+    assert decoded == [f"train data, {file}, row 4", f"train data, {file}, row 6"]
 
 
 def test_several_captions_of_a_picture(models, tmp_path):
@@ -334,7 +335,7 @@ def test_a_program_for_printers_named_png_is_refused_and_starts_none(models, fol
     """Pillow gives an EPS, whatever its name, to Ghostscript: in a folder, behind caption and predict, and as an object."""
     shutil.copytree(folder, tmp_path / "p")
     (tmp_path / "p/train/002.png").write_bytes(EPS)
-    with pytest.raises(DataError, match=f"train data, row 3: not a picture that can be read: {NOT_OURS}"):
+    with pytest.raises(DataError, match=f"train data, .*metadata.csv, row 3: not a picture that can be read: {NOT_OURS}"):
         make_task(models["git"], tmp_path / "p").examples()
     file = tmp_path / "p/train/002.png"
     (tmp_path / "i.csv").write_text(f"file_name\n{file}\n")
@@ -377,7 +378,7 @@ def test_a_blank_caption_and_a_missing_column_are_refused(models, folder, tmp_pa
     path = tmp_path / "p/train/metadata.csv"
     whole = path.read_text().splitlines()
     path.write_text("\n".join([*whole[:1], "000.png, ", *whole[2:]]))
-    with pytest.raises(DataError, match="train data, row 1: the caption is blank"):
+    with pytest.raises(DataError, match=r"train data, .*, row 1: the caption is blank"):
         make_task(models["git"], tmp_path / "p").examples()
     with pytest.raises(DataError, match="no column 'caption'"):
         make_task(models["git"], tmp_path / "p", text_column="caption").examples()
@@ -412,7 +413,13 @@ def server(folder):
         thread.join()
 
 
-def test_an_address_a_file_and_a_picture_get_the_same_caption(models, folder, server, capsys, tmp_path):
+@pytest.fixture
+def public(monkeypatch):
+    """The server of the tests is on this machine, which is otherwise refused."""
+    monkeypatch.setattr("tasks.captioning.download.is_public", lambda address: True)
+
+
+def test_an_address_a_file_and_a_picture_get_the_same_caption(models, folder, server, public, capsys, tmp_path):
     """With a model that no run of ours has made."""
     file = folder / "test/001.png"
     arguments = ["caption", "--model", str(models["git"]), "--device", "cpu", "--max-new-tokens", "4"]
@@ -431,6 +438,7 @@ def test_what_caption_refuses(models, server, tmp_path, capsys):
     assert fails(arguments, capsys) == (2, "error: give one or more pictures: files or http addresses")
     assert fails([*arguments, "no.png"], capsys)[0] == 3
     assert fails([*arguments, f"{server}/test/none.png"], capsys)[0] == 3
+    assert fails([*arguments, "http:///a.png"], capsys)[0] == fails([*arguments, "http://[::1/a.png"], capsys)[0] == 3
     assert "must end in .csv or .jsonl" in fails([*arguments, "a.png", "--output", "x"], capsys)[1]
     assert "--num-beams must be at least 1" in fails([*arguments, "a.png", "--num-beams", "0"], capsys)[1]
     (tmp_path / "t.png").write_bytes(b"text")

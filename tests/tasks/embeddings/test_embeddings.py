@@ -17,6 +17,7 @@ from transformers import BertModel
 import run
 from bench.toys import tiny
 from engine.config import TrainConfig
+from engine.data.cache import cache_folder
 from engine.data.collate import PADDED, Layout
 from engine.data.plan import Plan
 from engine.data.sources import Source, SourceConfig
@@ -28,6 +29,7 @@ from engine.model.layout import why_not_packed
 from tasks import find
 from tasks.embeddings.pooling import Pooling, pieces
 from tasks.embeddings.retrieval import RetrievalMetrics, ScoreMetrics, ranks
+from tasks.embeddings.search import vectors_fingerprint
 from tasks.embeddings.task import Embeddings, EmbeddingsOptions, passages
 from tasks.offline import packaged_minilm
 from tests.toys.cli import fails
@@ -489,15 +491,31 @@ def test_a_corpus_is_embedded_once(finished, corpus, monkeypatch, capsys):
 
 
 def test_a_damaged_cache_is_made_anew(finished, corpus, capsys):
-    from engine.data.cache import cache_folder
-
     arguments = ["search", "--model", str(finished / "run"), "--corpus", str(corpus), "w5"]
     assert run.main(arguments) == 0
     first = capsys.readouterr().out
-    [path] = (cache_folder() / "vectors").glob("*.npy")
-    path.write_bytes(path.read_bytes()[:100])
-    assert run.main(arguments) == 0
-    assert capsys.readouterr().out == first
+    [path] = (cache_folder() / "vectors").glob("*/vectors.npy")
+    content = path.read_bytes()
+    for damaged in (content[:100], content[:200] + bytes(len(content) - 200), content[:-2] + b"\x7f" + content[-1:]):
+        path.write_bytes(damaged)
+        assert run.main(arguments) == 0
+        assert capsys.readouterr().out == first
+
+
+def test_the_vectors_are_those_of_this_configuration(start):
+    """hidden_act and the number of heads change no weight."""
+    task, model, _ = open_model(str(start), find, device="cpu", task="embeddings")
+    found = {vectors_fingerprint(task, model, PADDED, TEXTS)}
+    assert vectors_fingerprint(task, model, PADDED, TEXTS) in found
+    fields = {"hidden_act": "relu", "num_attention_heads": 1, "layer_norm_eps": 0.1}
+    for name, value in fields.items():
+        before = getattr(model.config, name)
+        setattr(model.config, name, value)
+        found.add(vectors_fingerprint(task, model, PADDED, TEXTS))
+        setattr(model.config, name, before)
+    task.tokenizer.split_special_tokens = True
+    found.add(vectors_fingerprint(task, model, PADDED, TEXTS))
+    assert len(found) == 2 + len(fields)
 
 
 def test_what_search_refuses(finished, corpus, capsys):

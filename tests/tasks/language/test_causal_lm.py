@@ -53,6 +53,18 @@ def test_a_text_file_is_one_text_with_its_line_breaks(project):
     assert task.tokenizer.decode(np.concatenate(rows)) == (project / "story.txt").read_text()
 
 
+def test_a_decoder_with_berts_tokenizer_trains_on_what_it_will_write_from(tmp_path):
+    """BERT's tokenizer gives token types, which GPT-2 adds to its embeddings, and which generate does not give."""
+    tiny.tokenizer().save_pretrained(tmp_path)
+    gpt2(vocab_size=100).save_pretrained(tmp_path)
+    (tmp_path / "story.txt").write_text("\n".join(LINES[:20]))
+    source = Source(SourceConfig(model=str(tmp_path), train_file=str(tmp_path / "story.txt")))
+    task = CausalLM(CausalOptions(block_size=32), source)
+    task.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert "token_type_ids" in task.tokenizer("w1")  # so the rows would have them, too
+    assert set(task.examples()["train"][0]) == {"input_ids"}
+
+
 def test_a_long_text_file_is_read_in_parts(project, monkeypatch):
     monkeypatch.setattr("tasks.language.causal_lm.LINES_AT_ONCE", 7)
     rows, task = rows_of(project, "story.txt", block_size=32)

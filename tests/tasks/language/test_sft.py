@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,15 @@ import run
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
-from engine.data.sources import Source, SourceConfig
+from engine.data.sources import Source, SourceConfig, TakenModel
 from engine.data.tables import as_dataset
-from engine.errors import DataError
+from engine.errors import DataError, ModelError
 from engine.loop import train_step
 from engine.model import packing, target_logits
+from tasks.language.generate import chat_prompt
 from tasks.language.scratch import CHAT_TEMPLATE, END, train_tokenizer
 from tasks.language.sft import SFT, SFTOptions
+from tasks.language.templates import TemplateError, within_limits
 from tasks.samples.instructions import conversations
 from tests.toys.cli import fails
 from tests.toys.language import gpt2
@@ -157,6 +161,57 @@ def test_rows_that_are_no_prompts(prompt, completion, words):
     with pytest.raises(DataError) as caught:
         make_task({"prompt": [prompt], "completion": [completion]}, prompt_column="prompt").examples()
     assert words in str(caught.value)
+
+
+BOMBS = {  # a template, and what is said of it
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}": "it takes more than 1 seconds",
+    "{{ 10 ** (10 ** 9) }}": "it takes more than 1 seconds",
+    "{{ 1.5|round(1000000000, 'floor') }}": "it takes more than 1 seconds",
+    "{{ 'a' * (10 ** 10) }}": "it takes more than 1 GiB of memory",
+    "{{ 1 / 0 }}": "ZeroDivisionError: division by zero",
+    "{{ 'a' + 1 }}": "TypeError: can only concatenate str",
+    "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}": "RecursionError: ",
+    "{{ raise_exception('no') }}": "(no)",
+    "{{ messages[9].content.x }}": "has no element 9",
+    "{% for %}": "Expected an expression",
+    "{{ ''.__class__.x }}": "is unsafe",
+    "{% generation %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endgeneration %}": "1 seconds",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("template", BOMBS)
+def test_a_template_without_end_or_with_an_error_is_one_line(template, monkeypatch):
+    """In training and in generate; nothing of it is left behind."""
+    monkeypatch.setattr("tasks.language.templates.SECONDS", 1)
+    task = make_task({"messages": TALKS[:2]}, template)
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"train data, row 1: the model's chat template does not take it \(") as caught:
+        task.examples()
+    assert BOMBS[template] in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    task.source.taken_model = TakenModel("model", "a model")
+    with pytest.raises(ModelError, match=r"model model: its chat template fails \(") as refused:
+        chat_prompt(task, "hello")
+    assert BOMBS[template] in str(refused.value)
+    assert time.monotonic() - began < 20
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_what_a_template_makes_is_bounded(monkeypatch):
+    monkeypatch.setattr("tasks.language.templates.LONGEST", 1 << 20)
+    found = within_limits(lambda size: "x" * size, [10, 2 << 20])
+    assert next(found) == "x" * 10
+    with pytest.raises(TemplateError, match="it makes more than 1 MiB"):
+        next(found)
+    with pytest.raises(TemplateError, match="it has ended its process"):
+        list(within_limits(lambda _: os._exit(1), [1]))
+
+
+def test_a_template_that_fails_late_names_its_row():
+    task = make_task({"messages": TALKS[:5]}, "{% if messages[0].content == " + json.dumps(TALKS[3][0]["content"]) + " %}{{ 1 / 0 }}{% endif %}"
+                     + CHATML)  # fmt: skip
+    with pytest.raises(DataError, match=r"row 4: .*division by zero"):
+        task.examples()
 
 
 def test_templates_that_do_not_fit():

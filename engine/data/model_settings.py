@@ -1,0 +1,63 @@
+"""What the settings files of a model may say, checked before a library reads them: anybody may have written them.
+
+transformers believes them: it builds as many layers as they name, loads an attention kernel from the Hub if they name one, and
+passes over a file that is no JSON. Next: sources.py, which checks each model before it loads anything of it.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.checked import parse_object, read_bytes, shortened
+from engine.errors import ModelError
+
+FILES = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
+    "processor_config.json",
+)  # fmt: skip
+IMPLEMENTATIONS = (  # of attention and experts; any other name is one of a repository with compiled code
+    "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "batched_mm", "grouped_mm",
+)  # fmt: skip
+MOST = {"layer": 1000, "depth": 1000, "expert": 10_000, "label": 1_000_000, "head": 1_000_000, "size": 10**8, "dim": 10**8}
+LABELS = ("id2label", "label2id")  # their keys and values are the user's
+
+
+def check_settings(model: str, find: Callable[[str], Path | None]) -> None:
+    """Raises ModelError for settings that are damaged, absurd, or would have something loaded.
+
+    ``find``: where one of FILES lies; None: the model has none.
+    """
+    for name in FILES:
+        if (path := find(name)) is not None:
+            try:
+                check_values(parse_object(read_bytes(path)))
+            except (OSError, ValueError) as error:
+                raise ModelError(f"model {model}: {name} is damaged ({error}): fetch it again") from error
+
+
+def check_values(found: Any, within: str = "") -> None:
+    """Raises ValueError. ``within``: the key that the value stands under; that of a list is that of each of its values."""
+    if within in LABELS:
+        return
+    if isinstance(found, dict):
+        for key, value in found.items():
+            check_values(value, within if within.endswith("_implementation") else key)
+    elif isinstance(found, list):
+        for value in found:
+            check_values(value, within)
+    elif within.endswith("_implementation") and found not in (None, *IMPLEMENTATIONS):
+        raise ValueError(f"{within} is {str(found)[:60]!r}; known are {', '.join(IMPLEMENTATIONS)}")
+    elif isinstance(found, int | float):
+        most = min((most for word, most in MOST.items() if word in within.lower()), default=2**63)
+        if abs(found) > most and not isinstance(found, float):
+            raise ValueError(f"{within} is {shortened(found)}, and {most} is the most that is believed")
+
+
+def check_files(folder: Path) -> None:
+    """Raises ModelError for a pipe or a device in a model's folder: reading it may never end."""
+    for path in folder.iterdir():
+        if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
+            raise ModelError(f"model {folder}: {path.name} is no regular file")

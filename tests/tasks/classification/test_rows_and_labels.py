@@ -1,0 +1,150 @@
+"""Rows are named by their file and their place in it, whatever part of it is used; labels that look alike are said."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+import run
+from bench.toys import tiny
+from engine.data.sources import Source, SourceConfig
+from engine.data.tables import Origin, chosen, row_name, row_number, with_origin
+from engine.data.tokens import tokenize
+from engine.errors import DataError, UsageError
+from tasks.classification.labels import appearance, read_labels
+from tasks.classification.task import Classification, ClassificationOptions
+from tasks.language.causal_lm import CausalLM
+
+NUMBER, BAD = 60, 50  # rows of the file; one of them
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    tiny.save_model(tmp_path / "model")
+    return tmp_path
+
+
+def save(path: Path, damage: dict[str, str] | None = None) -> Path:
+    """Texts with labels; the cells of row BAD replaced."""
+    rows = [{"text": text, "label": label} for text, label in tiny.texts(NUMBER)]
+    rows[BAD - 1] |= damage or {}
+    if path.suffix == ".csv":
+        with open(path, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, ["text", "label"])
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        Dataset.from_list(rows).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("settings", [{"eval_fraction": 0.3}, {"max_train_examples": 59}, {"eval_fraction": 0.8, "max_eval_examples": 45}])  # fmt: skip
+def test_a_row_is_named_by_its_file_and_its_place_there(place, suffix, settings):
+    path = save(place / f"t{suffix}")
+    source = Source(SourceConfig(train_file=str(path), model=str(place / "model"), **settings))
+    task, texts = Classification(ClassificationOptions(), source), [text for text, _ in tiny.texts(NUMBER)]
+    for table in task.splits().values():
+        assert [texts[row_number(table, i) - 1] for i in range(len(table))] == table["text"][:]
+        assert row_name(table, 3) == f"{path}, row {row_number(table, 3)}"
+
+
+def where(place: Path, damage: dict[str, str], make=Classification, options=None) -> str:
+    for seed in range(20):  # until the row is among those that are kept
+        config = SourceConfig(train_file=str(save(place / "t.csv", damage)), model=str(place / "model"), eval_fraction=0.5,
+                              max_eval_examples=20, max_train_examples=25, data_seed=seed)  # fmt: skip
+        try:
+            make(options or ClassificationOptions(), Source(config)).examples()
+        except DataError as error:
+            return str(error)
+    raise AssertionError("never refused")
+
+
+@pytest.mark.parametrize("damage", [{"label": ""}, {"label": "-1"}, {"label": "1.5"}])
+def test_errors_name_the_row_of_the_file(place, damage):
+    assert re.match(rf"(train|eval) data, {re.escape(str(place / 't.csv'))}, row {BAD}: ", where(place, damage))
+
+
+def test_a_row_without_a_token_is_that_of_the_file(place):
+    table = chosen(with_origin(Dataset.from_dict({"text": ["a", "b", ""]}), Origin("t.csv")), np.array([0, 2]))
+    bare = tiny.tokenizer()
+    bare.backend_tokenizer.post_processor = type(bare.backend_tokenizer.post_processor)(single="$A", pair="$A $B:1")
+    with pytest.raises(DataError, match=r"train data, t\.csv, row 3: there is no token"):
+        tokenize(table["text"][:], bare, 8, name="train data", row_name=lambda i: row_name(table, i))
+
+
+def test_choices_of_choices_keep_their_names():
+    table = with_origin(Dataset.from_dict({"n": range(10)}), Origin("f"))
+    part = chosen(chosen(table, np.array([9, 7, 5, 3])), np.array([1, 2]))
+    assert part["n"][:] == [7, 5] and [row_name(part, i) for i in range(2)] == ["f, row 8", "f, row 6"]
+    assert row_name(chosen(Dataset.from_dict({"n": range(4)}), np.array([2, 3])), 0) == "row 3", "there is no file"
+    assert row_name(table.select([4]), 0) == "row 1", "nobody has said where it comes from"
+
+
+def test_errors_csv_holds_the_rows_of_the_file(place, capsys):
+    """A random subset of it is evaluated."""
+    path = save(place / "t.csv")
+    common = ["--model", str(place / "model"), "--train-file", str(path), "--eval-fraction", "0.3", "--device", "cpu"]
+    assert run.main(["--task", "classification", *common, "--epochs", "1", "--output-dir", str(place / "run")]) == 0
+    texts = [text for text, _ in tiny.texts(NUMBER)]
+    for more in (["--file", str(path), "--max-eval-examples", "40"], []):
+        arguments = ["evaluate", "--model", str(place / "run"), "--device", "cpu", "--errors", str(place / "e.csv"), *more]
+        assert run.main(arguments) == 0
+        with open(place / "e.csv", newline="") as stream:
+            wrong = list(csv.DictReader(stream))
+        assert len(wrong) > 3 and all(texts[int(row["row"]) - 1] == row["text"] for row in wrong)
+        assert list(wrong[0]).count("text") == 1 and set(wrong[0]) == {"row", "text", "label", "prediction", "confidence"}
+
+
+# ------------------------------------------------------------------------------------------------- the least max_length
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_length_of_special_tokens_alone_is_refused(place, length):
+    """Below their number transformers cuts nothing at all; at it every row is the same."""
+    source = Source(SourceConfig(train_file=str(save(place / "t.csv")), model=str(place / "model")))
+    task = Classification(ClassificationOptions(max_length=length), source)
+    with pytest.raises(UsageError, match=rf"--max-length {length}: 2 tokens of each row are special ones, give more"):
+        task.examples()
+    assert Classification(ClassificationOptions(max_length=3), source).examples()["train"].lengths.max() == 3
+
+
+def test_a_pair_has_more_special_tokens(place):
+    source = Source(SourceConfig(train_file=str(save(place / "t.csv")), model=str(place / "model")))
+    task = Classification(ClassificationOptions(max_length=3, text_column="a", text_pair_column="b"), source)
+    with pytest.raises(UsageError, match="3 tokens of each row are special"):
+        assert task.max_length
+    assert CausalLM(CausalLM.Options(max_length=4), source).max_length == 4
+
+
+# --------------------------------------------------------------------------------------------------------------- labels
+
+ALIKE = [("1", "01"), ("a", "A"), ("a b", "a  b"), ("caf\u00e9", "cafe\u0301"), ("no", "n\u200bo"), ("yes", "\ufeffyes"),
+         ("soft", "so\u00adft"), ("x", "\uff58"), ("7", "\uff17")]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", ALIKE)
+def test_labels_that_look_alike_are_two_classes_and_it_is_said(names, capsys):
+    table = Dataset.from_dict({"label": [*names] * 3})
+    labels, _ = read_labels({"train": table}, "label", "single_label", None, "|")
+    said = capsys.readouterr().err
+    assert len(labels.names) == 2 and "look alike, and are two classes" in said
+    one, other = said.split("the labels ")[1].split(" look alike")[0].split(" and ")
+    assert one != other, "the difference is shown"
+    read_labels({"train": Dataset.from_dict({"label": [[name] for name in names] * 3})}, "label", "multi_label", None, "|")
+    assert "look alike, and are two classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("1", "10"), ("a", "b"), ("e", "\u00e9"), ("0", "-0.5x"), ("a b", "ab"), ("+", "-")])
+def test_labels_that_do_not_look_alike_are_no_matter(names, capsys):
+    assert len({*map(appearance, names)}) == 2
+    read_labels({"train": Dataset.from_dict({"label": [*names] * 3})}, "label", "single_label", names, "|")
+    assert "alike" not in capsys.readouterr().err

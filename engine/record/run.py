@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,8 @@ class Run:
         with self.paused("saving"):
             self.world.on_main_rank(self._metrics.check_in_place)
             snapshot = take_snapshot(self.state, self.progress().to_json(), self.world)
-            if self.all_save:
-                self.saver.save(snapshot)
-            else:
-                self.world.on_main_rank(lambda: self.saver.save(snapshot))
+            save = partial(self.saver.save, snapshot)
+            save() if self.all_save else self.world.on_main_rank(save)
             self._tell_of_saved()
         self.is_best = False
 

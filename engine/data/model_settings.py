@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.checked import parse_object, read_bytes, shortened
+from engine.checked import is_a, parse_object, read_bytes, shortened
 from engine.errors import ModelError
 
 FILES = (
@@ -41,7 +41,12 @@ def check_settings(model: str, find: Callable[[str], Path | None]) -> None:
 def check_values(found: Any, within: str = "") -> None:
     """Raises ValueError. ``within``: the key that the value stands under; that of a list is that of each of its values."""
     if within in LABELS:
+        names = found.values() if isinstance(found, dict) else [found]
+        if within == "id2label" and found is not None and not all(is_a(name, str) for name in names):
+            raise ValueError("id2label must hold a name for each label")
         return
+    if within == "architectures" and not (found is None or is_a(found, str) or isinstance(found, list)):
+        raise ValueError(f"architectures cannot be {shortened(found)}")
     if isinstance(found, dict):
         for key, value in found.items():
             check_values(value, within if within.endswith("_implementation") else key)
@@ -50,6 +55,8 @@ def check_values(found: Any, within: str = "") -> None:
             check_values(value, within)
     elif within.endswith("_implementation") and found not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"{within} is {str(found)[:60]!r}; known are {', '.join(IMPLEMENTATIONS)}")
+    elif within.endswith("_token_id") and not (found is None or is_a(found, int)):
+        raise ValueError(f"{within} cannot be {shortened(found)}")
     elif isinstance(found, int | float):
         most = min((most for word, most in MOST.items() if word in within.lower()), default=2**63)
         if abs(found) > most and not isinstance(found, float):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from engine.commands.flags import EvaluateConfig, PredictConfig
+from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, require_csv
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
 from tasks.options import ALLOW_URLS, DEFAULT_TASK, IMAGE_FOLDER
@@ -105,6 +105,7 @@ class SearchConfig:
     top_k: int = setting(5, "texts found for each query")
     text_column: str | None = setting(None, "column of the text (default: text, or the only one)")
     output: str | None = setting(None, "CSV or JSONL file for what is found (default: print it)")
+    excel_safe: bool = setting(False, EXCEL_SAFE)
     delimiter: str | None = setting(None, "of CSV files")
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
     task: str = setting("embeddings", "embeddings, or a task of your own that is made from it: FILE.py:CLASS")
@@ -114,6 +115,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         require(self, "corpus", bool(self.corpus), "must name a file to search in")
         require(self, "top_k", self.top_k >= 1, "must be at least 1")
+        require_csv(self.excel_safe, self.output)
 
 
 SENTENCES = (
@@ -151,10 +153,12 @@ class CaptionConfig:
     num_beams: int | None = setting(None, "captions that are followed at once; 1: greedy (default: as in training)")
     max_new_tokens: int | None = setting(None, "tokens that are written at most (default: as in training)")
     output: str | None = setting(None, "CSV or JSONL file for the captions (default: print them)")
+    excel_safe: bool = setting(False, EXCEL_SAFE)
     task: str = setting("captioning", "captioning, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
+        require_csv(self.excel_safe, self.output)
         for name in ("num_beams", "max_new_tokens"):
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")

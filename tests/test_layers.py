@@ -275,3 +275,13 @@ def test_pictures_are_opened_in_one_place_and_of_known_formats_only():
 )  # fmt: skip
 def test_the_search_for_what_opens_pictures_finds_it(source):
     assert picture_offences(source)
+
+
+def test_what_is_printed_goes_through_the_console():
+    """There, and in the parser's own help, alone: a value from a file could drive the terminal else."""
+    found = set()
+    for path in PRODUCT:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write", "sys.stderr.write"):
+                found.add(str(path.relative_to(ROOT)))
+    assert found == {"engine/console.py", "engine/settings/parser.py", "run.py"}

@@ -56,6 +56,21 @@ def with_nan(folder: Path) -> Path:
     return folder
 
 
+def finished_file(name: str, content: bytes) -> Lines:
+    """Draw a finished run one of whose files holds something else."""
+
+    def lines(at: Place) -> list[list[str]]:
+        folder = at.finished()
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+        return [
+            ["report", str(folder)],
+            ["compare", str(folder), str(at.home / "finished"), "--output", str(at.folder / "c.html")],
+        ]
+
+    return lines
+
+
 def run_json(**settings: Any) -> Lines:
     """Predict with a finished run whose settings were changed."""
 
@@ -252,7 +267,8 @@ ODD: list[tuple[str, int, str, Lines]] = [
         at.predict("w1", "--output", str(at.folder / "no/x.csv")), evaluate(at, "--output", str(at.folder / "no/x.json"))]),
     ("--output that is a directory", 2, "is a directory", output_is_a_directory),
     ("--excel-safe for JSONL", 2, "--excel-safe is for CSV files", lambda at: [
-        at.predict("w1", "--excel-safe", "--output", str(at.folder / "o.jsonl")), at.predict("w1", "--excel-safe")]),
+        at.predict("w1", "--excel-safe", "--output", str(at.folder / "o.jsonl")), at.predict("w1", "--excel-safe"),
+        evaluate(at, "--excel-safe"), ["search", "--corpus", "t.csv", "--excel-safe", "w1"], ["caption", "--excel-safe", "a.png"]]),
     ("predict on a file with another delimiter", 3, "say --delimiter ';'", lambda at: [at.predict_file("i.csv", "text;label\nw1;a\n")]),
     ("predict on a lone column of another name", 3, "has no column 'text'", lambda at: [at.predict_file("i.csv", "body\nw1\n")]),
     ("predict on a lone column beside --text-column", 3, "has no column 'body'", lambda at: [
@@ -300,6 +316,18 @@ ODD: list[tuple[str, int, str, Lines]] = [
     ("a NUL on its way to a CSV file", 3, "holds a NUL", lambda at: [
         at.predict_file("i.jsonl", '{"text": "w1", "note": "\\u0000"}\n', "--output", str(at.folder / "o.csv"))]),
     ("evaluate in batches of a billion", 0, "eval_accuracy", lambda at: [evaluate(at, "--eval-batch-size", "1000000000")]),
+    ("a log with text for a number", 3, "metrics.jsonl line 1: no run logs this", finished_file(
+        "metrics.jsonl", b'{"kind": "train", "step": "x", "epoch": 1}\n')),
+    ("a log that is no text", 3, "metrics.jsonl line 1: no run logs this", finished_file("metrics.jsonl", b"\xff\n")),
+    ("a profile with text for steps", 3, "is not what --profile writes", finished_file(
+        "profile/profile.json", b'{"device": "cpu", "steps": "x", "operations": []}')),
+    ("a model of 1e9 layers", 4, "num_hidden_layers is 1000000000", lambda at: [
+        at.train("--model", str(at.model(num_hidden_layers=10**9)))]),
+    ("a model of 1e7 labels", 4, "num_labels is 10000000", lambda at: [at.train("--model", str(at.model(num_labels=10**7)))]),
+    ("a model with far more than its weights", 4, "parameters, and its files have", lambda at: [
+        at.train("--model", str(at.model(hidden_size=20_000)))]),
+    ("a model that names a kernel of the Hub", 4, "_attn_implementation is 'evil/kernel'", lambda at: [
+        at.train("--model", str(at.model(_attn_implementation="evil/kernel")))]),
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 from engine.artifacts.directory import read_run
 from engine.artifacts.report import MISTAKES
 from engine.commands.flags import EvaluateConfig, changes_in
-from engine.commands.output import check_output, check_writable, writing
+from engine.commands.output import check_output, check_writable, without_formula, writing
 from engine.commands.report import record_of
 from engine.commands.report import write as draw
 from engine.config import TrainConfig
@@ -72,7 +72,8 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     if review and config.errors:
         header, wrong = review.rows()
         with writing("--errors", Path(config.errors)) as stream:
-            csv.writer(stream).writerows([header, *wrong])
+            safe = [[without_formula(cell) for cell in row] for row in wrong]
+            csv.writer(stream).writerows([header, *(safe if config.excel_safe else wrong)])
         say_lines(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
         directory = user_path(config.model)
         if Path(config.errors).resolve() == (directory / MISTAKES).resolve() and (directory / "run.json").exists():

@@ -12,6 +12,14 @@ from typing import Any, Literal
 from engine.errors import UsageError
 from engine.settings.fields import most_workers, require, setting, settings_where
 
+EXCEL_SAFE = "put a ' before CSV cells that a spreadsheet would take for a formula"
+
+
+def require_csv(excel_safe: bool, name: str | None, flag: str = "--output") -> None:
+    """Raises UsageError for ``--excel-safe`` without a CSV file."""
+    if excel_safe and not (name or "").lower().endswith(".csv"):
+        raise UsageError(f"--excel-safe is for CSV files: give {flag} FILE.csv")
+
 
 @dataclass(frozen=True)
 class PredictConfig:
@@ -21,7 +29,7 @@ class PredictConfig:
     input: str | None = setting(None, "CSV, TSV, JSONL, Parquet or text file to predict")
     output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
     id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
-    excel_safe: bool = setting(False, "put a ' before CSV cells that a spreadsheet would take for a formula")
+    excel_safe: bool = setting(False, EXCEL_SAFE)
     delimiter: str | None = setting(None, "of CSV files")
     encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
     task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
@@ -30,8 +38,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require(self, "model", bool(self.model), "must name a model directory")
-        if self.excel_safe and not (self.output or "").lower().endswith(".csv"):
-            raise UsageError("--excel-safe is for CSV files: give --output FILE.csv")
+        require_csv(self.excel_safe, self.output)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class EvaluateConfig:
         None,
         "CSV file for the rows that are wrong, the surest first; errors.csv in the model's directory is shown in its report",
     )
+    excel_safe: bool = setting(False, f"{EXCEL_SAFE}, in --errors")
     max_eval_examples: int | None = setting(
         None, "evaluate on a random subset of this size; 0: all (default: as in training)", replaces_run=True
     )
@@ -59,6 +67,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require(self, "model", bool(self.model), "must name a model directory")
+        require_csv(self.excel_safe, self.errors, "--errors")
         require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
         require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
 

@@ -68,16 +68,21 @@ def is_flat(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
+def without_formula(value: Any) -> Any:
+    """A cell that a spreadsheet takes for a text and does not compute (CSV injection, OWASP): with a quote before it."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
+
+
 def write_predictions(path: Path, rows: Columns, cells: Sequence[Mapping[str, Any]], excel_safe: bool = False) -> None:
     """The input's columns as they were, and beside them ``cells``: of each row by column, as the task names them.
 
-    ``excel_safe`` changes cells that a spreadsheet would compute (CSV injection, OWASP): a quote before them makes them text.
+    ``excel_safe``: without_formula for each cell of a CSV file.
     """
     names = list(rows)
 
     def cell(value: Any) -> Any:
-        is_formula = excel_safe and isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-        return f"'{value}" if is_formula else value
+        return without_formula(value) if excel_safe else value
 
     def beside(key: str) -> str:
         """A name that the input has not; it may be the output of an earlier call."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.checked import parse_object, read_bytes, shortened
+from engine.checked import is_a, parse_object, read_bytes, shortened
 from engine.errors import ModelError
 
 FILES = (
@@ -22,6 +22,7 @@ IMPLEMENTATIONS = (  # of attention and experts; any other name is one of a repo
     "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "batched_mm", "grouped_mm",
 )  # fmt: skip
 MOST = {"layer": 1000, "depth": 1000, "expert": 10_000, "label": 1_000_000, "head": 1_000_000, "size": 10**8, "dim": 10**8}
+LENGTHS = ("max_position_embeddings", "model_max_length")
 LABELS = ("id2label", "label2id")  # their keys and values are the user's
 
 
@@ -41,7 +42,14 @@ def check_settings(model: str, find: Callable[[str], Path | None]) -> None:
 def check_values(found: Any, within: str = "") -> None:
     """Raises ValueError. ``within``: the key that the value stands under; that of a list is that of each of its values."""
     if within in LABELS:
+        names = found.values() if isinstance(found, dict) else [found]
+        if within == "id2label" and found is not None and not all(is_a(name, str) for name in names):
+            raise ValueError("id2label must hold a name for each label")
         return
+    if within in LENGTHS and not isinstance(found, int | float | None):
+        raise ValueError(f"{within} cannot be {shortened(found)}")
+    if within == "architectures" and not (found is None or is_a(found, str) or isinstance(found, list)):
+        raise ValueError(f"architectures cannot be {shortened(found)}")
     if isinstance(found, dict):
         for key, value in found.items():
             check_values(value, within if within.endswith("_implementation") else key)
@@ -50,8 +58,12 @@ def check_values(found: Any, within: str = "") -> None:
             check_values(value, within)
     elif within.endswith("_implementation") and found not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"{within} is {str(found)[:60]!r}; known are {', '.join(IMPLEMENTATIONS)}")
+    elif within.endswith("_token_id") and not (found is None or is_a(found, int)):
+        raise ValueError(f"{within} cannot be {shortened(found)}")
     elif isinstance(found, int | float):
-        most = min((most for word, most in MOST.items() if word in within.lower()), default=2**63)
+        most = min(
+            (most for word, most in MOST.items() if word in within.lower()), default=10**300
+        )  # tokenizers say 10**30 for no limit
         if abs(found) > most and not isinstance(found, float):
             raise ValueError(f"{within} is {shortened(found)}, and {most} is the most that is believed")
 

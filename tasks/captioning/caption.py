@@ -24,7 +24,8 @@ def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
     captions = task.predict(model, pictures, layout)
     if config.output:
         path = Path(config.output)
-        write_predictions(path, {"file_name": list(pictures)}, [task.columns_of(found, is_flat(path)) for found in captions])
+        cells = [task.columns_of(found, is_flat(path)) for found in captions]
+        write_predictions(path, {"file_name": list(pictures)}, cells, config.excel_safe)
         say(f"{len(pictures)} captions written to {config.output}")
         return
     for picture, found in zip(pictures, captions, strict=True):

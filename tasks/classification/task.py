@@ -135,6 +135,8 @@ class Classification(TextTask[ClassificationOptions]):
         if model.config.problem_type is not None or len(names) == 1:  # type: ignore[union-attr]
             kinds = {kind: problem for problem, kind in PROBLEM_TYPES.items()}
             self.problem = kinds.get(str(model.config.problem_type), "regression")  # type: ignore[union-attr]
+        if self.problem == "regression" and len(names) > 1:
+            raise ModelError(f"config.json of the model says regression, which is of one number, and names {len(names)} labels")
 
     def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
         """Token ids beside the labels; says how many texts were cut or blank."""

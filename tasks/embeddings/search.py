@@ -55,7 +55,7 @@ def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
     ]
     if config.output:
         columns = {column: [values[hit["row"] - 1] for hit in found] for column, values in rows.items()}
-        write_predictions(Path(config.output), columns, found)
+        write_predictions(Path(config.output), columns, found, config.excel_safe)
         say(f"{len(found)} texts for {len(queries)} queries written to {config.output}")
         return
     for hit in found:

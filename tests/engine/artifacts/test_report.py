@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.reliability.strangers import ESCAPE, leaves
 from bench.toys import tiny
 from engine.artifacts.directory import read_run
 from engine.artifacts.document import RunDocument
@@ -26,6 +27,7 @@ from engine.config import TrainConfig
 from engine.errors import DataError, UsageError
 from engine.fit import fit
 from engine.record.log import MOST_KEPT, Log, read_log
+from run import main
 
 ROOT = Path(__file__).parents[3]
 EVIL = "<script>alert(1)</script></script>\"' onerror=alert(1) {{ 7 * 7 }}"
@@ -262,6 +264,30 @@ def test_a_document_that_is_too_large_is_not_read(run, tmp_path):
     os.truncate(tmp_path / "run/run.json", 1 << 40)  # sparse
     with pytest.raises(UsageError, match="larger than 64 MiB"):
         report(ReportConfig(model=str(tmp_path / "run")), [], None)
+
+
+def test_an_escape_sequence_in_any_field_never_reaches_the_terminal(run, tmp_path, capsys):
+    """Each text and each name in run.json and in the log, one by one, through compare and report: shown, or refused."""
+    shutil.copytree(run, tmp_path / "run")
+    for name in ("run.json", "metrics.jsonl"):
+        path = tmp_path / "run" / name
+        before = path.read_text()
+        document = json.loads(before if name == "run.json" else before.splitlines()[-1])
+        for *above, key in leaves(document):
+            for as_name in (False, True):
+                changed = json.loads(json.dumps(document))
+                inner = changed
+                for step in above:
+                    inner = inner[step]
+                if as_name and isinstance(inner, dict):
+                    inner[ESCAPE] = inner.pop(key)
+                else:
+                    inner[key] = ESCAPE
+                path.write_text(json.dumps(changed) + "\n")
+                code = main(["compare", str(run), str(tmp_path / "run"), "--output", str(tmp_path / "c.html")])
+                said = capsys.readouterr()
+                assert code in (0, 2, 3) and "\x1b" not in said.out + said.err, (name, above, key)
+        path.write_text(before)
 
 
 def long_log(path: Path, num_lines: int) -> None:

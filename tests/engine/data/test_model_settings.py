@@ -27,6 +27,10 @@ ABSURD = [
     ({"_attn_implementation_internal": "x", "text_config": {"_attn_implementation": "kernels-community/flash-attn"}}, "flash-attn"),
     ({"attn_implementation": {"": "evil/kernel"}}, "evil/kernel"),
     ({"_experts_implementation": "evil/kernel"}, "evil/kernel"),
+    ({"id2label": {"0": "a", "1": "b", "2": True}}, "id2label must hold a name for each label"),
+    ({"max_position_embeddings": [[]]}, "max_position_embeddings cannot be [[]]"),
+    ({"architectures": 5}, "architectures cannot be 5"),
+    ({"pad_token_id": "x"}, "pad_token_id cannot be 'x'"),
     ({"x": 10**400}, "is the most"),
 ]  # fmt: skip
 
@@ -52,8 +56,8 @@ def test_absurd_settings_are_refused_at_once(changes, words, tmp_path, capsys, m
 
 def test_settings_of_known_models_pass():
     """Large numbers and names of labels that mean no size."""
-    check_values({"rope_theta": 10_000_000, "max_position_embeddings": 10_485_760, "vocab_size": 262_144, "id2label": {"size": 10**9},
-                  "label2id": {"layers": 5000, "_attn_implementation": 7}, "model_max_length": 10**30 + 0.5, "n_layer": 126,
+    check_values({"rope_theta": 10_000_000, "max_position_embeddings": 10_485_760, "vocab_size": 262_144, "id2label": {"0": "size"},
+                  "label2id": {"layers": 5000, "_attn_implementation": 7}, "model_max_length": int(1e30), "n_layer": 126,
                   "hidden_size": 16_384, "_attn_implementation": "sdpa", "attn_implementation": None, "pad_token_id": -1,
                   "layer_types": ["full_attention"] * 126, "layer_norm_eps": 1e-12, "num_labels": 21_841})  # fmt: skip
 

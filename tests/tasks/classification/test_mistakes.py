@@ -89,3 +89,17 @@ def test_what_is_refused(project, tmp_path, capsys):
                      "--output-dir", str(tmp_path / "run")]) == 0  # fmt: skip
     code, line = fails(["evaluate", "--model", str(tmp_path / "run"), "--errors", str(tmp_path / "e.csv")], capsys)
     assert code == 2 and "--errors needs a task with one class for each text" in line
+
+
+def test_formulas_are_made_texts_if_asked(project, tmp_path):
+    """Of the texts, which are a stranger's; the numbers stay."""
+    rows = [("text", "label"), *((f"=HYPERLINK(w{i})", "abc"[i % 3]) for i in range(9))]
+    with open(tmp_path / "e.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    for flags, start in (([], "="), (["--excel-safe"], "'=")):
+        out = tmp_path / f"errors{len(flags)}.csv"
+        arguments = ["evaluate", "--model", str(project / "run"), "--device", "cpu", "--file", str(tmp_path / "e.csv")]
+        assert run.main([*arguments, "--errors", str(out), *flags]) == 0
+        with open(out, newline="") as stream:
+            [header, *wrong] = csv.reader(stream)
+        assert wrong and all(row[header.index("text")].startswith(start) for row in wrong)

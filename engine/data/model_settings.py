@@ -22,6 +22,7 @@ IMPLEMENTATIONS = (  # of attention and experts; any other name is one of a repo
     "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "batched_mm", "grouped_mm",
 )  # fmt: skip
 MOST = {"layer": 1000, "depth": 1000, "expert": 10_000, "label": 1_000_000, "head": 1_000_000, "size": 10**8, "dim": 10**8}
+NO_LIMIT = 10**300  # tokenizers say 10**30 for a length without one
 LENGTHS = ("max_position_embeddings", "model_max_length")
 LABELS = ("id2label", "label2id")  # their keys and values are the user's
 

@@ -63,6 +63,8 @@ class Classification(TextTask[ClassificationOptions]):
 
     def columns(self) -> list[str]:
         o = self.options
+        if o.problem != "multi_label" and "," in o.label_column:
+            raise UsageError(f"--label-column {o.label_column}: several columns, of 0 and 1, need --problem multi_label")
         return [name for name in (o.text_column, o.text_pair_column, *o.label_columns) if name]
 
     def strata(self, table: Dataset) -> Sequence[Any] | None:

@@ -6,7 +6,7 @@ No torch in here: ``python run.py COMMAND --help`` answers at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, require_csv
 from engine.errors import UsageError
@@ -45,6 +45,12 @@ class EvaluateFlags(EvaluateConfig):
     text_column: str | None = column("the text", before="delimiter")
     text_pair_column: str | None = column("the second text", before="delimiter")
     label_column: str | None = column("the label", before="delimiter")
+    label_values: Literal["auto", "names", "ids", "onehot"] | None = setting(
+        None, "what label cells hold (default: as in training)", replaces_run=True, before="delimiter"
+    )
+    label_separator: str | None = setting(
+        None, "between the labels in a CSV cell (default: as in training)", replaces_run=True, before="delimiter"
+    )
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
     allow_urls: bool = pictures(False, ALLOW_URLS)
 

@@ -42,6 +42,9 @@ class ClassificationOptions(LabelledOptions):
     problem: Literal["single_label", "multi_label", "regression"] = setting("single_label", "what a label is")
     label_names: str | None = setting(None, "comma-separated names, in order (default: those in the training data)")
     label_separator: str = setting("|", "between the labels in a CSV cell, with --problem multi_label")
+    label_values: Literal["auto", "names", "ids", "onehot"] = setting(
+        "auto", "what label cells hold: names, ids from 0, or with multi_label a 0 or 1 for each; auto refuses what is in doubt"
+    )
     label_smoothing: float = setting(0.0, "share of the target given to all classes alike")
     class_weights: str | None = setting(
         None, "'balanced', or one number per class, comma-separated: the weight of its examples in the loss"
@@ -50,11 +53,16 @@ class ClassificationOptions(LabelledOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "must be at least 0 and less than 1")
-        columns = [name for name in (self.text_column, self.text_pair_column, self.label_column) if name is not None]
+        columns = [name for name in (self.text_column, self.text_pair_column, *self.label_columns) if name is not None]
         if len(set(columns)) < len(columns) or "" in columns:
             raise UsageError(f"text, text pair and label must be different columns, found {', '.join(map(repr, columns))}")
         if self.problem != "single_label" and (self.label_smoothing or self.class_weights):
             raise UsageError("--label-smoothing and --class-weights need --problem single_label")
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """One; or of one-hot data a column for each label."""
+        return tuple(self.label_column.split(",")) if self.problem == "multi_label" else (self.label_column,)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class TextTask(Task[O]):
         self._tokenizer: Any = None
         self._config: Any = None
         self._model_length: int | None = None
+        self.unlimited: dict[str, Dataset] = {}  # the splits before --max-train-examples and --max-eval-examples
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -94,6 +95,7 @@ class TextTask(Task[O]):
             tables = self.source.hold_out(tables["train"], self.strata(tables["train"]), fraction)
         elif {"train", "eval"} <= tables.keys() and fraction:
             raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
+        self.unlimited = tables
         tables = {split: self.source.subset(table, split) for split, table in tables.items()}
         for split, table in tables.items():
             if len(table) == 0:

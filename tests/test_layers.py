@@ -284,4 +284,4 @@ def test_what_is_printed_goes_through_the_console():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write", "sys.stderr.write"):
                 found.add(str(path.relative_to(ROOT)))
-    assert found == {"engine/console.py", "engine/settings/parser.py", "run.py"}
+    assert found == {"engine/console.py", "engine/settings/parser.py"}

@@ -20,7 +20,7 @@ from engine.commands.report import write as draw
 from engine.config import TrainConfig
 from engine.console import say, say_lines
 from engine.data.files import read_table
-from engine.data.tables import as_dataset
+from engine.data.tables import as_dataset, with_class_names
 from engine.distributed.world import World
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import Find, open_model
@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
         if config.errors:
             check_writable(rows, Path(config.errors), config.file)
-        tables = {"eval": as_dataset(rows, config.file)}
+        tables = {"eval": with_class_names(as_dataset(rows, config.file), Path(config.file))}
         changes["max_eval_examples"] = config.max_eval_examples or 0
     task, model, layout = open_model(
         config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, folder=folder,

@@ -89,10 +89,24 @@ def read_dataset(path: Path, columns: Sequence[str], name: str, **options: str |
             with suppress(OSError), place() as folder:
                 copy = Path(folder) / "rows.arrow"
                 write_arrow(batches(), copy)
-                return with_origin(Dataset.from_file(str(copy)), Origin(name))  # what is mapped stays
-        return with_origin(Dataset(pyarrow.Table.from_batches(list(batches()))), Origin(name))
+                return with_origin(with_class_names(Dataset.from_file(str(copy)), path), Origin(name))  # what is mapped stays
+        return with_origin(with_class_names(Dataset(pyarrow.Table.from_batches(list(batches()))), path), Origin(name))
     except UnicodeEncodeError as error:
         raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
+
+
+def with_class_names(table: Dataset, path: Path) -> Dataset:
+    """The ClassLabels that ``datasets`` has noted in a Parquet file: their ids have names."""
+    import datasets
+    import pyarrow.parquet
+
+    if path.suffix.lower() != ".parquet":
+        return table
+    noted = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+    for name in table.column_names:
+        if isinstance(getattr(noted[name], "feature", noted[name]), datasets.ClassLabel):
+            table = table.cast_column(name, noted[name])
+    return table
 
 
 def write_arrow(batches: Iterator[RecordBatch], path: Path) -> None:

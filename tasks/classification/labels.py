@@ -1,29 +1,28 @@
-"""From the labels in the data to numbers, checked row by row: a label that is off is never trained on in silence."""
+"""From the labels in the data to numbers: one rule for training, evaluation and ``evaluate --file`` (docs/data.md).
+
+The ids of a ``ClassLabel`` are ids, and so are the columns of a one-hot table and lists of 0 and 1. Any other column is
+names or ids as a whole: names if all its cells are names of labels; ids if no name is a number, all are in range, and 0
+is among them. Whatever can be read in two ways is refused with both: a label that is off is never trained on in silence.
+"""
 
 from __future__ import annotations
 
-import math
-import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.console import note
-from engine.data.tables import RowName, row_name
+from engine.data.tables import row_name
 from engine.data.tokens import cells_of
 from engine.errors import DataError, UsageError
+from tasks.classification.cells import name_of, number, truth, whole
+from tasks.classification.column import Column, Rule, is_onehot, key, read_column, unlabelled
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-Where = Callable[[str, int], str]  # what errors call a row of a split, from 0
-DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+)")
-MOST_DIGITS = 18  # of a whole number; what is longer is a name (and Python refuses to convert thousands of digits)
 
 
 @dataclass(frozen=True)
@@ -52,104 +51,89 @@ class Labels:
 
 
 def read_labels(
-    tables: Mapping[str, Dataset], column: str, problem: str, given: tuple[str, ...] | None, separator: str
+    tables: Mapping[str, Dataset], rule: Rule, everything: Dataset | None = None
 ) -> tuple[Labels, dict[str, np.ndarray]]:
     """The labels' names and, for each split, ids [N] int64, 0/1 matrix [N, C] float32, or values [N] float32.
 
-    Names are those given, else a Hub data set's own, else those in the training data: in numeric order if all are
-    whole numbers, else in alphabetical order. Without training data names must be given. Raises DataError with the row.
+    Names are those of the rule, else a ClassLabel's own, else those in the training data: in numeric order if all are
+    numbers, else in alphabetical order. ``everything``: the training data before they were limited, whose names all count.
+    Raises DataError with the row.
     """
-    cells = {split: shared(table[column]) for split, table in tables.items()}
-
-    def where(split: str, row: int) -> str:
-        return f"{split} data, {row_name(tables[split], row)}"
-
-    if given is None:
-        given = class_names(tables["train"], column)
-    if problem == "regression":
-        values = {split: numbers(column_cells, column, partial(where, split)) for split, column_cells in cells.items()}
-        return Labels(("value",), np.array([len(cells.get("train", ()))])), values
-    if problem == "multi_label":
-        return many_of_each(cells, column, given, separator, where)
-    return one_of_each(cells, column, given, where)
-
-
-def shared(column: Sequence[Any]) -> list[Any]:
-    """The cells; equal texts are one object, so that a million labels of few kinds take little memory."""
-    kinds: dict[str, str] = {}
-    return [kinds.setdefault(cell, cell) if isinstance(cell, str) else cell for cell in cells_of(column)]
-
-
-def class_names(table: Dataset, column: str) -> tuple[str, ...] | None:
-    """The names a Hub data set gives to its label ids, if it does."""
-    feature = table.features[column]
-    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
-    return tuple(names) if names else None
-
-
-def whole_number(cell: Any) -> int | None:
-    """``3``, ``"3"``, ``"-1"``; None for anything else."""
-    if isinstance(cell, str):
-        text = cell.strip()
-        return int(text) if text.removeprefix("-").isdecimal() and len(text) <= MOST_DIGITS else None
-    return cell if isinstance(cell, int) and not isinstance(cell, bool) else None
+    if rule.problem == "regression":
+        values = {split: numbers(table, split, rule) for split, table in tables.items()}
+        return Labels(("value",), np.array([len(values.get("train", ()))])), values
+    columns = {split: read_column(table, split, rule) for split, table in tables.items()}
+    first = columns.get("train") or next(iter(columns.values()))
+    source = first if everything is None else read_column(everything, "train", rule)
+    every = [*columns.values()] if source is first else [source, *columns.values()]
+    if rule.problem == "multi_label" and first.own is None and is_onehot(source, rule):
+        own = rule.names or tuple(f"label_{i}" for i in range(len(source.words[0])))
+        for column in every:
+            column.hold_values(own)
+    names = rule.names or names_in(source, rule)
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"the label name {repeated[0]!r} is given twice")
+    plain = [column for column in every if column.own is None]
+    from_zero = any(whole(word) == 0 or isinstance(word, bool) for column in plain for word, _ in column.distinct().values())
+    arrays = {}
+    for split, column in columns.items():
+        ids = ids_of(column, names, rule, from_zero, first)
+        rows = [[ids[key(word)] for word in words] for words in column.words]
+        if rule.problem == "single_label":
+            arrays[split] = np.array([row[0] for row in rows], dtype=np.int64)[column.kinds]
+        else:
+            matrix = np.zeros((len(rows), len(names)), dtype=np.float32)
+            for kind, row in enumerate(rows):
+                matrix[kind, row] = 1
+            arrays[split] = matrix[column.kinds]
+    if rule.problem == "multi_label":
+        return Labels(names, arrays.get("train", np.zeros((0, len(names)))).sum(0)), arrays
+    trained = arrays.get("train", np.empty(0, dtype=np.int64))
+    if "train" in arrays and (trained == trained[:1]).all():
+        raise DataError(f"all training labels are {names[trained[0]]!r}: at least two classes are needed")
+    return Labels(names, np.bincount(trained, minlength=len(names))), arrays
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """As numbers if all are whole ones, else as text."""
+    """As numbers if all are, else as text."""
     ordered = sorted(names)
-    values = {name: whole_number(name) for name in ordered}
+    values = {name: number(name) for name in ordered}
     return tuple(ordered if None in values.values() else sorted(ordered, key=lambda name: values[name] or 0))
 
 
-def one_of_each(
-    cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None, where: Where
-) -> tuple[Labels, dict[str, np.ndarray]]:
-    """Classes: whole numbers or names."""
-    ids: dict[str, int] = {}
-    arrays = {}
-    for split, values in cells.items():
-        if (missing := next((row for row, cell in enumerate(values) if is_missing(cell)), None)) is not None:
-            raise DataError(f"{where(split, missing)}: the label is missing (column {column!r})")
-        for row, cell in enumerate(values):
-            if isinstance(cell, float) or (given is None and isinstance(cell, str) and DECIMAL.fullmatch(cell.strip())):
+def names_in(column: Column, rule: Rule) -> tuple[str, ...]:
+    """The names that the training data hold. Raises DataError for what cannot be a class."""
+    if column.split != "train":
+        raise UsageError("the names of the labels are not known: --label-names, or a model that has them")
+    if column.own is not None:
+        return column.own
+    found = column.distinct().values()
+    name = rule.columns[0]
+    if not found:
+        raise DataError(f"column {name!r}: no training row has a label")
+    refuse_negative(column)
+    if rule.values == "ids":
+        return tuple(map(str, range(1 + max(whole(word) or 0 for word, _ in found))))
+    numbers = [word for word, _ in found if number(word) is not None]
+    words = [word for word, _ in found if number(word) is None]
+    if rule.problem == "single_label":
+        for word, kind in found:
+            if number(word) is not None and whole(word) is None:
                 raise DataError(
-                    f"{where(split, row)}: label {cell!r} is not a class: classes are whole numbers or names "
-                    "(or --problem regression)"
+                    f"{column.where[kind]}: label {word!r} is not a class: classes are whole numbers or names (--problem "
+                    "regression learns numbers; --label-names, with all of them, makes them names)"
                 )
-            if (whole_number(cell) or 0) < 0:
-                raise DataError(
-                    f"{where(split, row)}: label {cell!r} is negative; -1 often marks rows without a label: take them out"
-                )
-            if not isinstance(cell, str | int):
-                raise DataError(
-                    f"{where(split, row)}: label {cell!r} is not a class (a list of labels needs --problem multi_label)"
-                )
-    if given is None:
-        if not cells["train"]:
-            raise DataError("there is no row to train on")
-        found = list(dict.fromkeys(cells["train"]))
-        are_numbers = [whole_number(cell) is not None for cell in found]
-        if any(are_numbers) and not all(are_numbers):
-            number, word = found[are_numbers.index(True)], found[are_numbers.index(False)]
-            raise DataError(f"column {column!r} mixes numbers and names ({number!r}, {word!r}): use one kind")
-        given = in_order({str(cell) for cell in found})
-        warn_of_odd_classes(given, len(cells["train"]))
-        ids = {name: i for i, name in enumerate(given)}
+        if numbers and words:
+            raise DataError(
+                f"column {name!r} mixes numbers and names ({numbers[0]!r}, {words[0]!r}): use one kind, or name all: "
+                "--label-names A,B,C"
+            )
+    names = in_order({str(word) if words else name_of(word) for word, _ in found})
+    if rule.problem == "single_label":
+        warn_of_odd_classes(names, len(column.kinds))
     else:
-        if repeated := [name for name in given if given.count(name) > 1]:
-            raise DataError(f"the label name {repeated[0]!r} is given twice")
-        ids = {name: i for i, name in enumerate(given)} | {str(i): i for i in range(len(given)) if str(i) not in given}
-    for split, values in cells.items():
-        for row, cell in enumerate(values):
-            if str(cell) not in ids:
-                known = f"{', '.join(given[:10])}{' ...' if len(given) > 10 else ''}"
-                raise DataError(f"{where(split, row)}: label {cell!r} is none of the {len(given)} labels ({known})")
-        arrays[split] = np.array([ids[str(cell)] for cell in values], dtype=np.int64)
-    trained = arrays.get("train", np.empty(0, dtype=np.int64))
-    if "train" in arrays and (trained == trained[:1]).all():
-        raise DataError(f"all training labels are {given[trained[0]]!r}: at least two classes are needed")
-    return Labels(given, np.bincount(trained, minlength=len(given))), arrays
+        warn_of_lookalikes(names)
+    return names
 
 
 def appearance(name: str) -> str:
@@ -158,7 +142,7 @@ def appearance(name: str) -> str:
     """
     visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
     plain = " ".join(visible.split()).casefold()
-    return str(number) if (number := whole_number(plain)) is not None else plain
+    return str(found) if (found := whole(plain)) is not None else plain
 
 
 def warn_of_odd_classes(names: Sequence[str], num_rows: int) -> None:
@@ -178,82 +162,100 @@ def warn_of_lookalikes(names: Sequence[str]) -> None:
             return
 
 
-def is_missing(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and math.isnan(cell))
+def ids_of(column: Column, names: tuple[str, ...], rule: Rule, from_zero: bool, first: Column) -> dict[Any, int]:
+    """The id of each word, by its key: of the whole column in one way. Raises DataError with the first row that has none."""
+    at, words = {name: i for i, name in enumerate(names)}, column.distinct()
+    readings: list[dict[Any, int | None]] = []
+    if rule.values != "ids" and column.own is not None:
+        own = column.own
+        theirs = {k: own[i] if (i := whole(word)) is not None and 0 <= i < len(own) else "" for k, (word, _) in words.items()}
+        renamed = {name: i for i, name in enumerate(own)}
+        may_rename = column is first and rule.renames and all(at.get(name, i) == i for name, i in renamed.items())
+        for known in (at, renamed if may_rename and len(own) == len(names) else first.known):
+            if all(name in known for name in theirs.values()):
+                column.known = known
+                return {k: known[name] for k, name in theirs.items()}
+    elif rule.values != "ids":
+        readings = [{k: at.get(str(word)) for k, (word, _) in words.items()}]
+        for of in (number, truth):
+            alike = [(of(name), i) for name, i in at.items() if of(name) is not None]
+            if len(same := dict(alike)) == len(alike):
+                readings.append({k: same.get(of(word)) for k, (word, _) in words.items()})
+    as_ids = {k: int(word) if isinstance(word, bool) else whole(word) for k, (word, _) in words.items()}
+    is_in_range = all(i is not None and 0 <= i < len(names) for i in as_ids.values())
+    is_named = any(number(name) is not None for name in names)
+    if is_in_range and (rule.values == "ids" or (rule.values == "auto" and column.own is None and not is_named and from_zero)):
+        readings.append(as_ids)
+    for reading in readings:
+        if None not in reading.values():
+            return {k: i for k, i in reading.items() if i is not None}
+    raise unreadable(column, names, rule, is_in_range, is_named)
 
 
-def many_of_each(
-    cells: Mapping[str, Sequence[Any]], column: str, given: tuple[str, ...] | None, separator: str, where: Where
-) -> tuple[Labels, dict[str, np.ndarray]]:
-    """Several labels: a list of names or ids, a list of 0 and 1 for every label, or names in a CSV cell."""
-
-    def words(cell: Any, split: str, row: int) -> list[Any]:
-        if cell is None:
-            raise DataError(f"{where(split, row)}: the labels are missing (an empty list, or an empty CSV cell, means none)")
-        if isinstance(cell, str):
-            return [word.strip() for word in cell.split(separator) if word.strip()]
-        if isinstance(cell, list):
-            for word in cell:
-                if is_missing(word) or (whole_number(word) or 0) < 0:
-                    raise DataError(f"{where(split, row)}: {cell!r} holds a label that is missing or negative")
-                if not isinstance(word, str | int | float) or (isinstance(word, float) and word not in (0, 1)):
-                    raise DataError(f"{where(split, row)}: {cell!r} holds {word!r}, which is neither a name nor a whole number")
-            return cell
-        raise DataError(f"{where(split, row)}: a list of labels is needed, found {cell!r}")
-
-    lists = {split: [words(cell, split, row) for row, cell in enumerate(values)] for split, values in cells.items()}
-    shown = lists.get("train") or next(iter(lists.values()))
-    if is_indicator(shown):
-        width = len(given) if given else len(shown[0])
-        names = given or tuple(f"label_{i}" for i in range(width))
-        matrices = {}
-        for split, rows in lists.items():
-            for row, values in enumerate(rows):
-                if len(values) != width or any(v not in (0, 1) for v in values):
-                    raise DataError(f"{where(split, row)}: {width} values of 0 or 1 are needed, found {values!r}")
-            matrices[split] = np.asarray(rows, dtype=np.float32)
-    else:
-        names = given or in_order({str(word) for row in shown for word in row})
-        ids = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names)) if str(i) not in names}
-        if not names:
-            raise DataError(f"column {column!r}: no training row has a label")
-        warn_of_lookalikes(names)
-        if odd := next((word for rows in lists.values() for row in rows for word in row if isinstance(word, float)), None):
-            raise DataError(
-                f"column {column!r} holds {odd!r} beside labels that are neither 0 nor 1: use whole numbers or names"
+def refuse_negative(column: Column) -> None:
+    """Raises DataError: -1 marks rows without a label, and may be a class as well."""
+    for word, kind in column.distinct().values():
+        if (found := number(word)) is not None and found < 0:
+            words = [word for word, _ in column.distinct().values()]
+            way_out = unlabelled(words, column.split) or (
+                f"; if it is a class, name all: --label-names={','.join(in_order(map(name_of, words)))}"
             )
-        matrices = {split: np.zeros((len(rows), len(names)), dtype=np.float32) for split, rows in lists.items()}
-        for split, rows in lists.items():
-            for row, values in enumerate(rows):
-                for word in values:
-                    if str(word) not in ids:
-                        known = ", ".join(names[:10])
-                        raise DataError(f"{where(split, row)}: label {word!r} is none of the {len(names)} ({known} ...)")
-                    matrices[split][row, ids[str(word)]] = 1
-    return Labels(names, matrices.get("train", np.zeros((0, len(names)))).sum(0)), matrices
+            raise DataError(
+                f"{column.where[kind]}: label {word!r} is negative; -1 often marks rows without a label: take them out{way_out}"
+            )
 
 
-def is_indicator(rows: Sequence[list[Any]]) -> bool:
-    """One value for every label: lists of 0 and 1, mostly of one length of at least 2.
+def unreadable(column: Column, names: tuple[str, ...], rule: Rule, is_in_range: bool, is_named: bool) -> DataError:
+    """What a column cannot be, in one line: the row, the readings there are, and the way in."""
+    words, own = list(column.distinct().values()), column.own
+    if own is not None:
+        for word, kind in words:
+            if (i := whole(word)) is None or not 0 <= i < len(own):
+                way_out = unlabelled([word for word, _ in words], column.split)
+                return DataError(f"{column.where[kind]}: label {word!r} is no id of {listed(own)}: take such rows out{way_out}")
+        word, kind, name = next((w, k, own[int(w)]) for w, k in words if own[int(w)] not in names)
+        return DataError(
+            f"{column.where[kind]}: label {word!r} is {name!r} by the names of the data ({listed(own)}), none of the "
+            f"{len(names)} labels ({listed(names)}): --label-names, with the names you want in order, trains with these; "
+            f"--label-values ids takes 0 for {names[0]!r}, and so on"
+        )
+    refuse_negative(column)
+    ids = [whole(word) for word, _ in words]
+    off = [at for at, i in zip(words, ids, strict=True) if rule.values == "ids" or str(at[0]) not in names]
+    beyond = [at for at in off if (i := whole(at[0])) is None or not 0 <= i < len(names)]
+    word, kind = ((beyond if None not in ids else off) or words)[0]
+    line = f"{column.where[kind]}: label {word!r} is none of the {len(names)} labels ({listed(names)})"
+    line += f" of {'the training data' if rule.names is None else rule.whose}"
+    some = sorted(i for i in set(ids) if i is not None)[:3]
+    if is_in_range and rule.values == "auto":
+        line += f"; counted from 0, as ids, {', '.join(f'{i} would be {names[i]!r}' for i in some)}"
+    if None not in ids and not is_named and all(1 <= i <= len(names) for i in some):
+        line += f"; counted from 1, {', '.join(f'{i} would be {names[i - 1]!r}' for i in some)}"
+    if rule.names is None:
+        every = in_order({*names, *(str(word) for word, _ in words)})
+        listing = f"{','.join(every[:10])}{',...' if len(every) > 10 else ''}"
+        return DataError(f"{line}: write the labels as there; if it is another class, name all: --label-names {listing}")
+    if is_in_range and rule.values == "auto":
+        return DataError(f"{line}: --label-values ids counts from 0; else write the names")
+    return DataError(f"{line}: write these, or ids from 0, or train with --label-names that hold them all")
 
-    Lists of one length in which a number stands twice are meant so, too: no list of ids has it (their faults are found later).
-    """
-    lengths = [len(row) for row in rows]
-    usual = max(set(lengths), key=lengths.count)
-    values = [value for row in rows for value in row]
-    if usual < 2 or any(isinstance(value, str) for value in values):
-        return False
-    return all(value in (0, 1) for value in values) or (len(set(lengths)) == 1 and any(len(set(row)) < usual for row in rows))
+
+def listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:10])}{' ...' if len(names) > 10 else ''}"
 
 
-def numbers(values: Sequence[Any], column: str, where: RowName) -> np.ndarray:
+def numbers(table: Dataset, split: str, rule: Rule) -> np.ndarray:
     """[N] float32 for regression."""
-    result = np.empty(len(values), dtype=np.float32)
-    for row, cell in enumerate(values):
+    result = np.empty(len(table), dtype=np.float32)
+
+    def refusal(row: int, cell: Any, what: str) -> DataError:
+        return DataError(f"{split} data, {row_name(table, row)}: {cell!r} (column {rule.columns[0]!r}) is not a {what}")
+
+    for row, cell in enumerate(cells_of(table[rule.columns[0]])):
         try:
             result[row] = float("" if "_" in str(cell) else cell)  # Python would read 1_000 as a number
         except (TypeError, ValueError) as error:
-            raise DataError(f"{where(row)}: {cell!r} (column {column!r}) is not a number") from error
+            raise refusal(row, cell, "number") from error
         if not np.isfinite(result[row]):
-            raise DataError(f"{where(row)}: {cell!r} (column {column!r}) is not a finite number")
+            raise refusal(row, cell, "finite number")
     return result

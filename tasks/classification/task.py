@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,11 @@ from engine.data.tables import row_name
 from engine.data.tokens import TokenDataset, cells_of, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.task import Examples, Row
-from tasks.classification.labels import Labels, class_names, read_labels, shared
+from tasks.classification.column import Rule, class_names
+from tasks.classification.labels import Labels, listed, read_labels
 from tasks.classification.metrics import ClassificationMetrics
 from tasks.classification.mistakes import Mistakes
+from tasks.classification.summary import summarise
 from tasks.options import ClassificationOptions
 from tasks.text import TextTask, check_loaded, checked_texts
 
@@ -62,57 +65,60 @@ class Classification(TextTask[ClassificationOptions]):
 
     def columns(self) -> list[str]:
         o = self.options
-        return [name for name in (o.text_column, o.text_pair_column, o.label_column) if name]
+        if o.problem != "multi_label" and "," in o.label_column:
+            raise UsageError(f"--label-column {o.label_column}: several columns, of 0 and 1, need --problem multi_label")
+        return [name for name in (o.text_column, o.text_pair_column, *o.label_columns) if name]
 
     def strata(self, table: Dataset) -> Sequence[Any] | None:
-        return shared(table[self.options.label_column]) if self.options.problem == "single_label" else None
+        return table[self.options.label_column][:] if self.options.problem == "single_label" else None
 
     def examples(self) -> dict[str, Examples]:
         o = self.options
         tables = self.splits()
-        if self.is_finished:  # nothing is trained any more: only what is measured needs to be read
-            tables.pop("train", None)
         if not tables:
             return {}
-        self.labels, targets = read_labels(tables, o.label_column, o.problem, self.names_for(tables), o.label_separator)
+        self.labels, targets = read_labels(tables, self.rule(tables), self.unlimited.get("train"))
+        summarise(self.labels, targets, self.problem)
+        if self.is_finished:  # nothing is trained any more: only what is measured is made
+            tables.pop("train", None)
         self._held_out = tables.get("eval")
         self.class_weights(torch.device("cpu"))  # refused before the model is loaded
         warn_of_overlap(tables, o.text_column, o.text_pair_column)
         return {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
 
-    def given_names(self) -> tuple[str, ...] | None:
-        """Those of a finished model, else the user's, else the task's."""
-        if self.labels is not None:
-            return self.labels.names
-        if not self.options.label_names:
-            return self.default_names
-        names = tuple(name.strip() for name in self.options.label_names.split(","))
-        least = 1 if self.options.problem == "multi_label" else 2
-        if len(names) < least or "" in names or len(set(names)) < len(names):
-            raise UsageError(f"--label-names needs two or more different names, found {self.options.label_names!r}")
-        return names
+    def rule(self, tables: Mapping[str, Dataset]) -> Rule:
+        """How labels are read. The names are those of a finished model, else the user's, else those of the classifier that
+        training goes on from (its head keeps its meaning), else the task's own; None: whatever the training data hold.
 
-    def names_for(self, tables: Mapping[str, Dataset]) -> tuple[str, ...] | None:
-        """The given ones, else those of the classifier that training goes on from: its head keeps its meaning.
-
-        None: whatever the training data hold. Raises UsageError, DataError where model and data do not fit.
+        Raises UsageError where model and problem do not fit.
         """
-        given, own = self.given_names(), self.names_of_the_model()
-        if own is None or self.labels is not None or self.options.label_names:
-            return given
         o, model = self.options, self.source.config.model
+        rule = Rule(o.label_columns, o.problem, o.label_separator, o.label_values)
+        if self.labels is not None:
+            no_names = all(re.fullmatch(r"LABEL_\d+", name) for name in self.labels.names)
+            return replace(rule, names=self.labels.names, whose="the model", renames=no_names or self.source.given is None)
+        if o.label_names:
+            names = tuple(name.strip() for name in o.label_names.split(","))
+            least = 1 if o.problem == "multi_label" else 2
+            if len(names) < least or "" in names or len(set(names)) < len(names):
+                raise UsageError(f"--label-names needs two or more different names, found {o.label_names!r}")
+            return replace(rule, names=names)
+        data = self.source.taken_data
+        is_own = data is not None and self.hub_data is not None and data.hub_name == self.hub_data.path
+        default = self.default_names if is_own or class_names(tables["train"], o.label_columns[0]) is None else None
+        if (own := self.names_of_the_model()) is None:
+            return replace(rule, names=default, whose="the task")
         if (kind := self.config.problem_type) not in (None, PROBLEM_TYPES[o.problem]):
             raise UsageError(
                 f"--problem {o.problem}: {model} has been trained for another, {kind} (--label-names replaces its head)"
             )
-        theirs = given or class_names(tables["train"], o.label_column)
-        if theirs not in (None, own):
+        if default not in (None, own):
             raise DataError(
-                f"the labels of {model} are {', '.join(own)}, those of the data are {', '.join(theirs or ())}: "
+                f"the labels of {model} are {listed(own)}, those of the data are {listed(default or ())}: "
                 "--label-names, with the names you want in order, trains on with these"
             )
-        note(f"labels: those of {model}: {', '.join(own[:10])}{' ...' if len(own) > 10 else ''}")
-        return own
+        note(f"labels: those of {model}: {listed(own)}")
+        return replace(rule, names=own, whose=model, renames=default == own)
 
     def names_of_the_model(self) -> tuple[str, ...] | None:
         """Of the classes, in order; None for a checkpoint without a trained head, or without names of its own."""
@@ -137,6 +143,9 @@ class Classification(TextTask[ClassificationOptions]):
             self.problem = kinds.get(str(model.config.problem_type), "regression")  # type: ignore[union-attr]
         if self.problem == "regression" and len(names) > 1:
             raise ModelError(f"config.json of the model says regression, which is of one number, and names {len(names)} labels")
+            if self.problem != self.options.problem:
+                changes: dict[str, Any] = {"problem": self.problem, "label_smoothing": 0.0, "class_weights": None}
+                self.options = replace(self.options, **changes)
 
     def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
         """Token ids beside the labels; says how many texts were cut or blank."""

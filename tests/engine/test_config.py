@@ -452,7 +452,8 @@ def test_the_settings_say_of_themselves_what_the_lists_said():
         "text_column", "text_pair_column", "image_folder", "allow_urls"
     ]  # fmt: skip
     assert set(settings_where(lambda traits: traits.replaces_run, EvaluateFlags)) == {
-        "text_column", "text_pair_column", "label_column", "max_eval_examples", "delimiter", "encoding", "image_folder", "allow_urls"
+        "text_column", "text_pair_column", "label_column", "label_values", "label_separator", "max_eval_examples",
+        "delimiter", "encoding", "image_folder", "allow_urls"
     }  # fmt: skip
 
 
@@ -471,7 +472,8 @@ def test_what_tasks_add_is_listed_where_it_belongs():
     assert names[:6] == ["model", "input", "output", "text_column", "text_pair_column", "id_column"]
     assert sorted(names) == sorted(field.name for field in dataclasses.fields(PredictFlags))
     names = [field.name for field in in_order(EvaluateFlags)]
-    assert names[4:9] == ["max_eval_examples", "text_column", "text_pair_column", "label_column", "delimiter"]
+    columns = ["text_column", "text_pair_column", "label_column", "label_values", "label_separator"]
+    assert names[5:12] == ["max_eval_examples", *columns, "delimiter"]
     text = make_parser("run.py evaluate", [EvaluateFlags]).format_help()
     for found in (re.findall(r"\[--([a-z-]+)", text), re.findall(r"^  --([a-z-]+)", text, flags=re.MULTILINE)):
         assert [flag.replace("-", "_") for flag in found] == names

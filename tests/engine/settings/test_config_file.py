@@ -250,7 +250,7 @@ def other_than_the_default(kind: type) -> dict:
     values = {}
     for field in dataclasses.fields(kind):
         hint = get_type_hints(kind)[field.name]
-        choices = [a for a in get_args(hint) if isinstance(a, str)]
+        choices = [a for part in (hint, *get_args(hint)) for a in get_args(part) if isinstance(a, str)]
         kinds = [a for a in get_args(hint) if isinstance(a, type)] or [hint]
         if field.name in special:
             values[field.name] = special[field.name]

@@ -5,6 +5,8 @@ Rows of BAD_INPUTS: 46-56 and 65. Balanced weights are scikit-learn's.
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
@@ -13,17 +15,18 @@ from sklearn.utils.class_weight import compute_class_weight
 from bench.toys import tiny
 from engine.data.sources import Source, SourceConfig
 from engine.errors import DataError, UsageError
+from tasks.classification.column import Rule
 from tasks.classification.labels import Labels, read_labels
 from tasks.classification.task import Classification, ClassificationOptions
 
 NAN = float("nan")
 
 
-def read(train, evaluation=None, *, problem="single_label", given=None, separator="|", features=None):
+def read(train, evaluation=None, *, problem="single_label", given=None, separator="|", features=None, values="auto"):
     """``(names, counts, ids of train, ids of eval)``; the ids as lists."""
     cells = {"train": train} | ({} if evaluation is None else {"eval": evaluation})
     tables = {split: Dataset.from_dict({"label": values}, features=features) for split, values in cells.items()}
-    labels, arrays = read_labels(tables, "label", problem, given, separator)
+    labels, arrays = read_labels(tables, Rule(("label",), problem, separator, values, given))
     ids = {split: array.tolist() for split, array in arrays.items()}
     return labels.names, np.asarray(labels.counts).tolist(), ids["train"], ids.get("eval")
 
@@ -52,9 +55,10 @@ def test_names_are_ordered_as_text():
 
 
 def test_given_names_keep_their_order_and_accept_their_numbers():
-    names, counts, ids, held = read(["pos", "neg", "1", "pos"], [0, 1], given=("pos", "neg", "mixed"))
+    names, counts, ids, held = read(["pos", "neg", "neg", "pos"], [0, 1], given=("pos", "neg", "mixed"))
     assert (names, counts) == (("pos", "neg", "mixed"), [2, 2, 0])
     assert (ids, held) == ([0, 1, 1, 0], [0, 1])
+    assert "label '1' is none of" in refusal(["pos", "neg", "1", "pos"], given=("pos", "neg", "mixed")), "one way as a whole"
 
 
 def test_given_names_that_are_numbers_are_names_first():
@@ -76,10 +80,10 @@ def test_booleans_are_two_classes():
 
 def test_ids_are_what_the_loss_takes():
     tables = {"train": Dataset.from_dict({"label": ["a", "b"]})}
-    assert read_labels(tables, "label", "single_label", None, "|")[1]["train"].dtype == np.int64
-    assert read_labels(tables, "label", "multi_label", None, "|")[1]["train"].dtype == np.float32
+    assert read_labels(tables, Rule(("label",), "single_label"))[1]["train"].dtype == np.int64
+    assert read_labels(tables, Rule(("label",), "multi_label"))[1]["train"].dtype == np.float32
     tables = {"train": Dataset.from_dict({"label": [1, 2]})}
-    assert read_labels(tables, "label", "regression", None, "|")[1]["train"].dtype == np.float32
+    assert read_labels(tables, Rule(("label",), "regression"))[1]["train"].dtype == np.float32
 
 
 @pytest.mark.parametrize("missing", [None, NAN, "", "  "])
@@ -93,7 +97,7 @@ def test_a_missing_label_is_refused_with_its_row(missing):
 
 def test_a_label_out_of_range_is_refused_with_its_row():
     message = refusal([0, 1, 2], given=("neg", "pos"))
-    assert message == "train data, row 3: label 2 is none of the 2 labels (neg, pos)"
+    assert message.startswith("train data, row 3: label 2 is none of the 2 labels (neg, pos)")
 
 
 @pytest.mark.parametrize("labels", [[0, 1, -1], ["0", "1", "-1"], [0, 1, -100]])
@@ -107,10 +111,17 @@ def test_numbers_and_names_do_not_mix():
     assert refusal(["1", "2", "good"]).startswith("column 'label' mixes numbers and names ('1', 'good')")
 
 
-@pytest.mark.parametrize("labels", [[0.5, 1.5], [1.0, 0.0]])
+@pytest.mark.parametrize("labels", [[0.5, 1.5], [0.25, 1.0]])
 def test_decimal_numbers_are_no_classes(labels):
     assert f"label {labels[0]} is not a class" in refusal(labels)
     assert "--problem regression" in refusal(labels)
+
+
+@pytest.mark.parametrize("labels", [[1.0, 0.0, 3.0], ["1.0", "0.0", "3.0"], [Decimal("1.0"), Decimal("0.0"), Decimal("3.0")]])
+def test_whole_numbers_may_be_written_with_a_point(labels):
+    """As pandas writes them where a cell of the column was once empty."""
+    assert read(labels, [3, 0])[:1] == (("0", "1", "3"),)
+    assert read(labels, ["3", "1.0"])[2:] == ([1, 0, 2], [2, 1])
 
 
 def test_decimal_numbers_in_a_csv_file_are_no_classes_either():
@@ -139,13 +150,16 @@ def test_a_name_given_twice_is_refused_for_that():
 
 
 def test_an_evaluation_label_unseen_in_training_is_refused():
-    assert refusal(["a", "b"], ["a", "b", "c"]) == "eval data, row 3: label 'c' is none of the 2 labels (a, b)"
-    assert refusal([0, 1], [2]) == "eval data, row 1: label 2 is none of the 2 labels (0, 1)"
+    message = refusal(["a", "b"], ["a", "b", "c"])
+    assert message.startswith("eval data, row 3: label 'c' is none of the 2 labels (a, b) of the training data")
+    assert message.endswith("name all: --label-names a,b,c")
+    assert read(["a", "b"], ["a", "b", "c"], given=("a", "b", "c"))[3] == [0, 1, 2], "the way in"
+    assert refusal([0, 1], [2]).startswith("eval data, row 1: label 2 is none of the 2 labels (0, 1)")
 
 
 def test_many_names_are_shortened_in_the_message():
     message = refusal([f"n{i:02}" for i in range(30)], ["other"])
-    assert message.endswith("none of the 30 labels (n00, n01, n02, n03, n04, n05, n06, n07, n08, n09 ...)")
+    assert "none of the 30 labels (n00, n01, n02, n03, n04, n05, n06, n07, n08, n09 ...)" in message
 
 
 def test_a_list_is_no_class():
@@ -216,7 +230,7 @@ def test_an_unknown_label_of_several_is_refused_with_its_row():
 
 def test_missing_lists_and_single_values_are_refused():
     assert refusal([["a"], None], problem="multi_label").startswith("train data, row 2: the labels are missing")
-    assert refusal([1, 2], problem="multi_label") == "train data, row 1: a list of labels is needed, found 1"
+    assert refusal([1, 2], problem="multi_label").startswith("train data, row 1: a list of labels is needed, found 1")
     assert "no training row has a label" in refusal([[], []], problem="multi_label")
 
 

@@ -17,6 +17,7 @@ from engine.data.sources import Source, SourceConfig
 from engine.data.tables import Origin, chosen, row_name, row_number, with_origin
 from engine.data.tokens import tokenize
 from engine.errors import DataError, UsageError
+from tasks.classification.column import Rule
 from tasks.classification.labels import appearance, read_labels
 from tasks.classification.task import Classification, ClassificationOptions
 from tasks.language.causal_lm import CausalLM
@@ -122,7 +123,7 @@ def test_a_pair_has_more_special_tokens(place):
     task = Classification(ClassificationOptions(max_length=3, text_column="a", text_pair_column="b"), source)
     with pytest.raises(UsageError, match="3 tokens of each row are special"):
         assert task.max_length
-    assert CausalLM(CausalLM.Options(max_length=4), source).max_length == 4
+    assert CausalLM(CausalLM.Options(block_size=4), source).max_length == 4
 
 
 # --------------------------------------------------------------------------------------------------------------- labels
@@ -134,17 +135,17 @@ ALIKE = [("1", "01"), ("a", "A"), ("a b", "a  b"), ("caf\u00e9", "cafe\u0301"), 
 @pytest.mark.parametrize("names", ALIKE)
 def test_labels_that_look_alike_are_two_classes_and_it_is_said(names, capsys):
     table = Dataset.from_dict({"label": [*names] * 3})
-    labels, _ = read_labels({"train": table}, "label", "single_label", None, "|")
+    labels, _ = read_labels({"train": table}, Rule(("label",), "single_label"))
     said = capsys.readouterr().err
     assert len(labels.names) == 2 and "look alike, and are two classes" in said
     one, other = said.split("the labels ")[1].split(" look alike")[0].split(" and ")
     assert one != other, "the difference is shown"
-    read_labels({"train": Dataset.from_dict({"label": [[name] for name in names] * 3})}, "label", "multi_label", None, "|")
+    read_labels({"train": Dataset.from_dict({"label": [[name] for name in names] * 3})}, Rule(("label",), "multi_label"))
     assert "look alike, and are two classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("names", [("1", "10"), ("a", "b"), ("e", "\u00e9"), ("0", "-0.5x"), ("a b", "ab"), ("+", "-")])
 def test_labels_that_do_not_look_alike_are_no_matter(names, capsys):
     assert len({*map(appearance, names)}) == 2
-    read_labels({"train": Dataset.from_dict({"label": [*names] * 3})}, "label", "single_label", names, "|")
+    read_labels({"train": Dataset.from_dict({"label": [*names] * 3})}, Rule(("label",), "single_label", names=names))
     assert "alike" not in capsys.readouterr().err

@@ -42,8 +42,9 @@ class ClassificationOptions(LabelledOptions):
     problem: Literal["single_label", "multi_label", "regression"] = setting("single_label", "what a label is")
     label_names: str | None = setting(None, "comma-separated names, in order (default: those in the training data)")
     label_separator: str = setting("|", "between the labels in a CSV cell, with --problem multi_label")
-    label_values: Literal["auto", "names", "ids", "onehot"] = setting(
-        "auto", "what label cells hold: names, ids from 0, or with multi_label a 0 or 1 for each; auto refuses what is in doubt"
+    label_values: Literal["auto", "names", "ids", "onehot"] | None = setting(
+        None,
+        "what label cells hold: names, ids from 0, or with multi_label a 0 or 1 for each (default: auto, which refuses doubt)",
     )
     label_smoothing: float = setting(0.0, "share of the target given to all classes alike")
     class_weights: str | None = setting(

@@ -72,7 +72,8 @@ def _(at: Place) -> Attempts:
         entry = {"bytes": 4, "sha256": "0" * 64}
         reseal(at.out / f"checkpoints/step-{step:08d}", files={"../../../secret": entry, secret: entry})
     result = call(arguments)
-    yield Result(result.code, result.out, result.err.replace("warning: ", "error: ", 1).split("\n")[0], result.raised)
+    warning = next(line for line in result.err.splitlines() if line.startswith("warning: "))
+    yield Result(result.code, result.out, warning.replace("warning: ", "error: ", 1), result.raised)
 
 
 @row("S5", "a chat template that reaches for Python", 0, "saved to")

@@ -65,7 +65,7 @@ each(44, "empty or blank text", 0, "2 of 16 texts are blank", lambda at: [
     at.on("t.csv", ROWS_OF_DATA.replace("w3 w3", "").replace("w5 w5", "   "))])  # fmt: skip
 
 
-@row(45, "empty token sequence", 3, "has no token (its text is empty)")
+@row(45, "empty token sequence", 3, "there is no token (its text is empty)")
 def _(at: Place) -> Attempts:
     folder = at.model()
     edit(folder / "tokenizer.json", post_processor=None)
@@ -80,7 +80,7 @@ labels(50, "all labels -100", "row 1: label -100 is negative", [-100] * 4)
 labels(51, "labels of two kinds", "mix", [0, 1, "a"], ["0", "1", "a"])
 labels(52, "float labels for classification", "is not a class", [0.5, 1.5], ["0.5", "1.5"])
 labels(53, "one class only", "at least two classes are needed", [1, 1, 1], ["a", "a"])
-each(54, "an evaluation label not seen in training", 3, "eval data, row 1: label 'z' is none of the 3 labels (a, b, c)",
+each(54, "an evaluation label not seen in training", 3, "row 1: label 'z' is none of the 3 labels (a, b, c)",
      lambda at: [at.train("--eval-file", at.write("e.csv", HEADER + "w1,z\n"))])  # fmt: skip
 labels(55, "regression with text labels", "row 2: 'good' (column 'label') is not a number", ["1", "good"],
        more=("--problem", "regression"))  # fmt: skip

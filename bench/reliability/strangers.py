@@ -160,7 +160,7 @@ def watch(folder: Path, found: list[str]) -> None:
             found.append(f"{event} {arguments!r:.200}")
         if event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             path = os.path.realpath(arguments[0])
-            if not path.startswith((str(folder), "/dev/null")):
+            if path != os.devnull and not Path(path).is_relative_to(folder):
                 found.append(f"writes {path}")
 
     sys.addaudithook(hook)

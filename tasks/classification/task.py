@@ -93,7 +93,7 @@ class Classification(TextTask[ClassificationOptions]):
         Raises UsageError where model and problem do not fit.
         """
         o, model = self.options, self.source.config.model
-        rule = Rule(o.label_columns, o.problem, o.label_separator, o.label_values)
+        rule = Rule(o.label_columns, o.problem, o.label_separator, o.label_values or "auto")
         if self.labels is not None:
             no_names = all(re.fullmatch(r"LABEL_\d+", name) for name in self.labels.names)
             return replace(rule, names=self.labels.names, whose="the model", renames=no_names or self.source.given is None)

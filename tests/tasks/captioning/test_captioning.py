@@ -34,6 +34,7 @@ import run
 from bench.toys import tiny
 from engine.build import build
 from engine.config import TrainConfig
+from engine.data.collate import Layout
 from engine.data.sources import NotCachedError, Source, SourceConfig
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import open_model
@@ -131,7 +132,7 @@ def test_the_loss_is_the_librarys_own(models, folder, kind):
     task = make_task(models[kind], folder)
     rows = task.examples()["train"]
     model = task.build_model().eval()
-    batch = task.collate([rows[i] for i in range(5)], SimpleNamespace(kind="padded"))
+    batch = task.collate([rows[i] for i in range(5)], Layout())
     assert "labels" not in batch.inputs and batch.num_items == sum(rows.lengths[:5])
     ours = task.loss(task.forward(model, batch), batch)
     tokens = [torch.from_numpy(rows[i]["tokens"].astype(np.int64)) for i in range(5)]

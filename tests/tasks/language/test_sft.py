@@ -185,7 +185,7 @@ def test_a_template_without_end_or_with_an_error_is_one_line(template, monkeypat
     monkeypatch.setattr("tasks.language.templates.SECONDS", 1)
     task = make_task({"messages": TALKS[:2]}, template)
     began = time.monotonic()
-    with pytest.raises(DataError, match=r"train data, row 1: the model's chat template does not take it \(") as caught:
+    with pytest.raises(DataError, match=r"train data, .*row 1: the model's chat template does not take it \(") as caught:
         task.examples()
     assert BOMBS[template] in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
     task.source.taken_model = TakenModel("model", "a model")

@@ -89,6 +89,7 @@ def test_parts_that_make_up_no_whole_are_refused(tmp_path, missing):
 
 def test_parts_of_different_kinds_are_refused(tmp_path):
     _, paths = sharded(tmp_path)
+    paths[1].unlink()
     write_synced(paths[1], TensorFile({"w": torch.ones(3, 5)}, {"w": 3}))
     with pytest.raises(ValueError, match="the parts of w are of different kinds"):
         Tensors(paths)

@@ -11,7 +11,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -90,12 +90,11 @@ def filled(kind: type[Any], settings: Mapping[str, Any], directory: Path) -> Any
 
 def fits(value: Any, kind: Any) -> bool:
     """Is the value of this type, of one in this union, or among the choices of this Literal?"""
-    kinds = get_args(kind) or (kind,)
-    return (
-        value in kinds
-        or isinstance(value, tuple(k for k in kinds if isinstance(k, type)))
-        or (float in kinds and isinstance(value, int))
-    )
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kinds := get_args(kind):
+        return any(fits(value, each) for each in kinds)
+    return isinstance(value, kind) or (kind is float and isinstance(value, int))
 
 
 def ours(directory: Path, task: Any) -> str | None:

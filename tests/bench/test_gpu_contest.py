@@ -232,6 +232,7 @@ def test_rows_of_conversations_have_their_lengths():
 # -------------------------------------------------------------------------------------------- budgets and what is kept
 
 
+@pytest.mark.slow
 def test_a_contender_that_is_not_ready_in_time_is_out_and_the_others_race_on(tmp_path, monkeypatch):
     WORKLOAD.save(tmp_path / "t.npz")
     monkeypatch.setenv("PLAINLOOP_CACHE", str(tmp_path))
@@ -250,6 +251,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_in_the_file_when_the_contest_is_killed(tmp_path, monkeypatch):
     WORKLOAD.save(tmp_path / "t.npz")
     monkeypatch.setenv("PLAINLOOP_CACHE", str(tmp_path))

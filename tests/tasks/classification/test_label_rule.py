@@ -18,7 +18,7 @@ from engine.errors import DataError
 from tasks.classification.column import Rule
 from tasks.classification.labels import read_labels
 
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+MANY = settings(max_examples=100, deadline=None, derandomize=True)
 WORDS = st.sampled_from(["neg", "neu", "pos", "Sports", "a b", "é", "no", "x1", "-", "nan", "None"])
 NUMBERS = st.integers(0, 12).map(str)
 NAMES = st.one_of(

@@ -40,7 +40,7 @@ def replacing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
         with suppress(OSError):
             temporary.unlink()
         raise
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def write(path: Path, text: str) -> None:
@@ -57,7 +57,7 @@ def move(source: Path, target: Path) -> None:
         os.fchmod(stream.fileno(), 0o666 & ~umask)
         os.fsync(stream.fileno())
     os.replace(source, target)
-    sync_directory(target.parent)
+    sync(target.parent)
 
 
 def appending(path: Path) -> BinaryIO:
@@ -69,8 +69,8 @@ def appending(path: Path) -> BinaryIO:
     return stream
 
 
-def sync_directory(path: Path) -> None:
-    """Make names in a directory durable."""
+def sync(path: Path) -> None:
+    """Have the disk hold a file's contents, or a directory's names. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

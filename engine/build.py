@@ -47,10 +47,8 @@ from engine.seed import set_seed
 from engine.state import TrainState
 from engine.task import Examples, Task
 
-ROUND_TO, NUM_SHAPES = (
-    256,
-    32,
-)  # lengths of packed rows are rounded up to a multiple of the one, so that the other is their number
+# Lengths of packed rows are rounded up to a multiple of the one, so that the other is about their number.
+ROUND_TO, NUM_SHAPES = 256, 32
 GRAPH_TOKENS = 32_768  # in larger micro-batches kernels take longer than their launches
 
 
@@ -178,14 +176,15 @@ def wants_graphs(config: TrainConfig, layout: Layout, world: World, lengths: Any
     can = world.device.type == "cuda" and layout.kind == "packed" and world.size == 1
     if config.cuda_graph == "on" and not can:
         raise UsageError("--cuda-graph on needs a CUDA device, packed batches and one rank")
-    is_small = float(np.mean(lengths)) * config.batch_size <= GRAPH_TOKENS
+    is_small = (config.tokens_per_batch or float(np.mean(lengths)) * config.batch_size) <= GRAPH_TOKENS
     return can and (config.cuda_graph == "on" or (config.cuda_graph == "auto" and is_small))
 
 
 def few_shapes(layout: Layout, task: Task[Any], model: nn.Module, config: TrainConfig) -> Layout:
     """Rounded lengths and a constant longest one, so that at most some thirty shapes occur."""
     longest = int(task.max_length or model.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
-    round_to = -(-config.batch_size * longest // (NUM_SHAPES * ROUND_TO)) * ROUND_TO
+    most = config.tokens_per_batch or config.batch_size * longest
+    round_to = -(-most // (NUM_SHAPES * ROUND_TO)) * ROUND_TO
     return dataclasses.replace(layout, max_length=longest, round_to=round_to)
 
 

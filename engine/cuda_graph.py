@@ -29,6 +29,7 @@ Shapes = tuple[tuple[str, Any], ...]
 
 COUNTS = {"num_items", "num_examples", "num_tokens", "executed_tokens", "sum_squares", "longest", "keys"}
 MOST_GRAPHS = 128  # shapes beyond these stay eager
+MOST_SEEN = 4096  # shapes that are remembered: where none comes again, a long run must not fill its memory with them
 
 
 class NotRecordableError(RuntimeError):
@@ -91,33 +92,35 @@ class GraphedAccumulate:
         self, accumulate: Accumulate, state: TrainState, task: Any, batches: Collection[Batch], divisor: Tensor
     ) -> Tensor:
         """``accumulate(...)``, with graphs where there are some."""
-        recorded = [not self.is_off and self.is_recorded(accumulate, state, task, batch, divisor) for batch in batches]
-        if self.is_off or not any(recorded):
+        shapes = [] if self.is_off else [shapes_of(batch) for batch in batches]
+        for batch, its_shapes in zip(batches, shapes, strict=False):
+            self.see(its_shapes, accumulate, state, task, batch, divisor)
+        if not self.recordings.keys() & set(shapes):
             return accumulate(state, task, batches, divisor)
         self.attach_buffers()
         loss_sum = divisor.new_zeros(())
-        for batch in batches:
-            if recording := self.recordings.get(shapes_of(batch)):
+        for batch, its_shapes in zip(batches, shapes, strict=True):
+            if recording := self.recordings.get(its_shapes):
                 with state.clock.phase("graph"):
                     loss_sum += recording.replay(batch, divisor)
             else:
                 loss_sum += accumulate(state, task, [batch], divisor)
         return loss_sum
 
-    def is_recorded(self, accumulate: Accumulate, state: TrainState, task: Any, batch: Batch, divisor: Tensor) -> bool:
-        """Is there a graph for this batch? It is recorded when its shape comes a second time."""
-        shapes = shapes_of(batch)
-        if shapes in self.seen and shapes not in self.recordings and len(self.recordings) < MOST_GRAPHS:
+    def see(self, shapes: Shapes, accumulate: Accumulate, state: TrainState, task: Any, batch: Batch, divisor: Tensor) -> None:
+        """Record a graph for this batch if its shapes come a second time."""
+        if shapes in self.seen and shapes not in self.recordings and len(self.recordings) < MOST_GRAPHS and not self.is_off:
             try:
                 self.recordings[shapes] = self.record(accumulate, state, task, batch, divisor)
             except RuntimeError as error:  # not recordable, or no memory beside that of eager steps
                 self.is_off = True
                 self.recordings.clear()
+                self.buffers.clear()
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 note(f"CUDA graphs: off, because a step cannot be recorded ({reason})")
                 torch.cuda.synchronize(state.device)
-        self.seen.add(shapes)
-        return shapes in self.recordings
+        if len(self.seen) < MOST_SEEN:
+            self.seen.add(shapes)
 
     def record(self, accumulate: Accumulate, state: TrainState, task: Any, batch: Batch, divisor: Tensor) -> Recording:
         """A graph of this batch's forward and backward pass. Weights, gradients and random streams stay as they were.

@@ -65,7 +65,7 @@ def points() -> dict[str, Patch]:
         "in an evaluation": dies("tasks.classification.metrics:ClassificationMetrics", "update", nth(2)),
         "saving: one file written": dies("engine.checkpoint.store", "write_synced", writes(8, "model.safetensors")),
         "saving: all written, not yet renamed": dies(
-            "engine.checkpoint.store", "sync_directory", lambda path: path.name == ".tmp-step-00000008"
+            "engine.checkpoint.store", "sync", lambda path: path.name == ".tmp-step-00000008"
         ),
         "between commit and rotation": dies(
             "engine.checkpoint.saver", "rotate", lambda root, *_: steps_in(root)[-1] == 8, before=True

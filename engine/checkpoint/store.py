@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from engine.atomic import sync_directory
+from engine.atomic import sync
 from engine.checkpoint.tensor_file import TensorFile, Tensors, pieces
 from engine.console import note
 from engine.distributed.world import World
@@ -79,12 +79,12 @@ def commit(root: Path, step: int, files: Mapping[str, Content], world: World | N
                     raise OSError(errno.EIO, f"{name} has another size than was written")
             document = {"format": FULL if world.size == 1 else SHARDED, "step": step, "files": manifest}
             write_synced(temporary / "MANIFEST.json", sealed(document))
-            sync_directory(temporary)
+            sync(temporary)
             if final.exists():  # not ours: what this run had there is gone or set aside by now
                 set_aside(final)
             os.rename(temporary, final)  # the commit point
         try:
-            sync_directory(root)
+            sync(root)
         except OSError as error:
             note(f"warning: checkpoint {final} is written, but may not outlive a power cut ({error.strerror})")
 

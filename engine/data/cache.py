@@ -24,6 +24,7 @@ from pathlib import Path
 
 import xxhash
 
+from engine.atomic import sync
 from engine.console import note
 
 FORMAT = 2
@@ -126,15 +127,6 @@ def discard(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):
         path.unlink()
-
-
-def sync(path: Path) -> None:
-    """Have the disk hold a file's contents, or a folder's names. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ----------------------------------------------------------------------------------------------------- what is unfinished

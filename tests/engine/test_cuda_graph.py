@@ -115,12 +115,22 @@ def test_what_a_recording_would_freeze_stays_eager(monkeypatch, capsys, kind, re
     assert len(notes) == 1 and reason in notes[0]
 
 
+def test_shapes_that_never_come_again_do_not_fill_the_memory(monkeypatch):
+    recorded.install(monkeypatch)
+    monkeypatch.setattr("engine.cuda_graph.MOST_SEEN", 3)
+    graphs = GraphedAccumulate()
+    run(graphs, batching="padded", batch_size=1)
+    assert len(graphs.seen) == 3
+
+
 def test_only_small_packed_batches_on_one_gpu(monkeypatch):
     world = World(torch.device("cuda"))
     packed, few, many = Layout("packed"), [100.0], [10_000.0]
     auto, on, off = (TrainConfig(cuda_graph=choice) for choice in ("auto", "on", "off"))
     assert wants_graphs(auto, packed, world, few) and not wants_graphs(auto, packed, world, many)
     assert wants_graphs(on, packed, world, many) and not wants_graphs(off, packed, world, few)
+    large = TrainConfig(tokens_per_batch=100_000)
+    assert not wants_graphs(large, packed, world, few) and wants_graphs(TrainConfig(tokens_per_batch=4096), packed, world, many)
     assert not wants_graphs(auto, Layout(), world, few) and not wants_graphs(auto, packed, World(torch.device("cpu")), few)
     for layout, device in ((Layout(), "cuda"), (packed, "cpu")):
         with pytest.raises(UsageError, match="needs a CUDA device, packed batches and one rank"):

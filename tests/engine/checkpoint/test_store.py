@@ -209,7 +209,7 @@ def test_what_fails_after_the_commit_is_a_warning(tmp_path, capsys, monkeypatch)
     def fail(path, *_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("engine.checkpoint.store.sync_directory", lambda path: fail(path) if path == tmp_path else None)
+    monkeypatch.setattr("engine.checkpoint.store.sync", lambda path: fail(path) if path == tmp_path else None)
     content = files(2)
     commit(tmp_path, 2, content)
     assert open_checkpoint(tmp_path / "step-00000002") == content

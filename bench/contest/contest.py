@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ class Contender:
         self.windows: list[dict[str, Any]] = []
         self.done: dict[str, Any] | None = None
         self.error: str | None = None
+        self.said = ""  # that it did without the CUDA graphs that it was to record
         self.has_ended = False
         self._log = folder / "stderr.txt"
         job.write(folder / "job.json")
@@ -50,6 +52,7 @@ class Contender:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bench.contest.worker", str(folder / "job.json")],
                 cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                start_new_session=True,  # a group of its own: its compiler's processes end with it
             )  # fmt: skip
 
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -67,6 +70,7 @@ class Contender:
         """The next message; on any other, or none, or none within ``seconds``, the contender is out."""
         try:
             line = self._lines.get(timeout=None if seconds is None else max(seconds, 0.0))
+            self.said = said_about_graphs(self._log)
         except queue.Empty:
             self.error = self.error or f"no {expected!r} from it in time: {last_line(self._log)}"
             self.stop()
@@ -87,13 +91,13 @@ class Contender:
             self.error = self.error or f"it ended early: {last_line(self._log)}"
 
     def stop(self) -> None:
-        """End it, whatever it is doing."""
+        """End it with all that it has started, whatever it is doing: a compiler that goes on would slow the others down."""
         if self._process.poll() is None:
             self._process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # inside a compiler
                 self._process.wait(10)
-            except subprocess.TimeoutExpired:  # inside a compiler
-                self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -195,6 +199,12 @@ def split_missing(jobs: Sequence[Job]) -> list[Job]:
         else:
             able.append(job)
     return able
+
+
+def said_about_graphs(log: Path) -> str:
+    """Plainloop's own line, where it recorded no CUDA graphs though asked to; else ""."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return next((line for line in lines if line.startswith("CUDA graphs: off")), "")
 
 
 def last_line(log: Path) -> str:

@@ -158,6 +158,7 @@ def make_row(
             "frac_gemm_peak": tflops / best if tflops and best else None,
         },
         "mem_gb": done["memory_gb"],
+        "said": c.said,
         "recompiles": sum(w["recompiles"] for w in windows[-1:]),
         "loss": {"check": done["check"]["losses"], "check_norms": done["check"]["norms"],
                  "clipping_seen": max(done["check"]["norms"], default=0.0) > 0.999 * job.max_grad_norm,

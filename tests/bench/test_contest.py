@@ -414,7 +414,7 @@ def test_the_median_of_the_windows_is_the_rate(baseline):
          "recompiles": 0, "cost_s": s, "floor_s": 0.01} for s in (1.0, 2.0, 6.0)
     ]  # fmt: skip
     c = SimpleNamespace(
-        job=a_job(measure_floor=True), done=dict(baseline), error=None, windows=windows, ready={"warmup_s": 1.0}
+        job=a_job(measure_floor=True), done=dict(baseline), error=None, windows=windows, ready={"warmup_s": 1.0}, said=""
     )
     [row] = report.make_rows([c], WORKLOAD, {"device": "cpu", "gemm_tflops": {"fp32": 0.1}}, run_id="r")
     assert (row["rate"]["ex_s"], row["rate"]["ex_s_min"], row["rate"]["ex_s_max"]) == (6.0, 2.0, 12.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -244,7 +246,18 @@ def test_a_contender_that_is_not_ready_in_time_is_out_and_the_others_race_on(tmp
     assert contenders[0].error is None and len(contenders[0].windows) == 2
     assert "no 'ready' from it" in contenders[1].error and "in time" not in contenders[1].error
     assert "no 'ready' from it in time" in contenders[2].error
+    compiler = int(contenders[2].error.split()[-1])
+    with pytest.raises(ProcessLookupError):  # it would slow the others down
+        for _ in range(100):
+            os.kill(compiler, 0)
+            time.sleep(0.1)
     assert kept == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
+
+
+def test_a_contender_without_the_graphs_it_was_to_record_says_so_in_its_row(tmp_path):
+    (tmp_path / "log").write_text("a warning\nCUDA graphs: off, because a step cannot be recorded (why)\n")
+    assert contest.said_about_graphs(tmp_path / "log") == "CUDA graphs: off, because a step cannot be recorded (why)"
+    assert contest.said_about_graphs(tmp_path / "none") == ""
 
 
 class Killed(BaseException):

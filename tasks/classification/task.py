@@ -143,9 +143,9 @@ class Classification(TextTask[ClassificationOptions]):
             self.problem = kinds.get(str(model.config.problem_type), "regression")  # type: ignore[union-attr]
         if self.problem == "regression" and len(names) > 1:
             raise ModelError(f"config.json of the model says regression, which is of one number, and names {len(names)} labels")
-            if self.problem != self.options.problem:
-                changes: dict[str, Any] = {"problem": self.problem, "label_smoothing": 0.0, "class_weights": None}
-                self.options = replace(self.options, **changes)
+        if self.problem != self.options.problem:
+            changes: dict[str, Any] = {"problem": self.problem, "label_smoothing": 0.0, "class_weights": None}
+            self.options = replace(self.options, **changes)
 
     def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
         """Token ids beside the labels; says how many texts were cut or blank."""

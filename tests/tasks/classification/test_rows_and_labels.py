@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,3 +150,13 @@ def test_labels_that_do_not_look_alike_are_no_matter(names, capsys):
     assert len({*map(appearance, names)}) == 2
     read_labels({"train": Dataset.from_dict({"label": [*names] * 3})}, Rule(("label",), "single_label", names=names))
     assert "alike" not in capsys.readouterr().err
+
+
+def test_what_a_finished_model_was_trained_for_decides_how_labels_are_read(place):
+    """A model without a run.json is asked for its problem; the flags' default would read ``a|b`` as one class."""
+    task = Classification(ClassificationOptions(label_smoothing=0.1), Source())
+    names = {0: "a", 1: "b"}
+    task.adopt(SimpleNamespace(config=SimpleNamespace(id2label=names, problem_type="multi_label_classification")))
+    assert (task.problem, task.options.problem, task.options.label_smoothing) == ("multi_label", "multi_label", 0.0)
+    _, targets = read_labels({"eval": Dataset.from_dict({"text": ["x"], "label": ["a|b"]})}, task.rule({}))
+    assert targets["eval"].tolist() == [[1.0, 1.0]]

@@ -19,6 +19,8 @@ TASKS = {
     "imdb": ("tasks.options:ClassificationOptions", "tasks.classification.imdb:Imdb", "is a film review positive or negative?"),
     "classification": ("tasks.options:ClassificationOptions", "tasks.classification.task:Classification",
                        "one's own CSV, JSONL, Parquet or Hub data: classes, several labels, or a number"),
+    "ner": ("tasks.options:TaggingOptions", "tasks.tagging.task:Tagging",
+            "a tag for each word: names of people and places, parts of speech"),
     "mlm": ("tasks.options:MaskedOptions", "tasks.language.masked_lm:MaskedLM",
             "predict hidden words: masked language modelling"),
     "clm": ("tasks.options:CausalOptions", "tasks.language.causal_lm:CausalLM",
@@ -90,7 +92,7 @@ def attribute(name: str) -> Any:
     return getattr(importlib.import_module(module), found)
 
 
-EXTRAS = frozenset({"captioning"})  # tasks that stand on packages of their own: pip install '.[NAME]'
+EXTRAS = frozenset({"captioning", "ner"})  # tasks that stand on packages of their own: pip install '.[NAME]'
 
 
 def find(name: str | None) -> type[Any]:

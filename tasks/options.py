@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and
     "yelp": {"max_train_examples": 5000, "max_eval_examples": 1000},
     "mlm": {"max_train_examples": 5000, "max_eval_examples": 500, "learning_rate": 1e-4, "warmup_ratio": 0.06},
     "clm": {"learning_rate": 5e-5},
+    "ner": {"learning_rate": 5e-5},
 }
 
 
@@ -71,6 +72,24 @@ class YelpOptions(ClassificationOptions):
     """Classification's, and:"""
 
     stars: bool = setting(False, "predict one to five stars (Yelp/yelp_review_full) instead of the polarity")
+
+
+@dataclass(frozen=True)
+class TaggingOptions:
+    """What a task on the words of sentences is told."""
+
+    max_length: int | None = setting(
+        None,
+        "tokens per row; longer sentences are cut between words into several (default: 512, or less if the model takes less)",
+    )
+    text_column: str = setting("tokens", "column of the words, a list; or of a text, where the tags are spans in it")
+    label_column: str | None = setting(None, "column of their tags, a list; or of spans: {start, end, label} (default: tags)")
+    label_names: str | None = setting(None, "comma-separated names of tags that are numbers, in order")
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
+        if self.text_column in ("", self.label_column) or self.label_column == "":
+            raise UsageError(f"words and tags must be different columns, found {self.text_column!r}, {self.label_column!r}")
 
 
 @dataclass(frozen=True)

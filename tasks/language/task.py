@@ -20,7 +20,7 @@ from engine.data.collate import Layout, arrange, per_token
 from engine.data.tokens import Tokens
 from engine.distributed.world import World
 from engine.errors import ModelError
-from engine.task import Row
+from engine.task import Metrics, Row
 from tasks.text import O, TextTask, check_loaded
 
 WHOLE = 2**31 - 1  # a length that no text has: nothing is cut off when tokenising
@@ -53,7 +53,7 @@ class LanguageModel(TextTask[O]):
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         return F.cross_entropy(outputs.logits.squeeze(0).float(), batch.targets["labels"], reduction="sum")  # [N, V] and [N]
 
-    def metrics(self, split: str) -> LanguageMetrics:
+    def metrics(self, split: str) -> Metrics:
         return LanguageMetrics()
 
     def build_model(self) -> nn.Module:

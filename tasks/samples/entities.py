@@ -1,0 +1,88 @@
+"""Seeded generator of sentences with names in them: people, places and organisations.
+
+    Maria Dalton flew from Norbury to Kelsey .        B-person I-person O O B-location O B-location O
+
+It stands in for a set of named entities where the Hub is out of reach, and is announced as synthetic. Names are put together
+from syllables, so that most of the held-out ones never stood in the training data, and some words are a name in one sentence
+and none in the next (a baker, Baker & Sons): what is around them has to be read. Sentence i is a function of (seed, i).
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+FIRST = (
+    "Maria James Olga Peter Amina Ravi Clara Tom Ines Jack Yuki Daniel Rosa Erik Leila "
+    "Hugo Nina Paul Dana Igor Mei Karl Ada Luis Tara Omar Vera Sam Ruth Felix"
+)
+TRADES = "Baker Carter Mason Fisher Cook Porter Taylor Potter"  # surnames, and occupations
+HEADS = "Dal Hart Nor Kel Wes Bran Mar Thorn Ash Lin Har Stan Col Rad Fen Gar Hol Pem Sel Tor Wil Ald Bex Cran"
+OF_PEOPLE = "ton well man ford ley more son field by wick"
+OF_PLACES = "bury sey ham port dale mouth ville burg haven stead"
+OF_FIRMS = (("Bank",), ("&", "Sons"), ("Group",), ("Airlines",), ("Motors",), ("University",), ("Press",), ("Foods",))
+
+PATTERNS = """
+{P} flew from {L} to {L} on Monday .
+{P} works for {O} in {L} .
+{O} opened an office in {L} last year .
+Last night {P} met {P} at the old harbour .
+The mayor of {L} , {P} , thanked {O} for its help .
+{O} has bought {O} for two million .
+" We will stay in {L} , " said {P} .
+{P} studied law at {O} before moving to {L} .
+Trains between {L} and {L} are late again .
+Shares of {O} fell after {P} left .
+The road to {L} is closed because of snow .
+{P} , a {t} from {L} , won the first prize .
+A {t} and a {t} were seen near the river .
+The {t} asked for more money than last year .
+Nobody knows why the shop was closed on Friday .
+Prices rose by three percent in the spring .
+She read the letter twice and said nothing .
+In {L} the {t} of {P} was asked about {O} .
+"""
+TEMPLATES = [line.split() for line in PATTERNS.strip().splitlines()]
+Named = tuple[list[str], str]  # the words of a name, and its kind
+
+
+def one_of(words: str, rng: Random) -> str:
+    return rng.choice(words.split())
+
+
+def person(rng: Random) -> Named:
+    surname = one_of(TRADES, rng) if rng.random() < 0.2 else one_of(HEADS, rng) + one_of(OF_PEOPLE, rng)
+    return ([one_of(FIRST, rng), surname] if rng.random() < 0.8 else [surname]), "person"
+
+
+def place(rng: Random) -> Named:
+    name = [one_of(HEADS, rng) + one_of(OF_PLACES, rng)]
+    return ([one_of("New North Port", rng), *name] if rng.random() < 0.2 else name), "location"
+
+
+def firm(rng: Random) -> Named:
+    end = rng.choice((TRADES, OF_PEOPLE, OF_PLACES))
+    return [
+        one_of(TRADES, rng) if end == TRADES else one_of(HEADS, rng) + one_of(end, rng),
+        *rng.choice(OF_FIRMS),
+    ], "organisation"
+
+
+def sentences(number: int, seed: int) -> tuple[list[list[str]], list[list[str]]]:
+    """The words of as many sentences as asked for, and a tag for each word: B-, I-, O."""
+    all_words, all_tags = [], []
+    for i in range(number):
+        rng = Random(f"{seed} {i}")
+        words: list[str] = []
+        tags: list[str] = []
+        for part in rng.choice(TEMPLATES):
+            if part == "{t}":
+                some, kind = [one_of(TRADES, rng).lower()], None
+            elif part in ("{P}", "{L}", "{O}"):
+                some, kind = {"{P}": person, "{L}": place, "{O}": firm}[part](rng)
+            else:
+                some, kind = [part], None
+            words += some
+            tags += ["O"] * len(some) if kind is None else [f"B-{kind}", *[f"I-{kind}"] * (len(some) - 1)]
+        all_words.append(words)
+        all_tags.append(tags)
+    return all_words, all_tags

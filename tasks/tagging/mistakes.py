@@ -1,0 +1,57 @@
+"""What a tagger gets wrong: which words of which rows, how sure it was of them, and the figures of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.data.batch import Batch
+from engine.data.tables import row_number
+from tasks.classification.mistakes import Mistakes
+from tasks.tagging.tags import ThingMetrics, kinds_of, tags_of_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Place = tuple[int, np.ndarray]  # of a row of tokens: its row of the table, and which words of that it tags
+
+
+class TagMistakes:
+    """Gathered batch by batch. ``sentences``: the table that was evaluated; ``places``: one for each row of tokens."""
+
+    def __init__(self, names: Sequence[str], sentences: Dataset, places: Sequence[Place], text_column: str):
+        self.names, self.sentences, self.places, self.text_column = names, sentences, places, text_column
+        kinds = kinds_of(names)
+        self.figures = ThingMetrics(names, kinds) if kinds is not None else None
+        self.confused = Mistakes(names, sentences)
+        self.wrong: list[tuple[float, int, int, int, int]] = []  # (confidence, row, word, tag, prediction)
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """``outputs.logits``: [1, N, L]."""
+        scores = outputs.logits.squeeze(0).float().softmax(-1).max(-1).values.cpu().tolist()
+        at = 0
+        for (_, row), (tags, predicted) in zip(batch.keys, tags_of_rows(outputs, batch), strict=True):
+            if self.figures is not None:
+                self.figures.count(tags, predicted)
+            sentence, words = self.places[row]
+            np.add.at(self.confused.counts, (tags.numpy(), predicted.numpy()), 1)
+            for i in (tags != predicted).nonzero()[:, 0].tolist():
+                self.wrong.append((scores[at + i], sentence, int(words[i]) + 1, int(tags[i]), int(predicted[i])))
+            at += len(tags)
+
+    def rows(self) -> tuple[list[str], list[list[Any]]]:
+        """Header and rows, the most confident mistake first; ``row`` is that of the file and ``word`` its word, both from 1."""
+        found = []
+        for score, row, word, tag, predicted in sorted(self.wrong, key=lambda wrong: (-wrong[0], *wrong[1:])):
+            text = self.sentences[row][self.text_column]
+            shown = text if isinstance(text, str) else " ".join(text)
+            numbers = row_number(self.sentences, row), word
+            found.append([*numbers, shown, self.names[tag], self.names[predicted], round(score, 4)])
+        return ["row", "word", self.text_column, "tag", "prediction", "confidence"], found
+
+    def table(self) -> str:
+        """The figures of each kind, and which tag is taken for which."""
+        figures = f"{self.figures.table()}\n\n" if self.figures is not None else ""
+        return figures + self.confused.table()

@@ -1,0 +1,156 @@
+"""From rows of data to words with their tags, and from words to tokens.
+
+A row is a list of words beside a list of tags, or a text beside the spans that are marked in it. Next: task.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.console import note
+from engine.data.tables import row_name
+from engine.data.tokens import CHUNK_ROWS, Tokens, cells_of, left_as_found
+from engine.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Tagged = tuple[list[str], list[str]]  # the words of a sentence, and a tag for each
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def tagged_words(table: Dataset, text_column: str, label_column: str, where: str, names: Sequence[str] | None) -> list[Tagged]:
+    """The sentences of a table. ``names``: of tags that are numbers. Raises DataError with the row."""
+    row, found = partial(row_name, table), []
+    for number, cells in enumerate(zip(cells_of(table[text_column]), cells_of(table[label_column]), strict=True)):
+        try:
+            found.append(sentence(*cells, names))
+        except ValueError as error:
+            raise DataError(f"{where}, {row(number)}: {error}") from error
+    return found
+
+
+def sentence(text: Any, tags: Any, names: Sequence[str] | None) -> Tagged:
+    """One row, in any of its forms. Raises ValueError with what is wrong."""
+    if isinstance(text, str) and isinstance(tags, list | tuple) and all(isinstance(tag, dict) for tag in tags):
+        return from_spans(text, tags)
+    if isinstance(text, str) and isinstance(tags, str):
+        if text.startswith("[") or tags.startswith("["):
+            raise ValueError("lists are not kept in a CSV file: separate words, and tags, by blanks, or use JSON lines")
+        text, tags = text.split(), tags.split()
+    if not isinstance(text, list | tuple) or not isinstance(tags, list | tuple):
+        raise ValueError(f"words and tags are two lists, or a text and the spans in it, found {text!r:.60} and {tags!r:.60}")
+    if len(text) != len(tags):
+        raise ValueError(f"{len(text)} words and {len(tags)} tags")
+    for word in text:
+        if not isinstance(word, str):
+            raise ValueError(f"a word is a text, found {word!r}")
+    return list(text), [tag_of(tag, names) for tag in tags]
+
+
+def tag_of(tag: Any, names: Sequence[str] | None) -> str:
+    """A tag by its name, or by its number where numbers have names. Raises ValueError."""
+    if isinstance(tag, str) and tag.strip():
+        return tag
+    if not isinstance(tag, int) or isinstance(tag, bool):
+        raise ValueError(f"a tag is a name, or a number from 0, found {tag!r}")
+    if names is None:
+        raise ValueError(f"the tag {tag} is a number, and nothing names it: --label-names O,B-...,I-..., in their order")
+    if not 0 <= tag < len(names):
+        raise ValueError(f"the tag {tag} is none of the {len(names)} that have names")
+    return names[tag]
+
+
+def from_spans(text: str, spans: Sequence[dict[str, Any]]) -> Tagged:
+    """Words and punctuation marks, cut where a span begins or ends; B- at the first of a span, I- at the others."""
+    marked = []
+    for span in spans:
+        start, stop, label = span.get("start"), span.get("end"), span.get("label")
+        if not (isinstance(start, int) and isinstance(stop, int) and isinstance(label, str) and label):
+            raise ValueError(f"a span is {{start, end, label}}, found {span}")
+        if not 0 <= start < stop <= len(text) or not text[start:stop].strip():
+            raise ValueError(f"there is no word from {start} to {stop} of a text of {len(text)} characters")
+        marked.append((start, stop, label))
+    marked.sort()
+    for (_, stop, one), (start, _, other) in pairwise(marked):
+        if start < stop:
+            raise ValueError(f"spans overlap at {start} ({one} and {other}): each word has one tag")
+    words: list[str] = []
+    tags: list[str] = []
+    at = 0
+    for start, stop, label in [*marked, (len(text), len(text), "")]:
+        outside, inside = WORD.findall(text[at:start]), WORD.findall(text[start:stop])
+        words += outside + inside
+        tags += ["O"] * len(outside) + [f"{'I' if i else 'B'}-{label}" for i in range(len(inside))]
+        at = stop
+    return words, tags
+
+
+class Encoded:
+    """Rows of tokens. ``words``: at each token the number of the word that begins there, else -1; ``sentence``: of each row."""
+
+    def __init__(self) -> None:
+        self.ids: list[np.ndarray] = []
+        self.types: list[np.ndarray] = []
+        self.words: list[np.ndarray] = []
+        self.sentence: list[int] = []
+
+    def add(self, encoding: Any, row: int, sentence: int, first_word: int) -> None:
+        """One row of what a fast tokenizer returns, whose words are counted from ``first_word``."""
+        numbers = np.array([-1 if word is None else word for word in encoding.word_ids(row)])
+        begins = (numbers >= 0) & (numbers != np.append(-1, numbers[:-1]))
+        self.words.append(np.where(begins, numbers + first_word, -1))
+        self.ids.append(np.asarray(encoding["input_ids"][row], dtype=np.int32))
+        if "token_type_ids" in encoding:
+            self.types.append(np.asarray(encoding["token_type_ids"][row], dtype=np.int8))
+        self.sentence.append(sentence)
+
+    def tokens(self) -> Tokens:
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in self.ids])]).astype(np.int64)
+        return Tokens(np.concatenate(self.ids), offsets, np.concatenate(self.types) if self.types else None, 0)
+
+
+def encode(sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int, where: str) -> Encoded:
+    """The tokens of each sentence; a longer one becomes several rows, cut between words, so that nothing is lost.
+
+    Raises ModelError for a tokenizer that does not tell which token belongs to which word.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(f"tags need a fast tokenizer, which knows the word of a token, and {type(tokenizer).__name__} is none")
+    found, long = Encoded(), 0
+    with left_as_found(tokenizer):
+        for start in range(0, len(sentences), CHUNK_ROWS):
+            chunk = [list(words) for words in sentences[start : start + CHUNK_ROWS]]
+            encoding = tokenizer(chunk, is_split_into_words=True, verbose=False)
+            for i, words in enumerate(chunk):
+                if len(encoding["input_ids"][i]) <= max_length:
+                    found.add(encoding, i, start + i, 0)
+                    continue
+                long += 1
+                for a, b in cuts(encoding.word_ids(i), len(words), max_length):
+                    piece = tokenizer([words[a:b]], is_split_into_words=True, truncation=True, max_length=max_length)
+                    found.add(piece, 0, start + i, a)
+    if long:
+        note(
+            f"{where}: {long} of {len(sentences)} sentences have more than {max_length} tokens: cut between words into several"
+        )
+    return found
+
+
+def cuts(word_ids: Sequence[int | None], num_words: int, max_length: int) -> Iterator[tuple[int, int]]:
+    """Ranges of words whose tokens fit, special ones included; a word that does not fit by itself is a range of its own."""
+    counts = np.bincount([word for word in word_ids if word is not None], minlength=num_words)
+    room = max_length - word_ids.count(None)
+    start, size = 0, 0
+    for word, count in enumerate(counts.tolist()):
+        if size and size + count > room:
+            yield start, word
+            start, size = word, 0
+        size += count
+    yield start, num_words

@@ -22,12 +22,27 @@ MOST_DEPTH = 50  # of objects and lists in each other; a model's config has a ha
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading. Raises OSError, and ValueError for a pipe or a device, which could be read for ever."""
+    """Open a file for reading.
+
+    Raises OSError, and ValueError for a pipe or a device, which could be read for ever, and for a link that leads elsewhere.
+    """
+    if path.is_symlink() and not leads_within(path):
+        raise ValueError("it is a link that leads out of its folder")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening a pipe would wait for who writes to it
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ValueError("it is no regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def leads_within(path: Path) -> bool:
+    """Does a link lead into its own folder or, in the Hub's cache, to the files of the same repository?
+
+    Who wrote the folder may have written the link: a file of this machine would be read, shown, or saved with a model.
+    """
+    folder, target = path.parent.resolve(), path.resolve()
+    repository = next((above.parent for above in folder.parents if above.name == "snapshots"), folder)
+    return target.is_relative_to(folder) or target.is_relative_to(repository / "blobs")
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-import torch
 from torch import nn
 
 from engine.artifacts.directory import is_finished, read_run
 from engine.data.collate import Layout
-from engine.data.hub import first_reason
 from engine.data.sources import Source, SourceConfig
 from engine.distributed.device import choose_device
-from engine.errors import ModelError, UsageError, UserError
+from engine.errors import ModelError, UsageError
 from engine.model import key_value_cache, target_logits
 from engine.model.layout import pack, padded, why_not_packed
 from engine.precision import choose_precision
@@ -79,20 +76,6 @@ def open_model(
     key_value_cache.keep_for_generate(model)
     built.adopt(model)
     return built, model.to(where).eval(), layout
-
-
-@contextmanager
-def generating(name: str) -> Iterator[None]:
-    """Around ``generate`` of a model, which does what the model's generation_config.json says: anybody may have written that.
-
-    Whatever it raises becomes a ModelError, but for what is no fault of the model's.
-    """
-    try:
-        yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise ModelError(f"model {name} cannot generate ({type(error).__name__}: {first_reason(error)})") from error
 
 
 def filled(kind: type[Any], settings: Mapping[str, Any], directory: Path) -> Any:

@@ -182,6 +182,7 @@ class TextTask(Task[O]):
         else:
             refuse_oversized(self.auto_class, self.source.load(AutoConfig.from_pretrained, path), path)
             loaded = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
+        loaded[0].config.return_dict = True  # outputs by name
         for name, weights in loaded[0].named_parameters():
             if not torch.isfinite(weights).all():
                 raise ModelError(f"model {path}: {name} holds NaN or infinity: the run that made it diverged, or it is damaged")

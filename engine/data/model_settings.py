@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.checked import is_a, is_within, parse_object, read_bytes, shortened
+from engine.checked import is_a, is_within, leads_within, parse_object, read_bytes, shortened
 from engine.errors import ModelError
 
 FILES = (
@@ -26,9 +26,9 @@ UNUSED = {  # keys that have a library load, fetch, ask or start something, and 
     "audio_tokenizer": "another model", "custom_generate": "code of its own", "compile_config": "a compiler",
 }  # fmt: skip
 MAY_BE_PATHS = ("vocab", "merges")  # of a tokenizer, which reads a text as a path
-IMPLEMENTATIONS = (  # of attention and experts; any other name is one of a repository with compiled code
-    "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "batched_mm", "grouped_mm",
-)  # fmt: skip
+# Of attention and experts: flash_attention_2 would be fetched from the Hub, as compiled code, where its package is not
+# installed; flex_attention starts a compiler; any other name is one of a repository with compiled code.
+IMPLEMENTATIONS = ("eager", "sdpa", "batched_mm", "grouped_mm")
 MOST = {"layer": 1000, "depth": 1000, "expert": 10_000, "label": 1_000_000, "head": 1_000_000, "size": 10**8, "dim": 10**8}
 NO_LIMIT = 10**300  # tokenizers say 10**30 for a length without one
 LENGTHS = ("max_position_embeddings", "model_max_length")
@@ -91,7 +91,13 @@ def check_index(found: Mapping[str, Any]) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Raises ModelError for a pipe or a device in a model's folder: reading it may never end."""
+    """Raises ModelError for a pipe or a device in a model's folder, which may be read for ever, and for a link that leads out.
+
+    A file that a tokenizer is made of is saved with the trained model, and pushed. Weights may lie elsewhere: no other file is
+    taken for them.
+    """
     for path in folder.iterdir():
+        if path.is_symlink() and path.suffix != ".safetensors" and not leads_within(path):
+            raise ModelError(f"model {folder}: {path.name} is a link that leads out of it: put the file there, if it is yours")
         if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
             raise ModelError(f"model {folder}: {path.name} is no regular file")

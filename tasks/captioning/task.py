@@ -33,7 +33,6 @@ from engine.data.files import Columns
 from engine.data.sources import HubData, Source, TakenModel
 from engine.data.tables import files_in, row_name
 from engine.errors import DataError, ModelError
-from engine.finished import generating
 from engine.settings.fields import user_path
 from engine.task import Examples, Row
 from tasks.captioning.metrics import CaptionMetrics
@@ -245,7 +244,7 @@ class Captioning(TextTask[CaptioningOptions]):
     def write(self, model: nn.Module, pixel_values: Tensor) -> list[str]:
         """A caption for each picture: [B, 3, H, W]."""
         o = self.options
-        with torch.inference_mode(), generating(self.path):
+        with torch.inference_mode():
             ids = model.generate(  # type: ignore[operator]
                 pixel_values=pixel_values, num_beams=o.num_beams, do_sample=False, max_new_tokens=o.max_new_tokens
             )

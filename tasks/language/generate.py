@@ -10,7 +10,7 @@ from torch import nn
 
 from engine.console import say_lines
 from engine.errors import DataError, ModelError, UsageError
-from engine.finished import Find, generating, open_model
+from engine.finished import Find, open_model
 from tasks.flags import GenerateConfig
 from tasks.language.templates import TemplateError, within_limits
 
@@ -48,10 +48,7 @@ def chat_prompt(task: Any, text: str) -> list[int]:
 
 
 def write_on(task: Any, model: nn.Module, text: str, prompt: list[int], **options: Any) -> list[str]:
-    """``text`` with what follows ``prompt``, for each sequence. One prompt at a time: no padding.
-
-    Raises DataError, ModelError.
-    """
+    """``text`` with what follows ``prompt``, for each sequence. One prompt at a time: no padding. Raises DataError."""
     if not prompt:
         raise DataError("a prompt is empty: give the model something to go on from")
     if (length := len(prompt) + options["max_new_tokens"]) > task.model_length:
@@ -61,7 +58,7 @@ def write_on(task: Any, model: nn.Module, text: str, prompt: list[int], **option
         )
     ids = torch.tensor([prompt], device=next(model.parameters()).device)
     options = {"do_sample": False, **options}
-    with torch.inference_mode(), generating(task.path):
+    with torch.inference_mode():
         found = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=task.tokenizer.pad_token_id, **options)  # type: ignore[operator]
     said = len(task.tokenizer.decode(prompt, skip_special_tokens=True))  # a first token decoded alone may lose its space
     return [text + task.tokenizer.decode(row, skip_special_tokens=True)[said:] for row in found.tolist()]

@@ -79,6 +79,24 @@ def test_what_is_no_regular_file_is_not_opened_for_long(tmp_path, make):
         checked.read_bytes(tmp_path / "it")
 
 
+def test_a_link_that_leads_out_of_its_folder_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    folder = tmp_path / "repo/snapshots/abc/part"
+    folder.mkdir(parents=True)
+    (tmp_path / "repo/blobs").mkdir()
+    for path, place in ((folder / "own", "own"), (tmp_path / "repo/blobs/it", "../../../blobs/it")):
+        path.write_text("theirs")
+        (folder / "link").symlink_to(place)
+        assert checked.read_bytes(folder / "link") == b"theirs"
+        (folder / "link").unlink()
+    for place in ("../../../../secret", str(tmp_path / "secret"), "../../../other/../../secret"):
+        (tmp_path / "repo/other").mkdir(exist_ok=True)
+        (folder / "link").symlink_to(place)
+        with pytest.raises(ValueError, match="a link that leads out"):
+            checked.read_bytes(folder / "link")
+        (folder / "link").unlink()
+
+
 def test_what_is_too_large_is_not_read(tmp_path):
     (tmp_path / "it").write_bytes(b"12345")
     assert checked.read_bytes(tmp_path / "it", 5) == b"12345"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -14,7 +15,7 @@ import run
 from bench.toys import tiny
 from engine.data.model_settings import check_values
 from engine.data.sources import Source, SourceConfig
-from engine.errors import ModelError
+from engine.errors import ModelError, explain
 from tests.toys.cli import fails
 
 ABSURD = [
@@ -29,6 +30,8 @@ ABSURD = [
     ({"attn_implementation": "evil/kernel"}, "attn_implementation is 'evil/kernel'"),
     ({"_attn_implementation_internal": "x", "text_config": {"_attn_implementation": "kernels-community/flash-attn"}}, "flash-attn"),
     ({"attn_implementation": {"": "evil/kernel"}}, "evil/kernel"),
+    ({"_attn_implementation": "flex_attention"}, "known are eager, sdpa"),
+    ({"_attn_implementation": "flash_attention_2"}, "known are eager, sdpa"),
     ({"_experts_implementation": "evil/kernel"}, "evil/kernel"),
     ({"id2label": {"0": "a", "1": "b", "2": True}}, "id2label must hold a name for each label"),
     ({"max_position_embeddings": [[]]}, "max_position_embeddings cannot be [[]]"),
@@ -164,3 +167,91 @@ def test_a_model_of_the_hub_is_checked_too(tmp_path, monkeypatch):
     )
     with pytest.raises(ModelError, match="evil/kernel"):
         Source(SourceConfig()).load(lambda path, **_: 5, "org/model")
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "config.json", "anything", "1_Pooling"])
+def test_a_link_that_leads_out_of_a_models_folder_is_refused(name, tmp_path, capsys):
+    """It may have come with the folder, and a vocabulary is saved, and pushed, with the trained model."""
+    tiny.save_model(tmp_path / "model")
+    (tmp_path / "model" / name).unlink(missing_ok=True)
+    (tmp_path / "model" / name).symlink_to("/etc/passwd" if name != "1_Pooling" else "/etc")
+    code, line = fails(["predict", "--model", str(tmp_path / "model"), "w0"], capsys)
+    assert code == 4 and f"{name} is a link that leads out of it" in line
+
+
+def test_links_of_the_hubs_cache_and_of_weights_are_followed(tmp_path):
+    snapshot, blobs = tmp_path / "models--org--it/snapshots/abc", tmp_path / "models--org--it/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    tiny.save_model(tmp_path / "model")
+    for path in sorted((tmp_path / "model").iterdir()):
+        path.rename(blobs / path.name)
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    assert run.main(["predict", "--model", str(snapshot), "--device", "cpu", "w0"]) == 0
+    (snapshot / "model.safetensors").unlink()
+    (blobs / "model.safetensors").rename(tmp_path / "on-another-disk")
+    (snapshot / "model.safetensors").symlink_to(tmp_path / "on-another-disk")
+    assert run.main(["predict", "--model", str(snapshot), "--device", "cpu", "w0"]) == 0
+
+
+ODD = {"output_hidden_states": "x"}  # transformers finds it out when it computes
+
+
+def with_odd_settings(folder: Path) -> Path:
+    tiny.save_model(folder / "model")
+    config = json.loads((folder / "model/config.json").read_text())
+    (folder / "model/config.json").write_text(json.dumps(config | ODD))
+    return folder / "model"
+
+
+def test_what_a_library_raises_while_it_computes_is_one_line(tmp_path, capsys):
+    """In predict and in training, with the way to the traceback."""
+    model = with_odd_settings(tmp_path)
+    tiny.save_texts(tmp_path, train=12)
+    training = ["--task", "classification", "--train-file", str(tmp_path / "train.csv"), "--output-dir", str(tmp_path / "out"),
+                "--batching", "padded"]  # fmt: skip
+    for arguments in (["predict", "w0"], training):
+        code, line = fails([*arguments, "--model", str(model), "--device", "cpu"], capsys)
+        assert code == 4 and "the model does not work as its files say: transformers fails with it (TypeError" in line
+    with pytest.raises(TypeError):
+        run.main(["predict", "w0", "--model", str(model), "--device", "cpu", "--debug"])
+
+
+def test_a_panic_of_a_library_in_rust_is_one_line(tmp_path, capsys):
+    """It is no Exception."""
+    tiny.save_model(tmp_path / "model")
+    path = tmp_path / "model/tokenizer.json"
+    content = json.loads(path.read_text())
+    del content["post_processor"]["special_tokens"]["[CLS]"]
+    path.write_text(json.dumps(content))
+    code, line = fails(["predict", "w0", "--model", str(tmp_path / "model"), "--device", "cpu"], capsys)
+    assert code == 4 and "transformers fails with it (PanicException" in line
+
+
+def test_outputs_have_names_whatever_the_config_says(tmp_path):
+    tiny.save_model(tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"return_dict": False}))
+    assert run.main(["predict", "w0", "--model", str(tmp_path / "model"), "--device", "cpu"]) == 0
+
+
+def test_what_fails_in_code_of_ones_own_keeps_its_traceback(tmp_path):
+    """Through a library, too: whoever writes a task wants to see where."""
+    with_odd_settings(tmp_path)
+    body = "from tasks.classification.task import Classification\n\nclass Mine(Classification):\n"
+    body += "    def forward(self, model, batch):\n        return model(no_such=batch)\n"
+    (tmp_path / "mine.py").write_text(body)
+    tiny.save_model(tmp_path / "good")
+    tiny.save_texts(tmp_path, train=12)
+    with pytest.raises(ValueError, match="exactly one of input_ids"):
+        run.main(["--task", f"{tmp_path / 'mine.py'}:Mine", "--model", str(tmp_path / "good"), "--train-file", str(tmp_path / "train.csv"),
+                  "--output-dir", str(tmp_path / "out"), "--device", "cpu", "--batching", "padded"])  # fmt: skip
+
+
+def test_a_defect_of_ours_keeps_its_traceback():
+    try:
+        check_values([{"a": 1}], within=None)
+    except Exception as error:
+        assert explain(error) is None
+    else:
+        raise AssertionError("nothing was raised")

@@ -1,8 +1,8 @@
 """Documents that something else may have written: read within limits, and each value of the type that it must have.
 
-A run's run.json, metrics.jsonl, profile.json and errors.csv, the settings of a model or an adapter, and the state.json of a
-checkpoint are read with what stands here, and with nothing else. It raises ValueError; who reads a file says which file it
-is and what to do. Next: artifacts/document.py.
+Nothing else in engine/ and tasks/ reads JSON (tests/engine/test_checked.py): a run's run.json, metrics.jsonl and profile.json,
+the settings of a model or an adapter, manifest and state.json of a checkpoint, the cache, rows of data, settings files. It
+raises ValueError; who reads a file says which file it is and what to do. Next: artifacts/document.py.
 """
 
 from __future__ import annotations
@@ -12,21 +12,37 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 MOST_BYTES = 64 << 20  # of a document, which is a few KiB
 MOST_DEPTH = 50  # of objects and lists in each other; a model's config has a handful
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError, and ValueError for a pipe or a device, which could be read for ever."""
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading.
+
+    Raises OSError, and ValueError for a pipe or a device, which could be read for ever, and for a link that leads elsewhere.
+    """
+    if path.is_symlink() and not leads_within(path):
+        raise ValueError("it is a link that leads out of its folder")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening a pipe would wait for who writes to it
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ValueError("it is no regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def leads_within(path: Path) -> bool:
+    """Does a link lead into its own folder or, in the Hub's cache, to the files of the same repository?
+
+    Who wrote the folder may have written the link: a file of this machine would be read, shown, or saved with a model.
+    """
+    folder, target = path.parent.resolve(), path.resolve()
+    repository = next((above.parent for above in folder.parents if above.name == "snapshots"), folder)
+    return target.is_relative_to(folder) or target.is_relative_to(repository / "blobs")
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -38,21 +54,49 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none, for NaN and infinity, and for one that is too deep."""
+def parse_json(
+    text: str | bytes,
+    *,
+    constants: bool = False,
+    halves: bool = False,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """The value of a JSON text. Raises ValueError for what is none, and for one that is too deep.
+
+    Refused are NaN and infinity, unless ``constants``, and texts with half a character (a lone surrogate), which no file could
+    hold, unless ``halves``. ``pairs`` makes an object of its names and values; RecursionError does not come out of here.
+    """
     try:
-        found = json.loads(text, parse_constant=refuse_constant)
+        found = json.loads(text, parse_constant=None if constants else refuse_constant, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError(f"it is more than {MOST_DEPTH} levels deep") from None
-    check_depth(found, MOST_DEPTH)
+    check_depth(found, MOST_DEPTH, halves=halves)
     return found
 
 
-def parse_object(text: str | bytes) -> dict[str, Any]:
+def parse_object(text: str | bytes, *, constants: bool = False) -> dict[str, Any]:
     """The object of a JSON text. Raises ValueError as ``parse_json`` does, and for any other value."""
-    found = parse_json(text)
+    found = parse_json(text, constants=constants)
     if not isinstance(found, dict):
         raise ValueError("it holds no object")
+    return found
+
+
+class TwiceError(ValueError):
+    """A name that stands twice."""
+
+    def __init__(self, name: str):
+        super().__init__(f"{name} is given twice: leave one of them out")
+        self.name = name
+
+
+def each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary of the pairs. Raises TwiceError when a name stands twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise TwiceError(name)
+        found[name] = value
     return found
 
 
@@ -97,15 +141,27 @@ def known(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:
     return {each.name: found[each.name] for each in dataclasses.fields(kind) if each.name in found}
 
 
-def check_depth(value: Any, most: int) -> None:
-    """Raises ValueError for objects and lists that lie too deep in each other."""
+def check_depth(value: Any, most: int, *, halves: bool = False) -> None:
+    """Raises ValueError for objects and lists that lie too deep in each other, and unless ``halves`` for half a character."""
     level = [value]
     for _ in range(most):
+        if not halves and any(isinstance(each, str) and is_half(each) for each in level):
+            raise ValueError("it holds half a character (a lone surrogate)")
         level = [inner for each in level if isinstance(each, dict | list)
-                 for inner in (each.values() if isinstance(each, dict) else each)]  # fmt: skip
+                 for inner in ((*each, *each.values()) if isinstance(each, dict) else each)]  # fmt: skip
         if not level:
             return
     raise ValueError(f"it is more than {most} levels deep")
+
+
+def is_half(text: str) -> bool:
+    """Has the text a character that is half of one, as ``"\\ud800"`` in JSON and a file's name that is not UTF-8 make it?"""
+    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def is_within(name: Any) -> bool:
+    """Is this the name of a file below a directory, spelled in one way only? Not ``/a``, ``../a``, ``a/../b`` or ``./a``."""
+    return isinstance(name, str) and "\0" not in name and not {"", ".", ".."} & {*name.split("/")}
 
 
 def shortened(value: Any) -> str:

@@ -1,13 +1,17 @@
 """What goes wrong for users: one line that says what, where and how to mend it, and an exit code.
 
-``run.py`` prints such an error as ``error: ...`` on stderr and exits with its code; everything else is a defect of
-ours and shows its traceback. All are ``ValueError``, so Python callers need no import from here.
+``run.py`` prints such an error as ``error: ...`` on stderr and exits with its code, as it does with what a library raises that
+does what a model's files say; everything else is a defect of ours and shows its traceback. All are ``ValueError``, so Python
+callers need no import from here.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import sysconfig
+import traceback
+from pathlib import Path
 
 from engine.console import is_main_process, one_line
 
@@ -15,6 +19,9 @@ WORKER_KILLED = (
     "a process that loads data was killed, most often by the system, which ran out of memory: lower --workers or "
     "--batch-size (or, in a container, give it more shared memory); what is on disk stands"
 )
+
+
+LIBRARIES = ("transformers", "peft")
 
 
 class UserError(ValueError):
@@ -95,7 +102,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return "stopped by Ctrl-C; a checkpoint, if there was one, stands (--resume continues from it)", 130
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch raises it wherever the main thread is
         return f"error: {WORKER_KILLED}", ResourceError.exit_code
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return (
             "error: out of memory: lower --batch-size, --eval-batch-size, or the number of rows; what is on disk stands",
             ResourceError.exit_code,
@@ -103,4 +110,22 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.strerror:  # of the system: the disk, a permission, a path that is too long
         kind = UsageError if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else ResourceError
         return one_line(f"error: {error.filename or 'disk'}: {error.strerror}; what is there stands"), kind.exit_code
+    is_panic = type(error).__name__ == "PanicException"  # of a library in Rust, and no Exception
+    if (is_panic or isinstance(error, Exception)) and (library := raised_within(error)):
+        return one_line(
+            f"error: the model does not work as its files say: {library} fails with it ({type(error).__name__}: {error}). "
+            "If they are whole, it is a defect of ours (--debug shows where); what is on disk stands"
+        ), ModelError.exit_code
     return None
+
+
+def raised_within(error: BaseException) -> str | None:
+    """The library that does what a model's files say, if the error has come through it; None where code of a user's own was
+    called: whoever writes a task wants to see where it fails.
+    """
+    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    root = Path(__file__).parents[1]
+    ours = (*map(Path, sysconfig.get_paths().values()), *(root / name for name in ("engine", "tasks", "bench", "run.py")))
+    if any(not any(path.is_relative_to(folder) for folder in ours) for path in frames if path.is_absolute()):
+        return None
+    return next((name for path in frames for name in LIBRARIES if name in path.parts), None)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from engine.checked import is_half
 from engine.console import note
 from engine.data.sources import HubData, TakenModel
 from engine.data.tables import RowName, plain_row
@@ -167,8 +168,9 @@ class TextTask(Task[O]):
 
     def with_room_for_the_tokens(self, model: Any, path: str) -> nn.Module:
         """The model; ModelError if its tokenizer gives ids that it has no embedding for."""
-        if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
-            raise ModelError(f"model {path}: its tokenizer has more tokens than the model has embeddings")
+        last = max(len(self.tokenizer) - 1, *self.tokenizer.get_vocab().values())  # ids may have gaps
+        if last >= model.get_input_embeddings().num_embeddings:
+            raise ModelError(f"model {path}: its tokenizer has more tokens than the model has embeddings (an id is {last})")
         return model  # type: ignore[no-any-return]
 
     def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
@@ -180,6 +182,7 @@ class TextTask(Task[O]):
         else:
             refuse_oversized(self.auto_class, self.source.load(AutoConfig.from_pretrained, path), path)
             loaded = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
+        loaded[0].config.return_dict = True  # outputs by name
         for name, weights in loaded[0].named_parameters():
             if not torch.isfinite(weights).all():
                 raise ModelError(f"model {path}: {name} holds NaN or infinity: the run that made it diverged, or it is damaged")
@@ -196,7 +199,7 @@ def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_ro
     for row, text in enumerate(cells_of(texts)):
         if not isinstance(text, str):
             raise DataError(f"{where}, {row_name(row)}: a text is needed, found {text!r}")
-        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        if is_half(text):
             raise DataError(f"{where}, {row_name(row)}: the text holds half a character (a lone surrogate)")
         blank += not text.strip()
     if blank:

@@ -159,6 +159,7 @@ def test_an_import_of_another_test_is_found(source):
 def test_tasks_use_the_task_side_of_the_engine_only():
     allowed = {
         "atomic",
+        "checked",
         "task",
         "data",
         "model",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from torch import nn
 from engine.artifacts import card
 from engine.artifacts.document import DataRecord, RunDocument
 from engine.artifacts.report import histogram
+from engine.checked import parse_object
 from engine.config import TrainConfig
 from engine.data.cache import digest_of
 from engine.distributed.device import describe_device
@@ -106,5 +106,5 @@ def with_model(
 def config_of(model: nn.Module) -> dict[str, Any]:
     """What the model's config.json says of it; {} for a model without."""
     config: Any = getattr(model, "config", None)
-    settings: dict[str, Any] = json.loads(config.to_json_string(use_diff=False)) if hasattr(config, "to_json_string") else {}
+    settings: dict[str, Any] = parse_object(config.to_json_string(use_diff=False)) if hasattr(config, "to_json_string") else {}
     return {name: value for name, value in settings.items() if name not in ("transformers_version", "_name_or_path")}

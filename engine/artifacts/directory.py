@@ -21,7 +21,7 @@ from typing import Any
 from engine import atomic
 from engine.artifacts.document import DataRecord, RunDocument, dumps, loads
 from engine.artifacts.report import MISTAKES
-from engine.checked import read_bytes
+from engine.checked import is_half, read_bytes
 from engine.checkpoint.store import clean, discard_all, sha256, steps_in
 from engine.config import TrainConfig
 from engine.errors import DataError, ModelError, ResourceError, UsageError, UserError
@@ -85,7 +85,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds:
 def refuse_no_text(directory: Path, settings: Mapping[str, Any]) -> None:
     """Raises UsageError for a name that is not UTF-8: run.json and the pages could not hold it."""
     for name, value in {**settings, "output_dir": str(directory.resolve())}.items():
-        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        if isinstance(value, str) and is_half(value):
             raise UsageError(
                 f"--{name.replace('_', '-')} {value!r} is not UTF-8, and the run's files could not name it: rename it"
             )

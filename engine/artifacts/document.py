@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import VERSION
-from engine.checked import MOST_DEPTH, check_depth, expect, expect_each, is_a, known, parse_json, shortened
+from engine.checked import MOST_DEPTH, check_depth, expect, expect_each, is_a, is_within, known, parse_json, shortened
 from engine.errors import ModelError
 
 FORMAT = 1  # 0: of Plainloop 0.1.0, which wrote neither format nor version, and else the same
@@ -146,12 +146,6 @@ class RunDocument:
         records = {"data": DataRecord.from_json(found["data"]), "kept": None if kept is None else KeptModel.from_json(kept)}
         older = {"format": number, "version": found.get("version", "0.1.0")}
         return cls(**known(cls, found) | older | records)
-
-
-def is_within(name: str) -> bool:
-    """Is this the name of a file below a directory, spelled in one way only? Not ``/a``, ``../a``, ``a/../b`` or ``./a``."""
-    parts = name.split("/")
-    return "\0" not in name and not {"", ".", ".."} & {*parts}
 
 
 def loads(text: str | bytes) -> RunDocument:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.average import Average
+from engine.checked import parse_object
 from engine.checkpoint.store import FULL, SHARDED, Checkpoint, Content, file_name
 from engine.checkpoint.tensor_file import TensorFile
 from engine.distributed.world import World
@@ -111,7 +112,7 @@ def load_state(state: TrainState, files: Checkpoint | None, world: World | None 
     world = world or World(state.device)
     files = world.broadcast(files)
     assert files is not None, "rank 0 has opened one"
-    document: dict[str, Any] = world.broadcast_from_main(lambda: json.loads(files["state.json"]))
+    document: dict[str, Any] = world.broadcast_from_main(lambda: parse_object(files["state.json"]))
     load_model(state.model, files, world)
     load_average(state.average, files, world)
     names = [name for group in state.optimizer.param_groups for name in parameter_names(state.model, group["params"])]

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 from engine.atomic import sync
+from engine.checked import MOST_BYTES, open_regular, parse_object, read_bytes
 from engine.checkpoint.tensor_file import TensorFile, Tensors, pieces
 from engine.console import note
 from engine.distributed.world import World
@@ -33,7 +34,7 @@ FULL, SHARDED = 1, 2  # formats
 FORMAT = SHARDED  # the newest that is read
 MIN_KEPT = 2  # one may turn out to be damaged
 NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # another time it may be read
-MOST_BYTES = 1 << 20  # of a manifest, which has a hundred bytes for each file
+MOST_OF_MANIFEST = 1 << 20  # bytes of it, which has a hundred bytes for each file
 NAME = re.compile(r"step-(\d{8,})")
 PLAIN_NAME = re.compile(r"\w[\w.-]*")  # no way out of the directory
 Content = bytes | TensorFile
@@ -191,10 +192,8 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     Raises DamagedError naming the first that differs, ResourceError if one cannot be read, but may be whole.
     """
     try:
-        if (directory / "MANIFEST.json").stat().st_size > MOST_BYTES:
-            raise DamagedError(f"{directory} is damaged (its manifest is larger than {MOST_BYTES >> 20} MiB)")
-        content = (directory / "MANIFEST.json").read_bytes()
-        manifest = json.loads(content)
+        content = read_bytes(directory / "MANIFEST.json", MOST_OF_MANIFEST)
+        manifest = parse_object(content)
         if sealed({key: value for key, value in manifest.items() if key != "sha256"}) != content:
             raise DamagedError(f"{directory / 'MANIFEST.json'} is damaged")
         if manifest["format"] > FORMAT:
@@ -206,20 +205,20 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             files[name] = Verified(expected["sha256"], *stamp(directory / name))
             if files[name].bytes != expected["bytes"] or sha256(directory / name) != expected["sha256"]:
                 raise DamagedError(f"{directory / name} is damaged")
-        if "state.json" not in files:
-            raise DamagedError(f"{directory} is damaged (its manifest names no state.json)")
+        if "state.json" not in files or files["state.json"].bytes > MOST_BYTES:
+            raise DamagedError(f"{directory} is damaged (its manifest names no state.json, or one of over 64 MiB)")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, ModelError):
             raise
         if isinstance(error, OSError) and error.errno in NO_DAMAGE:
             raise ResourceError(f"checkpoint {directory} cannot be read: {error.strerror}") from error
-        raise DamagedError(f"{directory} is damaged ({type(error).__name__})") from error
+        raise DamagedError(f"{directory} is damaged ({type(error).__name__}: {error})") from error
     return Checkpoint(directory, files)
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, which is read piece by piece."""
-    with open(path, "rb") as stream:
+    """The sha256 of a file, which is read piece by piece. Raises OSError, and ValueError for no regular file."""
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -249,7 +248,7 @@ def steps_in(root: Path) -> list[int]:
 
 def best_step(state_json: bytes) -> int:
     """The step of the best model so far, as a checkpoint's state.json has it; the checkpoint's own if there is none."""
-    document = json.loads(state_json)
+    document = parse_object(state_json)
     step: int = (document["progress"].get("best") or document)["step"]
     return step
 

@@ -22,6 +22,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from engine.checked import parse_object
+
 OFFSETS = "DCP_SHARDING_INFO"  # the key under which torch.distributed.checkpoint keeps where each part begins
 NAMES = {  # as the safetensors library orders them: the widest come first in a file, and so all are aligned
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -90,7 +92,7 @@ class Tensors:
 
     def _add(self, opened: Any) -> None:
         """The parts in one file; ``shapes`` has those of a part until they are joined."""
-        offsets = json.loads((opened.metadata() or {}).get(OFFSETS, "{}"))
+        offsets = parse_object((opened.metadata() or {}).get(OFFSETS, "{}"))
         for name in opened.keys():  # noqa: SIM118 - it is no dictionary
             part = opened.get_slice(name)
             shape, dtype = tuple(part.get_shape()), part.get_dtype()

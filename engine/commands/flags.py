@@ -78,13 +78,14 @@ class PushConfig:
 
     model: str = setting("", "directory of a finished run")
     repo: str = setting("", "name on the Hub: NAME or ORGANISATION/NAME; made if it is not there")
+    dry_run: bool = setting(False, "list what would go, with sizes and hashes, and what would be refused; nobody is asked")
     public: bool = setting(False, "let everybody see it (default: a private repository)")
     with_metrics: bool = setting(False, "push metrics.jsonl, too")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
         require(self, "model", bool(self.model), "must name the directory of a finished run")
-        require(self, "repo", bool(self.repo), "must name a repository on the Hub")
+        require(self, "repo", bool(self.repo) or self.dry_run, "must name a repository on the Hub")
 
 
 @dataclass(frozen=True)

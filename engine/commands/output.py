@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from engine import atomic
 from engine.artifacts.directory import FOLDERS, is_own_name, read_run
+from engine.checked import is_half
 from engine.data.files import Columns
 from engine.errors import DataError, ResourceError, UsageError, UserError
 from engine.settings.fields import user_path
@@ -57,7 +58,7 @@ def check_writable(rows: Columns, path: Path, where: str) -> None:
         for row, cell in enumerate([name, *cells]):
             text = cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)
             place = f"{where}, row {row}, column {name!r}" if row else f"{where}, the name of a column"
-            if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            if is_half(text):
                 raise DataError(f"{place}: the text holds half a character (a lone surrogate), which no file can hold: mend it")
             if is_flat(path) and "\0" in text:
                 raise DataError(f"{place}: the text holds a NUL, which a CSV file cannot: give an --output that ends in .jsonl")

@@ -7,10 +7,12 @@ HF_TOKEN or from what ``hf auth login`` has stored, and appears nowhere here.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from engine.artifacts.document import dumps
 from engine.checkpoint.store import sha256
 from engine.commands.environment import without_home
 from engine.commands.flags import PushConfig
-from engine.console import is_main_process, say
+from engine.console import counted, is_main_process, say
 from engine.data import hub
 from engine.errors import ResourceError, UsageError
 from engine.model import lora
@@ -54,6 +56,8 @@ def push(config: PushConfig, texts: Sequence[str], find: Callable[[str], Any]) -
     """The command. Raises UsageError, ResourceError."""
     if texts:
         raise UsageError(f"push takes no texts, found {texts[0]!r}: name the repository with --repo")
+    if config.dry_run:
+        return show(user_path(config.model), config.repo, config.with_metrics)
     push_run(user_path(config.model), config.repo, public=config.public, with_metrics=config.with_metrics)
 
 
@@ -61,19 +65,12 @@ def push_run(directory: Path, repo: str | None, *, public: bool = False, with_me
     """Upload a finished run, and print where it is; None: do nothing. The repository is made if it is not there."""
     if repo is None or not is_main_process():
         return
-    if not (directory / "run.json").exists() or not is_finished(directory):
-        raise UsageError(f"{directory} holds no finished run: train one first, or finish it with --resume")
-    if lora.is_adapter(directory) and Path(lora.base_of(directory)).is_absolute():
-        raise UsageError(f"{directory} is an adapter to a model in a folder of this machine: to push, train with --lora-merge")
-    contents = contents_of(directory, with_metrics)
-    refuse_secrets(contents)
+    contents, refused = contents_of(directory, with_metrics)
+    if refused:
+        raise UsageError(refused[0])
     check_login(repo)
-    goes = {name.split("/")[0] for name in contents}
-    stays = sorted(p.name for p in directory.iterdir() if p.name not in goes and not p.name.startswith("."))
-    size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in contents.values())
-    say(f"pushing {len(contents)} files ({size / 1e6:.1f} MB): {', '.join(contents)}")
-    if stays:
-        say(f"not pushed: {', '.join(stays)}")
+    say(f"pushing {len(contents)} files ({sum(map(size_of, contents.values())) / 1e6:.1f} MB): {', '.join(contents)}")
+    say_what_stays(directory, contents)
     try:
         say(f"pushed to {upload(contents, repo, public)}")
     except UsageError:
@@ -82,40 +79,99 @@ def push_run(directory: Path, repo: str | None, *, public: bool = False, with_me
         raise explained(error, directory, repo) from error
 
 
+def show(directory: Path, repo: str, with_metrics: bool) -> None:
+    """``--dry-run``: each file that a push would send with its size and sha256, and each reason to refuse it. Asks nobody.
+
+    Raises UsageError if the push would be refused.
+    """
+    contents, refused = contents_of(directory, with_metrics)
+    if repo:
+        check_name(repo)
+    say(f"would push {len(contents)} files to {repo or 'the repository that --repo names'}:")
+    for name, content in contents.items():
+        digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
+        say(f"  {size_of(content):>13,} bytes  sha256 {digest}  {name}")
+    say_what_stays(directory, contents)
+    for reason in refused:
+        say(f"refused: {reason}")
+    if refused:
+        raise UsageError(f"the push would be refused, for {counted(len(refused), 'reason')} (the first: {refused[0]})")
+    say("nothing was sent, and nobody was asked: --dry-run")
+
+
+def say_what_stays(directory: Path, contents: Mapping[str, Any]) -> None:
+    """The names of what lies in the directory and is not pushed."""
+    goes = {name.split("/")[0] for name in contents}
+    stays = sorted(path.name for path in directory.iterdir() if path.name not in goes and not path.name.startswith("."))
+    if stays:
+        say(f"not pushed: {', '.join(stays)}")
+
+
+def size_of(content: Path | bytes) -> int:
+    """In bytes."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
 def check_login(repo: str | None) -> None:
     """Refuse, before any work is done, what could not be pushed to ``repo``; None: nothing is to be. Raises UsageError."""
     if repo is None:
         return
     from huggingface_hub import get_token
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UsageError(f"{repo!r} is no name for a repository on the Hub: give NAME or ORGANISATION/NAME") from error
+    check_name(repo)
     if not hub.reachable():
         raise ResourceError(f"{hub.endpoint()} is not reachable, or HF_HUB_OFFLINE is set: nothing can be pushed now")
     if get_token() is None:
         raise UsageError("pushing needs a token of the Hub: run 'hf auth login', or set HF_TOKEN")
 
 
-def contents_of(directory: Path, with_metrics: bool) -> dict[str, Path | bytes]:
-    """What is uploaded, by name: files, and run.json without the folders of this machine. Raises UsageError."""
+def check_name(repo: str) -> None:
+    """Raises UsageError for what can be no repository's."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UsageError(f"{repo!r} is no name for a repository on the Hub: give NAME or ORGANISATION/NAME") from error
+
+
+def contents_of(directory: Path, with_metrics: bool) -> tuple[dict[str, Path | bytes], list[str]]:
+    """What is uploaded, by name: files, and run.json without the folders of this machine; and why it must not be: [] if it may.
+
+    Raises UsageError without a finished run.
+    """
+    if not (directory / "run.json").exists() or not is_finished(directory):
+        raise UsageError(f"{directory} holds no finished run: train one first, or finish it with --resume")
+    refused = []
+    if lora.is_adapter(directory) and Path(lora.base_of(directory)).is_absolute():
+        refused.append(f"{directory} is an adapter to a model in a folder of this machine: to push, train with --lora-merge")
     document = read_run(directory)
     listed = document.files
     if listed is None:  # an older run: what has a name that models' files have
         found = [path.relative_to(directory).as_posix() for glob in ("*", "*/config.json") for path in directory.glob(glob)]
         listed = {name: "" for name in found if MODEL_FILE.fullmatch(name)}
     beside = [name for name in ("README.md", *["metrics.jsonl"] * with_metrics) if (directory / name).exists()]
-    for name, digest in {**listed, **dict.fromkeys(beside, "")}.items():
+    contents: dict[str, Path | bytes] = {}
+    for name, digest in sorted({**listed, **dict.fromkeys(beside, "")}.items()):
         path = directory / name
-        is_there = path.is_file() and path.resolve() == directory.resolve() / name
-        if not is_there or (digest and sha256(path) != digest):
-            what = "changed since it was saved" if is_there else "a link" if path.exists() else "not there"
-            raise UsageError(f"{path} is {what}, and it is part of what is pushed: put back the file that the run wrote")
-    contents: dict[str, Path | bytes] = {name: directory / name for name in sorted([*listed, *beside])}
+        if (what := why_not(path, directory.resolve() / name, digest)) is None:
+            contents[name] = path
+        else:
+            refused.append(f"{path} is {what}, and it is part of what is pushed: put back the file that the run wrote")
     text = without_home(dumps(without_folders(document)), json.dumps(str(Path.home()))[1:-1])
-    return contents | {"run.json": text.encode()}
+    contents["run.json"] = text.encode()
+    return contents, refused + secrets_in(contents)
+
+
+def why_not(path: Path, resolved: Path, digest: str) -> str | None:
+    """Why a file is not what the run wrote; None if it is. ``resolved``: its place; ``digest``: its sha256, "": not known."""
+    if not os.path.lexists(path):
+        return "not there"
+    if path.resolve() != resolved:
+        return "a link"
+    if not path.is_file():
+        return "no regular file"
+    return "changed since it was saved" if digest and sha256(path) != digest else None
 
 
 def is_known(name: str) -> bool:
@@ -123,17 +179,26 @@ def is_known(name: str) -> bool:
     return name in ("README.md", "run.json", "metrics.jsonl") or MODEL_FILE.fullmatch(name) is not None
 
 
-def refuse_secrets(contents: dict[str, Path | bytes]) -> None:
-    """Raises UsageError with the file and the line, never the secret."""
+def secrets_in(contents: Mapping[str, Path | bytes]) -> list[str]:
+    """What looks like a secret: the first of each file, with its line, and never the secret itself."""
     from huggingface_hub import get_token
 
     token = get_token()
     kinds = SECRETS | ({"your token of the Hub": re.escape(token.encode())} if token else {})
-    for name, content in contents.items():
-        for number, line in enumerate(text_of(content).splitlines(), start=1):
-            for kind, pattern in kinds.items():
-                if re.search(pattern, line):
-                    raise UsageError(f"{name} line {number} looks like {kind}: nothing was pushed. Take it out, and revoke it")
+    return [
+        f"{name} line {found[0]} looks like {found[1]}: nothing was pushed. Take it out, and revoke it"
+        for name, content in contents.items()
+        if (found := first_secret(text_of(content), kinds)) is not None
+    ]
+
+
+def first_secret(text: bytes, kinds: Mapping[str, bytes]) -> tuple[int, str] | None:
+    """The line, counted from 1, and the kind; ``kinds``: a pattern for each."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        for kind, pattern in kinds.items():
+            if re.search(pattern, line):
+                return number, kind
+    return None
 
 
 def text_of(content: Path | bytes) -> bytes:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.checked import each_once, parse_json
 from engine.errors import DataError
-from engine.settings.parser import each_once
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -157,8 +156,8 @@ def read_jsonl(path: Path, columns: Sequence[str] | None, encoding: str | None) 
         if not line.strip():
             continue
         try:
-            value = json.loads(line, object_pairs_hook=each_once)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(line, constants=True, halves=True, pairs=each_once)  # who needs a cell judges it
+        except ValueError as error:
             raise DataError(f"{path} line {number} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise DataError(f"{path} line {number} must be an object {{...}}, found {type(value).__name__}")

@@ -1,26 +1,34 @@
 """What the settings files of a model may say, checked before a library reads them: anybody may have written them.
 
-transformers believes them: it builds as many layers as they name, loads an attention kernel from the Hub if they name one, and
-passes over a file that is no JSON. Next: sources.py, which checks each model before it loads anything of it.
+transformers believes them: it builds as many layers as they name, loads an attention kernel from the Hub if they name one,
+takes any text file of this machine for a vocabulary, and passes over a file that is no JSON. Next: sources.py, which checks
+each model before it loads anything of it.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.checked import is_a, parse_object, read_bytes, shortened
+from engine.checked import is_a, is_within, leads_within, parse_object, read_bytes, shortened
 from engine.errors import ModelError
 
 FILES = (
     "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
     "processor_config.json",
 )  # fmt: skip
-IMPLEMENTATIONS = (  # of attention and experts; any other name is one of a repository with compiled code
-    "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "batched_mm", "grouped_mm",
-)  # fmt: skip
+INDEX = "model.safetensors.index.json"
+UNUSED = {  # keys that have a library load, fetch, ask or start something, and what; nothing here needs one
+    "quantization_config": "weights that are quantised", "compression_config": "weights that are quantised",
+    "transformers_weights": "weights of another name", "gguf_file": "another file", "backbone": "another model",
+    "audio_tokenizer": "another model", "custom_generate": "code of its own", "compile_config": "a compiler",
+}  # fmt: skip
+MAY_BE_PATHS = ("vocab", "merges")  # of a tokenizer, which reads a text as a path
+# Of attention and experts: flash_attention_2 would be fetched from the Hub, as compiled code, where its package is not
+# installed; flex_attention starts a compiler; any other name is one of a repository with compiled code.
+IMPLEMENTATIONS = ("eager", "sdpa", "batched_mm", "grouped_mm")
 MOST = {"layer": 1000, "depth": 1000, "expert": 10_000, "label": 1_000_000, "head": 1_000_000, "size": 10**8, "dim": 10**8}
 NO_LIMIT = 10**300  # tokenizers say 10**30 for a length without one
 LENGTHS = ("max_position_embeddings", "model_max_length")
@@ -30,12 +38,13 @@ LABELS = ("id2label", "label2id")  # their keys and values are the user's
 def check_settings(model: str, find: Callable[[str], Path | None]) -> None:
     """Raises ModelError for settings that are damaged, absurd, or would have something loaded.
 
-    ``find``: where one of FILES lies; None: the model has none.
+    ``find``: where one of FILES, or the index of its weights, lies; None: the model has none.
     """
-    for name in FILES:
+    for name in (*FILES, INDEX):
         if (path := find(name)) is not None:
             try:
-                check_values(parse_object(read_bytes(path)))
+                found = parse_object(read_bytes(path), constants=True)  # some models know no limit of a time
+                check_index(found) if name == INDEX else check_values(found)
             except (OSError, ValueError) as error:
                 raise ModelError(f"model {model}: {name} is damaged ({error}): fetch it again") from error
 
@@ -51,6 +60,10 @@ def check_values(found: Any, within: str = "") -> None:
         raise ValueError(f"{within} cannot be {shortened(found)}")
     if within == "architectures" and not (found is None or is_a(found, str) or isinstance(found, list)):
         raise ValueError(f"architectures cannot be {shortened(found)}")
+    if within in UNUSED and found:
+        raise ValueError(f"{within} asks for {UNUSED[within]}, which is never loaded")
+    if within in MAY_BE_PATHS and isinstance(found, str):
+        raise ValueError(f"{within} cannot be {shortened(found)}")
     if isinstance(found, dict):
         for key, value in found.items():
             check_values(value, within if within.endswith("_implementation") else key)
@@ -69,8 +82,22 @@ def check_values(found: Any, within: str = "") -> None:
             raise ValueError(f"{within} is {shortened(found)}, and {most} is the most that is believed")
 
 
+def check_index(found: Mapping[str, Any]) -> None:
+    """Raises ValueError for an index of weights that names a file elsewhere."""
+    names = found.get("weight_map")
+    for name in names.values() if isinstance(names, dict) else [names]:
+        if not is_within(name):
+            raise ValueError(f"weight_map cannot hold {shortened(name)}")
+
+
 def check_files(folder: Path) -> None:
-    """Raises ModelError for a pipe or a device in a model's folder: reading it may never end."""
+    """Raises ModelError for a pipe or a device in a model's folder, which may be read for ever, and for a link that leads out.
+
+    A file that a tokenizer is made of is saved with the trained model, and pushed. Weights may lie elsewhere: no other file is
+    taken for them.
+    """
     for path in folder.iterdir():
+        if path.is_symlink() and path.suffix != ".safetensors" and not leads_within(path):
+            raise ModelError(f"model {folder}: {path.name} is a link that leads out of it: put the file there, if it is yours")
         if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
             raise ModelError(f"model {folder}: {path.name} is no regular file")

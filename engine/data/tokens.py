@@ -22,6 +22,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from engine.checked import parse_object, read_bytes
 from engine.console import note
 from engine.data.cache import entry
 from engine.data.tables import RowName, plain_row
@@ -271,5 +272,5 @@ def load(folder: Path) -> Tokens:
         ids=np.load(folder / "ids.npy", mmap_mode="r"),
         offsets=np.load(folder / "offsets.npy"),
         types=np.load(folder / "types.npy", mmap_mode="r") if (folder / "types.npy").exists() else None,
-        num_truncated=json.loads((folder / "meta.json").read_text())["num_truncated"],
+        num_truncated=parse_object(read_bytes(folder / "meta.json"))["num_truncated"],
     )

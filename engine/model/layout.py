@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import nn
 
+from engine.checked import parse_object, read_bytes
 from engine.console import note
 from engine.data.cache import entry
 from engine.data.collate import Layout
@@ -77,5 +78,5 @@ def why_not_packed(model: nn.Module, level: str | None, device: torch.device, pr
         (folder / "verdict.json").write_text(verdict)
 
     known = entry("packing", fingerprint(model, level), write)
-    reason = compare() if known is None else json.loads((known / "verdict.json").read_text())["reason"]
+    reason = compare() if known is None else parse_object(read_bytes(known / "verdict.json"))["reason"]
     return reason or (check_kernel(model.config, device, precision) if device.type == "cuda" else None)

@@ -22,6 +22,10 @@ from engine.data import hub
 from engine.errors import ModelError, UsageError
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+UNUSED = (  # of an adapter: each has peft import, compute or change more than two small matrices beside a layer
+    "megatron_config", "layer_replication", "eva_config", "corda_config", "lora_ga_config", "arrow_config", "kasa_config",
+    "monteclora_config", "velora_config", "use_bdlora", "use_qalora", "alora_invocation_tokens",
+)  # fmt: skip
 LOADER_ARGUMENTS = ("dtype", "use_safetensors", "output_loading_info", "ignore_mismatched_sizes")
 
 
@@ -52,6 +56,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         expect(found, "r", int, least=1, default=8)
         expect(found, "lora_alpha", float, default=8)
         expect(found, "lora_dropout", float, default=0)
+        if given := next((name for name in UNUSED if found.get(name)), None):
+            raise ValueError(f"{given} is set, which is not read here")
         for name in ("rank_pattern", "alpha_pattern"):
             expect_each(name, expect(found, name, dict, optional=True) or {}, float)
         for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):

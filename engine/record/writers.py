@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from engine.checked import parse_json
 from engine.config import TrainConfig
 from engine.console import note
 from engine.errors import UsageError
@@ -234,7 +235,7 @@ class Writers:
         def keep(writer: Any) -> None:
             if state := writer.state_dict():
                 name = next(name for name, other in self.open.items() if other is writer)
-                kept = json.loads(json.dumps(state, allow_nan=False))
+                kept = parse_json(json.dumps(state, allow_nan=False))
                 if kept != state:
                     raise ValueError("state_dict() is not what JSON makes of it: keys have to be texts, sequences lists")
                 found[short(name)] = kept

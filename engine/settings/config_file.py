@@ -56,14 +56,6 @@ def kind_of(path: Path) -> str:
     return KINDS.get(path.suffix.lower(), "TOML")
 
 
-class TwiceError(ValueError):
-    """A name that stands twice."""
-
-    def __init__(self, name: str):
-        super().__init__(f"{name} is given twice: leave one of them out")
-        self.name = name
-
-
 def place(text: str, name: str, nth: int = 1) -> str:
     """``, line 2, column 1``: of the ``nth`` time that a name is given in a file of settings; "" if it cannot be told."""
     spelled = "[-_]".join(map(re.escape, re.split("[-_]", name)))

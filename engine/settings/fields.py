@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.checked import parse_json
 from engine.errors import UsageError
 
 
@@ -94,7 +95,7 @@ def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     plain = {
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
-    return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
+    return parse_json(json.dumps(plain, default=str), halves=True)  # type: ignore[no-any-return]
 
 
 def with_defaults(settings: Mapping[str, Any], *kinds: type[Any]) -> dict[str, Any]:

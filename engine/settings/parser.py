@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import json
 import re
 import tomllib
 from argparse import ArgumentParser, HelpFormatter
@@ -24,9 +23,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from engine import VERSION
+from engine.checked import TwiceError, each_once, parse_json
 from engine.console import is_main_process, note
 from engine.errors import UsageError
-from engine.settings.config_file import SettingsFile, TwiceError, from_yaml, is_run, kind_of, save_settings, usable
+from engine.settings.config_file import SettingsFile, from_yaml, is_run, kind_of, save_settings, usable
 from engine.settings.fields import Traits, in_order, settings_where, user_path
 from engine.settings.hints import hint
 
@@ -204,19 +204,9 @@ def read_settings(path: Path) -> SettingsFile:
         raise SettingsFile(path, text, {}).error(str(error), error.name, nth=2) from error
 
 
-def each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A dictionary of the pairs. Raises TwiceError when a name stands twice."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise TwiceError(name)
-        found[name] = value
-    return found
-
-
 DECODERS: dict[str, Callable[[str], Any]] = {
     "TOML": tomllib.loads,
-    "JSON": lambda text: json.loads(text, object_pairs_hook=each_once),
+    "JSON": lambda text: parse_json(text, constants=True, halves=True, pairs=each_once),
     "YAML": from_yaml,
 }
 

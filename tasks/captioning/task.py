@@ -199,12 +199,16 @@ class Captioning(TextTask[CaptioningOptions]):
         config = self.config
         if config.model_type == "blip":  # its generate sets them itself
             return config.text_config.bos_token_id, config.text_config.sep_token_id
-        try:
-            said = GenerationConfig.from_pretrained(self.path, revision=self.source.config.revision or "main")
-        except OSError:  # an older model has none: its config.json says it
-            said = GenerationConfig.from_model_config(config)
-        start = said.decoder_start_token_id if config.is_encoder_decoder else said.bos_token_id
-        end = said.eos_token_id[0] if isinstance(said.eos_token_id, list) else said.eos_token_id
+
+        def load(path: str, *, revision: str, **_: Any) -> tuple[int | None, int | None]:
+            try:
+                said = GenerationConfig.from_pretrained(path, revision=revision)
+            except OSError:  # an older model has none: its config.json says it
+                said = GenerationConfig.from_model_config(config)
+            start = said.decoder_start_token_id if config.is_encoder_decoder else said.bos_token_id
+            return start, said.eos_token_id[0] if isinstance(said.eos_token_id, list) else said.eos_token_id
+
+        start, end = self.source.load(load, self.path)
         if start is None or end is None:
             raise ModelError(f"model {self.path}: its configuration does not say with which tokens a caption starts and ends")
         return start, end

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from decimal import Decimal
 from typing import Any
 
+from engine.checked import parse_json
 from engine.errors import DataError
 
 MOST_DIGITS = 18  # of a number in a text; what is longer is a name (and Python refuses to convert thousands of digits)
@@ -60,9 +60,9 @@ def as_list(text: str) -> list[Any] | None:
     if len(text) < 2 or text[0] + text[-1] not in BRACKETS or (text[0] != "[" and not re.search("[,'\"]", text)):
         return None  # a name may stand in brackets
     try:
-        found = json.loads(text)
+        found = parse_json(text, constants=True, halves=True)
         return found if isinstance(found, list) else None
-    except (ValueError, RecursionError):
+    except ValueError:
         body = text[1:-1]
     if ITEM.sub("", body).strip(", \t\r\n"):
         return None

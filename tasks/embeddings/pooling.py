@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine import atomic
+from engine.checked import expect, is_within, parse_json, read_bytes
 from engine.console import note
 from engine.errors import ModelError
 from engine.model.packing import segment_means
@@ -64,7 +65,7 @@ class Pooling:
         def content(name: str) -> Any:
             path = find(name)
             try:
-                return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+                return None if path is None else parse_json(read_bytes(Path(path)))
             except (OSError, ValueError) as error:
                 raise ModelError(f"model {model}: {name} cannot be read: {error}") from error
 
@@ -76,15 +77,19 @@ class Pooling:
             kinds = [str(module["type"]).split(".")[-1] for module in modules]
             if kinds not in ([*PARTS], [*PARTS[:2]]):
                 raise ModelError(f"model {model}: modules.json lists {', '.join(kinds)}; known is {', '.join(PARTS)} alone")
-            pooling = content(f"{modules[1]['path']}/config.json")
+            if not is_within(folder := modules[1]["path"]):
+                raise KeyError(folder)
+            pooling = content(f"{folder}/config.json")
             mode = pooling.get("pooling_mode") or next(m for m, key in KEYS.items() if pooling.get(key))
             others = [
                 key for key, value in pooling.items() if value is True and key.startswith("pooling_mode") and key != KEYS[mode]
             ]
             if mode not in get_args(Mode) or others:
                 raise KeyError(others or mode)
-            length = (content("sentence_bert_config.json") or {}).get("max_seq_length")
-        except (KeyError, TypeError, AttributeError, StopIteration) as error:
+            length = expect(content("sentence_bert_config.json") or {}, "max_seq_length", int, optional=True, least=1)
+        except ModelError:
+            raise
+        except (KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
             raise ModelError(f"model {model}: no way of pooling that is known here ({', '.join(KEYS)}): {error}") from error
         return cls(cast(Mode, mode), length)
 

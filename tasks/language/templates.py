@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jinja2
 
+from engine.checked import parse_json
 from engine.errors import DataError
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def within_limits(render: Callable[[T], Any], items: Sequence[T]) -> Iterator[An
     try:
         for _ in items:
             line, rest = _line(reading, rest)
-            answer = json.loads(line)
+            answer = parse_json(line, halves=True)  # of texts that data have brought along
             if "error" in answer:
                 raise (DataError if answer["is_ours"] else TemplateError)(answer["error"])
             yield answer["found"]

@@ -6,7 +6,8 @@ from __future__ import annotations
 LAYERS: list[set[str]] = [
     {"atomic", "console", "clock", "seed"},
     {"errors"},
-    {"checked", "settings"},
+    {"checked"},
+    {"settings"},
     {"precision", "schedule"},
     {"config", "distributed"},
     {"data"},

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import run
 from engine.artifacts import report
-from engine.commands.push import contents_of, refuse_secrets
+from engine.commands.push import contents_of
 from engine.config import TrainConfig
 from engine.settings.fields import setting
 from tests.toys.cli import fails
@@ -113,8 +113,8 @@ def test_a_finished_run_is_used(older, capsys):
     (older / "finished/report.html").unlink()
     assert run.main(["report", "finished"]) == 0
     assert "eval_accuracy" in (older / "finished/report.html").read_text().replace("eval accuracy", "eval_accuracy")
-    contents = contents_of(older / "finished", with_metrics=True)
-    refuse_secrets(contents)
+    contents, refused = contents_of(older / "finished", with_metrics=True)
+    assert refused == []
     pushed = json.loads(contents["run.json"])
     assert pushed["metrics"] == kept and pushed["status"] == "finished"
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl"} <= contents.keys()

@@ -228,10 +228,10 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch,
     for step in (1, 2, 3):
         commit(tmp_path, step, files(step))
 
-    def fail(path):
+    def fail(path, most):
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", fail)
+    monkeypatch.setattr("engine.checkpoint.store.read_bytes", fail)
     with pytest.raises(ResourceError, match=f"cannot be read: {os.strerror(error)}"):
         newest(tmp_path)
     rotate(tmp_path, 2, {3: 3})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
@@ -21,8 +23,7 @@ import run
 from bench.toys.hub_server import HubServer
 from engine.artifacts.card import without_folders
 from engine.artifacts.document import RunDocument
-from engine.commands.push import SECRETS, contents_of, refuse_secrets
-from engine.errors import UsageError
+from engine.commands.push import SECRETS, contents_of, secrets_in
 from tests.toys.cli import command, fails
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -176,7 +177,7 @@ def test_a_run_of_an_older_version_has_no_list(project, tmp_path, hub, push):
     del document["files"]
     (directory / "run.json").write_text(json.dumps(document))
     expected = {"README.md", "config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json"}
-    assert contents_of(directory, with_metrics=False).keys() == expected | {"2_Dense/config.json"}
+    assert contents_of(directory, with_metrics=False)[0].keys() == expected | {"2_Dense/config.json"}
     assert push(directory)[0] == 0
     assert (tmp_path / "hub/models/org/mine/2_Dense/config.json").exists()
 
@@ -279,7 +280,7 @@ def test_a_planted_secret_is_found_and_not_shown(project, tmp_path, kind, name, 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     run = tmp_path / "run"
     shutil.copytree(project / "run", run, ignore=shutil.ignore_patterns("checkpoints"))
-    refuse_secrets(contents_of(run, with_metrics=True))
+    assert contents_of(run, with_metrics=True)[1] == []
     document = json.loads((run / "run.json").read_text())
     if name == "run.json":
         document["settings"]["label_names"] = PLANTED[kind]
@@ -289,23 +290,22 @@ def test_a_planted_secret_is_found_and_not_shown(project, tmp_path, kind, name, 
         if name in document["files"]:  # as if it had been saved so
             document["files"][name] = hashlib.sha256((run / name).read_bytes()).hexdigest()
             (run / "run.json").write_text(json.dumps(document))
-    with pytest.raises(UsageError, match=f"^{name} line \\d+ looks like {kind}") as caught:
-        refuse_secrets(contents_of(run, with_metrics=True))
-    assert PLANTED[kind] not in str(caught.value)
+    [reason] = contents_of(run, with_metrics=True)[1]
+    assert re.match(f"{name} line \\d+ looks like {kind}", reason) and PLANTED[kind] not in reason
 
 
 @pytest.mark.parametrize("kind", SECRETS)
 def test_a_secret_in_the_header_of_the_weights_is_found(tmp_path, kind):
     save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"note": PLANTED[kind]})
-    with pytest.raises(UsageError, match=f"^model.safetensors line 1 looks like {kind}"):
-        refuse_secrets({"model.safetensors": tmp_path / "model.safetensors"})
+    [reason] = secrets_in({"model.safetensors": tmp_path / "model.safetensors"})
+    assert reason.startswith(f"model.safetensors line 1 looks like {kind}")
 
 
 def test_what_is_no_secret_is_let_through():
     """Words of a vocabulary, and what a card and a tokenizer say."""
     lines = ['"password": 20786, "secret": 3595, "token": 19204, "api": 17928', "the password is: unknown", "risk-of-a-loss-of-the-model-and-more",
              "https://huggingface.co/org/name:latest", "tokenizer: a token = a word", '"private_key": null']  # fmt: skip
-    refuse_secrets({"tokenizer.json": "\n".join(lines).encode()})
+    assert secrets_in({"tokenizer.json": "\n".join(lines).encode()}) == []
 
 
 def test_what_only_looks_like_a_part_of_an_older_run_stays(project, tmp_path, hub):
@@ -320,13 +320,12 @@ def test_what_only_looks_like_a_part_of_an_older_run_stays(project, tmp_path, hu
         (directory / name).write_text("mine")
     document = json.loads((directory / "run.json").read_text())
     expected = {*document["files"], "README.md", "run.json"}
-    assert contents_of(directory, with_metrics=False).keys() == expected
+    assert contents_of(directory, with_metrics=False)[0].keys() == expected
     del document["files"]
     (directory / "run.json").write_text(json.dumps(document))
-    assert contents_of(directory, with_metrics=False).keys() == expected
+    assert contents_of(directory, with_metrics=False)[0].keys() == expected
     (directory / "merges.txt").symlink_to("/etc/passwd")
-    with pytest.raises(UsageError, match=r"merges\.txt is a link"):
-        contents_of(directory, with_metrics=False)
+    assert "merges.txt is a link" in contents_of(directory, with_metrics=False)[1][0]
 
 
 def test_the_home_directory_is_left_out_and_names_cannot_drive_the_terminal(project, tmp_path, hub, push, monkeypatch):
@@ -344,5 +343,56 @@ def test_the_home_directory_is_left_out_and_names_cannot_drive_the_terminal(proj
 
 def test_the_token_in_use_is_found_whatever_it_looks_like(project, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "of-another-kind")
-    with pytest.raises(UsageError, match=r"vocab\.txt line 2 looks like your token of the Hub"):
-        refuse_secrets({"vocab.txt": b"one\ntwo of-another-kind\n"})
+    [reason] = secrets_in({"vocab.txt": b"one\ntwo of-another-kind\nof-another-kind"})
+    assert reason.startswith("vocab.txt line 2 looks like your token of the Hub")
+
+
+@contextmanager
+def no_network():
+    """Nobody can be asked, and whoever tries is told."""
+
+    def asked(*_, **__):
+        raise AssertionError("an address was asked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("socket.socket.connect", "socket.socket.connect_ex", "socket.socket.sendto", "socket.getaddrinfo"):
+            patch.setattr(name, asked)
+        yield
+
+
+def test_a_dry_run_lists_what_the_push_sends_and_asks_nobody(project, tmp_path, hub, push):
+    directory = with_files(project, tmp_path / "run", "heads/\x1b[2Jw.bin")
+    with no_network():
+        code, out, err = push(directory, "--dry-run", "--with-metrics")
+    assert code == 0 and "\x1b" not in out + err, err
+    lines = out.splitlines()
+    listed = {line.split(maxsplit=4)[4]: (line.split()[0], line.split()[3]) for line in lines if line.startswith("  ")}
+    assert push(directory, "--with-metrics")[0] == 0
+    there = tmp_path / "hub/models/org/mine"
+    sent = {path.relative_to(there).as_posix().replace("\x1b", " "): path.read_bytes() for path in there.rglob("*")
+            if path.is_file() and not path.name.startswith(".")}  # fmt: skip
+    assert listed == {name: (f"{len(content):,}", hashlib.sha256(content).hexdigest()) for name, content in sent.items()}
+    assert lines[0] == f"would push {len(sent)} files to org/mine:" and lines[-2] == "not pushed: report.html"
+    assert lines[-1] == "nothing was sent, and nobody was asked: --dry-run"
+
+
+def test_a_dry_run_lists_every_reason_to_refuse(project, tmp_path, capsys):
+    directory = with_files(project, tmp_path / "run", "one.txt", "two.txt", "three.txt")
+    (directory / "one.txt").unlink()
+    (directory / "two.txt").write_text("changed")
+    (directory / "README.md").write_text(f"my key: {PLANTED['a GitHub token']}\n")
+    with no_network():
+        code, line = fails(["push", "--model", str(directory), "--dry-run"], capsys)
+    assert code == 2 and "the push would be refused, for 3 reasons (the first: " in line
+    assert run.main(["push", "--model", str(directory), "--dry-run"]) == 2
+    out = capsys.readouterr().out
+    assert "to the repository that --repo names" in out and PLANTED["a GitHub token"] not in out
+    refused_lines = [line for line in out.splitlines() if line.startswith("refused: ")]
+    assert [
+        any(word in line for line in refused_lines)
+        for word in ("one.txt is not there", "two.txt is changed", "README.md line 1 looks")
+    ] == [True] * 3
+    assert "three.txt" in out and len(refused_lines) == 3
+    for more in ([], ["--repo", "a/b/c"]):
+        code, line = fails(["push", "--model", str(project / "run"), *more, *["--dry-run"] * bool(more)], capsys)
+        assert code == 2 and ("must name a repository" in line or "no name for a repository" in line)

@@ -247,7 +247,9 @@ def copied(runs, tmp_path, **settings) -> Path:
      ({"peft_type": "IA3"}, "peft_type is not LORA"), ({"target_modules": "(a|aa)+$"}, "names of modules alone"),
      ({"rank_pattern": {"(a|aa)+$": 4}}, "names of modules alone"), ({"alpha_pattern": {"query": "x"}}, "alpha_pattern.query"),
      ({"base_model_name_or_path": 3}, "base_model_name_or_path"), ({"target_modules": [3]}, "names of modules alone"),
-     ({"target_modules": ["no_such"]}, "No modules were targeted")],
+     ({"target_modules": ["no_such"]}, "No modules were targeted"),
+     ({"megatron_config": {"a": 1}, "megatron_core": "evil.core"}, "megatron_config is set"),
+     ({"layer_replication": [[0, 10**9]]}, "layer_replication is set"), ({"base_model_name_or_path": "\ud800"}, "half a character")],
 )  # fmt: skip
 def test_an_adapter_with_strange_settings_is_refused(settings, words, runs, tmp_path, capsys):
     code, line = fails(["predict", "--model", str(copied(runs, tmp_path, **settings)), "w0"], capsys)

@@ -217,12 +217,23 @@ def test_a_batch_in_pieces_holds_the_same_texts(start):
         ),
         ({"modules.json": "x"}, "no way of pooling"),
         ({"1_Pooling/config.json": None}, "cannot be read"),
+        (
+            {"modules.json": [{"path": "", "type": "Transformer"}, {"path": "1_Pooling/../1_Pooling", "type": "Pooling"}]},
+            "no way of pooling",
+        ),
+        ({"modules.json": [{"path": "", "type": "Transformer"}, {"path": 5, "type": "Pooling"}]}, "no way of pooling"),
+        ({"sentence_bert_config.json": {"max_seq_length": "x"}}, "max_seq_length cannot be 'x'"),
+        ({"sentence_bert_config.json": {"max_seq_length": -1}}, "max_seq_length cannot be -1"),
+        ({"sentence_bert_config.json": "[" * 100_000}, "cannot be read"),
     ],
 )
 def test_what_is_not_known_of_a_models_own_files_is_refused(tmp_path, files, words):
     Pooling().write(tmp_path, 32, 16)
     for name, content in files.items():
-        (tmp_path / name).write_text("{" if content is None else json.dumps(content))
+        text = (
+            "{" if content is None else content if str(content)[0] == "[" and isinstance(content, str) else json.dumps(content)
+        )
+        (tmp_path / name).write_text(text)
     with pytest.raises(ModelError, match=words):
         Pooling.read(lambda name: str(tmp_path / name) if (tmp_path / name).exists() else None, "m")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -223,3 +224,14 @@ def test_without_a_checkpoint_a_small_model_is_made_from_the_text(project, tmp_p
     assert len(lines) == 1 and "using a small GPT-2 with random weights and a tokenizer made from this text" in lines[0]
     assert run.main(arguments) == 0
     assert "finished model found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("settings", [{"output_hidden_states": [None, {}]}, {"num_beams": "x"}, {"min_length": [1]}])
+def test_what_a_strangers_settings_of_generation_lead_to_is_one_line(project, tmp_path, settings, capsys):
+    shutil.copytree(project / "run", tmp_path / "run")
+    path = tmp_path / "run/generation_config.json"
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | settings))
+    code, line = fails(
+        ["generate", "--model", str(tmp_path / "run"), "--device", "cpu", "--max-new-tokens", "2", "the"], capsys
+    )
+    assert (code == 4 and "the model" in line.replace(str(tmp_path), "")) or f"model {tmp_path / 'run'}" in line

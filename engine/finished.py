@@ -42,6 +42,7 @@ def open_model(
     base: str | None = None,
     changes: Mapping[str, Any] | None = None,
     tables: Mapping[str, Dataset] | None = None,
+    files: Mapping[str, str | None] | None = None,
     folder: Path | None = None,
     precision: str = "fp32",
 ) -> tuple[Task[Any], nn.Module, Layout]:
@@ -50,7 +51,7 @@ def open_model(
 
     ``task`` is what the user has named; without it run.json's counts, where it is one of ours. ``base``: the task of ours
     that it must be, or be made from. ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data
-    to use in place of its data, ``folder`` that of the file with them, or with the inputs. Settings that are local to a
+    to use in place of its data, or ``files`` with them, by split; ``folder`` that of the inputs. Settings that are local to a
     machine are never taken from run.json: they say what the user allows. Raises UsageError, ModelError.
     """
     directory = user_path(name)
@@ -67,7 +68,7 @@ def open_model(
     if base is not None and not issubclass(kind, find(base)):
         raise UsageError(f"--task {named or kind.__name__}: this command needs {base}, or a task that is made from it")
     source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
-    built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables, folder))
+    built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables, files, folder))
     where = choose_device(device)
     model = built.load_model(built.source.model(built.hub_model, built.substitute))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
-from engine.data.files import Columns
+from engine.data.form import Columns
 from engine.data.sources import Source, TakenModel
 from engine.distributed.world import World
 from engine.errors import UsageError
@@ -58,11 +58,12 @@ class Metrics(Protocol):
 class Review(Protocol):
     """What an evaluation gets wrong, gathered batch by batch.
 
-    ``rows``: header and rows of a CSV file, the mistake first that the model was surest of. ``table``: all in short, for the
-    terminal.
+    ``columns``: what of the data may stand in ``rows``: header and rows of a CSV file, the mistake first that the model was
+    surest of. ``table``: all in short, for the terminal.
     """
 
     def update(self, outputs: Any, batch: Batch) -> None: ...
+    def columns(self) -> Columns: ...
     def rows(self) -> tuple[list[str], list[list[Any]]]: ...
     def table(self) -> str: ...
 

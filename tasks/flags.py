@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, require_csv
+from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
 from tasks.options import ALLOW_URLS, DEFAULT_TASK, IMAGE_FOLDER
@@ -106,14 +107,18 @@ class GenerateConfig:
 class SearchConfig:
     """Settings of ``search``."""
 
-    corpus: str = setting("", "CSV, TSV, JSONL, Parquet or text file (a text a line) to search in")
+    corpus: str = setting(
+        "", "CSV, TSV, JSON, JSONL, Parquet, Arrow or text file (a text a line) to search in, or several", several=True
+    )
     model: str = setting("auto", "directory of a finished run, any model directory or Hub name; auto: all-MiniLM-L6-v2")
     top_k: int = setting(5, "texts found for each query")
     text_column: str | None = setting(None, "column of the text (default: text, or the only one)")
     output: str | None = setting(None, "CSV or JSONL file for what is found (default: print it)")
     excel_safe: bool = setting(False, EXCEL_SAFE)
-    delimiter: str | None = setting(None, "of CSV files")
-    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
+    delimiter: str | None = setting(None, DELIMITER)
+    encoding: str | None = setting(None, ENCODING)
+    quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
+    column_names: str | None = setting(None, COLUMN_NAMES)
     task: str = setting("embeddings", "embeddings, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")

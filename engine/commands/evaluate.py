@@ -19,8 +19,8 @@ from engine.commands.report import record_of
 from engine.commands.report import write as draw
 from engine.config import TrainConfig
 from engine.console import say, say_lines
-from engine.data.files import read_table
-from engine.data.tables import as_dataset, with_class_names
+from engine.data.files import check_form
+from engine.data.form import Form
 from engine.distributed.world import World
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import Find, open_model
@@ -37,17 +37,13 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     check_output("--output", config.output, [".json"], inputs=[config.file], model=config.model)
     check_output("--errors", config.errors, [".csv"], inputs=[config.file, config.output], model=config.model, own=MISTAKES)
     changes = changes_in(config)
-    tables = folder = None
     if config.file:
-        folder = Path(config.file).parent
-        rows = read_table(Path(config.file), delimiter=config.delimiter, encoding=config.encoding)
-        if config.errors:
-            check_writable(rows, Path(config.errors), config.file)
-        tables = {"eval": with_class_names(as_dataset(rows, config.file), Path(config.file))}
+        check_form(config.file, "--file", Form.of(config))  # told before the model is loaded
+        changes["column_names"] = config.column_names or ""  # a file has a header or not, whatever the run's had
         changes["max_eval_examples"] = config.max_eval_examples or 0
     task, model, layout = open_model(
-        config.model, find, device=config.device, task=config.task, changes=changes, tables=tables, folder=folder,
-        precision=config.precision,
+        config.model, find, device=config.device, task=config.task, changes=changes,
+        files={"eval": config.file} if config.file else None, precision=config.precision,
     )  # fmt: skip
     examples = task.examples().get("eval")
     if examples is None:
@@ -58,6 +54,8 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     loader = eval_loader(task, examples, layout, engine, world)
     autocast = make_autocast(precision_for(config, device), device)
     review = task.review() if config.errors else None
+    if review and config.errors:
+        check_writable(review.columns(), Path(config.errors), config.file or config.model)
     look = review.update if review else None
     result = measure(model, task, batches(loader), autocast, world, total=len(loader), look=look)
     if result.finite().figures["loss"] is None:

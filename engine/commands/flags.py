@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.errors import UsageError
 from engine.settings.fields import most_workers, require, setting, settings_where
 
@@ -26,12 +27,14 @@ class PredictConfig:
     """Settings of ``predict``; what a subclass adds with ``replaces_run`` are names of columns of ``input``."""
 
     model: str = setting("", "directory of a finished run, or any model directory or Hub name")
-    input: str | None = setting(None, "CSV, TSV, JSONL, Parquet or text file to predict")
+    input: str | None = setting(None, "CSV, TSV, JSON, JSONL, Parquet, Arrow or text file to predict, or several", several=True)
     output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
     id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
     excel_safe: bool = setting(False, EXCEL_SAFE)
-    delimiter: str | None = setting(None, "of CSV files")
-    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
+    delimiter: str | None = setting(None, DELIMITER)
+    encoding: str | None = setting(None, ENCODING)
+    quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
+    column_names: str | None = setting(None, COLUMN_NAMES)
     task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
@@ -46,7 +49,9 @@ class EvaluateConfig:
     """Settings of ``evaluate``."""
 
     model: str = setting("", "directory of a finished run, or any model directory or Hub name")
-    file: str | None = setting(None, "labelled file to evaluate on (default: the run's own evaluation data)")
+    file: str | None = setting(
+        None, "labelled file to evaluate on, or several (default: the run's own evaluation data)", several=True
+    )
     output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
     errors: str | None = setting(
         None,
@@ -56,8 +61,10 @@ class EvaluateConfig:
     max_eval_examples: int | None = setting(
         None, "evaluate on a random subset of this size; 0: all (default: as in training)", replaces_run=True
     )
-    delimiter: str | None = setting(None, "of CSV files", replaces_run=True)
-    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)", replaces_run=True)
+    delimiter: str | None = setting(None, DELIMITER, replaces_run=True)
+    encoding: str | None = setting(None, ENCODING, replaces_run=True)
+    quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING, replaces_run=True)
+    column_names: str | None = setting(None, COLUMN_NAMES, replaces_run=True)
     task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
     eval_batch_size: int = setting(32, "examples per batch; changes speed only")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: that of the training run, if the device has it")

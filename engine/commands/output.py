@@ -12,7 +12,8 @@ from typing import IO, Any
 from engine import atomic
 from engine.artifacts.directory import FOLDERS, is_own_name, read_run
 from engine.checked import is_half
-from engine.data.files import Columns
+from engine.data.form import Columns
+from engine.data.places import named_files
 from engine.errors import DataError, ResourceError, UsageError, UserError
 from engine.settings.fields import user_path
 
@@ -42,7 +43,7 @@ def check_output(
         settings = read_run(user_path(model)).settings if model else {}
         inputs = [*inputs, *(value for value in settings.values() if isinstance(value, str))]
     for read in inputs:
-        if read and user_path(read).resolve() == path.resolve():
+        if read and path.resolve() in {user_path(read).resolve(), *(file.resolve() for file in named_files(read))}:
             raise UsageError(f"{refused} is the input, or written already: name another file")
     for folder in path.resolve().parents:
         within = path.resolve().relative_to(folder)
@@ -83,6 +84,8 @@ def write_predictions(path: Path, rows: Columns, cells: Sequence[Mapping[str, An
     names = list(rows)
 
     def cell(value: Any) -> Any:
+        if is_flat(path) and isinstance(value, list | dict):
+            value = json.dumps(value, ensure_ascii=False, default=str)
         return without_formula(value) if excel_safe else value
 
     def beside(key: str) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 from engine.commands.flags import PredictConfig, changes_in
 from engine.commands.output import TABLES, check_output, check_writable, is_flat, write_predictions
 from engine.console import is_main_process, note, printable, say, shown
-from engine.data.files import Columns, choose, read_table
+from engine.data.files import read_named
+from engine.data.form import Columns, Form, choose
+from engine.data.places import parts_of
 from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
 from engine.task import Task
@@ -25,14 +27,15 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     columns += [config.id_column] if config.id_column is not None else []
     rows: Columns = {"text": list(texts)}
     if config.input:
-        rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
-        choose(Path(config.input), list(rows), columns)
-        refuse_repeated(rows.get(config.id_column or "id", []), config.input)
+        rows = read_named(config.input, "--input", Form.of(config))
+        choose(config.input, list(rows), [name for name in columns if name not in rows])
+        id_column = config.id_column or "id"
+        refuse_repeated(rows.get(id_column, []), config.input)
         if config.output:
             check_writable(rows, Path(config.output), config.input)
     elif columns:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
-    folder = Path(config.input).parent if config.input else None
+    folder = folder_of(config.input) if config.input else None
     task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes, folder=folder)
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
@@ -46,11 +49,19 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
             say(f"{printable(task.describe(prediction))}\t{shown(text)}")
 
 
+def folder_of(name: str) -> Path:
+    """That of the files, which what stands in them may be relative to. Raises UsageError for files of several folders."""
+    folders = {file.parent for part in parts_of(name, "--input") for file in part.files}
+    if len(folders) > 1:
+        raise UsageError(f"--input {name} names files in {len(folders)} folders: predict those of one at a time")
+    return folders.pop()
+
+
 def refuse_repeated(ids: Sequence[Any], name: str) -> None:
     """Two predictions of one id could not be told apart. Raises DataError."""
     first: dict[str, int] = {}
     for row, value in enumerate(ids, start=1):
-        if (before := first.setdefault(str(value), row)) != row:
+        if value is not None and (before := first.setdefault(str(value), row)) != row:
             raise DataError(
                 f"{name} row {row}: id {str(value)!r} stands in row {before}, too. "
                 "Give each row its own, or name another column with --id-column"

@@ -8,22 +8,25 @@ run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from engine.console import note
 from engine.data import hub
-from engine.data.files import SUFFIXES
+from engine.data.files import check_form
+from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING, Form
+from engine.data.places import files_in, parts_of
+from engine.data.streams import looks_like_a_file
 from engine.errors import DataError, ModelError, UsageError
 from engine.settings.fields import require, setting, user_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
 from engine.data.hub import first_reason, quietly
+from engine.data.mixture import Mixture
 from engine.data.model_settings import check_files, check_settings
-from engine.data.tables import check_columns, chosen, files_in, read_dataset, undecoded
+from engine.data.tables import check_columns, chosen, read_dataset, undecoded
 
 T = TypeVar("T")
 Substitute = Callable[[], "TakenModel | None"]  # makes, or finds, a model that takes another one's place; None: there is none
@@ -38,11 +41,17 @@ class SourceConfig:
     data_revision: str | None = setting(None, "branch, tag or commit of the Hub data set")
     train_split: str | None = setting(None, "split of the Hub data set to train on (default: train)")
     eval_split: str | None = setting(None, "split to evaluate on (default: test or validation)")
-    train_file: str | None = setting(None, "CSV, TSV, JSONL or Parquet file to train on")
-    eval_file: str | None = setting(None, "file to evaluate on")
+    train_file: str | None = setting(
+        None,
+        "CSV, TSV, JSON, JSONL, Parquet, Arrow file (or .gz, .zst, .zip of it) to train on; several: A,B or 'data/*.csv'",
+        several=True,
+    )
+    eval_file: str | None = setting(None, "file, or several, to evaluate on", several=True)
     eval_fraction: float | None = setting(None, "share of the training data held out when there is no evaluation data")
-    delimiter: str | None = setting(None, r"of CSV files (default: comma; \t in .tsv)")
-    encoding: str | None = setting(None, "of CSV and JSONL files (default: UTF-8)")
+    delimiter: str | None = setting(None, DELIMITER)
+    encoding: str | None = setting(None, ENCODING)
+    quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
+    column_names: str | None = setting(None, COLUMN_NAMES)
     max_train_examples: int | None = setting(None, "train on a random subset of this size; 0: all")
     max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all")
     data_seed: int = setting(42, "of subsets and held-out splits; another --seed leaves the data as they are")
@@ -65,10 +74,9 @@ class SourceConfig:
 
 def refuse_missing(config: SourceConfig) -> None:
     """Raises DataError when a file of the settings is not there; what is in it is found out later."""
-    for name in (config.train_file, config.eval_file):
-        with suppress(OSError):  # a folder that may not be read, a name that is too long: said by what comes later
-            if name is not None and not user_path(name).exists():
-                raise DataError(f"{user_path(name)} does not exist")
+    for flag, name in (("--train-file", config.train_file), ("--eval-file", config.eval_file)):
+        if name is not None:
+            check_form(name, flag, Form.of(config))
 
 
 @dataclass(frozen=True)
@@ -105,16 +113,22 @@ class NotCachedError(DataError):
 class Source:
     """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json.
 
-    ``tables``: data in place of those of the settings; ``folder``: that of the file that a command has read them from.
+    In place of the data of the settings: ``tables``, which a program gives, or ``files``, which a command names, by split.
+    ``folder``: that of the inputs of a command.
     """
 
     def __init__(
-        self, config: SourceConfig | None = None, tables: Mapping[str, Dataset] | None = None, folder: Path | None = None
+        self,
+        config: SourceConfig | None = None,
+        tables: Mapping[str, Dataset] | None = None,
+        files: Mapping[str, str | None] | None = None,
+        folder: Path | None = None,
     ):
         self.config = config or SourceConfig()
-        self.given, self.folder = tables, folder
+        self.given, self.files, self.folder = tables, files, folder
         self.taken_data: TakenData | None = None
         self.taken_model: TakenModel | None = None
+        self.mixture: Mixture | None = None  # the shares of the training files, if they are told any
         self._checked: set[str] = set()  # models whose settings are within limits
 
     # ------------------------------------------------------------------------------------------------------ data
@@ -137,6 +151,8 @@ class Source:
             for split, table in self.given.items():
                 check_columns(f"the {split} data set", table.column_names, columns)
             return {split: undecoded(table) for split, table in self.given.items()}
+        if self.files is not None:
+            return self._files(self.files, columns)
         if config.train_file:
             return self._files({"train": config.train_file, "eval": config.eval_file}, columns)
         if config.data == "sample":
@@ -147,15 +163,25 @@ class Source:
             return self._default(default, columns, sample)
         path = user_path(config.data)
         if path.is_dir():
-            return self._files(files_in(path), columns)
-        if path.exists() or path.suffix.lower() in SUFFIXES or config.data.startswith((".", "/", "~")):
+            return self._files(files_in(path), columns, folder=path)
+        if path.exists() or looks_like_a_file(path.name) or config.data.startswith((".", "/", "~")):
             return self._files({"train": str(path), "eval": None}, columns)
         return self._hub(HubData(config.data), columns)
 
+    @property
+    def is_replaced(self) -> bool:
+        """Are the data others than those of the settings?"""
+        return self.given is not None or self.files is not None
+
     def subset(self, table: Dataset, split: str) -> Dataset:
-        """The task's or user's limit as a seeded random subset: the first rows of a file are often of one class."""
+        """The task's or user's limit as a seeded random subset: the first rows of a file are often of one class.
+
+        Of training files with shares, it is one of their mixture.
+        """
         import numpy as np
 
+        if split == "train" and self.mixture is not None:
+            table = self.mixture.mixed(table, self.config.data_seed)
         limit = self.config.max_train_examples if split == "train" else self.config.max_eval_examples
         if not limit or limit >= len(table):
             return table
@@ -189,15 +215,29 @@ class Source:
                 flag = f"--{name.replace('_', '-')} {getattr(self.config, name)}"
                 raise UsageError(f"{flag} is for data sets of the Hub, and these data are {where}: leave it out")
 
-    def _files(self, files: Mapping[str, str | None], columns: Sequence[str]) -> dict[str, Dataset]:
+    def _files(self, names: Mapping[str, str | None], columns: Sequence[str], folder: Path | None = None) -> dict[str, Dataset]:
+        """The tables of the files that are named; ``folder``: that they were found in."""
         self.only_for_the_hub("in files")
+        parts = {split: parts_of(name) for split, name in names.items() if name}
+        if any(part.share is not None for split, some in parts.items() for part in some if split != "train"):
+            raise UsageError(f"{names['eval']}: shares are for training data: leave them out")
+        files = {split: [file for part in some for file in part.files] for split, some in parts.items()}
+        if both := {file.resolve() for file in files.get("train", ())} & {file.resolve() for file in files.get("eval", ())}:
+            note(f"warning: {min(both)} is in the training data and in the evaluation data: the figures will flatter")
         tables = {}
-        for split, name in files.items():
-            if name is None:
-                continue
-            options = {"delimiter": self.config.delimiter, "encoding": self.config.encoding}
-            tables[split] = read_dataset(user_path(name), columns, name, **options)
-        self.taken_data = TakenData(", ".join(f"{name} ({len(tables[split])} rows)" for split, name in files.items() if name))
+        for split, some in files.items():
+            try:
+                tables[split] = read_dataset(some, columns, Form.of(self.config))
+            except DataError as error:
+                if folder is None or split == "train":
+                    raise
+                raise DataError(
+                    f"{error}. It was found in {folder}, as evaluation data: --train-file {names['train']} leaves it out, and "
+                    "--eval-fraction 0.1 then holds out some rows"
+                ) from error
+        if any(part.share is not None for part in parts.get("train", ())):
+            self.mixture = Mixture.of(parts["train"], tables["train"])
+        self.taken_data = TakenData(", ".join(f"{names[split]} ({len(table)} rows)" for split, table in tables.items()))
         return tables
 
     def _sample(

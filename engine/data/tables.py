@@ -5,6 +5,7 @@ Next: sources.py, which decides what is read.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.data.arrow_rows import noted_schema, read_arrow
 from engine.data.cache import held_folder
-from engine.data.files import SUFFIXES, Columns, read_parquet, read_pieces, read_table
+from engine.data.files import PLAIN, has_types, read_pieces
+from engine.data.form import Columns, Form, follow, way_to
 from engine.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from pyarrow import RecordBatch
+    from pyarrow import RecordBatch, Schema
 
 
 RowName = Callable[[int], str]
@@ -29,9 +32,13 @@ RowName = Callable[[int], str]
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where the rows of a table stand: in which file ("": none), and in which rows of it, from 0 (None: all, in order)."""
+    """Where the rows of a table stand: in which files (none: in none), and in which of their rows, all counted on from 0.
 
-    file: str = ""
+    ``starts``: the number of each file's first row, as the rows of all are counted. ``rows``: None: all, in order.
+    """
+
+    files: Sequence[str] = ()
+    starts: Sequence[int] = (0,)
     rows: np.ndarray | None = None
 
 
@@ -47,19 +54,26 @@ def with_origin(table: Dataset, origin: Origin) -> Dataset:
 def chosen(table: Dataset, rows: np.ndarray) -> Dataset:
     """These rows of a table, [N] from 0, which keep their names."""
     before = origin_of(table)
-    return with_origin(table.select(rows), Origin(before.file, rows if before.rows is None else before.rows[rows]))
+    return with_origin(table.select(rows), dataclasses.replace(before, rows=rows if before.rows is None else before.rows[rows]))
+
+
+def place_of(table: Dataset, row: int) -> tuple[str, int]:
+    """The file of a row ("": none) and which row of it, from 1; ``row``: of the table, from 0."""
+    origin = origin_of(table)
+    number = row if origin.rows is None else int(origin.rows[row])
+    at = bisect.bisect_right(origin.starts, number) - 1
+    return origin.files[at] if origin.files else "", 1 + number - origin.starts[at]
 
 
 def row_number(table: Dataset, row: int) -> int:
     """Which row of its file a row of the table is, from 1; ``row``: from 0."""
-    rows = origin_of(table).rows
-    return 1 + (row if rows is None else int(rows[row]))
+    return place_of(table, row)[1]
 
 
 def row_name(table: Dataset, row: int) -> str:
     """``train.csv, row 51``, whatever part of the file the table is; ``row``: from 0."""
-    file = origin_of(table).file
-    return f"{file}{', ' if file else ''}row {row_number(table, row)}"
+    file, number = place_of(table, row)
+    return f"{file}{', ' if file else ''}row {number}"
 
 
 def plain_row(row: int) -> str:
@@ -67,46 +81,131 @@ def plain_row(row: int) -> str:
     return f"row {row + 1}"
 
 
-def read_dataset(path: Path, columns: Sequence[str], name: str, **options: str | None) -> Dataset:
-    """The columns of a file, mapped into memory from a copy on disk, which goes with this process. Raises DataError.
+def read_dataset(files: Sequence[Path], columns: Sequence[str], form: Form = PLAIN) -> Dataset:
+    """The columns of one or more files, one below the other, mapped from a copy on disk, which goes with this process.
 
-    A JSONL file, whose columns may change their kind at its end, is held in memory; so is another where no disk has room.
+    Where no disk has room, it is held in memory. Raises DataError, also where a column holds values of different kinds.
     """
     import pyarrow
     from datasets import Dataset
 
-    if path.suffix.lower() == ".jsonl":
-        return as_dataset(read_table(path, columns, **options), name)
-
-    def batches() -> Iterator[RecordBatch]:
-        if path.suffix.lower() == ".parquet":
-            return read_parquet(path, columns)
-        kinds = pyarrow.schema([(column, pyarrow.string()) for column in columns])
-        return (pyarrow.RecordBatch.from_pydict(piece, kinds) for piece in read_pieces(path, columns, **options))
-
-    try:
-        for place in (partial(held_folder, "rows"), tempfile.TemporaryDirectory):
-            with suppress(OSError), place() as folder:
-                copy = Path(folder) / "rows.arrow"
-                write_arrow(batches(), copy)
-                return with_origin(with_class_names(Dataset.from_file(str(copy)), path), Origin(name))  # what is mapped stays
-        return with_origin(with_class_names(Dataset(pyarrow.Table.from_batches(list(batches()))), path), Origin(name))
-    except UnicodeEncodeError as error:
-        raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
+    rows = Rows(files, columns, form)
+    for place in (partial(held_folder, "rows"), tempfile.TemporaryDirectory):
+        with suppress(OSError), place() as folder:
+            copy = Path(folder) / "rows.arrow"
+            rows.write(copy)
+            return rows.finished(Dataset.from_file(str(copy)))  # what is mapped stays
+    return rows.finished(Dataset(pyarrow.Table.from_batches(rows.settled())))
 
 
-def with_class_names(table: Dataset, path: Path) -> Dataset:
-    """The ClassLabels that ``datasets`` has noted in a Parquet file: their ids have names."""
+class Rows:
+    """The rows of some files as record batches of one schema, which a later piece may widen: then all are read again."""
+
+    def __init__(self, files: Sequence[Path], columns: Sequence[str], form: Form):
+        self.files, self.columns, self.form = files, columns, form
+        self.schema: Schema | None = None
+        self.starts: list[int] = []
+
+    def write(self, path: Path) -> None:
+        """A stream of record batches, as ``Dataset.from_file`` reads it."""
+        while True:
+            try:
+                return write_arrow(self.batches(), path)
+            except WidenedError as found:
+                self.schema = found.schema
+
+    def settled(self) -> list[RecordBatch]:
+        """The same, in memory."""
+        while True:
+            try:
+                return list(self.batches())
+            except WidenedError as found:
+                self.schema = found.schema
+
+    def batches(self) -> Iterator[RecordBatch]:
+        """Raises WidenedError where a piece has a schema that those before have no room for."""
+        number, self.starts = 0, []
+        for file in self.files:
+            self.starts.append(number)
+            for batch in self.batches_of(file):
+                number += len(batch)
+                yield self.fitted(batch, file)
+
+    def batches_of(self, file: Path) -> Iterator[RecordBatch]:
+        import pyarrow
+
+        if has_types(file):
+            self.form.refuse_names(file)
+            yield from read_arrow(file, self.columns)
+            return
+        for piece in read_pieces(file, self.columns, self.form):
+            try:
+                yield pyarrow.RecordBatch.from_pydict(piece)
+            except UnicodeEncodeError as error:
+                raise DataError(f"{file}: a text holds half a character ({error.reason})") from error
+            except (ValueError, TypeError, OverflowError) as error:  # ArrowInvalid is a ValueError
+                raise DataError(f"{file}: a column mixes kinds of values ({error})") from error
+
+    def fitted(self, batch: RecordBatch, file: Path) -> RecordBatch:
+        """The batch in the schema of those before. Raises DataError where the kinds of values do not go together."""
+        import pyarrow
+
+        plain = batch.schema.remove_metadata()
+        self.schema = self.schema or plain
+        if plain != self.schema:
+            try:
+                both = pyarrow.unify_schemas([self.schema, plain], promote_options="permissive")
+                if both != self.schema:
+                    raise WidenedError(both)
+                batch = widened(batch, self.schema)
+            except pyarrow.ArrowException as error:
+                raise DataError(f"{file}: a column mixes kinds of values ({error})") from error
+        return pyarrow.RecordBatch.from_arrays(batch.columns, schema=self.schema)
+
+    def finished(self, table: Dataset) -> Dataset:
+        """With the names of its ids, and of its rows."""
+        return with_origin(with_class_names(table, self.files), Origin([str(file) for file in self.files], self.starts))
+
+
+class WidenedError(Exception):
+    """A later piece needs a wider schema."""
+
+    def __init__(self, schema: Schema):
+        super().__init__(str(schema))
+        self.schema = schema
+
+
+def widened(batch: RecordBatch, schema: Schema) -> RecordBatch:
+    """Cast, without loss: Arrow refuses a number that the wider type has not."""
+    import pyarrow
+
+    cells = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
+    return pyarrow.RecordBatch.from_arrays(cells, schema=schema)
+
+
+def with_class_names(table: Dataset, files: Sequence[Path]) -> Dataset:
+    """The ClassLabels that ``datasets`` has noted in Parquet and Arrow files: their ids have names, the same in all files."""
     import datasets
-    import pyarrow.parquet
 
-    if path.suffix.lower() != ".parquet":
-        return table
-    noted = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+    noted = [datasets.Features.from_arrow_schema(noted_schema(file)) if has_types(file) else {} for file in files]
     for name in table.column_names:
-        if isinstance(getattr(noted[name], "feature", noted[name]), datasets.ClassLabel):
-            table = table.cast_column(name, noted[name])
+        ways = [way_to(each, name) for each in noted]
+        features = [None if way is None else follow(each, way) for each, way in zip(noted, ways, strict=True)]
+        for file, feature in zip(files, features, strict=True):
+            if is_class(feature) != is_class(features[0]) or (is_class(feature) and feature != features[0]):
+                raise DataError(
+                    f"{file}, column {name!r}: the names of its ids are not those of {files[0]}: read one of the two"
+                )
+        if is_class(features[0]):
+            table = table.cast_column(name, features[0])
     return table
+
+
+def is_class(feature: Any) -> bool:
+    """Ids with names, or lists of them?"""
+    import datasets
+
+    return isinstance(getattr(feature, "feature", feature), datasets.ClassLabel)
 
 
 def write_arrow(batches: Iterator[RecordBatch], path: Path) -> None:
@@ -121,31 +220,15 @@ def write_arrow(batches: Iterator[RecordBatch], path: Path) -> None:
 
 
 def as_dataset(rows: Columns, name: str) -> Dataset:
-    """Columns of a file as a data set. Raises DataError."""
+    """Columns as a data set. Raises DataError."""
     from datasets import Dataset
 
     try:
-        return with_origin(Dataset.from_dict(rows), Origin(name))
+        return with_origin(Dataset.from_dict(rows), Origin([name]))
     except UnicodeEncodeError as error:
         raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
     except (ValueError, TypeError, OverflowError) as error:  # ArrowInvalid is a ValueError
         raise DataError(f"{name}: a column mixes kinds of values ({error})") from error
-
-
-def files_in(folder: Path) -> dict[str, str | None]:
-    """train.* and test.*, eval.* or validation.* of a folder; of a folder of pictures metadata.*, or that of its splits."""
-
-    def find(*stems: str) -> str | None:
-        for stem in stems:
-            for path in sorted([*folder.glob(f"{stem}.*"), *folder.glob(f"{stem}/metadata.*")]):
-                if path.suffix.lower() in SUFFIXES and path.stem in (stem, "metadata"):
-                    return str(path)
-        return None
-
-    train = find("train", "metadata")
-    if train is None:
-        raise DataError(f"{folder} holds no train file (train{', train'.join(SUFFIXES)}): name one with --train-file")
-    return {"train": train, "eval": find("eval", "validation", "test")}
 
 
 def undecoded(table: Dataset) -> Dataset:

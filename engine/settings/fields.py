@@ -25,7 +25,8 @@ class Traits:
     ``changes_weights``: other finished weights may come out, so a run is not resumed, nor taken for finished, with another
     value. ``local``: it is about this machine or this start, and no part of how the model came about. ``in_card``: the model
     card always shows it. ``needs_evaluation``: to set it asks for evaluation data. ``replaces_run``: of a command; where it
-    is given, it replaces the setting of that name of the finished run. ``before``: of a subclass; the setting that it is
+    is given, it replaces the setting of that name of the finished run. ``several``: it may be given more than once, and names
+    several things, with commas between. ``before``: of a subclass; the setting that it is
     listed before (None: behind those of its base).
     """
 
@@ -35,6 +36,7 @@ class Traits:
     needs_evaluation: bool = False
     replaces_run: bool = False
     before: str | None = None
+    several: bool = False
 
     def __post_init__(self) -> None:
         assert not (self.local and self.changes_weights), "what is local cannot change the weights"
@@ -50,9 +52,10 @@ def setting(
     needs_evaluation: bool = False,
     replaces_run: bool = False,
     before: str | None = None,
+    several: bool = False,
 ) -> Any:
     """A dataclass field with its help text and its Traits. A list or tuple as the default: each instance gets its own list."""
-    traits = Traits(changes_weights and not local, local, in_card, needs_evaluation, replaces_run, before)
+    traits = Traits(changes_weights and not local, local, in_card, needs_evaluation, replaces_run, before, several)
     metadata = {"help": help, "traits": traits}
     if isinstance(default, list | tuple):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)

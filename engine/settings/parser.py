@@ -16,7 +16,7 @@ import difflib
 import re
 import tomllib
 from argparse import ArgumentParser, HelpFormatter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -51,6 +51,7 @@ def parse(
     )
     if rest:
         parser.add_argument(rest, nargs="*", help="given after the flags, or before them")
+    argv = gathered(argv, settings_where(lambda traits: traits.several, *kinds))
     refuse_duplicates(argv)
     if rest:
         argv = with_values(argv, {field.name for kind in kinds for field in dataclasses.fields(kind) if field.default is False})
@@ -162,6 +163,21 @@ class Help(HelpFormatter):
         return text if action.default in (None, False, "==SUPPRESS==") else f"{text} (default: {action.default})"
 
 
+def gathered(argv: Sequence[str], several: Collection[str]) -> list[str]:
+    """``--train-file a --train-file b`` becomes ``--train-file=a,b`` for settings that may be given more than once."""
+    found: dict[str, list[str]] = {}
+    others, rest = [], list(argv)
+    while rest and rest[0] != "--":
+        argument = rest.pop(0)
+        flag, has_value, value = argument.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not argument.startswith("--") or name not in several or not (has_value or (rest and not rest[0].startswith("--"))):
+            others.append(argument)
+            continue
+        found.setdefault(name, []).append(value if has_value else rest.pop(0))
+    return [*(f"--{name.replace('_', '-')}={','.join(values)}" for name, values in found.items()), *others, *rest]
+
+
 def refuse_duplicates(argv: Iterable[str]) -> None:
     """A flag given twice is a mistake: argparse would silently take the last."""
     seen = set()
@@ -232,8 +248,10 @@ def values_of_file(path: Path, kinds: Sequence[type], argv: Sequence[str]) -> di
                 raise file.error(f"unknown setting {name!r}, of Trainer's; here: {here}", name)
             near = difflib.get_close_matches(name, fields, n=1)
             raise file.error(f"unknown setting {name!r}" + (f" (did you mean {near[0]}?)" if near else ""), name)
-        is_list = fields[name].startswith("list") and isinstance(value, list) and all(isinstance(item, str) for item in value)
-        if not isinstance(value, str | int | float | None) and not is_list:
+        is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if is_list and name in settings_where(lambda traits: traits.several, *kinds):
+            values[name] = ",".join(value)
+        elif not isinstance(value, str | int | float | None) and not (is_list and fields[name].startswith("list")):
             raise file.error(f"{name} must be one text, number or truth, found {value!r}", name)
     return {name: value for name, value in values.items() if value is not None}
 

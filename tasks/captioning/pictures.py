@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -121,15 +121,16 @@ def open_picture(source: Any, where: str, access: Access = ANYWHERE) -> Picture:
 class Pictures(torch.utils.data.Dataset[Row]):
     """Rows ``{"tokens": [T + 1], "pixel_values": [3, H, W] float32}``; the length is that of the caption.
 
-    ``sources``: what each row's picture is read from; ``tokens``: its caption, from the first token to the last; ``name``:
-    what errors call a row. What lies at
-    an address is fetched once, and kept in a file while this object lives.
+    ``sources``: what each row's picture is read from; ``tokens``: its caption, from the first token to the last;
+    ``access``: what a row's name may stand for; ``name``: what errors call a row. What lies at an address is fetched once, and
+    kept in a file while this object lives.
     """
 
-    def __init__(self, sources: Sequence[Any], tokens: Sequence[np.ndarray], processor: Any, access: Access, name: RowName):
+    def __init__(self, sources: Sequence[Any], tokens: Sequence[np.ndarray], processor: Any, access: Callable[[int], Access],
+                 name: RowName):  # fmt: skip
         self.sources, self.tokens, self.processor, self.access, self.name = sources, tokens, processor, access, name
         self.fetched: dict[str, Path] = {}
-        self.downloads = tempfile.TemporaryDirectory(prefix="plainloop-") if access.addresses else None
+        self.downloads = tempfile.TemporaryDirectory(prefix="plainloop-") if len(tokens) and access(0).addresses else None
         self.digests = [self._check(row) for row in tqdm(range(len(tokens)), desc="reading the pictures",
                                                          disable=None if len(tokens) > 2000 else True)]  # fmt: skip
 
@@ -137,7 +138,7 @@ class Pictures(torch.utils.data.Dataset[Row]):
         where, source = self.name(row), self.sources[row]
         if isinstance(source, str) and source in self.fetched:
             return self.fetched[source].read_bytes(), where
-        content = read_bytes(source, self.access, where)
+        content = read_bytes(source, self.access(row), where)
         if self.downloads and isinstance(source, str) and is_address(source):
             self.fetched[source] = Path(self.downloads.name) / str(row)
             self.fetched[source].write_bytes(content)

@@ -29,9 +29,9 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, Genera
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange, per_token
-from engine.data.files import Columns
+from engine.data.form import Columns
 from engine.data.sources import HubData, Source, TakenModel
-from engine.data.tables import files_in, row_name
+from engine.data.tables import origin_of, place_of, row_name
 from engine.errors import DataError, ModelError
 from engine.settings.fields import user_path
 from engine.task import Examples, Row
@@ -72,26 +72,14 @@ class Captioning(TextTask[CaptioningOptions]):
     # ---------------------------------------------------------------------------------------------------------- data
 
     @property
-    def files(self) -> dict[str, str | None]:
-        """The files of captions that the user has named, by split; {} for data sets."""
-        config = self.source.config
-        if self.source.given is not None:
-            return {}
-        if config.train_file:
-            return {"train": config.train_file, "eval": config.eval_file}
-        folder = user_path(config.data)
-        if config.data in ("auto", "hub", "sample"):
-            return {}
-        if folder.is_dir():
-            return files_in(folder)
-        return {"train": config.data} if folder.is_file() else {}
-
-    @property
     def image_column(self) -> str:
-        given = self.source.given
-        in_files = bool(self.files) or (
-            given is not None and any("file_name" in table.column_names for table in given.values())
-        )
+        """As asked, else ``file_name`` in files, and ``image`` in data sets."""
+        source, config = self.source, self.source.config
+        if source.given is not None:
+            in_files = any("file_name" in table.column_names for table in source.given.values())
+        else:
+            named = config.train_file or (config.data not in ("auto", "hub", "sample") and user_path(config.data).exists())
+            in_files = source.files is not None or bool(named)
         return self.options.image_column or ("file_name" if in_files else "image")
 
     def columns(self) -> list[str]:
@@ -135,7 +123,8 @@ class Captioning(TextTask[CaptioningOptions]):
         tokens = [np.asarray([start, *row[:limit], end], dtype=np.int32) for row in ids]
         column = table[self.image_column]
         sources = [column[row] for row, _ in captions]
-        found = Pictures(sources, tokens, self.processor, self.access(split),
+        accesses = {file: self.access(file) for file in origin_of(table).files or [""]}
+        found = Pictures(sources, tokens, self.processor, lambda row: accesses[place_of(table, captions[row][0])[0]],
                          lambda row: f"{split} data, {row_name(table, captions[row][0])}")  # fmt: skip
         by_picture: dict[bytes, list[str]] = {}
         for digest, (_, text) in zip(found.digests, captions, strict=True):
@@ -143,16 +132,22 @@ class Captioning(TextTask[CaptioningOptions]):
         self._references[split] = [by_picture[digest] for digest in found.digests]
         return found
 
-    def access(self, split: str) -> Access:
-        """What the names in a split may stand for; of those that a program of the user's gives in Python, any file."""
-        if file := self.files.get(split):
-            folders = [user_path(file).parent, *filter(Path.is_dir, [user_path(self.source.config.data)])]
-        elif self.source.folder is not None:
-            folders = [self.source.folder]
-        elif self.source.given is None and split:  # the Hub's library has put them there
+    def access(self, file: str) -> Access:
+        """What the names in a file of the data may stand for; "": in data that are in none.
+
+        Of those that a program of the user's gives in Python, any file.
+        """
+        if file:
+            own = user_path(file) if user_path(file).is_dir() else user_path(file).parent
+            folders = [own, *filter(Path.is_dir, [user_path(self.source.config.data)])]
+        elif self.source.given is None:  # the Hub's library has put them there
             folders = [Path(HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
         else:
             return Access(None, self.options.allow_urls)
+        return self.within(folders)
+
+    def within(self, folders: Sequence[Path]) -> Access:
+        """These folders, and that of the options."""
         more = self.options.image_folder
         return Access([*folders, *([user_path(more)] if more else [])], self.options.allow_urls)
 
@@ -258,7 +253,8 @@ class Captioning(TextTask[CaptioningOptions]):
 
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each picture (a path, an address, or a PIL image) ``{"caption": text}``."""
-        sources, access = list(inputs), self.access("")
+        sources, folder = list(inputs), self.source.folder
+        access = Access(None, self.options.allow_urls) if folder is None else self.within([folder])
         device = next(model.parameters()).device
         for start in range(0, len(sources), PREDICT_ROWS):
             chunk = sources[start : start + PREDICT_ROWS]

@@ -9,7 +9,8 @@ import numpy as np
 
 from engine.console import shown
 from engine.data.batch import Batch
-from engine.data.tables import row_number
+from engine.data.form import Columns
+from engine.data.tables import origin_of, row_name, row_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,11 +34,15 @@ class Mistakes:
         for i in np.flatnonzero(labels != predictions):
             self.wrong.append((float(scores[i]), batch.keys[i][1], int(labels[i]), int(predictions[i])))
 
+    def columns(self) -> Columns:
+        return {name: self.texts[name][:] for name in self.texts.column_names}
+
     def rows(self) -> tuple[list[str], list[list[Any]]]:
-        """Header and rows, the most confident mistake first; ``row`` is that of the file, from 1."""
-        found = []
+        """Header and rows, the most confident mistake first; ``row`` is that of the file, from 1; of several with its name."""
+        found: list[list[Any]] = []
+        where = row_name if len(origin_of(self.texts).files) > 1 else row_number
         for score, row, label, prediction in sorted(self.wrong, key=lambda wrong: (-wrong[0], wrong[1])):
-            cells = (row_number(self.texts, row), *self.texts[row].values())
+            cells = (where(self.texts, row), *self.texts[row].values())
             found.append([*cells, self.names[label], self.names[prediction], round(score, 4)])
         return ["row", *self.texts.column_names, "label", "prediction", "confidence"], found
 

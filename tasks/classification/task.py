@@ -26,7 +26,7 @@ from transformers import AutoModelForSequenceClassification
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
-from engine.data.files import Columns, delimiter_hint
+from engine.data.form import Columns, delimiter_hint
 from engine.data.sources import Source
 from engine.data.tables import row_name
 from engine.data.tokens import TokenDataset, cells_of, tokenize_now
@@ -96,7 +96,7 @@ class Classification(TextTask[ClassificationOptions]):
         rule = Rule(o.label_columns, o.problem, o.label_separator, o.label_values or "auto")
         if self.labels is not None:
             no_names = all(re.fullmatch(r"LABEL_\d+", name) for name in self.labels.names)
-            return replace(rule, names=self.labels.names, whose="the model", renames=no_names or self.source.given is None)
+            return replace(rule, names=self.labels.names, whose="the model", renames=no_names or not self.source.is_replaced)
         if o.label_names:
             names = tuple(name.strip() for name in o.label_names.split(","))
             least = 1 if o.problem == "multi_label" else 2

@@ -44,7 +44,7 @@ class Yelp(Classification):
 
     def tables(self) -> dict[str, Dataset]:
         """Only rows about restaurants; a user's own rows as they are."""
-        if self.source.given is not None or self.source.config.train_file:
+        if self.source.is_replaced or self.source.config.train_file:
             return super().tables()
         column = self.options.text_column
         return {

@@ -20,7 +20,8 @@ from engine.commands.output import TABLES, check_output, check_writable, write_p
 from engine.console import say, shown
 from engine.data.cache import entry
 from engine.data.collate import Layout
-from engine.data.files import read_table
+from engine.data.files import read_named
+from engine.data.form import Form
 from engine.data.tokens import tokens_fingerprint
 from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
@@ -37,7 +38,7 @@ def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
         raise UsageError("give one or more queries to search for")
     check_output("--output", config.output, TABLES, inputs=[config.corpus], model=config.model)
     checked_texts(queries, "the queries")
-    rows = read_table(Path(config.corpus), delimiter=config.delimiter, encoding=config.encoding)
+    rows = read_named(config.corpus, "--corpus", Form.of(config))
     if config.output:
         check_writable(rows, Path(config.output), config.corpus)
     name = config.text_column or (next(iter(rows)) if len(rows) == 1 else "text")

@@ -33,7 +33,7 @@ from transformers.utils import cached_file
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
-from engine.data.files import Columns
+from engine.data.form import Columns
 from engine.data.sources import HubData, Source
 from engine.data.tables import RowName, plain_row, row_name
 from engine.data.tokens import TokenDataset, tokenize_now

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,8 +20,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from engine.data.collate import PADDED, Layout
+from engine.data.places import files_in, named_files
 from engine.data.sources import HubData, Source, TakenModel
-from engine.data.tables import chosen, files_in, row_name
+from engine.data.streams import kind_of, looks_like_a_file
+from engine.data.tables import chosen, row_name
 from engine.data.tokens import TokenDataset, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.settings.fields import user_path
@@ -104,18 +105,21 @@ class CausalLM(Decoder[CausalOptions]):
 
     def is_one_text(self) -> bool:
         """Are the rows the lines of a text?"""
-        path = user_path(self.source.config.train_file or self.source.config.data)
-        path = Path(files_in(path)["train"] or "") if path.is_dir() else path
-        return self.options.documents == "joined" and path.suffix.lower() == ".txt"
+        config = self.source.config
+        name = config.train_file or config.data
+        if user_path(name).is_dir():
+            name = files_in(user_path(name))["train"] or ""
+        is_text = looks_like_a_file(name) and all(kind_of(file) == ".txt" for file in named_files(name))
+        return self.options.documents == "joined" and is_text and not config.delimiter
 
     def splits(self) -> dict[str, Dataset]:
         """As for other texts; but of a text that is one, the end is held out, and nothing is picked at random."""
         if not self.is_one_text():
             return super().splits()
         config, tables = self.source.config, self.tables()
-        if config.max_train_examples or config.max_eval_examples:
+        if config.max_train_examples or config.max_eval_examples or self.source.mixture is not None:
             raise UsageError(
-                "--max-train-examples and --max-eval-examples pick rows at random, and a .txt file is one text: "
+                "shares, --max-train-examples and --max-eval-examples pick rows at random, and a .txt file is one text: "
                 "cut the file, or, if each line is a text, give --documents packed"
             )
         if config.eval_fraction and "eval" not in tables:

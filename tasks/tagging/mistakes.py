@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.data.batch import Batch
-from engine.data.tables import row_number
+from engine.data.form import Columns
+from engine.data.tables import origin_of, row_name, row_number
 from tasks.classification.mistakes import Mistakes
 from tasks.tagging.tags import ThingMetrics, kinds_of, tags_of_rows
 
@@ -41,14 +42,21 @@ class TagMistakes:
                 self.wrong.append((scores[at + i], sentence, int(words[i]) + 1, int(tags[i]), int(predicted[i])))
             at += len(tags)
 
+    def columns(self) -> Columns:
+        return {self.text_column: [self.text(row) for row in range(len(self.sentences))]}
+
+    def text(self, row: int) -> str:
+        """A sentence as one text."""
+        cell = self.sentences[row][self.text_column]
+        return cell if isinstance(cell, str) else " ".join(cell)
+
     def rows(self) -> tuple[list[str], list[list[Any]]]:
         """Header and rows, the most confident mistake first; ``row`` is that of the file and ``word`` its word, both from 1."""
-        found = []
+        found: list[list[Any]] = []
+        where = row_name if len(origin_of(self.sentences).files) > 1 else row_number
         for score, row, word, tag, predicted in sorted(self.wrong, key=lambda wrong: (-wrong[0], *wrong[1:])):
-            text = self.sentences[row][self.text_column]
-            shown = text if isinstance(text, str) else " ".join(text)
-            numbers = row_number(self.sentences, row), word
-            found.append([*numbers, shown, self.names[tag], self.names[predicted], round(score, 4)])
+            numbers = where(self.sentences, row), word
+            found.append([*numbers, self.text(row), self.names[tag], self.names[predicted], round(score, 4)])
         return ["row", "word", self.text_column, "tag", "prediction", "confidence"], found
 
     def table(self) -> str:

@@ -21,7 +21,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from engine.console import note, shown
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
-from engine.data.files import Columns
+from engine.data.form import Columns
 from engine.data.sources import HubData
 from engine.data.tables import row_name
 from engine.data.tokens import TokenDataset
@@ -72,7 +72,7 @@ class Tagging(LanguageModel[TaggingOptions]):
     def label_column(self) -> str:
         """As asked; that of the task's own data has another name."""
         config = self.source.config
-        is_given = self.source.given is not None or config.train_file or config.eval_file
+        is_given = self.source.given is not None or self.source.files is not None or config.train_file or config.eval_file
         is_own = not is_given and config.data in ("auto", "hub", "sample")
         return self.options.label_column or ("ner_tags" if is_own else "tags")
 

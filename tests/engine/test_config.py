@@ -453,7 +453,7 @@ def test_the_settings_say_of_themselves_what_the_lists_said():
     ]  # fmt: skip
     assert set(settings_where(lambda traits: traits.replaces_run, EvaluateFlags)) == {
         "text_column", "text_pair_column", "label_column", "label_values", "label_separator", "max_eval_examples",
-        "delimiter", "encoding", "image_folder", "allow_urls"
+        "delimiter", "encoding", "quoting", "column_names", "image_folder", "allow_urls"
     }  # fmt: skip
 
 

@@ -16,8 +16,9 @@ import pytest
 from datasets.table import MemoryMappedTable
 
 from bench.toys import tiny
-from engine.data import files, tables
+from engine.data import form, tables
 from engine.data.files import read_table
+from engine.data.form import Form
 from engine.data.sources import Source, SourceConfig
 from engine.data.tokens import tokenize
 from engine.errors import DataError, UserError
@@ -54,7 +55,7 @@ def write(tmp_path, name, content):
 def refusal(path, columns=("text", "label"), **options) -> str:
     """The message of the DataError; its exit code is 3."""
     with pytest.raises(DataError) as caught:
-        read_table(path, columns, **options)
+        read_table(path, columns, Form(**options))
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value), "one line"
     return str(caught.value)
@@ -86,7 +87,7 @@ def test_what_the_system_says_is_passed_on(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("engine.data.files.open", refuse, raising=False)
+    monkeypatch.setattr("engine.data.streams.open", refuse, raising=False)
     assert refusal(write(tmp_path, "a.csv", "text,label\na,1\n")).endswith("a.csv cannot be read: Permission denied")
 
 
@@ -136,7 +137,8 @@ def test_a_missing_column_is_refused_with_those_there_are(tmp_path):
         tmp_path / "a.parquet",
     ]
     for path in files:
-        assert refusal(path) == f"{path} has no column 'text' (it has: 'review', 'stars')"
+        assert refusal(path).startswith(f"{path} has no column 'text' (it has: 'review', 'stars')")
+        assert ("--column-names" in refusal(path)) == (path.suffix == ".csv"), "its first line may be a row"
     assert "has no column 'label' (it has: 'text')" in refusal(write(tmp_path, "a.txt", "a\n"))
 
 
@@ -145,13 +147,13 @@ def test_a_wrong_delimiter_is_named_with_the_way_out_and_that_works(tmp_path, ma
     path = write(tmp_path, "a.csv", f"text{mark}label\na, b{mark}1\n")
     message = refusal(path)
     assert message.endswith(f"if the cells are separated by {shown}, say --delimiter {shown}")
-    assert read_table(path, ["text", "label"], delimiter=shown.strip("'")) == {"text": ["a, b"], "label": ["1"]}
+    assert read_table(path, ["text", "label"], form=Form(delimiter=shown.strip("'"))) == {"text": ["a, b"], "label": ["1"]}
 
 
 def test_commas_in_a_tsv_file_are_named_too(tmp_path):
     path = write(tmp_path, "a.tsv", "text,label\na,1\n")
     assert refusal(path).endswith("say --delimiter ','")
-    assert read_table(path, ["label"], delimiter=",") == {"label": ["1"]}
+    assert read_table(path, ["label"], form=Form(delimiter=",")) == {"label": ["1"]}
 
 
 def test_a_single_column_without_a_mark_gets_no_hint_about_delimiters(tmp_path):
@@ -164,12 +166,14 @@ def test_a_delimiter_is_one_character(tmp_path, delimiter):
     if delimiter:
         assert "--delimiter must be one character" in refusal(path, delimiter=delimiter)
     else:
-        assert read_table(path, delimiter=delimiter) == {"text": ["a"], "label": ["1"]}, "empty means not given"
+        assert read_table(path, form=Form(delimiter=delimiter)) == {"text": ["a"], "label": ["1"]}, "empty means not given"
 
 
 def test_a_repeated_column_is_refused(tmp_path):
-    message = refusal(write(tmp_path, "a.csv", "text,label,text\na,1,b\n"))
-    assert message.endswith("column 'text' stands 2 times in the header")
+    path = write(tmp_path, "a.csv", "text,label,text\na,1,b\n")
+    assert "column 'text' stands 2 times in the header" in refusal(path)
+    assert read_table(path, ["label"]) == {"label": ["1"]}, "it matters only to who asks for it"
+    assert read_table(path) == {"text": ["a"], "label": ["1"], "text (2)": ["b"]}, "and nothing is lost"
 
 
 def test_only_the_columns_asked_for_are_kept(tmp_path):
@@ -205,7 +209,7 @@ def test_empty_lines_are_not_counted_as_rows(tmp_path):
 def test_an_open_quote_is_refused_with_its_row(tmp_path):
     message = refusal(write(tmp_path, "a.csv", 'text,label\na,1\n"b,2\nc,3\n'))
     assert "a.csv row 2 (line" in message
-    assert message.endswith("a quote is not closed")
+    assert "a quote is not closed; each line is a row if quotes are text: --quoting none" in message
 
 
 def test_text_after_a_closed_quote_is_refused(tmp_path):
@@ -228,7 +232,7 @@ def test_any_text_written_by_csv_comes_back(tmp_path, name, delimiter):
     with open(tmp_path / name, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter=delimiter)
         writer.writerows([("text", "label"), *((text, "1") for text in texts)])
-    assert read_table(tmp_path / name, ["text"], delimiter=delimiter)["text"] == texts
+    assert read_table(tmp_path / name, ["text"], form=Form(delimiter=delimiter))["text"] == texts
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -248,7 +252,7 @@ def test_line_ends_a_byte_order_mark_and_no_final_newline_work(tmp_path, end, ma
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF8"])
 def test_a_byte_order_mark_goes_when_utf8_is_named_too(tmp_path, encoding):
     path = write(tmp_path, "a.csv", b"\xef\xbb\xbftext,label\na,1\n")
-    assert read_table(path, ["text"], encoding=encoding) == {"text": ["a"]}
+    assert read_table(path, ["text"], form=Form(encoding=encoding)) == {"text": ["a"]}
 
 
 def test_a_line_of_three_megabytes_works_and_its_truncation_is_counted(tmp_path):
@@ -294,16 +298,18 @@ def test_another_encoding_works_when_it_is_named(tmp_path, name):
     content = {"a.csv": "text\ncafé\n", "a.jsonl": '{"text": "café"}\n', "a.txt": "café\n"}[name]
     for encoding in ("latin-1", "cp1252", "utf-16"):
         path = write(tmp_path, name, content.encode(encoding))
-        assert read_table(path, ["text"], encoding=encoding) == {"text": ["café"]}
-        assert ("--encoding utf-16" in refusal(path, ["text"])) == (encoding == "utf-16"), "it begins with a mark"
-        assert "is not UTF-8 (byte" in refusal(path, ["text"])
+        assert read_table(path, ["text"], form=Form(encoding=encoding)) == {"text": ["café"]}
+        if encoding == "utf-16":  # it begins with a mark
+            assert read_table(path, ["text"]) == {"text": ["café"]}
+        else:
+            assert "is not UTF-8 (byte" in refusal(path, ["text"])
 
 
 def test_the_wrong_encoding_is_refused_by_its_name(tmp_path):
     path = write(tmp_path, "a.csv", "text\ncafé\n")
     assert "is not ascii (byte 8)" in refusal(path, ["text"], encoding="ascii")
     with pytest.raises(UserError, match="--encoding utf-9: unknown encoding"):
-        read_table(path, encoding="utf-9")
+        read_table(path, form=Form(encoding="utf-9"))
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.csv", b"text,label\na\0b,1\n"), ("a.txt", b"x\na\0b\n")])
@@ -402,7 +408,7 @@ def test_a_lone_surrogate_is_refused_for_what_it_is(tmp_path):
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])
 def test_pieces_make_the_whole(tmp_path, monkeypatch, rows):
     """Two rows a piece: fewer than that, one piece, an odd row at the end."""
-    monkeypatch.setattr(files, "PIECE_ROWS", 2)
+    monkeypatch.setattr(form, "PIECE_ROWS", 2)
     texts = [f"text {i}" for i in range(rows)]
     (tmp_path / "a.txt").write_text("".join(f"{text}\n" for text in texts))
     for path in [*files_with(texts, tmp_path), tmp_path / "a.txt"]:
@@ -412,7 +418,7 @@ def test_pieces_make_the_whole(tmp_path, monkeypatch, rows):
 
 
 def test_errors_in_later_pieces_name_their_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PIECE_ROWS", 2)
+    monkeypatch.setattr(form, "PIECE_ROWS", 2)
     path = write(tmp_path, "a.csv", "text,label\n" + "a,1\n" * 6 + "b\n")
     with pytest.raises(DataError, match=r"row 7 \(line 8\) has 1 cells, the header has 2"):
         Source(SourceConfig(train_file=str(path))).tables(["text", "label"])

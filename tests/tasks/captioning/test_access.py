@@ -144,16 +144,17 @@ def test_where_the_pictures_of_each_kind_of_data_may_lie(place, monkeypatch):
     (place / "train").mkdir()
     for name in ("metadata.csv", "train/metadata.csv"):
         (place / name).write_text("file_name,text\na.png,b\n")
-    assert task_on(place, train_file=str(place / "metadata.csv")).access("train").folders == [place]
-    assert task_on(place, data=str(place)).access("train").folders == [place / "train", place]
+    file, within = str(place / "metadata.csv"), str(place / "train/metadata.csv")
+    assert task_on(place, train_file=file).access(file).folders == [place]
+    assert task_on(place, data=str(place)).access(within).folders == [place / "train", place]
     more = {"image_folder": "/pictures"}
-    assert task_on(place, data=str(place), options=more).access("train").folders[-1] == Path("/pictures")
-    hub = task_on(place, data="some/name").access("train").folders
+    assert task_on(place, data=str(place), options=more).access(within).folders[-1] == Path("/pictures")
+    hub = task_on(place, data="some/name").access("").folders
     assert hub and all("huggingface" in str(folder) or "hf" in str(folder) for folder in hub)
     assert not any(Path.home().is_relative_to(folder) for folder in hub)
     given = Captioning(CaptioningOptions(), Source(SourceConfig(), {}))
-    assert given.access("train").folders is None, "a program of the user's has put them together"
-    assert Captioning(CaptioningOptions(), Source(SourceConfig(), {}, place)).access("eval").folders == [place]
+    assert given.access("").folders is None, "a program of the user's has put them together"
+    assert given.access(file).folders == [place], "whichever file a row comes from"
 
 
 # ------------------------------------------------------------------------------------------------------------ pixels
@@ -337,7 +338,7 @@ def test_a_picture_is_fetched_once(public):
     with Answering(content(picture())) as server:
         sources, tokens = [f"{server.url}/a.png"] * 3, [np.array([1, 2])] * 3
         processor = SimpleNamespace(__call__=None)
-        rows = Pictures(sources, tokens, processor, Access([], True), "row {}".format)
+        rows = Pictures(sources, tokens, processor, lambda row: Access([], True), "row {}".format)
         for _ in range(2):
             assert [rows._read(row)[0] for row in range(3)] == [picture()] * 3
         assert server.times == 1

@@ -76,7 +76,7 @@ def test_errors_name_the_row_of_the_file(place, damage):
 
 
 def test_a_row_without_a_token_is_that_of_the_file(place):
-    table = chosen(with_origin(Dataset.from_dict({"text": ["a", "b", ""]}), Origin("t.csv")), np.array([0, 2]))
+    table = chosen(with_origin(Dataset.from_dict({"text": ["a", "b", ""]}), Origin(["t.csv"])), np.array([0, 2]))
     bare = tiny.tokenizer()
     bare.backend_tokenizer.post_processor = type(bare.backend_tokenizer.post_processor)(single="$A", pair="$A $B:1")
     with pytest.raises(DataError, match=r"train data, t\.csv, row 3: there is no token"):
@@ -84,7 +84,7 @@ def test_a_row_without_a_token_is_that_of_the_file(place):
 
 
 def test_choices_of_choices_keep_their_names():
-    table = with_origin(Dataset.from_dict({"n": range(10)}), Origin("f"))
+    table = with_origin(Dataset.from_dict({"n": range(10)}), Origin(["f"]))
     part = chosen(chosen(table, np.array([9, 7, 5, 3])), np.array([1, 2]))
     assert part["n"][:] == [7, 5] and [row_name(part, i) for i in range(2)] == ["f, row 8", "f, row 6"]
     assert row_name(chosen(Dataset.from_dict({"n": range(4)}), np.array([2, 3])), 0) == "row 3", "there is no file"

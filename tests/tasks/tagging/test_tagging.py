@@ -178,9 +178,9 @@ def test_a_tokenizer_that_does_not_know_its_words_is_refused():
 def test_conll_files(tmp_path):
     text = "-DOCSTART- -X- O\n\n# text = EU rejects\nEU NNP B-ORG\r\nrejects VB O\n\n\n# 1 O\n"
     (tmp_path / "a.conll").write_text(text)
-    [piece] = read_conll(tmp_path / "a.conll", text.splitlines(keepends=True))
+    [piece] = read_conll(tmp_path / "a.conll", None, text.splitlines(keepends=True))
     assert piece == {"tokens": [["EU", "rejects"]], "tags": [["B-ORG", "O"]]}
-    [piece] = read_conll(tmp_path / "b", ["New York\tB-x\n", "#\tO\n"])
+    [piece] = read_conll(tmp_path / "b", None, ["New York\tB-x\n", "#\tO\n"])
     assert piece == {"tokens": [["New York", "#"]], "tags": [["B-x", "O"]]}
     for lines, words in (
         (["EU B-ORG\n", "rejects\n"], "line 2: 2 columns"),
@@ -188,8 +188,8 @@ def test_conll_files(tmp_path):
         (["a\t\n"], "line 1"),
     ):
         with pytest.raises(DataError, match=words):
-            list(read_conll(tmp_path / "b", lines))
-    many = list(read_conll(tmp_path / "b", (line for _ in range(2500) for line in ("a O\n", "\n"))))
+            list(read_conll(tmp_path / "b", None, lines))
+    many = list(read_conll(tmp_path / "b", None, (line for _ in range(2500) for line in ("a O\n", "\n"))))
     assert [len(piece["tokens"]) for piece in many] == [1000, 1000, 500]
 
 

@@ -1,0 +1,139 @@
+"""Which files a setting names: one, several with commas between, all that a pattern matches, a folder; each with its share.
+
+    a.csv                     data/train-*.parquet            a.csv,b.csv.gz            a.csv:0.7,b.csv:0.3
+
+No torch in here. Next: tables.py, which reads them as one table.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.data.arrow_rows import STATE
+from engine.data.streams import PACKED, SUFFIXES, looks_like_a_file
+from engine.errors import DataError, UsageError
+from engine.settings.fields import user_path
+
+SHARD = re.compile(r"(.*?)-?(\d{3,})-of-(\d{3,})(.*)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one name stands for. ``share``: of the rows of an epoch; None: all rows, once."""
+
+    name: str
+    files: tuple[Path, ...]
+    share: float | None = None
+
+
+def parts_of(text: str, flag: str = "--train-file") -> list[Part]:
+    """The parts that a setting names. Raises DataError where there is no such file, UsageError for shares that are none."""
+    if is_there(text) or ("," in text and glob.has_magic(text) and matches(text)):
+        return [Part(text, files_named(text))]
+    parts = []
+    for name in text.split(","):
+        weighed = None if is_there(name) else re.fullmatch(r"(.+):(\d+\.?\d*|\.\d+)", name)
+        share = float(weighed[2]) if weighed else None
+        parts.append(Part(weighed[1] if weighed else name, files_named(weighed[1] if weighed else name), share))
+    if len({part.share is None for part in parts}) > 1 or any(part.share == 0 for part in parts):
+        raise UsageError(f"{flag} {text}: give all files a share above 0, FILE:0.7,FILE:0.3, or none")
+    files = [file.resolve() for part in parts for file in part.files]
+    if twice := next((file for i, file in enumerate(files) if file in files[:i]), None):
+        raise UsageError(f"{flag} {text} names {twice} twice: leave one out (a share repeats rows: FILE:0.7,FILE:0.3)")
+    return parts
+
+
+def is_there(name: str) -> bool:
+    try:
+        return user_path(name).exists()
+    except OSError:  # a folder that may not be read, a name that is too long: said by what opens it
+        return False
+
+
+def files_named(name: str) -> tuple[Path, ...]:
+    """One file, or, in the order of their names, those that a pattern matches. Raises DataError."""
+    path = user_path(name)
+    if is_there(name) or not glob.has_magic(name):
+        with suppress(OSError):
+            if not path.exists():
+                raise DataError(f"{path} does not exist")
+        return (path,)
+    found = matches(name)
+    files = tuple(file for file in found if file.is_file())
+    if not files:
+        raise DataError(f"no file matches {name}" + (f" (it matches folders, such as {found[0]})" if found else ""))
+    check_shards(files)
+    return files
+
+
+def matches(pattern: str) -> list[Path]:
+    """What a pattern matches, in the order of the names."""
+    return sorted(Path(found) for found in glob.glob(str(user_path(pattern)), recursive=True))  # noqa: PTH207 - it has no root
+
+
+def named_files(text: str) -> list[Path]:
+    """The files of a setting, if it is one that names files; for what must not be written over."""
+    with suppress(DataError, UsageError, OSError, ValueError):
+        return [file for part in parts_of(text) for file in part.files]
+    return []
+
+
+def check_shards(files: Iterable[Path]) -> None:
+    """Raises DataError where one of the files that were written as ``train-00000-of-00002`` and so on is missing."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if match := SHARD.fullmatch(file.name):
+            found.setdefault((str(file.parent / match[1]), int(match[3])), set()).add(int(match[2]))
+    for (stem, total), numbers in found.items():
+        if total < 10**6 and (missing := sorted(set(range(total)) - numbers)):
+            raise DataError(f"{stem} has {total} shards, and number {missing[0]} (from 0) is missing: these are not all rows")
+
+
+def files_in(folder: Path) -> dict[str, str | None]:
+    """train and test, eval or validation of a folder: a file, the shards of one, a saved data set, or pictures' metadata.
+
+    Of a folder of pictures, metadata.* of its own, or that of its splits. Raises DataError.
+    """
+
+    def find(*stems: str) -> str | None:
+        for stem in stems:
+            if (folder / stem / STATE).exists():
+                return str(folder / stem)
+            named = [*folder.glob(f"{stem}.*"), *folder.glob(f"{stem}/metadata.*")]
+            plain = sorted(path for path in named if looks_like_a_file(path.name) and base(path) in (stem, "metadata"))
+            if len(plain) > 1:
+                raise DataError(f"{folder} holds {' and '.join(path.name for path in plain)}: name one with --train-file")
+            if plain:
+                return str(plain[0])
+            for within in (folder, folder / "data", folder / stem):
+                shards = sorted(path for path in within.glob(f"{stem}-*-of-*") if looks_like_a_file(path.name))
+                if shards:
+                    return f"{glob.escape(str(within))}/{stem}-*-of-*{shards[0].suffix}"
+        return None
+
+    if (folder / STATE).exists():
+        return {"train": str(folder), "eval": None}
+    train = find("train", "metadata")
+    if train is None:
+        raise DataError(f"{folder} holds no train file (train{', train'.join(SUFFIXES)}){pattern_hint(folder)}")
+    return {"train": train, "eval": find("eval", "validation", "test")}
+
+
+def base(path: Path) -> str:
+    """``train`` of train.csv and of train.csv.gz."""
+    return Path(path.stem).stem if path.suffix.lower() in PACKED and Path(path.stem).suffix.lower() in SUFFIXES else path.stem
+
+
+def pattern_hint(folder: Path) -> str:
+    """How to name the files of a folder that are called otherwise."""
+    there = sorted(path for path in folder.iterdir() if looks_like_a_file(path.name))
+    if not there:
+        return ": name one with --train-file"
+    kinds = {path.suffix for path in there}
+    pattern = f"{folder}/*{min(kinds)}" if len(kinds) == 1 and len(there) > 1 else str(there[0])
+    return f": name one with --train-file, or several: --train-file '{pattern}'"

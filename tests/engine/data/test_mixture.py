@@ -1,0 +1,64 @@
+"""Training files with shares: exact numbers, every row, the same again; nothing of the held-out rows in training."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from engine.data.sources import Source, SourceConfig
+from engine.data.tables import row_name
+from engine.errors import DataError
+
+
+def write(folder, **sizes):
+    for name, number in sizes.items():
+        (folder / f"{name}.csv").write_text("text\n" + "".join(f"{name}{i}\n" for i in range(number)))
+
+
+def mixed(folder, text, **settings):
+    source = Source(SourceConfig(train_file=text.format(folder), **settings))
+    return source, source.subset(source.tables(["text"])["train"], "train")
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.7, 0.3), (0.5, 0.5), (7, 3), (0.1, 0.9), (1, 99)])
+def test_the_shares_are_exact_and_every_row_occurs(tmp_path, capsys, a, b):
+    write(tmp_path, a=70, b=10)
+    _, table = mixed(tmp_path, f"{{0}}/a.csv:{a},{{0}}/b.csv:{b}")
+    counts = Counter(table["text"][:])
+    of = Counter(text[0] for text in table["text"][:])
+    assert abs(of["a"] / len(table) - a / (a + b)) < 1 / len(table)
+    assert len(counts) == 80 and min(of["a"] / 70, of["b"] / 10) == 1, "no part is cut, none grows without need"
+    for name in "ab":
+        times = [counts[text] for text in counts if text[0] == name]
+        assert max(times) - min(times) <= 1, "repeated as a whole, the rest drawn"
+    said = capsys.readouterr().err
+    assert f"a.csv {a / (a + b):.1%} (70 rows" in said and f"{len(table)} rows an epoch" in said
+    assert {row_name(table, i) for i in range(len(table))} == {f"{tmp_path}/{t[0]}.csv, row {int(t[1:]) + 1}" for t in counts}
+
+
+def test_a_part_may_be_several_files(tmp_path):
+    write(tmp_path, a1=3, a2=3, b=6)
+    _, table = mixed(tmp_path, "{0}/a*.csv:0.25,{0}/b.csv:0.75")
+    assert Counter(text[0] for text in table["text"][:]) == {"a": 6, "b": 18}
+
+
+def test_the_seed_of_the_data_draws_and_nothing_else(tmp_path):
+    write(tmp_path, a=7, b=5)
+    names = "{0}/a.csv:0.5,{0}/b.csv:0.5"
+    first = mixed(tmp_path, names)[1]["text"][:]
+    assert mixed(tmp_path, names)[1]["text"][:] == first
+    assert any(mixed(tmp_path, names, data_seed=seed)[1]["text"][:] != first for seed in range(5))
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path):
+    """The mixture repeats rows: it is made of what is left."""
+    write(tmp_path, a=30, b=5)
+    source, _ = mixed(tmp_path, "{0}/a.csv:0.5,{0}/b.csv:0.5")
+    parts = source.hold_out(source.tables(["text"])["train"], None, 0.3)
+    train = source.subset(parts["train"], "train")["text"][:]
+    assert not set(train) & set(parts["eval"]["text"][:])
+    assert Counter(text[0] for text in train)["a"] == Counter(text[0] for text in train)["b"]
+    only_a = source.hold_out(source.tables(["text"])["train"].select(range(30)), None, 0.3)["train"]
+    with pytest.raises(DataError, match=r"b\.csv: no row of it is left"):
+        source.subset(only_a, "train")

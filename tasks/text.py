@@ -167,8 +167,12 @@ class TextTask(Task[O]):
 
     def with_room_for_the_tokens(self, model: Any, path: str) -> nn.Module:
         """The model; ModelError if its tokenizer gives ids that it has no embedding for."""
-        if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
-            raise ModelError(f"model {path}: its tokenizer has more tokens than the model has embeddings")
+        rows = rows_of_embeddings(model)
+        if rows is not None and (last := max(self.tokenizer.get_vocab().values())) >= rows:
+            raise ModelError(
+                f"model {path}: its tokenizer has ids up to {last}, and the model {rows} embeddings. If tokens were added, save the "
+                "model again after model.resize_token_embeddings(len(tokenizer)) in Python"
+            )
         return model  # type: ignore[no-any-return]
 
     def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
@@ -188,6 +192,16 @@ class TextTask(Task[O]):
     def save(self, model: nn.Module, directory: Path) -> None:
         model.save_pretrained(directory)  # type: ignore[operator]
         self.tokenizer.save_pretrained(directory)
+
+
+def rows_of_embeddings(model: Any) -> int | None:
+    """Of the table that token ids are looked up in; None: the model has none (it hashes characters, say)."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    weights = getattr(table, "weight", None)
+    return len(weights) if isinstance(weights, torch.Tensor) else None
 
 
 def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_row) -> Sequence[str]:

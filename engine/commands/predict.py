@@ -66,7 +66,7 @@ def try_examples(task: Task[Any], directory: Path, find: Find, device: str, name
         return
     try:
         saved, model, layout = open_model(str(directory), find, device=device, task=name)
-        predictions = saved.predict(model, task.try_it, layout)
+        predictions = list(saved.predict(model, task.try_it, layout))
     except Exception as error:
         return note(f"the model is saved; its examples could not be tried: {type(error).__name__}: {error}")
     for text, prediction in zip(task.try_it, predictions, strict=True):

@@ -62,9 +62,8 @@ def check_values(found: Any, within: str = "") -> None:
     elif within.endswith("_token_id") and not (found is None or is_a(found, int)):
         raise ValueError(f"{within} cannot be {shortened(found)}")
     elif isinstance(found, int | float):
-        most = min(
-            (most for word, most in MOST.items() if word in within.lower()), default=10**300
-        )  # tokenizers say 10**30 for no limit
+        words = {word.rstrip("s") for word in within.lower().split("_")}
+        most = min((most for word, most in MOST.items() if word in words), default=NO_LIMIT)
         if abs(found) > most and not isinstance(found, float):
             raise ValueError(f"{within} is {shortened(found)}, and {most} is the most that is believed")
 

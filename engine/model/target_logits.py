@@ -36,4 +36,6 @@ def enable(model: nn.Module, level: str | None) -> None:
         return outputs
 
     model.register_forward_pre_hook(keep, with_kwargs=True)
-    (body if isinstance(body, nn.Module) else model).register_forward_hook(pick)
+    if isinstance(body, nn.Module) and body is not model:
+        body.register_forward_hook(pick)
+    model.register_forward_hook(pick)  # for a model that calls a part of its body, and not the whole

@@ -27,6 +27,7 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.files import Columns, delimiter_hint
+from engine.data.plan import eval_batches
 from engine.data.sources import Source
 from engine.data.tables import row_name
 from engine.data.tokens import TokenDataset, cells_of, tokenize_now
@@ -176,8 +177,9 @@ class Classification(TextTask[ClassificationOptions]):
             ignore_mismatched_sizes=True,
         )
         check_loaded(model, report, path)
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.tokenizer.pad_token_id
+        config = model.config.get_text_config()  # a model of pictures and text has one of its own
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = self.tokenizer.pad_token_id
         return self.with_room_for_the_tokens(model, path)
 
     def load_model(self, path: str) -> nn.Module:
@@ -247,17 +249,16 @@ class Classification(TextTask[ClassificationOptions]):
         if tokens.num_truncated:
             note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         rows = TokenDataset(tokens, {})
-        order = np.argsort(-rows.lengths, kind="stable")
         if self.labels is None:
             self.adopt(model)
         assert self.labels is not None
         device = next(model.parameters()).device
         predictions: list[dict[str, Any]] = [{} for _ in texts]
-        for chunk in np.array_split(order, -(-len(order) // 32)):
-            batch = self.collate([rows[i] | {"labels": np.int64(-100)} for i in chunk], layout).to(device)
+        for chunk in eval_batches(rows.lengths, 32, same_length=layout.padding_matters):
+            batch = self.collate([rows[i] | {"labels": np.int64(-100)} for _, i in chunk], layout).to(device)
             with torch.inference_mode():
                 logits = model(**batch.inputs).logits.float().cpu()
-            for i, row in zip(chunk, logits, strict=True):
+            for (_, i), row in zip(chunk, logits, strict=True):
                 predictions[i] = self.prediction(row, self.labels.names)
         yield from predictions
 

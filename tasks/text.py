@@ -5,14 +5,14 @@ Next: classification/task.py, which is the fullest of them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from engine.console import note
 from engine.data.sources import HubData, TakenModel
@@ -20,6 +20,7 @@ from engine.data.tables import RowName, plain_row
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
+from engine.model.capabilities import ANY_TYPE, first_position, num_token_types, rows_of_embeddings, without_weights
 from engine.task import Task
 from tasks.offline import minilm
 
@@ -36,22 +37,6 @@ class TextOptions(Protocol):
 
 O = TypeVar("O", bound=TextOptions)  # noqa: E741 - the task's own options
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
-
-
-def first_position(config: Any) -> int:
-    """The number of a row's first position. RoBERTa and its kin count from behind that of the padding, so as many are lost.
-
-    The model's table of positions knows, whatever the model is called: one with a padding row counts so. It is asked of a
-    model without weights.
-    """
-    try:
-        with torch.device("meta"):
-            body = AutoModel.from_config(config)
-    except Exception:  # a configuration of code of its own, or a body that cannot be built alone
-        return 0
-    tables = [module for name, module in body.named_modules() if name.endswith("embeddings.position_embeddings")]
-    padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), None)
-    return 0 if padding is None else int(padding) + 1
 
 
 class TextTask(Task[O]):
@@ -105,6 +90,10 @@ class TextTask(Task[O]):
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, name: str, row_name: RowName = plain_row) -> Tokens:
         """Token ids, from the cache if there; says how many texts were cut."""
         tokens = tokenize(texts, self.tokenizer, self.max_length, pairs, name=name, row_name=row_name)
+        if tokens.types is not None and (most := int(tokens.types.max())) >= self.num_types:
+            raise ModelError(
+                f"model {self.path}: its tokenizer gives token types up to {most}, and the model tells {self.num_types} apart"
+            )
         if tokens.num_truncated:
             note(f"{name}: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         return tokens
@@ -130,6 +119,9 @@ class TextTask(Task[O]):
                 if self._tokenizer.eos_token_id is None:
                     raise ModelError(f"model {path}: its tokenizer has neither a padding nor an end token")
                 self._tokenizer.pad_token = self._tokenizer.eos_token  # masked by attention, not by its id
+            if self.num_types < 2:  # and so it is saved: a pipeline gives none, either
+                names = self._tokenizer.model_input_names
+                self._tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
         return self._tokenizer
 
     @property
@@ -139,12 +131,22 @@ class TextTask(Task[O]):
             self._config = self.source.load(AutoConfig.from_pretrained, self.path)
         return self._config
 
+    @cached_property
+    def skeleton(self) -> nn.Module | None:
+        """The model without weights, to be asked what it takes; None where it cannot be made so."""
+        return without_weights(self.auto_class, self.config)
+
+    @property
+    def num_types(self) -> int:
+        """How many token types the model tells apart, if it can be asked."""
+        return ANY_TYPE if self.skeleton is None else num_token_types(self.skeleton)
+
     @property
     def model_length(self) -> int:
         """The most tokens that the model has positions for."""
         if self._model_length is None:
             positions = getattr(self.config, "max_position_embeddings", None) or 0
-            positions = positions - first_position(self.config) if positions > 0 else 512
+            positions = positions - (first_position(self.skeleton) if self.skeleton else 0) if positions > 0 else 512
             self._model_length = int(min(positions, self.tokenizer.model_max_length))
         return self._model_length
 
@@ -170,8 +172,8 @@ class TextTask(Task[O]):
         rows = rows_of_embeddings(model)
         if rows is not None and (last := max(self.tokenizer.get_vocab().values())) >= rows:
             raise ModelError(
-                f"model {path}: its tokenizer has ids up to {last}, and the model {rows} embeddings. If tokens were added, save the "
-                "model again after model.resize_token_embeddings(len(tokenizer)) in Python"
+                f"model {path}: its tokenizer has ids up to {last}, and the model {rows} embeddings: if tokens were added, "
+                "save the model again after model.resize_token_embeddings(len(tokenizer)) in Python"
             )
         return model  # type: ignore[no-any-return]
 
@@ -192,16 +194,6 @@ class TextTask(Task[O]):
     def save(self, model: nn.Module, directory: Path) -> None:
         model.save_pretrained(directory)  # type: ignore[operator]
         self.tokenizer.save_pretrained(directory)
-
-
-def rows_of_embeddings(model: Any) -> int | None:
-    """Of the table that token ids are looked up in; None: the model has none (it hashes characters, say)."""
-    try:
-        table = model.get_input_embeddings()
-    except NotImplementedError:
-        return None
-    weights = getattr(table, "weight", None)
-    return len(weights) if isinstance(weights, torch.Tensor) else None
 
 
 def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_row) -> Sequence[str]:
@@ -226,11 +218,9 @@ def refuse_oversized(auto_class: Any, config: Any, path: str) -> None:
     the memory is full. Of a folder; nothing is known of files that are not fetched yet."""
     if not (stored := sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))):
         return
-    try:
-        with torch.device("meta"):  # counts without making, and draws no random numbers
-            number = sum(each.numel() for each in auto_class.from_config(copy.deepcopy(config)).parameters())
-    except Exception:  # of another architecture, say: what loads the weights says it better
+    if (model := without_weights(auto_class, config)) is None:
         return
+    number = sum(each.numel() for each in model.parameters())
     if number > stored + SPARE:
         raise ModelError(f"model {path}: config.json asks for {number:,} parameters, and its files have {stored:,} bytes")
 

@@ -38,7 +38,8 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"\w*(hidden_size|hidden_dim|embedding_size|embed_dim|emb_dim|n_embd|d_model|projection_dim|embedding_dim|proj_dim|output_dim"
      r"|head_size)\w*|dim", 32),
     (r"(mamba_)?(d_state|state_size)|ssm_state_size", 8),
-    (r"(mamba_)?chunk_size|sliding_window(_size)?|local_attention|attention_chunk_size|window_size|index_topk|block_size|attention_window", 8),
+    (r"(mamba_)?chunk_size|sliding_window(_size)?|local_attention|attention_chunk_size|window_size|index_topk|block_size"
+     r"|attention_window", 8),
     (r"image_size|input_size", 28), (r"patch_size", 14),
 )  # fmt: skip
 TOKENS = {"pad": 0, "bos": 2, "cls": 2, "decoder_start": 2, "eos": 3, "sep": 3, "mask": 4}  # those of tiny.py's tokenizer

@@ -35,7 +35,7 @@ TOLERANCE = 1e-4  # of probabilities, and of the loss
 
 @dataclass(frozen=True)
 class Verdict:
-    """``what``: packed, padded, refused (with one clear line), not tried (the library cannot, or needs more than text), fault."""
+    """``what``: packed, padded, refused (in one clear line), not tried (the library itself cannot), or fault."""
 
     architecture: str
     task: str

@@ -74,7 +74,7 @@ def count_flops(model: nn.Module, level: str | None) -> FlopCount | None:
 
 def _has_local_layers(config: Any) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ())
-    if getattr(config, "per_layer_config", None):  # windows that differ from layer to layer: no one number is theirs
+    if getattr(config, "is_heterogeneous", False):  # layers differ: no one number is that of all
         return True
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     return bool(kinds - {"full_attention"}) or (not kinds and window is not None)

@@ -65,8 +65,8 @@ def with_warning(layout: Layout, model: nn.Module) -> Layout:
     """The layout; where padding matters, that is said with the way to train without."""
     if layout.padding_matters:
         note(
-            f"warning: padding changes what {type(model).__name__} computes, in transformers itself: a text beside a longer one "
-            "gets another answer. Evaluation and predict put texts of equal length together; --batch-size 1 with "
+            f"warning: padding changes what {type(model).__name__} computes, in transformers itself: a text has another answer "
+            "beside a longer one. Evaluation and predict put texts of equal length together; --batch-size 1 with "
             "--accumulation-steps trains without padding"
         )
     return layout

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,9 @@ def small_copy(model: transformers.PreTrainedModel) -> transformers.PreTrainedMo
     config = copy.deepcopy(model.config)
     kinds = sorted(set(getattr(config, "layer_types", None) or ()))
     config.num_hidden_layers = max(2, len(kinds))
+    for name in ("num_decoder_layers", "decoder_layers"):
+        if hasattr(config, name):
+            setattr(config, name, 2)
     if kinds:
         config.layer_types = (kinds * 2)[: config.num_hidden_layers]
     for window in ("sliding_window", "attention_chunk_size", "local_attention"):
@@ -117,13 +121,13 @@ def largest_difference(model: transformers.PreTrainedModel, level: str) -> float
     return max(differences)
 
 
-def some_rows(config: Any) -> list[dict[str, np.ndarray]]:
+def some_rows(config: Any, lengths: Sequence[int] = COPY_LENGTHS) -> list[dict[str, np.ndarray]]:
     """A few rows of random tokens and types."""
     generator = np.random.default_rng(0)
     positions = getattr(config, "max_position_embeddings", None) or 0
-    longest = min(positions, COPY_LENGTHS[-1]) if positions > 0 else COPY_LENGTHS[-1]
+    longest = min(positions, lengths[-1]) if positions > 0 else lengths[-1]
     rows = []
-    for length in [min(n, longest) for n in COPY_LENGTHS]:
+    for length in [min(n, longest) for n in lengths]:
         row = {"input_ids": generator.integers(5, config.vocab_size, length)}
         if (getattr(config, "type_vocab_size", 0) or 0) > 1:
             row["token_type_ids"] = (np.arange(length) > length // 2).astype(np.int64)

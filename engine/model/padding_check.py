@@ -22,6 +22,7 @@ from engine.model.packing_check import fingerprint, small_copy, some_rows
 
 TOLERANCE = 1e-4  # of logits, relative to the largest of them where that is above 1
 POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")  # tables of a vector for each position
+LENGTHS = (5, 17, 30)  # of the rows; some models take no shorter one
 BOTH = ("right", "left")
 
 
@@ -56,7 +57,7 @@ def key(model: transformers.PreTrainedModel, level: str | None) -> str:
 def difference(model: transformers.PreTrainedModel, level: str, side: str) -> float:
     """The largest, between the logits of rows in one padded batch and those of each alone."""
     config = model.config.get_text_config()
-    rows = some_rows(config)
+    rows = some_rows(config, LENGTHS)
     end = getattr(config, "eos_token_id", None)
     if isinstance(end, int):  # some heads look for it
         rows = [row | {"input_ids": [*row["input_ids"][:-1], end]} for row in rows]  # type: ignore[list-item]

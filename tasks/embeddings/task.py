@@ -34,6 +34,7 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.files import Columns
+from engine.data.plan import eval_batches
 from engine.data.sources import HubData, Source
 from engine.data.tables import RowName, plain_row, row_name
 from engine.data.tokens import TokenDataset, tokenize_now
@@ -206,10 +207,14 @@ class Embeddings(TextTask[EmbeddingsOptions]):
         if tokens.num_truncated:
             note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         rows = TokenDataset(tokens, {})
-        order = np.argsort(-rows.lengths, kind="stable")
+        chunks = [
+            np.array([row for _, row in keys])
+            for keys in eval_batches(rows.lengths, EMBED_ROWS, same_length=layout.padding_matters)
+        ]
+        order = np.concatenate(chunks)
         device = next(model.parameters()).device
         found: list[Tensor] = []
-        for chunk in progress(np.array_split(order, -(-len(order) // EMBED_ROWS))):
+        for chunk in progress(chunks):
             inputs, counts = arrange([rows[i] for i in chunk], layout, self.tokenizer)
             batch = Batch(inputs=inputs, targets={}, num_items=0, **counts).to(device)
             with torch.inference_mode():

@@ -43,7 +43,6 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"image_size|input_size", 28), (r"patch_size", 14),
 )  # fmt: skip
 TOKENS = {"pad": 0, "bos": 2, "cls": 2, "decoder_start": 2, "eos": 3, "sep": 3, "mask": 4}  # those of tiny.py's tokenizer
-NO_LAYERS = re.compile(r"(first_k_dense_replace|num_dense_layers)")
 
 
 OWN: dict[str, dict[str, Any]] = {  # what the other fields of an architecture do not say
@@ -68,7 +67,7 @@ OWN: dict[str, dict[str, Any]] = {  # what the other fields of an architecture d
              "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}},
     "cohere_compass_text": {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in
                             ("full_attention", "sliding_attention")}},
-    "dots3_note_text": {"num_key_value_heads": 4}, "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8},
+    "deepseek_v2": {"num_experts_per_tok": 2}, "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
 }  # fmt: skip

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -72,7 +73,7 @@ def failed(architecture: str, task: str, code: int, lines: Sequence[str], error:
     """Refused in one line, or a fault."""
     said = [line for line in lines if line.startswith("error: ")]
     if not error and len(said) == 1 and said == list(lines[-1:]):
-        return Verdict(architecture, task, "refused", said[0].removeprefix("error: "))
+        return Verdict(architecture, task, "refused", re.sub(r"/\S+/model\b", "MODEL", said[0].removeprefix("error: ")))
     return Verdict(architecture, task, "fault", error or f"exit code {code}: {' '.join(lines[-3:])}")
 
 
@@ -107,8 +108,8 @@ def save_tiny(architecture: str, task: str, folder: Path) -> None:
 
 
 def texts() -> list[str]:
-    """Six, of 2 to 30 words."""
-    return [" ".join(tiny.WORDS[(5 * i + 7 * n) % 90] for n in range(i)) for i in (2, 3, 7, 12, 20, 30)]
+    """Six, of 3 to 30 words."""
+    return [" ".join(tiny.WORDS[(5 * i + 7 * n) % 90] for n in range(i)) for i in (3, 5, 7, 12, 20, 30)]
 
 
 def save_texts(folder: Path, task: str) -> None:
@@ -152,7 +153,7 @@ def done(argv: Sequence[str]) -> None:
 def in_short(error: BaseException) -> str:
     """Its kind, what it says, and the last line of code in it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({Path(last.filename).name}:{last.lineno})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]} ({Path(last.filename).name}:{last.lineno})"
 
 
 # ---------------------------------------------------------------------------------------------- the library's own forward

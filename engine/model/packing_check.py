@@ -128,7 +128,7 @@ def some_rows(config: Any, lengths: Sequence[int] = COPY_LENGTHS) -> list[dict[s
     longest = min(positions, lengths[-1]) if positions > 0 else lengths[-1]
     rows = []
     for length in [min(n, longest) for n in lengths]:
-        row = {"input_ids": generator.integers(5, config.vocab_size, length)}
+        row = {"input_ids": generator.integers(5, getattr(config, "vocab_size", 1000), length)}
         if (getattr(config, "type_vocab_size", 0) or 0) > 1:
             row["token_type_ids"] = (np.arange(length) > length // 2).astype(np.int64)
         rows.append(row)

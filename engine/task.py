@@ -58,11 +58,12 @@ class Metrics(Protocol):
 class Review(Protocol):
     """What an evaluation gets wrong, gathered batch by batch.
 
-    ``rows``: header and rows of a CSV file, the mistake first that the model was surest of. ``table``: all in short, for the
-    terminal.
+    ``classes``: figures of each class, by its name. ``rows``: header and rows of a CSV file, the mistake first that the model
+    was surest of. ``table``: all in short, for the terminal.
     """
 
     def update(self, outputs: Any, batch: Batch) -> None: ...
+    def classes(self) -> Mapping[str, Mapping[str, float]]: ...
     def rows(self) -> tuple[list[str], list[list[Any]]]: ...
     def table(self) -> str: ...
 

@@ -46,6 +46,7 @@ class TextTask(Task[O]):
     auto_class: ClassVar[Any]  # the AutoModelFor... that loads the model
     length_flag: ClassVar[str] = "--max-length"
     default_length: ClassVar[int] = 512
+    cuts: ClassVar[bool] = True  # texts of more than max_length tokens lose the rest
 
     def __init__(self, options: O, source: Any):
         super().__init__(options, source)
@@ -146,8 +147,8 @@ class TextTask(Task[O]):
         """The most tokens that the model has positions for."""
         if self._model_length is None:
             positions = getattr(self.config, "max_position_embeddings", None) or 0
-            positions = positions - (first_position(self.skeleton) if self.skeleton else 0) if positions > 0 else 512
-            self._model_length = int(min(positions, self.tokenizer.model_max_length))
+            positions -= first_position(self.skeleton) if self.skeleton and positions > 0 else 0
+            self._model_length = int(positions) if positions > 0 else min(512, self.tokenizer.model_max_length)
         return self._model_length
 
     @property
@@ -163,7 +164,7 @@ class TextTask(Task[O]):
             raise UsageError(
                 f"{self.length_flag} {self.options.max_length}: {special} tokens of each row are special ones, give more"
             )
-        return self.options.max_length or min(self.default_length, limit)
+        return self.options.max_length or min(self.default_length, limit, self.tokenizer.model_max_length)
 
     # --------------------------------------------------------------------------------------------------------- model
 
@@ -193,7 +194,13 @@ class TextTask(Task[O]):
 
     def save(self, model: nn.Module, directory: Path) -> None:
         model.save_pretrained(directory)  # type: ignore[operator]
-        self.tokenizer.save_pretrained(directory)
+        before = self.tokenizer.model_max_length
+        try:
+            if self.cuts:  # what cuts by the tokenizer's own limit, a pipeline say, cuts as training did
+                self.tokenizer.model_max_length = self.max_length
+            self.tokenizer.save_pretrained(directory)
+        finally:
+            self.tokenizer.model_max_length = before
 
 
 def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_row) -> Sequence[str]:

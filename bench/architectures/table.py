@@ -5,9 +5,9 @@ refused with a reason. Each is a tiny random model in a process of its own.
     python -m bench architectures --only bert gpt2 --tasks mlm      some of them
     python -m bench architectures --write                           all, into docs/architectures.md
 
-In the table: packed (rows end to end, proven equal to padded), padded (and why not packed; "padding matters" where a text beside
-a longer one has another answer, in the library itself), refused (in one line), not tried (no tiny model of it: the library cannot
-make or run one on texts alone, or the configuration's fields do not shrink it).
+In the table: packed (rows end to end, proven equal to padded), padded (and why not packed; "padding matters" where a text
+beside a longer one has another answer, in the library itself), refused (in one line), not tried (no tiny model of it: the
+library cannot make or run one on texts alone, or the configuration's fields do not shrink it).
 """
 
 from __future__ import annotations
@@ -52,6 +52,21 @@ def verdicts(tasks: Sequence[str], only: Sequence[str], seconds: float) -> Itera
                     yield Verdict(architecture, task, "fault", f"{how}: {log[-1] if log else ''}")
 
 
+INTRODUCTION = """# Architectures
+
+Written by `python -m bench architectures --write`: every architecture that transformers' Auto classes know, as a tiny random
+model that is trained for two steps through the command line, evaluated, saved, loaded, and compared with the library's own
+forward, a text at a time, within 1e-4. Nothing is asked by name: the rules are those of `engine/model/` (capabilities.py,
+packing_check.py, padding_check.py).
+
+- **packed**: rows lie end to end, proven equal to padded ones.
+- **padded**: and why not packed. *Padding matters*: a text beside a longer one has another answer, in transformers itself; that
+  is said, and evaluation and predict put texts of equal length together.
+- **refused**: in one line.
+- **not tried**: no tiny model of it could be made, so nothing is known.
+"""
+
+
 def line_of(verdict: Verdict) -> str:
     """A row of the page, in short."""
     why = re.sub(r"^\w+ does not take packed batches \((.*?)\)(?= \(padding|$)", r"\1", verdict.why)
@@ -65,20 +80,9 @@ def page(found: Sequence[Verdict]) -> str:
     import torch
     import transformers
 
-    parts = [
-        "# Architectures\n",
-        "Written by `python -m bench architectures --write`: every architecture that transformers' Auto classes know, as a tiny random model "
-        "that is\ntrained for two steps through the command line, evaluated, saved, loaded, and compared with the library's own forward, a text "
-        "at a time,\nwithin 1e-4. Nothing here is asked by name: the rules are those of `engine/model/` (capabilities.py, packing_check.py, "
-        "padding_check.py).\n",
-        "- **packed**: rows lie end to end, proven equal to padded ones.\n"
-        "- **padded**: and why not packed. *Padding matters*: a text beside a longer one has another answer, in transformers itself; "
-        "that is said, and\n  evaluation and predict put texts of equal length together.\n"
-        "- **refused**: in one line.\n"
-        "- **not tried**: no tiny model of it could be made, so nothing is known.\n",
-        f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}, float32 on a CPU.\n",
-        "| task | " + " | ".join(KINDS) + " | in all |\n|---|" + "---|" * (len(KINDS) + 1),
-    ]
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}, float32 on a CPU.\n"
+    head = "| task | " + " | ".join(KINDS) + " | in all |\n|---|" + "---|" * (len(KINDS) + 1)
+    parts = [INTRODUCTION, versions, head]
     for task in TASKS:
         kinds = [verdict.what for verdict in found if verdict.task == task]
         parts[-1] += f"\n| {task} | " + " | ".join(str(kinds.count(kind)) for kind in KINDS) + f" | {len(kinds)} |"

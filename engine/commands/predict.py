@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.commands.flags import PredictConfig, changes_in
+from engine.commands.flags import PredictConfig, changes_in, with_model
 from engine.commands.output import TABLES, check_output, check_writable, is_flat, write_predictions
 from engine.console import is_main_process, note, printable, say, shown
 from engine.data.files import Columns, choose, read_table
@@ -14,17 +16,20 @@ from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
 from engine.task import Task
 
+STDIN = "-"  # in place of a file
+
 
 def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     """The command: texts given as arguments, or a file. Prints, or writes ``--output``."""
+    config, texts = with_model(config, texts, 'predict runs/yelp "Great tacos"')
     if bool(texts) == bool(config.input):
-        raise UsageError("give either texts to predict, or --input FILE")
+        raise UsageError("give either texts to predict, or --input FILE (or - for lines from standard input)")
     check_output("--output", config.output, TABLES, inputs=[config.input], model=config.model)
     changes = changes_in(config)
     columns = [value for name, value in changes.items() if name.endswith("_column") and value is not None]
     columns += [config.id_column] if config.id_column is not None else []
-    rows: Columns = {"text": list(texts)}
-    if config.input:
+    rows: Columns = {"text": list(texts) if config.input != STDIN else lines_of_stdin(config.encoding)}
+    if config.input and config.input != STDIN:
         rows = read_table(Path(config.input), delimiter=config.delimiter, encoding=config.encoding)
         choose(Path(config.input), list(rows), columns)
         refuse_repeated(rows.get(config.id_column or "id", []), config.input)
@@ -32,7 +37,7 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
             check_writable(rows, Path(config.output), config.input)
     elif columns:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
-    folder = Path(config.input).parent if config.input else None
+    folder = Path(config.input).parent if config.input and config.input != STDIN else None
     task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes, folder=folder)
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
@@ -44,6 +49,20 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     else:
         for text, prediction in zip(inputs, predictions, strict=True):
             say(f"{printable(task.describe(prediction))}\t{shown(text)}")
+
+
+def lines_of_stdin(encoding: str | None) -> list[str]:
+    """A text a line, as in a .txt file. Raises DataError, UsageError."""
+    try:
+        lines = io.TextIOWrapper(sys.stdin.buffer, encoding=encoding or "utf-8-sig", newline=None).read().split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not {encoding or 'UTF-8'}: {error}; name its encoding with --encoding") from error
+    except LookupError as error:
+        raise UsageError(f"--encoding {encoding}: there is no such encoding") from error
+    lines = lines[:-1] if lines[-1] == "" else lines
+    if not lines:
+        raise DataError("standard input has no line")
+    return lines
 
 
 def refuse_repeated(ids: Sequence[Any], name: str) -> None:

@@ -6,6 +6,7 @@ passes over a file that is no JSON. Next: sources.py, which checks each model be
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,17 @@ def check_values(found: Any, within: str = "") -> None:
         most = min((most for word, most in MOST.items() if word in words), default=NO_LIMIT)
         if abs(found) > most and not isinstance(found, float):
             raise ValueError(f"{within} is {shortened(found)}, and {most} is the most that is believed")
+
+
+def conversion(folder: str, name: str) -> str:
+    """How to make ``name.safetensors`` of the pickles ``name*.bin`` in the folder, for whoever trusts them: a command line."""
+    old = {"model": "pytorch_model"}.get(name, name)
+    code = (
+        "import glob, torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for f in "
+        f"glob.glob('{old}*.bin') for k, v in torch.load(f, weights_only=True).items()}}, '{name}.safetensors', "
+        "{'format': 'pt'})"
+    )
+    return f'a pickle can run code and is never opened; if you trust it: cd {shlex.quote(folder)} && python -c "{code}"'
 
 
 def check_files(folder: Path) -> None:

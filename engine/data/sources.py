@@ -277,6 +277,12 @@ class Source:
                         f"--model {wanted} holds an adapter, and peft leaves the rest out: put its model's config.json and "
                         "tokenizer there, too (in Python: model.config.save_pretrained and tokenizer.save_pretrained)"
                     )
+                if (folder / "modules.json").exists() and not (folder / "config.json").exists():
+                    raise ModelError(
+                        f"--model {wanted} is an old layout of sentence-transformers, its transformer in a folder of its own: "
+                        f'save it anew: python -c "from sentence_transformers import SentenceTransformer as S; '
+                        f"S({str(folder)!r}).save_pretrained('NEW')\""
+                    )
                 if not (folder / "config.json").exists():
                     raise ModelError(f"--model {wanted} holds no config.json: it is not a model directory")
                 if self.config.revision:

@@ -104,6 +104,7 @@ def save_tiny(architecture: str, task: str, folder: Path) -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.add_special_tokens({"eos_token": "[SEP]", "bos_token": "[CLS]"})
     tokenizer.model_max_length = LONGEST
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as BERT's, whatever the model takes
     tokenizer.save_pretrained(folder)
 
 

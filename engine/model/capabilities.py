@@ -54,7 +54,7 @@ def num_token_types(model: Any) -> int:
         return ANY_TYPE
     if any(name.endswith("seg_embed") for name, _ in model.named_parameters()):
         return ANY_TYPE
-    tables = [m for name, m in model.named_modules() if name.rpartition(".")[2].startswith("token_type_embeddings")]
+    tables = [m for name, m in model.named_modules() if name.rpartition(".")[2] == "token_type_embeddings"]
     return min((len(table.weight) for table in tables), default=0)  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ from engine.data.tables import RowName, plain_row
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
-from engine.model.capabilities import ANY_TYPE, first_position, num_token_types, rows_of_embeddings, without_weights
+from engine.model.capabilities import ANY_TYPE, first_position, num_token_types, rows_of_token_table, without_weights
 from engine.task import Task
 from tasks.offline import minilm
 
@@ -170,7 +170,7 @@ class TextTask(Task[O]):
 
     def with_room_for_the_tokens(self, model: Any, path: str) -> nn.Module:
         """The model; ModelError if its tokenizer gives ids that it has no embedding for."""
-        rows = rows_of_embeddings(model)
+        rows = rows_of_token_table(model)
         if rows is not None and (last := max(self.tokenizer.get_vocab().values())) >= rows:
             raise ModelError(
                 f"model {path}: its tokenizer has ids up to {last}, and the model {rows} embeddings: if tokens were added, "

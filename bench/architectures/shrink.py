@@ -76,7 +76,8 @@ NOT_NONE = {"num_key_value_heads": 2, "head_dim": 8}  # of fields that an archit
 
 def shrunk(fields: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The same fields with small numbers; of lists with a value per layer those of one layer of each kind."""
-    fields, small = copy.deepcopy(dict(fields)), {}
+    fields = copy.deepcopy(dict(fields))
+    small: dict[str, Any] = {}
     layers = chosen_layers(fields)
     for name, value in fields.items():
         if name == "per_layer_config":  # of single layers; without it all are alike

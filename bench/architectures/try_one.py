@@ -56,9 +56,9 @@ def try_one(architecture: str, task: str, folder: Path) -> Verdict:
     except Exception as error:
         return Verdict(architecture, task, "not tried", f"no tiny model: {in_short(error)}")
     save_texts(folder, task)
-    code, lines, error = call(train_flags(task, folder))
-    if error or code:
-        return failed(architecture, task, code, lines, error)
+    code, lines, raised = call(train_flags(task, folder))
+    if raised or code:
+        return failed(architecture, task, code, lines, raised)
     matters = " (padding matters)" if any(line.startswith("warning: padding changes") for line in lines) else ""
     padded = [line for line in lines if line.startswith("batching: padded, because ")]
     layout = ("padded", padded[0].removeprefix("batching: padded, because ") + matters) if padded else ("packed", "")
@@ -69,12 +69,12 @@ def try_one(architecture: str, task: str, folder: Path) -> Verdict:
     return Verdict(architecture, task, *layout)
 
 
-def failed(architecture: str, task: str, code: int, lines: Sequence[str], error: str) -> Verdict:
+def failed(architecture: str, task: str, code: int, lines: Sequence[str], raised: str) -> Verdict:
     """Refused in one line, or a fault."""
     said = [line for line in lines if line.startswith("error: ")]
-    if not error and len(said) == 1 and said == list(lines[-1:]):
+    if not raised and len(said) == 1 and said == list(lines[-1:]):
         return Verdict(architecture, task, "refused", re.sub(r"/\S+/model\b", "MODEL", said[0].removeprefix("error: ")))
-    return Verdict(architecture, task, "fault", error or f"exit code {code}: {' '.join(lines[-3:])}")
+    return Verdict(architecture, task, "fault", raised or f"exit code {code}: {' '.join(lines[-3:])}")
 
 
 def save_tiny(architecture: str, task: str, folder: Path) -> None:

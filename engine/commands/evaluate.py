@@ -37,7 +37,7 @@ MOST_CLASSES = 50  # in the table on the terminal
 
 def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[str, Any]:
     """The command: loss and metrics of a finished model, printed and returned. Raises UsageError, DataError, ModelError."""
-    config, texts = with_model(config, texts, "evaluate runs/yelp")
+    config, texts = with_model(config, texts, "evaluate runs/mine")
     if texts:
         raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
     check_output("--output", config.output, [".json"], inputs=[config.file], model=config.model)

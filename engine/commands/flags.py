@@ -120,7 +120,7 @@ C = TypeVar("C", bound="DataclassInstance")
 
 
 def with_model(config: C, texts: Sequence[str], example: str) -> tuple[C, Sequence[str]]:
-    """The model by --model, or bare and first: ``predict runs/yelp "a text"``. Raises UsageError where there is none."""
+    """The model by --model, or bare and first: ``predict runs/mine "a text"``. Raises UsageError where there is none."""
     if config.model:  # type: ignore[attr-defined]
         return config, texts
     if not texts:

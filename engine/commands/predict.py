@@ -21,9 +21,13 @@ STDIN = "-"  # in place of a file
 
 def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     """The command: texts given as arguments, or a file. Prints, or writes ``--output``."""
-    config, texts = with_model(config, texts, 'predict runs/yelp "Great tacos"')
-    if bool(texts) == bool(config.input):
-        raise UsageError("give either texts to predict, or --input FILE (or - for lines from standard input)")
+    config, texts = with_model(config, texts, 'predict runs/mine "a text"')
+    if not texts and not config.input:
+        raise UsageError(
+            f"no text to predict with {config.model}: give some behind the model, or --input FILE (- for lines of text)"
+        )
+    if texts and config.input:
+        raise UsageError("give either texts to predict, or --input FILE")
     check_output("--output", config.output, TABLES, inputs=[config.input], model=config.model)
     changes = changes_in(config)
     columns = [value for name, value in changes.items() if name.endswith("_column") and value is not None]

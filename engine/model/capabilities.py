@@ -30,12 +30,12 @@ def first_position(model: nn.Module) -> int:
 
     The model's table of positions knows, whatever the model is called: one with a padding row counts so.
     """
-    tables = [module for name, module in model.named_modules() if name.endswith("embeddings.position_embeddings")]
+    tables = [module for name, module in model.named_modules() if name.endswith(".position_embeddings")]
     padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), None)
     return 0 if padding is None else int(padding) + 1  # type: ignore[arg-type]
 
 
-def rows_of_embeddings(model: Any) -> int | None:
+def rows_of_token_table(model: Any) -> int | None:
     """Of the table that token ids are looked up in; None: the model has none (it hashes characters, say)."""
     try:
         table = model.get_input_embeddings()

@@ -65,7 +65,8 @@ def difference(model: transformers.PreTrainedModel, level: str, side: str) -> fl
     rows = some_rows(config, LENGTHS)
     end = getattr(config, "eos_token_id", None)
     if isinstance(end, int):  # some heads look for it
-        rows = [row | {"input_ids": [*row["input_ids"][:-1], end]} for row in rows]  # type: ignore[list-item]
+        for row in rows:
+            row["input_ids"][-1] = end
     pad = getattr(config, "pad_token_id", None)
     tokenizer = SimpleNamespace(pad_token_id=pad if isinstance(pad, int) else 0, pad_token_type_id=0, padding_side=side)
     was_training = model.training

@@ -106,7 +106,7 @@ class Pooling:
                 raise KeyError(others or mode)
             if prompts and pooling.get("include_prompt") is False:
                 raise ModelError(f"model {model}: its pooling leaves the prompt's tokens out, which is not known here")
-            of_text = next(filter(None, map(content, TEXT_FILES)), {})
+            of_text: dict[str, Any] = next(filter(None, map(content, TEXT_FILES)), {})
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
             raise ModelError(
                 f"model {model}: no way of making vectors that is known here (pooling: {', '.join(KEYS)}): {error}"

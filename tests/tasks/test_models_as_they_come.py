@@ -17,11 +17,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import run
 from bench.toys import tiny
 from engine.data.tokens import tokenize_now
-from tests.engine.model.test_capabilities import BART, T5
-from tests.toys.architectures import OPT
+from tests.toys.architectures import BART, OPT, T5
 from tests.toys.cli import fails
 from tests.toys.language import gpt2
-
 
 TYPED = ["input_ids", "token_type_ids", "attention_mask"]
 

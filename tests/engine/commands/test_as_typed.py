@@ -35,8 +35,8 @@ def test_a_model_may_stand_first_without_its_flag(project, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["predict"], 'name a model: python run.py predict runs/yelp "Great tacos"'),
-        (["evaluate"], "name a model: python run.py evaluate runs/yelp"),
+        (["predict"], 'name a model: python run.py predict runs/mine "a text"'),
+        (["evaluate"], "name a model: python run.py evaluate runs/mine"),
         (["predict", "w1 w2"], "'w1 w2' is no model, and the model comes first"),
         (["generate", "The food was"], "'The food was' is no model, and the model comes first"),
         (["fill", "a [MASK] b"], "is no model, and the model comes first"),

@@ -7,18 +7,10 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification
 
-from engine.model.capabilities import ANY_TYPE, counts_ends, num_token_types, rows_of_embeddings, without_weights
-from tests.toys.architectures import DECODER, DISTIL, ENCODER, GPT2, LLAMA, ROBERTA
+from engine.model.capabilities import ANY_TYPE, counts_ends, num_token_types, rows_of_token_table, without_weights
+from tests.toys.architectures import BART, DECODER, DISTIL, ENCODER, GPT2, LLAMA, ROBERTA, T5
 
 XLNET = transformers.XLNetConfig(vocab_size=100, d_model=32, n_layer=2, n_head=4, d_inner=64)
-BART = transformers.BartConfig(
-    vocab_size=100, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-    encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64, eos_token_id=3, pad_token_id=0, bos_token_id=2,
-    decoder_start_token_id=3,
-)  # fmt: skip
-T5 = transformers.T5Config(
-    vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, eos_token_id=3, pad_token_id=0, decoder_start_token_id=0
-)  # fmt: skip
 
 
 def skeleton(config, kind=AutoModelForSequenceClassification):
@@ -53,11 +45,11 @@ def test_a_head_that_counts_end_tokens_is_found_by_trying():
 
 
 def test_the_table_of_tokens():
-    assert rows_of_embeddings(skeleton(transformers.BertConfig(**ENCODER))) == ENCODER["vocab_size"]
+    assert rows_of_token_table(skeleton(transformers.BertConfig(**ENCODER))) == ENCODER["vocab_size"]
     canine = transformers.CanineConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    assert rows_of_embeddings(skeleton(canine)) is None, "it hashes characters"
+    assert rows_of_token_table(skeleton(canine)) is None, "it hashes characters"
     perceiver = transformers.PerceiverConfig(d_model=32, d_latents=32, num_latents=8, num_self_attends_per_block=1)
-    assert rows_of_embeddings(skeleton(perceiver)) is None, "what it calls input embeddings are its latents"
+    assert rows_of_token_table(skeleton(perceiver)) is None, "what it calls input embeddings are its latents"
 
 
 def test_what_cannot_be_built_is_none():

@@ -30,6 +30,7 @@ COMMANDS = {
     "endurance": ("bench.reliability.endurance", "long runs and large files: memory that does not grow; the wait for a save"),
     "checkpoints": ("bench.reliability.checkpoints", "how much memory saving and resuming take on each rank"),
     "strangers": ("bench.reliability.strangers", "runs, models and templates changed at random, read by every command"),
+    "architectures": ("bench.architectures.table", "every architecture of transformers as a tiny model, through the engine"),
     "bad-input": ("bench.bad_input.table", "every bad input we know of through the real command line"),
     "parity": ("bench.quality.parity", "equal to Trainer on real text, number for number"),
     "quality": ("bench.quality.seeds", "does packing, or bf16, cost accuracy? Several seeds, review by review"),

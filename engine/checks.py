@@ -40,6 +40,12 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
         raise DataError("there is no row to train on")
     if config.tokens_per_batch is None and (step := config.batch_size * config.accumulation_steps) > len(examples["train"]):
         note(f"warning: a step of {step} examples is more than the {len(examples['train'])} there are: an epoch is one step")
+    if config.tokens_per_batch and (longer := int((examples["train"].lengths > config.tokens_per_batch).sum())):
+        longest = int(examples["train"].lengths.max())
+        note(
+            f"warning: {longer} of {len(examples['train'])} training rows have more tokens than --tokens-per-batch "
+            f"{config.tokens_per_batch}, up to {longest}: each is a batch by itself, and larger than asked for"
+        )
     if config.shard and not task.shardable:
         raise UsageError("--shard: this task's evaluation generates, and the ranks would wait for each other: leave it out")
     if not task.additive and config.batch_size < 2 * num_ranks:

@@ -72,7 +72,7 @@ def open_model(
     where = choose_device(device)
     model = built.load_model(built.source.model(built.hub_model, built.substitute))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None
-    layout = pack(model, built.level) if packable else padded(model)
+    layout = pack(model, built.level) if packable else padded(model, built.level)
     target_logits.enable(model, built.level)
     key_value_cache.keep_for_generate(model)
     built.adopt(model)

@@ -38,6 +38,7 @@ from engine.explain import announce, explain
 from engine.loop import train
 from engine.model import lora
 from engine.precision import choose_precision
+from engine.record.figures import figure_text
 from engine.record.profiling import profiling
 from engine.record.run import Run
 from engine.record.stop import Stop
@@ -203,5 +204,5 @@ def summarise(run: Run, seconds: float, kept_step: int) -> dict[str, Any]:
     say(run.stopwatch.where_time_went())
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():
-        say(f"  {name:<{width}} = {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} = {value}")
+        say(f"  {name:<{width}} = {figure_text(value)}")
     return metrics

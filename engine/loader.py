@@ -206,5 +206,8 @@ def eval_loader(task: Task[Any], examples: Examples, layout: Layout, config: Tra
 
     What is random (masks) is the same each time, whatever ``--seed`` is.
     """
-    keys = [share(batch, world) for batch in eval_batches(examples.lengths, config.eval_batch_size)]
+    keys = [
+        share(batch, world)
+        for batch in eval_batches(examples.lengths, config.eval_batch_size, same_length=layout.padding_matters)
+    ]
     return make_loader(task, examples, keys, layout, dataclasses.replace(config, seed=EVAL_SEED), world.device)

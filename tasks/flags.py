@@ -67,7 +67,6 @@ class FillConfig:
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name a model directory")
         require(self, "top_k", self.top_k >= 1, "must be at least 1")
 
 
@@ -88,7 +87,6 @@ class GenerateConfig:
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name a model directory")
         for name in ("max_new_tokens", "num_return_sequences"):
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
         require(self, "no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "must not be negative")

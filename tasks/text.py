@@ -5,14 +5,14 @@ Next: classification/task.py, which is the fullest of them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from engine.checked import is_half
 from engine.console import note
@@ -21,6 +21,7 @@ from engine.data.tables import RowName, plain_row
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
+from engine.model.capabilities import ANY_TYPE, first_position, num_token_types, rows_of_token_table, without_weights
 from engine.task import Task
 from tasks.offline import minilm
 
@@ -39,22 +40,6 @@ O = TypeVar("O", bound=TextOptions)  # noqa: E741 - the task's own options
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
 
 
-def first_position(config: Any) -> int:
-    """The number of a row's first position. RoBERTa and its kin count from behind that of the padding, so as many are lost.
-
-    The model's table of positions knows, whatever the model is called: one with a padding row counts so. It is asked of a
-    model without weights.
-    """
-    try:
-        with torch.device("meta"):
-            body = AutoModel.from_config(config)
-    except Exception:  # a configuration of code of its own, or a body that cannot be built alone
-        return 0
-    tables = [module for name, module in body.named_modules() if name.endswith("embeddings.position_embeddings")]
-    padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), None)
-    return 0 if padding is None else int(padding) + 1
-
-
 class TextTask(Task[O]):
     """A task on texts."""
 
@@ -62,6 +47,7 @@ class TextTask(Task[O]):
     auto_class: ClassVar[Any]  # the AutoModelFor... that loads the model
     length_flag: ClassVar[str] = "--max-length"
     default_length: ClassVar[int] = 512
+    cuts: ClassVar[bool] = True  # texts of more than max_length tokens lose the rest
 
     def __init__(self, options: O, source: Any):
         super().__init__(options, source)
@@ -106,6 +92,10 @@ class TextTask(Task[O]):
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, name: str, row_name: RowName = plain_row) -> Tokens:
         """Token ids, from the cache if there; says how many texts were cut."""
         tokens = tokenize(texts, self.tokenizer, self.max_length, pairs, name=name, row_name=row_name)
+        if tokens.types is not None and (most := int(tokens.types.max())) >= self.num_types:
+            raise ModelError(
+                f"model {self.path}: its tokenizer gives token types up to {most}, and the model tells {self.num_types} apart"
+            )
         if tokens.num_truncated:
             note(f"{name}: {tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         return tokens
@@ -131,6 +121,9 @@ class TextTask(Task[O]):
                 if self._tokenizer.eos_token_id is None:
                     raise ModelError(f"model {path}: its tokenizer has neither a padding nor an end token")
                 self._tokenizer.pad_token = self._tokenizer.eos_token  # masked by attention, not by its id
+            if self.num_types < 2:  # and so it is saved: a pipeline gives none, either
+                names = self._tokenizer.model_input_names
+                self._tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
         return self._tokenizer
 
     @property
@@ -140,13 +133,23 @@ class TextTask(Task[O]):
             self._config = self.source.load(AutoConfig.from_pretrained, self.path)
         return self._config
 
+    @cached_property
+    def skeleton(self) -> nn.Module | None:
+        """The model without weights, to be asked what it takes; None where it cannot be made so."""
+        return without_weights(self.auto_class, self.config)
+
+    @property
+    def num_types(self) -> int:
+        """How many token types the model tells apart, if it can be asked."""
+        return ANY_TYPE if self.skeleton is None else num_token_types(self.skeleton)
+
     @property
     def model_length(self) -> int:
         """The most tokens that the model has positions for."""
         if self._model_length is None:
             positions = getattr(self.config, "max_position_embeddings", None) or 0
-            positions = positions - first_position(self.config) if positions > 0 else 512
-            self._model_length = int(min(positions, self.tokenizer.model_max_length))
+            positions -= first_position(self.skeleton) if self.skeleton and positions > 0 else 0
+            self._model_length = int(positions) if positions > 0 else min(512, self.tokenizer.model_max_length)
         return self._model_length
 
     @property
@@ -162,15 +165,19 @@ class TextTask(Task[O]):
             raise UsageError(
                 f"{self.length_flag} {self.options.max_length}: {special} tokens of each row are special ones, give more"
             )
-        return self.options.max_length or min(self.default_length, limit)
+        return self.options.max_length or min(self.default_length, limit, self.tokenizer.model_max_length)
 
     # --------------------------------------------------------------------------------------------------------- model
 
     def with_room_for_the_tokens(self, model: Any, path: str) -> nn.Module:
         """The model; ModelError if its tokenizer gives ids that it has no embedding for."""
+        rows = rows_of_token_table(model)
         last = max(len(self.tokenizer) - 1, *self.tokenizer.get_vocab().values())  # ids may have gaps
-        if last >= model.get_input_embeddings().num_embeddings:
-            raise ModelError(f"model {path}: its tokenizer has more tokens than the model has embeddings (an id is {last})")
+        if rows is not None and last >= rows:
+            raise ModelError(
+                f"model {path}: its tokenizer has ids up to {last}, and the model {rows} embeddings: if tokens were added, "
+                "save the model again after model.resize_token_embeddings(len(tokenizer)) in Python"
+            )
         return model  # type: ignore[no-any-return]
 
     def from_pretrained(self, path: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
@@ -190,7 +197,13 @@ class TextTask(Task[O]):
 
     def save(self, model: nn.Module, directory: Path) -> None:
         model.save_pretrained(directory)  # type: ignore[operator]
-        self.tokenizer.save_pretrained(directory)
+        before = self.tokenizer.model_max_length
+        try:
+            if self.cuts:  # what cuts by the tokenizer's own limit, a pipeline say, cuts as training did
+                self.tokenizer.model_max_length = self.max_length
+            self.tokenizer.save_pretrained(directory)
+        finally:
+            self.tokenizer.model_max_length = before
 
 
 def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_row) -> Sequence[str]:
@@ -215,11 +228,9 @@ def refuse_oversized(auto_class: Any, config: Any, path: str) -> None:
     the memory is full. Of a folder; nothing is known of files that are not fetched yet."""
     if not (stored := sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))):
         return
-    try:
-        with torch.device("meta"):  # counts without making, and draws no random numbers
-            number = sum(each.numel() for each in auto_class.from_config(copy.deepcopy(config)).parameters())
-    except Exception:  # of another architecture, say: what loads the weights says it better
+    if (model := without_weights(auto_class, config)) is None:
         return
+    number = sum(each.numel() for each in model.parameters())
     if number > stored + SPARE:
         raise ModelError(f"model {path}: config.json asks for {number:,} parameters, and its files have {stored:,} bytes")
 

@@ -77,7 +77,7 @@ def test_a_bad_flag_is_found_within_eight_seconds():
         (["report"], "report draws one run, and 0 are named"),
         (["--task", "nowhere.py:Mine"], "there is no file nowhere.py"),
         (["--task", "classification"], "give --train-file FILE or --data HUB_NAME"),
-        (["predict", "text"], "--model must name a model directory"),
+        (["predict", "text"], "no text to predict with text: give some behind the model"),
         (["--task", "yelp", "--output-dir", ""], "--output-dir must not be empty"),
         (["--task", "yelp", "--model="], "--model must not be empty"),
         (["--task", "yelp", "--output-dir", "a\0b"], "--output-dir must not be text with a NUL in it"),

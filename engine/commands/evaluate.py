@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 
 from engine.artifacts.directory import read_run
 from engine.artifacts.report import MISTAKES
-from engine.commands.flags import EvaluateConfig, changes_in
+from engine.commands.flags import EvaluateConfig, changes_in, with_model
 from engine.commands.output import check_output, check_writable, without_formula, writing
 from engine.commands.report import record_of
 from engine.commands.report import write as draw
 from engine.config import TrainConfig
-from engine.console import say, say_lines
+from engine.console import note, say, say_lines, shown
 from engine.data.files import check_form
 from engine.data.form import Form
 from engine.distributed.world import World
@@ -27,11 +28,16 @@ from engine.finished import Find, open_model
 from engine.loader import batches, eval_loader
 from engine.precision import Precision, choose_precision, make_autocast
 from engine.record.evaluate import evaluate as measure
+from engine.record.figures import figure_text
 from engine.settings.fields import user_path
+from engine.task import Review, Task
+
+MOST_CLASSES = 50  # in the table on the terminal
 
 
 def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[str, Any]:
     """The command: loss and metrics of a finished model, printed and returned. Raises UsageError, DataError, ModelError."""
+    config, texts = with_model(config, texts, "evaluate runs/mine")
     if texts:
         raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
     check_output("--output", config.output, [".json"], inputs=[config.file], model=config.model)
@@ -52,8 +58,11 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
     world = World(device)
     loader = eval_loader(task, examples, layout, engine, world)
-    autocast = make_autocast(precision_for(config, device), device)
-    review = task.review() if config.errors else None
+    precision = precision_for(config, device)
+    if precision != "fp32":
+        note(f"evaluated in {precision}, as in training; predict computes in fp32 (here: --precision fp32)")
+    autocast = make_autocast(precision, device)
+    review = reviewing(task, needed=bool(config.errors))
     if review and config.errors:
         check_writable(review.columns(), Path(config.errors), config.file or config.model)
     look = review.update if review else None
@@ -63,10 +72,13 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         raise ModelError(f"model {config.model}: the loss on these data is {loss}: its weights give no finite numbers")
     metrics = result.metrics()
     for name, value in metrics.items():
-        say(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
+        say(f"  {name:<28} = {figure_text(value)}")
+    classes = review.classes() if review else {}
+    say_lines(table_of(classes))
     if config.output:
+        written = result.finite().metrics() | ({"classes": classes} if classes else {})
         with writing("--output", Path(config.output)) as stream:
-            stream.write(json.dumps(result.finite().metrics(), indent=2, allow_nan=False) + "\n")
+            stream.write(json.dumps(written, indent=2, allow_nan=False) + "\n")
     if review and config.errors:
         header, wrong = review.rows()
         with writing("--errors", Path(config.errors)) as stream:
@@ -77,6 +89,29 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         if Path(config.errors).resolve() == (directory / MISTAKES).resolve() and (directory / "run.json").exists():
             draw(directory / "report.html", [record_of(directory)])
     return metrics
+
+
+def reviewing(task: Task[Any], *, needed: bool) -> Review | None:
+    """A look at each class, where the task tells right from wrong. Raises UsageError where it does not, and it is needed."""
+    try:
+        return task.review()
+    except UsageError:
+        if needed:
+            raise
+        return None
+
+
+def table_of(classes: Mapping[str, Mapping[str, float]]) -> str:
+    """A line for each class; of very many the first."""
+    if not classes:
+        return ""
+    heads = list(next(iter(classes.values())))
+    lines = [f"  {'class':<28}" + "".join(f"{head:>11}" for head in heads)]
+    for name, figures in islice(classes.items(), MOST_CLASSES):
+        lines.append(f"  {shown(name, 27):<28}" + "".join(f"{figure_text(figure):>11}" for figure in figures.values()))
+    if len(classes) > MOST_CLASSES:
+        lines.append(f"  ... and {len(classes) - MOST_CLASSES} more: all stand in --output FILE.json")
+    return "\n".join(lines)
 
 
 def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:

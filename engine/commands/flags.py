@@ -6,12 +6,16 @@ EvaluateConfig: settings with ``replaces_run``, which take the place of those of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.errors import UsageError
-from engine.settings.fields import most_workers, require, setting, settings_where
+from engine.settings.fields import most_workers, require, setting, settings_where, user_path
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 EXCEL_SAFE = "put a ' before CSV cells that a spreadsheet would take for a formula"
 
@@ -26,8 +30,12 @@ def require_csv(excel_safe: bool, name: str | None, flag: str = "--output") -> N
 class PredictConfig:
     """Settings of ``predict``; what a subclass adds with ``replaces_run`` are names of columns of ``input``."""
 
-    model: str = setting("", "directory of a finished run, or any model directory or Hub name")
-    input: str | None = setting(None, "CSV, TSV, JSON, JSONL, Parquet, Arrow or text file to predict, or several", several=True)
+    model: str = setting("", "directory of a finished run, or any model directory or Hub name; or bare, first")
+    input: str | None = setting(
+        None,
+        "CSV, TSV, JSON, JSONL, Parquet, Arrow or text file to predict, or several; - for lines of text from standard input",
+        several=True,
+    )
     output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
     id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
     excel_safe: bool = setting(False, EXCEL_SAFE)
@@ -40,7 +48,6 @@ class PredictConfig:
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name a model directory")
         require_csv(self.excel_safe, self.output)
 
 
@@ -48,7 +55,7 @@ class PredictConfig:
 class EvaluateConfig:
     """Settings of ``evaluate``."""
 
-    model: str = setting("", "directory of a finished run, or any model directory or Hub name")
+    model: str = setting("", "directory of a finished run, or any model directory or Hub name; or bare, first")
     file: str | None = setting(
         None, "labelled file to evaluate on, or several (default: the run's own evaluation data)", several=True
     )
@@ -73,7 +80,6 @@ class EvaluateConfig:
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
-        require(self, "model", bool(self.model), "must name a model directory")
         require_csv(self.excel_safe, self.errors, "--errors")
         require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
         require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
@@ -118,6 +124,21 @@ class EnvConfig:
 
     output_dir: str = setting("runs", "the directory whose disk is looked at")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+
+C = TypeVar("C", bound="DataclassInstance")
+
+
+def with_model(config: C, texts: Sequence[str], example: str) -> tuple[C, Sequence[str]]:
+    """The model by --model, or bare and first: ``predict runs/mine "a text"``. Raises UsageError where there is none."""
+    if config.model:  # type: ignore[attr-defined]
+        return config, texts
+    if not texts:
+        raise UsageError(f"name a model: python run.py {example}")
+    name = texts[0]
+    if any(letter.isspace() for letter in name) and not user_path(name).exists():
+        raise UsageError(f"{name!r} is no model, and the model comes first: python run.py {example}")
+    return replace(config, model=name), texts[1:]  # type: ignore[arg-type]
 
 
 def changes_in(config: PredictConfig | EvaluateConfig) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.commands.flags import PredictConfig, changes_in
+from engine.commands.flags import PredictConfig, changes_in, with_model
 from engine.commands.output import TABLES, check_output, check_writable, is_flat, write_predictions
 from engine.console import is_main_process, note, printable, say, shown
 from engine.data.files import read_named
@@ -16,17 +18,24 @@ from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
 from engine.task import Task
 
+STDIN = "-"  # in place of a file
+
 
 def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     """The command: texts given as arguments, or a file. Prints, or writes ``--output``."""
-    if bool(texts) == bool(config.input):
+    config, texts = with_model(config, texts, 'predict runs/mine "a text"')
+    if not texts and not config.input:
+        raise UsageError(
+            f"no text to predict with {config.model}: give some behind the model, or --input FILE (- for lines of text)"
+        )
+    if texts and config.input:
         raise UsageError("give either texts to predict, or --input FILE")
     check_output("--output", config.output, TABLES, inputs=[config.input], model=config.model)
     changes = changes_in(config)
     columns = [value for name, value in changes.items() if name.endswith("_column") and value is not None]
     columns += [config.id_column] if config.id_column is not None else []
-    rows: Columns = {"text": list(texts)}
-    if config.input:
+    rows: Columns = {"text": list(texts) if config.input != STDIN else lines_of_stdin(config.encoding)}
+    if config.input and config.input != STDIN:
         rows = read_named(config.input, "--input", Form.of(config))
         choose(config.input, list(rows), [name for name in columns if name not in rows])
         id_column = config.id_column or "id"
@@ -35,7 +44,7 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
             check_writable(rows, Path(config.output), config.input)
     elif columns:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
-    folder = folder_of(config.input) if config.input else None
+    folder = folder_of(config.input) if config.input and config.input != STDIN else None
     task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes, folder=folder)
     inputs = task.inputs_of(rows) if config.input else list(texts)
     predictions = list(task.predict(model, inputs, layout))
@@ -55,6 +64,20 @@ def folder_of(name: str) -> Path:
     if len(folders) > 1:
         raise UsageError(f"--input {name} names files in {len(folders)} folders: predict those of one at a time")
     return folders.pop()
+
+
+def lines_of_stdin(encoding: str | None) -> list[str]:
+    """A text a line, as in a .txt file. Raises DataError, UsageError."""
+    try:
+        lines = io.TextIOWrapper(sys.stdin.buffer, encoding=encoding or "utf-8-sig", newline=None).read().split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not {encoding or 'UTF-8'}: {error}; name its encoding with --encoding") from error
+    except LookupError as error:
+        raise UsageError(f"--encoding {encoding}: there is no such encoding") from error
+    lines = lines[:-1] if lines[-1] == "" else lines
+    if not lines:
+        raise DataError("standard input has no line")
+    return lines
 
 
 def refuse_repeated(ids: Sequence[Any], name: str) -> None:
@@ -77,7 +100,7 @@ def try_examples(task: Task[Any], directory: Path, find: Find, device: str, name
         return
     try:
         saved, model, layout = open_model(str(directory), find, device=device, task=name)
-        predictions = saved.predict(model, task.try_it, layout)
+        predictions = list(saved.predict(model, task.try_it, layout))
     except Exception as error:
         return note(f"the model is saved; its examples could not be tried: {type(error).__name__}: {error}")
     for text, prediction in zip(task.try_it, predictions, strict=True):

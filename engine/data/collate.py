@@ -19,18 +19,25 @@ class Layout:
 
     ``padded``: one below the other, to the longest; ``max_length``: to ``max_length``, always; ``packed``: end to end in
     one row, positions restarting at ``position_start``. ``round_to``: a packed row is filled up to a multiple of it by
-    segments that nobody reads, so that few shapes occur. ``pads_right``: whatever the tokenizer wants, for a model that looks
-    up each position by its number: padding on the left would give a text other ones beside a longer text.
+    segments that nobody reads, so that few shapes occur. ``sides``: those on which padding leaves the model's answer as it is
+    (engine/model/padding_check.py); the tokenizer's own side counts if it is one of them, or if there is none: then
+    ``padding_matters``, and a text's answer is that of its rows of equal length alone.
     """
 
     kind: Literal["padded", "max_length", "packed"] = "padded"
     max_length: int = 0
     position_start: int = 0
     round_to: int = 1
-    pads_right: bool = False
+    sides: tuple[str, ...] = ("right", "left")
 
     def pads_left(self, tokenizer: Any) -> bool:
-        return bool(tokenizer.padding_side == "left" and not self.pads_right)
+        side = tokenizer.padding_side
+        return bool((side if side in self.sides or not self.sides else self.sides[0]) == "left")
+
+    @property
+    def padding_matters(self) -> bool:
+        """Does a text get another answer beside a longer one, wherever the padding stands?"""
+        return self.kind == "padded" and not self.sides
 
 
 PADDED = Layout()

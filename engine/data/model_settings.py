@@ -7,6 +7,7 @@ each model before it loads anything of it.
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,9 +76,8 @@ def check_values(found: Any, within: str = "") -> None:
     elif within.endswith("_token_id") and not (found is None or is_a(found, int)):
         raise ValueError(f"{within} cannot be {shortened(found)}")
     elif isinstance(found, int | float):
-        most = min(
-            (most for word, most in MOST.items() if word in within.lower()), default=10**300
-        )  # tokenizers say 10**30 for no limit
+        words = {word.rstrip("s") for word in within.lower().split("_")}
+        most = min((most for word, most in MOST.items() if word in words), default=NO_LIMIT)
         if abs(found) > most and not isinstance(found, float):
             raise ValueError(f"{within} is {shortened(found)}, and {most} is the most that is believed")
 
@@ -88,6 +88,17 @@ def check_index(found: Mapping[str, Any]) -> None:
     for name in names.values() if isinstance(names, dict) else [names]:
         if not is_within(name):
             raise ValueError(f"weight_map cannot hold {shortened(name)}")
+
+
+def conversion(folder: str, name: str) -> str:
+    """How to make ``name.safetensors`` of the pickles ``name*.bin`` in the folder, for whoever trusts them: a command line."""
+    old = {"model": "pytorch_model"}.get(name, name)
+    code = (
+        "import glob, torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for f in "
+        f"glob.glob('{old}*.bin') for k, v in torch.load(f, weights_only=True).items()}}, '{name}.safetensors', "
+        "{'format': 'pt'})"
+    )
+    return f'a pickle can run code and is never opened; if you trust it: cd {shlex.quote(folder)} && python -c "{code}"'
 
 
 def check_files(folder: Path) -> None:

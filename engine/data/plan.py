@@ -153,7 +153,11 @@ def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, budget: int, *, packed:
     return [rows[a:b] for a, b in pairwise([*starts, len(rows)])]
 
 
-def eval_batches(lengths: np.ndarray, batch_size: int) -> list[list[Key]]:
-    """Every row once, longest first: least padding, and a batch that does not fit fails at the start."""
+def eval_batches(lengths: np.ndarray, batch_size: int, *, same_length: bool = False) -> list[list[Key]]:
+    """Every row once, longest first: least padding, and a batch that does not fit fails at the start.
+
+    ``same_length``: no padding at all, for a model to which it matters.
+    """
     order = np.argsort(-lengths, kind="stable")
-    return [[(0, int(row)) for row in rows] for rows in cut(order, batch_size)]
+    runs = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1) if same_length else [order]
+    return [[(0, int(row)) for row in rows] for run in runs for rows in cut(run, batch_size)]

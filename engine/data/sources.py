@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 from engine.data.hub import first_reason, quietly
 from engine.data.mixture import Mixture
-from engine.data.model_settings import check_files, check_settings
+from engine.data.model_settings import check_files, check_settings, conversion
 from engine.data.tables import check_columns, chosen, read_dataset, undecoded
 
 T = TypeVar("T")
@@ -312,6 +312,17 @@ class Source:
         if wanted != "auto":
             folder = user_path(wanted)
             if folder.is_dir():
+                if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+                    raise ModelError(
+                        f"--model {wanted} holds an adapter, and peft leaves the rest out: put its model's config.json and "
+                        "tokenizer there, too (in Python: model.config.save_pretrained and tokenizer.save_pretrained)"
+                    )
+                if (folder / "modules.json").exists() and not (folder / "config.json").exists():
+                    raise ModelError(
+                        f"--model {wanted} is an old layout of sentence-transformers, its transformer in a folder of its own: "
+                        f'save it anew: python -c "from sentence_transformers import SentenceTransformer as S; '
+                        f"S({str(folder)!r}).save_pretrained('NEW')\""
+                    )
                 if not (folder / "config.json").exists():
                     raise ModelError(f"--model {wanted} holds no config.json: it is not a model directory")
                 if self.config.revision:
@@ -358,8 +369,23 @@ class Source:
         except ModelError:
             raise
         except Exception as error:  # a broken model directory raises almost anything; each says what
+            if (without := self._without_safetensors(path, error)) is not None:
+                raise ModelError(f"model {path} {without}") from error
             what = "its weights file is damaged: " if type(error).__name__ == "SafetensorError" else ""
             raise ModelError(f"model {path}: {what}{first_reason(error)}") from error
+
+    @staticmethod
+    def _without_safetensors(path: str, error: Exception) -> str | None:
+        """What to say of a model that has no model.safetensors; None: something else is wrong."""
+        folder = Path(path)
+        if folder.is_dir():
+            is_pickled = any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))
+            return f"has no model.safetensors: {conversion(path, 'model')}" if is_pickled else None
+        if "use_safetensors" not in str(error):
+            return None
+        if not hub.reachable():
+            return f"is not in the cache, and {hub.endpoint()} is not reachable: fetch it first (hf download), or give a folder"
+        return f"has no model.safetensors; if its pytorch_model.bin is fetched into DIR: {conversion('DIR', 'model')}"
 
     def _check_settings(self, path: str, revision: str) -> None:
         """Before anything of a model is loaded: what it says of itself, in its folder or on the Hub."""

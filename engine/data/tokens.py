@@ -222,8 +222,21 @@ def encode(
                 ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]),
                 offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
                 types=np.concatenate([np.asarray(row, dtype=np.int8) for row in types]) if types else None,
-                num_truncated=sum(bool(encoding.overflowing) for encoding in encoded.encodings or ()),
+                num_truncated=num_cut(encoded, lengths, tokenizer, texts[chunk], pairs and pairs[chunk], max_length),
             )
+
+
+def num_cut(
+    encoded: Any, lengths: Sequence[int], tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+) -> int:
+    """How many of the rows had more tokens. A tokenizer in Python does not say: those of full length are made again, uncut."""
+    if encoded.encodings is not None:
+        return sum(bool(encoding.overflowing) for encoding in encoded.encodings)
+    full = [i for i, length in enumerate(lengths) if length >= max_length]
+    if not full:
+        return 0
+    uncut = tokenizer([texts[i] for i in full], [pairs[i] for i in full] if pairs else None, truncation=False, verbose=False)
+    return sum(len(ids) > max_length for ids in uncut["input_ids"])
 
 
 class NpyWriter:

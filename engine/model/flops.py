@@ -74,6 +74,8 @@ def count_flops(model: nn.Module, level: str | None) -> FlopCount | None:
 
 def _has_local_layers(config: Any) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ())
+    if getattr(config, "is_heterogeneous", False):  # layers differ: no one number is that of all
+        return True
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     return bool(kinds - {"full_attention"}) or (not kinds and window is not None)
 

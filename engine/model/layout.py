@@ -18,11 +18,9 @@ from engine.console import note
 from engine.data.cache import entry
 from engine.data.collate import Layout
 from engine.errors import UsageError
-from engine.model import packing
+from engine.model import packing, padding_check
 from engine.model.packing_check import check_kernel, compare_small_copy, fingerprint
 from engine.precision import Precision
-
-POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")  # tables of a vector for each position
 
 
 def choose_layout(
@@ -35,24 +33,44 @@ def choose_layout(
     if name == "max_length":
         if max_length is None:
             raise UsageError("--batching max_length: this task has no length to pad to")
-        return padded(model, max_length)
+        return padded(model, level, max_length)
     if name in ("padded", "bucketed"):
-        return padded(model)
+        return with_warning(padded(model, level), model)
     reason = why_not_packed(model, level, device, precision)
     if reason is None:
         return pack(model, level)
     if name == "packed":
         raise UsageError(f"--batching packed: {reason}; use padded or bucketed")
     note(f"batching: padded, because {reason}")
-    return padded(model)
+    return with_warning(padded(model, level), model)
 
 
-def padded(model: nn.Module, max_length: int = 0) -> Layout:
+def padded(model: nn.Module, level: str | None, max_length: int = 0) -> Layout:
     """The padded layout that suits the model; ``max_length``: that all rows are padded to, 0: to the longest."""
-    by_number = any(
-        isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS for name, module in model.named_modules()
-    )
-    return Layout("max_length" if max_length else "padded", max_length, pads_right=by_number)
+    sides: list[tuple[str, ...]] = []
+
+    def find() -> tuple[str, ...]:
+        sides.extend([] if sides else [padding_check.harmless_sides(model, level)])
+        return sides[0]
+
+    def write(folder: Path) -> None:
+        (folder / "verdict.json").write_text(json.dumps({"model": type(model).__name__, "sides": find()}))
+
+    is_known_kind = isinstance(model, transformers.PreTrainedModel)
+    known = entry("padding", padding_check.key(model, level), write) if is_known_kind else None
+    found = find() if known is None else tuple(json.loads((known / "verdict.json").read_text())["sides"])
+    return Layout("max_length" if max_length else "padded", max_length, sides=found)
+
+
+def with_warning(layout: Layout, model: nn.Module) -> Layout:
+    """The layout; where padding matters, that is said with the way to train without."""
+    if layout.padding_matters:
+        note(
+            f"warning: padding changes what {type(model).__name__} computes, in transformers itself: a text has another answer "
+            "beside a longer one. Evaluation and predict put texts of equal length together; --batch-size 1 with "
+            "--accumulation-steps trains without padding"
+        )
+    return layout
 
 
 def pack(model: nn.Module, level: str | None) -> Layout:

@@ -19,6 +19,7 @@ from torch import nn
 from engine.checked import expect, expect_each, parse_object, read_bytes
 from engine.config import TrainConfig
 from engine.data import hub
+from engine.data.model_settings import conversion
 from engine.errors import ModelError, UsageError
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -50,6 +51,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     names, which can take for ever, and numbers without end."""
     try:
         found = parse_object(read_bytes(Path(path) / ADAPTER))
+        if found.get("base_model_name_or_path") in (None, ""):
+            raise ValueError("it names no base model: write its folder or Hub name into base_model_name_or_path")
         expect(found, "base_model_name_or_path", str)
         if found.get("peft_type") != "LORA":
             raise ValueError("peft_type is not LORA")
@@ -65,7 +68,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
                 if not isinstance(module, str) or not re.fullmatch(r"[\w.-]+", module):
                     raise ValueError(f"{name} may hold names of modules alone, found {str(module)[:60]!r}")
     except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{Path(path) / ADAPTER} is not an adapter's ({type(error).__name__}: {error})") from error
+        raise ModelError(f"{Path(path) / ADAPTER} cannot be used ({type(error).__name__}: {error})") from error
     return found
 
 
@@ -89,7 +92,7 @@ def folder_of(load: Callable[..., Any], path: str) -> Path | None:
     if ADAPTER not in found:
         return None
     if WEIGHTS not in found:
-        raise ModelError(f"model {path} is an adapter without {WEIGHTS}: other files of weights are never opened")
+        raise ModelError(f"model {path} is an adapter without {WEIGHTS}: {conversion(path, 'adapter_model')}")
     return Path(found[ADAPTER]).parent
 
 
@@ -205,7 +208,10 @@ def load_merged(
 
     peft, base = library(), base_of(folder)
     if Path(base).is_absolute() and not Path(base).is_dir():
-        raise ModelError(f"model {path} is an adapter, and its base model is no longer in {base}")
+        raise ModelError(
+            f"model {path} is an adapter, and its base model is no longer in {base}: put it back, or write its new place into "
+            f"base_model_name_or_path of {folder / ADAPTER}"
+        )
     if not Path(base).is_dir() and not hub.reachable():
         hub.go_offline()
     if folder_of(load, base) is not None:

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,10 @@ def fingerprint(model: transformers.PreTrainedModel, level: str) -> str:
 def compare_small_copy(model: transformers.PreTrainedModel, level: str) -> str | None:
     """Why packed and padded differ, or None. Draws nothing from the global generators."""
     name = type(model).__name__
+    if model.config.is_encoder_decoder and level == "sequence":
+        return f"{name} has an encoder and a decoder"
+    if model.config.get_text_config() is not model.config:
+        return f"{name} is for more than text"
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # torch.manual_seed would set those of the GPUs, too
@@ -70,6 +75,9 @@ def small_copy(model: transformers.PreTrainedModel) -> transformers.PreTrainedMo
     config = copy.deepcopy(model.config)
     kinds = sorted(set(getattr(config, "layer_types", None) or ()))
     config.num_hidden_layers = max(2, len(kinds))
+    for name in ("num_decoder_layers", "decoder_layers"):
+        if hasattr(config, name):
+            setattr(config, name, 2)
     if kinds:
         config.layer_types = (kinds * 2)[: config.num_hidden_layers]
     for window in ("sliding_window", "attention_chunk_size", "local_attention"):
@@ -81,7 +89,7 @@ def small_copy(model: transformers.PreTrainedModel) -> transformers.PreTrainedMo
     for token in ("bos", "eos", "cls", "sep"):
         if getattr(config, f"{token}_token_id", None) is not None:
             setattr(config, f"{token}_token_id", 2)
-    if isinstance(config.pad_token_id, int):
+    if isinstance(getattr(config, "pad_token_id", None), int):
         config.pad_token_id = min(config.pad_token_id, 3)
     small = type(model)(config).eval()
     small.set_attn_implementation(model.config._attn_implementation)
@@ -94,16 +102,8 @@ def small_copy(model: transformers.PreTrainedModel) -> transformers.PreTrainedMo
 
 def largest_difference(model: transformers.PreTrainedModel, level: str) -> float:
     """Between packed and padded, over logits and all gradients; the model is left enabled."""
-    config, generator = model.config, np.random.default_rng(0)
-    positions = getattr(config, "max_position_embeddings", None) or 0
-    longest = min(positions, COPY_LENGTHS[-1]) if positions > 0 else COPY_LENGTHS[-1]
-    rows = []
-    for length in [min(n, longest) for n in COPY_LENGTHS]:
-        row = {"input_ids": generator.integers(5, config.vocab_size, length)}
-        if getattr(config, "type_vocab_size", 0) > 1:
-            row["token_type_ids"] = (np.arange(length) > length // 2).astype(np.int64)
-        rows.append(row)
-    pad_id = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+    config, rows = model.config, some_rows(model.config)
+    pad_id = pad if isinstance(pad := getattr(config, "pad_token_id", None), int) else 0
     if hasattr(model, "score"):
         rows[1]["input_ids"][-1] = pad_id  # a text that ends with the token that pads
     tokenizer = SimpleNamespace(pad_token_id=pad_id, pad_token_type_id=0, padding_side="right")
@@ -119,6 +119,20 @@ def largest_difference(model: transformers.PreTrainedModel, level: str) -> float
             raise ValueError(f"{name} gets a gradient in one of the two only")
         differences.append(_distance(gradients[name], other_gradients[name]))
     return max(differences)
+
+
+def some_rows(config: Any, lengths: Sequence[int] = COPY_LENGTHS) -> list[dict[str, np.ndarray]]:
+    """A few rows of random tokens and types."""
+    generator = np.random.default_rng(0)
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    longest = min(positions, lengths[-1]) if positions > 0 else lengths[-1]
+    rows = []
+    for length in [min(n, longest) for n in lengths]:
+        row = {"input_ids": generator.integers(5, getattr(config, "vocab_size", 1000), length)}
+        if (getattr(config, "type_vocab_size", 0) or 0) > 1:
+            row["token_type_ids"] = (np.arange(length) > length // 2).astype(np.int64)
+        rows.append(row)
+    return rows
 
 
 def _run(

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from engine.errors import ModelError
 
 
 def enable(model: nn.Module, level: str | None) -> None:
@@ -22,18 +25,26 @@ def enable(model: nn.Module, level: str | None) -> None:
         return
     body = getattr(model, "base_model", model)
     index: list[Tensor | None] = [None]
+    tokens: list[torch.Size] = [torch.Size()]  # [B, T]
 
     def keep(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         index[0] = kwargs.pop("target_index", None)
+        if index[0] is not None:
+            tokens[0] = kwargs["input_ids"].shape
         return args, kwargs
 
     def pick(module: nn.Module, args: Any, outputs: Any) -> Any:
-        if index[0] is not None:
-            name = "logits" if module is model else "last_hidden_state"
-            tokens = getattr(outputs, name).flatten(0, 1)  # [B * T, H or V]
-            setattr(outputs, name, tokens.index_select(0, index[0])[None])
-            index[0] = None
+        name = "logits" if module is model else "last_hidden_state"
+        vectors = getattr(outputs, name, None)
+        if index[0] is None or (module is not model and (vectors is None or vectors.shape[:2] != tokens[0])):
+            return outputs
+        if vectors is None or vectors.shape[:2] != tokens[0]:
+            raise ModelError(f"{type(model).__name__} does not give logits token by token: it cannot be trained on this task")
+        setattr(outputs, name, vectors.flatten(0, 1).index_select(0, index[0])[None])  # of [B * T, H or V]
+        index[0] = None
         return outputs
 
     model.register_forward_pre_hook(keep, with_kwargs=True)
-    (body if isinstance(body, nn.Module) else model).register_forward_hook(pick)
+    if isinstance(body, nn.Module) and body is not model:
+        body.register_forward_hook(pick)
+    model.register_forward_hook(pick)  # for a model that calls a part of its body, and not the whole

@@ -19,6 +19,13 @@ IN_METRICS = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second"
 RESERVED = frozenset({"loss", *IN_CHECKPOINT, *IN_LINE, *(name.removeprefix("eval_") for name in IN_METRICS)})
 
 
+def figure_text(value: Any) -> str:
+    """A figure for people: four decimals; a count as it is; one that is not defined or not finite in a word."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "undefined"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One pass over held-out data. ``figures``: "loss" first, then the metrics; None: not finite. ``num_steps``: batches."""

@@ -26,7 +26,7 @@ from engine.distributed.world import World
 from engine.errors import DivergedError
 from engine.model.flops import FlopCount
 from engine.record.divergence import LossJumps, describe_first, first_bad_step, refuse_collapsed_scale
-from engine.record.figures import Evaluation
+from engine.record.figures import Evaluation, figure_text
 from engine.record.lines import MetricsFile, Rates, bar_text, epoch_line, line_text, rank_texts, train_line
 from engine.record.progress import Best, BestSoFar, Progress
 from engine.record.stop import Stop
@@ -124,8 +124,8 @@ class Run:
         self.is_best = self.best_so_far.count(at.step, self.last_evaluation)
         self.should_stop |= self.best_so_far.is_hopeless
         self.write({"kind": "eval", "split": "eval", "step": at.step, "epoch": round(at.epochs_done, 4), **result.line()})
-        text = ", ".join(f"{name} {value:.4f}" for name, value in result.figures.items())
-        self.say(f"epoch {at.epochs_done:g}: evaluation {text}" + (" (best so far)" if self.is_best else ""))
+        text = ", ".join(f"{name} {figure_text(value)}" for name, value in result.figures.items())
+        self.say(f"epoch {at.epochs_done:g}: evaluation {text}" + f" (best {self.best_so_far.metric} so far)" * self.is_best)
         if self.best_so_far.is_hopeless:
             self.say(f"stopping early: {self.best_so_far.num_worse} evaluations without a better {self.best_so_far.metric}")
 

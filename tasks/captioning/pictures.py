@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 MAX_BYTES, MAX_PIXELS = 64 * 2**20, 64 * 2**20  # of one picture; in RGB that many pixels take 192 MiB
+MOST_16 = 2**16 - 1
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # those that Pillow decodes in its own process
 
 
@@ -102,11 +103,26 @@ def opened(content: bytes) -> Picture:
     return picture
 
 
+def in_rgb(picture: Picture) -> Picture:
+    """With 8 bits for each colour. Of 16 bits that is v / 257; Pillow's own conversion would cut off at 255.
+
+    Raises ValueError for numbers whose range nothing says: floats, and integers of more than 16 bits.
+    """
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        values = np.asarray(picture)
+        if values.min() >= 0 and values.max() <= MOST_16:
+            return Image.fromarray(np.round(values / (MOST_16 / 255)).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"its pixels are {'floats' if picture.mode == 'F' else 'integers of more than 16 bits'}, and nothing "
+                         "says which is white: save it with 8 or 16 bits")  # fmt: skip
+    return picture.convert("RGB")
+
+
 def decode(content: bytes, where: str) -> Picture:
     """The picture the right way up, in RGB. Raises DataError."""
     try:
         with opened(content) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            return in_rgb(ImageOps.exif_transpose(picture))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} is not a picture that can be read: {error}") from error
 
@@ -114,7 +130,10 @@ def decode(content: bytes, where: str) -> Picture:
 def open_picture(source: Any, where: str, access: Access = ANYWHERE) -> Picture:
     """A picture from anywhere that ``access`` lets it come from. Raises DataError."""
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        try:
+            return in_rgb(source)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from error
     return decode(read_bytes(source, access, where), str(source) if isinstance(source, str) else where)
 
 
@@ -149,7 +168,10 @@ class Pictures(torch.utils.data.Dataset[Row]):
         content, where = self._read(row)
         try:
             with opened(content) as picture:
-                picture.verify()
+                if picture.mode in ("I", "F"):
+                    in_rgb(picture)
+                else:
+                    picture.verify()
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{where}: not a picture that can be read: {error}") from error
         return hashlib.sha256(content).digest()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,12 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns, delimiter_hint
+from engine.data.plan import eval_batches
 from engine.data.sources import Source
-from engine.data.tables import row_name
-from engine.data.tokens import TokenDataset, cells_of, tokenize_now
+from engine.data.tables import RowName, row_name
+from engine.data.tokens import TokenDataset, Tokens, cells_of, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
+from engine.model.capabilities import counts_ends
 from engine.task import Examples, Row
 from tasks.classification.column import Rule, class_names
 from tasks.classification.labels import Labels, listed, read_labels
@@ -154,7 +156,36 @@ class Classification(TextTask[ClassificationOptions]):
         pairs = None
         if o.text_pair_column:
             pairs = checked_texts(table[o.text_pair_column], f"{split} data, column {o.text_pair_column!r}", row)
-        return TokenDataset(self.tokenize(texts, pairs, f"{split} data", row), {"labels": targets})
+        tokens = self.tokenize(texts, pairs, f"{split} data", row)
+        if self.counts_ends:
+            self.refuse_ends(tokens, f"{split} data", row)
+        return TokenDataset(tokens, {"labels": targets})
+
+    @cached_property
+    def counts_ends(self) -> bool:
+        """Must all rows of a batch have as many end tokens?"""
+        return self.skeleton is not None and counts_ends(self.skeleton)
+
+    def ends_in(self, tokens: Tokens) -> np.ndarray:
+        """[N]: the model's end tokens in each row."""
+        return np.add.reduceat(np.asarray(tokens.ids) == self.config.eos_token_id, tokens.offsets[:-1], dtype=np.int64)
+
+    def refuse_ends(self, tokens: Tokens, where: str, row: RowName) -> None:
+        """Raises DataError for a row whose text holds an end token: the head reads the last one, and takes no batch in which
+        rows have more than others. ModelError where the tokenizer adds none."""
+        pair = ["a"] if self.options.text_pair_column else None
+        usual = int(self.ends_in(tokenize_now(["a"], pair, self.tokenizer, self.max_length, where))[0])
+        end = self.tokenizer.convert_ids_to_tokens(self.config.eos_token_id)
+        if not usual:
+            raise ModelError(
+                f"model {self.path} reads the vector of the end token {end!r}, and its tokenizer puts none behind a text: take "
+                "the tokenizer that belongs to it, or another model"
+            )
+        if len(odd := np.flatnonzero(self.ends_in(tokens) != usual)):
+            raise DataError(
+                f"{where}, {row(int(odd[0]))}: the text holds {end!r}, the model's end token, and its head takes no batch in "
+                "which a text has more of them than another: remove it from the text"
+            )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         inputs, counts = arrange(rows, layout, self.tokenizer)
@@ -176,8 +207,9 @@ class Classification(TextTask[ClassificationOptions]):
             ignore_mismatched_sizes=True,
         )
         check_loaded(model, report, path)
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.tokenizer.pad_token_id
+        config = model.config.get_text_config()  # a model of pictures and text has one of its own
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = self.tokenizer.pad_token_id
         return self.with_room_for_the_tokens(model, path)
 
     def load_model(self, path: str) -> nn.Module:
@@ -247,19 +279,26 @@ class Classification(TextTask[ClassificationOptions]):
         if tokens.num_truncated:
             note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         rows = TokenDataset(tokens, {})
-        order = np.argsort(-rows.lengths, kind="stable")
         if self.labels is None:
             self.adopt(model)
         assert self.labels is not None
         device = next(model.parameters()).device
         predictions: list[dict[str, Any]] = [{} for _ in texts]
-        for chunk in np.array_split(order, -(-len(order) // 32)):
+        ends = self.ends_in(tokens) if self.counts_ends else np.zeros(len(rows), np.int64)
+        for chunk in self.alike(rows.lengths, ends, layout):
             batch = self.collate([rows[i] | {"labels": np.int64(-100)} for i in chunk], layout).to(device)
             with torch.inference_mode():
                 logits = model(**batch.inputs).logits.float().cpu()
             for i, row in zip(chunk, logits, strict=True):
                 predictions[i] = self.prediction(row, self.labels.names)
         yield from predictions
+
+    def alike(self, lengths: np.ndarray, ends: np.ndarray, layout: Layout) -> Iterator[list[int]]:
+        """The rows in batches, longest first; in each as many end tokens, and rows of one length where padding matters."""
+        for number in np.unique(ends):
+            group = np.flatnonzero(ends == number)
+            for batch in eval_batches(lengths[group], 32, same_length=layout.padding_matters):
+                yield [int(group[i]) for _, i in batch]
 
     def prediction(self, logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
         """From one row of logits: [C]."""

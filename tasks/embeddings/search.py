@@ -27,7 +27,7 @@ from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
 from engine.model.packing_check import described
 from engine.settings.own import code_fingerprint
-from tasks.embeddings.task import Embeddings
+from tasks.embeddings.task import DOCUMENT, QUERY, Embeddings
 from tasks.flags import SearchConfig
 from tasks.text import checked_texts
 
@@ -47,7 +47,7 @@ def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
     texts = checked_texts(rows[name], f"{config.corpus}, column {name!r}")
     task, model, layout = open_model(config.model, find, device=config.device, task=config.task, base="embeddings")
     assert isinstance(task, Embeddings)
-    scores = task.vectors(model, queries, layout) @ corpus_vectors(task, model, layout, texts).T  # [Q, N]
+    scores = task.vectors(model, queries, layout, QUERY) @ corpus_vectors(task, model, layout, texts).T  # [Q, N]
     best, where = scores.topk(min(config.top_k, len(texts)))
     found = [
         {"query": query, "rank": rank, "score": score, "row": row + 1}
@@ -67,7 +67,7 @@ def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
 
 def corpus_vectors(task: Embeddings, model: nn.Module, layout: Layout, texts: Sequence[str]) -> Tensor:
     """[N, H]: the vectors of all texts, from the cache if there."""
-    compute = functools.cache(lambda: task.vectors(model, texts, layout))
+    compute = functools.cache(lambda: task.vectors(model, texts, layout, DOCUMENT))
     key = vectors_fingerprint(task, model, layout, texts)
     folder = key and entry("vectors", key, lambda folder: np.save(folder / "vectors.npy", compute().numpy()))
     return torch.from_numpy(np.load(folder / "vectors.npy")) if folder else compute()
@@ -77,7 +77,7 @@ def vectors_fingerprint(task: Embeddings, model: nn.Module, layout: Layout, text
     """Changes with the texts and their order, the tokenizer, the length, the pooling, the code that is not ours, the model's
     configuration and weights, and what computes them. None: as ``tokens_fingerprint``'s.
     """
-    tokens = tokens_fingerprint(texts, None, task.tokenizer, task.max_length)
+    tokens = tokens_fingerprint(task.pooling.prepared(texts, DOCUMENT), None, task.tokenizer, task.max_length)
     if tokens is None:
         return None
     state: dict[str, Any] = model.state_dict()

@@ -34,6 +34,7 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns
+from engine.data.plan import eval_batches
 from engine.data.sources import HubData, Source
 from engine.data.tables import RowName, plain_row, row_name
 from engine.data.tokens import TokenDataset, tokenize_now
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 PASSAGE_WORDS = 64
 EMBED_ROWS = 64
+QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of prompts, as sentence-transformers looks for them
 
 
 class Pairs(torch.utils.data.Dataset[Row]):
@@ -128,7 +130,11 @@ class Embeddings(TextTask[EmbeddingsOptions]):
             note(f"{split} data: {repeated} of {len(table)} texts in column {o.text_pair_column!r} repeat another: "
                  "where both meet, each counts as wrong for the other's row")  # fmt: skip
         return Pairs(
-            [TokenDataset(self.tokenize(part, None, f"{split} data, {name}", row), {}) for name, part in texts.items()], scores
+            [
+                TokenDataset(self.tokenize(self.pooling.prepared(part), None, f"{split} data, {name}", row), {})
+                for name, part in texts.items()
+            ],
+            scores,
         )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
@@ -200,16 +206,23 @@ class Embeddings(TextTask[EmbeddingsOptions]):
 
     # ----------------------------------------------------------------------------------------------------- inference
 
-    def vectors(self, model: nn.Module, texts: Sequence[str], layout: Layout = PADDED) -> Tensor:
-        """[N, H] float32 of length 1, on the CPU, of texts that were checked; says how many were cut."""
-        tokens = tokenize_now(texts, None, self.tokenizer, self.max_length, "the input")
+    def vectors(self, model: nn.Module, texts: Sequence[str], layout: Layout = PADDED, kinds: Sequence[str] = ()) -> Tensor:
+        """[N, H] float32 of length 1, on the CPU, of texts that were checked; says how many were cut.
+
+        ``kinds``: names of prompts for such texts (QUERY, DOCUMENT), of which the first that the model has stands before each.
+        """
+        tokens = tokenize_now(self.pooling.prepared(texts, kinds), None, self.tokenizer, self.max_length, "the input")
         if tokens.num_truncated:
             note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
         rows = TokenDataset(tokens, {})
-        order = np.argsort(-rows.lengths, kind="stable")
+        chunks = [
+            np.array([row for _, row in keys])
+            for keys in eval_batches(rows.lengths, EMBED_ROWS, same_length=layout.padding_matters)
+        ]
+        order = np.concatenate(chunks)
         device = next(model.parameters()).device
         found: list[Tensor] = []
-        for chunk in progress(np.array_split(order, -(-len(order) // EMBED_ROWS))):
+        for chunk in progress(chunks):
             inputs, counts = arrange([rows[i] for i in chunk], layout, self.tokenizer)
             batch = Batch(inputs=inputs, targets={}, num_items=0, **counts).to(device)
             with torch.inference_mode():

@@ -68,9 +68,11 @@ class Decoder(LanguageModel[O]):
         return self.tokenizer(text)["input_ids"]  # type: ignore[no-any-return]
 
     def predict(self, model: nn.Module, inputs: Iterable[str], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
-        """For each text ``{"text"}``: what the model finds most probable next, at most 50 tokens."""
+        """For each text ``{"text"}``: what the model finds most probable next, at most 50 tokens, or as many as fit."""
         for text in inputs:
-            yield {"text": write_on(self, model, "", self.prompt(text), max_new_tokens=50)[0]}
+            prompt = self.prompt(text)
+            room = max(1, min(50, self.model_length - len(prompt)))
+            yield {"text": write_on(self, model, "", prompt, max_new_tokens=room)[0]}
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         return " ".join(prediction["text"].split())

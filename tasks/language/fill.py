@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from engine.commands.flags import with_model
 from engine.console import say, shown
 from engine.errors import UsageError
 from engine.finished import Find, open_model
@@ -13,6 +14,7 @@ from tasks.flags import FillConfig
 
 def fill(config: FillConfig, texts: Sequence[str], find: Find) -> None:
     """Prints token and probability, best first; with several texts or masks, a line before each that says which."""
+    config, texts = with_model(config, texts, 'fill runs/mlm "This is a [MASK] movie!"')
     if not texts:
         raise UsageError('give a text: python run.py fill --model runs/mlm "This is a [MASK] movie!"')
     task: Any

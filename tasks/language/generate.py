@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.commands.flags import with_model
 from engine.console import say_lines
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import Find, open_model
@@ -17,6 +18,7 @@ from tasks.language.templates import TemplateError, within_limits
 
 def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
     """Prints prompt and continuation (with ``--chat`` the answer alone); a line ``---`` stands between texts."""
+    config, texts = with_model(config, texts, 'generate runs/clm "The food was"')
     if not texts:
         raise UsageError('give a prompt: python run.py generate --model runs/clm "The food was"')
     task: Any

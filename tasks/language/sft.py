@@ -78,6 +78,11 @@ class SFT(Decoder[SFTOptions]):
                 f"model {self.path}: its tokenizer has no chat template. Take a model that has one, "
                 "or give the data as texts: --prompt-column and --completion-column"
             )
+        if not self.tokenizer.is_fast:
+            raise ModelError(
+                f"model {self.path}: its tokenizer ({type(self.tokenizer).__name__}) is written in Python and cannot say where "
+                "in the text a token stands, so answers cannot be told apart: take a model with a tokenizer.json"
+            )
         ids, labels, num_cut = [], [], 0
         for tokens, is_answer in self.encoded(rows, name, row_name):
             num_cut += len(tokens) > self.max_length

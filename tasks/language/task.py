@@ -31,6 +31,7 @@ class LanguageModel(TextTask[O]):
 
     kind: ClassVar[str]  # in words, for messages
     level = "token"
+    cuts = False  # long texts become several rows
 
     def labels_of(self, row: Row) -> np.ndarray:
         """[T]: what is to be predicted at each token, -100 where nothing is."""

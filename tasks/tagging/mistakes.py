@@ -59,7 +59,10 @@ class TagMistakes:
             found.append([*numbers, self.text(row), self.names[tag], self.names[predicted], round(score, 4)])
         return ["row", "word", self.text_column, "tag", "prediction", "confidence"], found
 
+    def classes(self) -> dict[str, dict[str, float]]:
+        """Of each kind of name; where tags stand for themselves, of each tag."""
+        return self.confused.classes() if self.figures is None else self.figures.classes()
+
     def table(self) -> str:
-        """The figures of each kind, and which tag is taken for which."""
-        figures = f"{self.figures.table()}\n\n" if self.figures is not None else ""
-        return figures + self.confused.table()
+        """Which tag is taken for which."""
+        return self.confused.table()

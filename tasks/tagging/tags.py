@@ -94,15 +94,13 @@ class ThingMetrics:
         figures = ratios(self.right.total(), self.found.total(), self.real.total())
         return figures | {"accuracy": self.right_words / self.words if self.words else float("nan")}
 
-    def table(self) -> str:
-        """The figures of each kind."""
-        lines = [f"{'kind':<24}{'precision':>10}{'recall':>10}{'f1':>10}{'in the data':>13}"]
-        for kind in self.kinds:
-            each = ratios(self.right[kind], self.found[kind], self.real[kind])
-            lines.append(
-                f"{kind:<24}{each['precision']:>10.4f}{each['recall']:>10.4f}{each['f1']:>10.4f}{self.real[kind]:>13,}"
-            )
-        return "\n".join(lines)
+    def classes(self) -> dict[str, dict[str, float]]:
+        """The figures of each kind, and how many names of it there are."""
+        each = {kind: ratios(self.right[kind], self.found[kind], self.real[kind]) for kind in self.kinds}
+        return {
+            kind: {name: figures[name] for name in ("precision", "recall", "f1")} | {"names": self.real[kind]}
+            for kind, figures in each.items()
+        }
 
 
 def ratios(right: int, found: int, real: int) -> dict[str, float]:

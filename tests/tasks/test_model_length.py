@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import AutoModel
 
-from tasks.text import first_position
+from engine.model.capabilities import first_position, without_weights
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 60,
          "max_position_embeddings": 34, "pad_token_id": 1}  # fmt: skip
@@ -21,7 +21,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_of_the_limit_fits_and_a_longer_one_does_not(kind):
     config = getattr(transformers, f"{kind}Config")(**SIZES | KINDS[kind])
-    limit = config.max_position_embeddings - first_position(config)
+    limit = config.max_position_embeddings - first_position(without_weights(AutoModel, config))
     model = AutoModel.from_config(config).eval()
 
     def runs(length: int) -> bool:
@@ -36,4 +36,4 @@ def test_a_text_of_the_limit_fits_and_a_longer_one_does_not(kind):
 
 def test_models_without_such_a_table_lose_no_position():
     for config in (transformers.LlamaConfig(num_hidden_layers=1), transformers.GPT2Config(n_layer=1), transformers.T5Config()):
-        assert first_position(config) == 0
+        assert first_position(without_weights(AutoModel, config)) == 0

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import DistilBertConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, Qwen3Config
+from transformers import (
+    BartConfig,
+    DistilBertConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    Qwen3Config,
+    T5Config,
+)
 
 ENCODER = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
            "max_position_embeddings": 64, "num_labels": 3, "pad_token_id": 0}  # fmt: skip
@@ -21,6 +30,15 @@ OPT = OPTConfig(vocab_size=200, hidden_size=32, num_hidden_layers=3, num_attenti
                 max_position_embeddings=64, word_embed_proj_dim=32, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
 NEOX = GPTNeoXConfig(**ENCODER | {"bos_token_id": 1, "eos_token_id": 2})
 QWEN3, LLAMA = Qwen3Config(**DECODER), LlamaConfig(**DECODER)
+
+BART = BartConfig(
+    vocab_size=100, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+    encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64, eos_token_id=3, pad_token_id=0, bos_token_id=2,
+    decoder_start_token_id=3,
+)  # fmt: skip
+T5 = T5Config(
+    vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, eos_token_id=3, pad_token_id=0, decoder_start_token_id=0
+)  # fmt: skip
 
 
 def strong(model: nn.Module) -> nn.Module:

@@ -136,7 +136,7 @@ def test_a_model_of_ones_own_is_padded(capsys):
 
 
 def test_a_task_can_have_batches_that_are_never_packed(capsys):
-    assert choose_layout("auto", tiny.bert(), None, None, CPU, "fp32") == Layout(pads_right=True)
+    assert choose_layout("auto", tiny.bert(), None, None, CPU, "fp32") == Layout(sides=("right",))
     assert capsys.readouterr().err == "batching: padded, because this task's batches hold more than text\n"
 
 
@@ -286,9 +286,9 @@ def test_where_there_is_no_kernel_the_reason_says_so(device, precision, why):
 
 
 def test_each_name_has_its_layout():
-    assert choose_layout("padded", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout(pads_right=True)
-    assert choose_layout("bucketed", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout(pads_right=True)
-    assert choose_layout("max_length", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("max_length", 32, pads_right=True)
+    assert choose_layout("padded", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout(sides=("right",))
+    assert choose_layout("bucketed", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout(sides=("right",))
+    assert choose_layout("max_length", tiny.bert(), "sequence", 32, CPU, "fp32") == Layout("max_length", 32, sides=("right",))
     assert choose_layout("auto", tiny.bert(), "sequence", 32, CPU, "fp32").kind == "packed"
     roberta = SEQUENCE.from_config(RobertaConfig(**ROBERTA))
     assert choose_layout("packed", roberta, "sequence", None, CPU, "fp32").position_start == 2
@@ -449,6 +449,8 @@ def test_where_the_tokenizer_wants_it_a_model_with_relative_positions_is_padded_
     from transformers import XLNetConfig, XLNetForSequenceClassification
 
     model = XLNetForSequenceClassification(XLNetConfig(vocab_size=100, d_model=32, n_layer=1, n_head=2, d_inner=64))
-    assert not layout.padded(model).pads_right and layout.padded(tiny.bert()).pads_right
-    inputs, _ = arrange([{"input_ids": np.array([7])}, {"input_ids": np.array([8, 9])}], layout.padded(model), left_padded())
+    assert layout.padded(model, "sequence").sides == ("left",) and layout.padded(tiny.bert(), "sequence").sides == ("right",)
+    inputs, _ = arrange(
+        [{"input_ids": np.array([7])}, {"input_ids": np.array([8, 9])}], layout.padded(model, "sequence"), left_padded()
+    )
     assert inputs["input_ids"].tolist() == [[0, 7], [8, 9]]

@@ -1,0 +1,90 @@
+"""On which side may rows be padded? Where a row's answer beside a longer one is that of the row alone, for one architecture.
+
+Most models mask the padding. Those that look positions up by their number want it on the right, one whose head reads the last
+vector on the left; and some let it in, in transformers itself (convolutions over tokens, Fourier transforms, landmarks made
+from all of them). It is tried on a small copy (packing_check.py), or, where there can be none, on the model itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from engine.data.collate import Layout, arrange
+from engine.model.packing_check import fingerprint, small_copy, some_rows
+
+TOLERANCE = 1e-4  # of logits, relative to the largest of them where that is above 1
+POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")  # tables of a vector for each position
+LENGTHS = (5, 8, 11, 14, 17, 20, 23, 26, 30)  # of the rows; some models take no shorter one, and some differ at few lengths
+COPIES = 3  # with other weights: where the best keys are chosen, padding matters where some are as good
+BOTH = ("right", "left")
+
+
+def harmless_sides(model: nn.Module, level: str | None) -> tuple[str, ...]:
+    """Of "right" and "left" those on which padding changes nothing; (): neither. Draws nothing from the global generators.
+
+    ``level``: what the head reads. Of a model that cannot be tried, those of its kind of positions.
+    """
+    if isinstance(model, transformers.PreTrainedModel) and level is not None:
+        makes: list[Callable[[], list[transformers.PreTrainedModel]]] = [
+            lambda: [small_copy(model) for _ in range(COPIES)],
+            lambda: [model],
+        ]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            for make in makes:
+                try:
+                    tried = make()
+                    return tuple(side for side in BOTH if all(difference(each, level, side) < TOLERANCE for each in tried))
+                except MemoryError:
+                    raise
+                except Exception:  # whatever a model does with rows that it was not written for
+                    continue
+    by_number = any(
+        isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS for name, module in model.named_modules()
+    )
+    return ("right",) if by_number else BOTH
+
+
+def key(model: transformers.PreTrainedModel, level: str | None) -> str:
+    """Of all that the answer depends on, this module included."""
+    source = Path(__file__).read_bytes()
+    return hashlib.sha256(f"{fingerprint(model, str(level))}\0".encode() + source).hexdigest()[:32]
+
+
+def difference(model: transformers.PreTrainedModel, level: str, side: str) -> float:
+    """The largest, between the logits of rows in one padded batch and those of each alone."""
+    config = model.config.get_text_config()
+    rows = some_rows(config, LENGTHS)
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int):  # some heads look for it
+        for row in rows:
+            row["input_ids"][-1] = end
+    pad = getattr(config, "pad_token_id", None)
+    tokenizer = SimpleNamespace(pad_token_id=pad if isinstance(pad, int) else 0, pad_token_type_id=0, padding_side=side)
+    was_training = model.training
+    try:
+        together, mask = logits(model.eval(), rows, tokenizer)
+        largest = 0.0
+        for i, row in enumerate(rows):
+            alone = logits(model, [row], tokenizer)[0][0]
+            beside = together[i][mask[i].bool()] if level == "token" else together[i]
+            gap = (beside - alone).abs().max() / alone.abs().max().clamp(min=1.0)
+            largest = max(largest, float(gap.nan_to_num(nan=float("inf"))))
+        return largest
+    finally:
+        model.train(was_training)
+
+
+def logits(model: nn.Module, rows: Any, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model's first output, in float32, and the mask of the rows."""
+    inputs, _ = arrange(rows, Layout(), tokenizer)
+    with torch.inference_mode():
+        return model(**inputs)[0].float(), inputs["attention_mask"]

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = ("recipes", "architecture", "your-own-task")
 PAGE, MAP, OWN_TASK = ((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in PAGES)
 TABLE = {name: int(files) for name, files in re.findall(r"^\| \[([\w -]+)\]\(recipes\.md#.*\| (\d)[^|]*\|$", MAP, re.MULTILINE)}
-NEW = {"tasks/lengths.py", "tasks/tagging.py"}  # files that the recipes make
+NEW = {"tasks/lengths.py", "tasks/word_tags.py"}  # files that the recipes make
 
 
 def blocks(page: str, heading: str) -> list[str]:
@@ -75,7 +75,7 @@ def command(copy: Copy) -> None:
 def task(copy: Copy) -> None:
     [code] = blocks(OWN_TASK, "A label for each token")
     assert len(code.splitlines()) <= 110
-    (copy.folder / "tasks/tagging.py").write_text(code)
+    (copy.folder / "tasks/word_tags.py").write_text(code)
     copy.append("tasks/__init__.py", "TASKS", *blocks(PAGE, "A task"))
 
 
@@ -209,7 +209,7 @@ def test_they_work_together(tmp_path):
         ["damage", "all/checkpoints/step-00000004"],
         ["lengths", "--model", "all", "w0 w1"],
         ["--task", "focal.py:Focal", *common, *files, "--output-dir", "focal"],
-        ["--task", "tagging", *common, *tags, "--output-dir", "tags"],
+        ["--task", "word-tags", *common, *tags, "--output-dir", "tags"],
         ["predict", "--model", "tags", "w0 w9", "w1"],
     )
     lines = [json.loads(line) for line in (folder / "all/metrics.jsonl").read_text().splitlines()]

@@ -87,6 +87,7 @@ def test_yelp_from_the_hub_then_from_its_cache(hub_root, tmp_path):
     assert (tmp_path / "runs/again/model.safetensors").read_bytes() == (tmp_path / "runs/yelp/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_only_rows_about_restaurants_and_only_test_rows_to_evaluate(hub_root, tmp_path):
     with HubServer(hub_root) as hub:
         arguments = ["--epochs", "1", "--max-train-examples", "0", "--max-eval-examples", "0", "--device", "cpu"]
@@ -97,6 +98,7 @@ def test_only_rows_about_restaurants_and_only_test_rows_to_evaluate(hub_root, tm
     assert "stand in the training data" not in result.stderr
 
 
+@pytest.mark.slow
 def test_revisions(hub_root, tmp_path):
     with HubServer(hub_root) as hub:
         arguments = ["--task", "classification", "--data", "fancyzhx/yelp_polarity", *SMALL, "--model", "org/other"]

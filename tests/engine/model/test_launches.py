@@ -86,7 +86,8 @@ def flash_forward(q, k, v, offsets, _, longest, *rest, scale, window_size_left, 
 
 
 @pytest.mark.parametrize(
-    "name", ["BERT, masked", *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n != "BERT, masked")]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) for name in MODELS],  # test_layout and test_target_logits have small ones
 )
 def test_compiled_it_is_one_graph_for_all_batches(name, monkeypatch):
     """No break, and no graph of its own for another number of rows or tokens; evaluation has one for each layout.

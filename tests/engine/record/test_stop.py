@@ -70,7 +70,12 @@ def undisturbed(data, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("number", "code", "workers"), [("SIGTERM", 143, 2), ("SIGINT", 130, 0), ("SIGHUP", 129, 2)])
+def also(*values):
+    """Another case of the same: with the slow tests, for each starts a process of its own."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("number", "code", "workers"), [("SIGTERM", 143, 2), also("SIGINT", 130, 0), also("SIGHUP", 129, 2)])
 def test_a_signal_saves_and_resuming_is_the_same_run(number, code, workers, data, undisturbed, tmp_path):
     """Sent to the whole group, as a terminal and a scheduler do: workers must not die of it."""
     out = tmp_path / "run"
@@ -93,7 +98,7 @@ LOST = {  # how stdout is lost, and the exit code
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", LOST)
+@pytest.mark.parametrize("how", [how if how == "a full disk" else also(how) for how in LOST])
 def test_a_stdout_that_takes_no_more_stops_as_a_signal_does(how, data, undisturbed, tmp_path):
     """``| head -2`` and ``> /dev/full``: the step is finished and saved, nothing is a traceback, and --resume goes on."""
     out = tmp_path / "run"
@@ -111,7 +116,7 @@ def test_a_stdout_that_takes_no_more_stops_as_a_signal_does(how, data, undisturb
     assert steps(out) == steps(undisturbed)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize("closed", [also(">&-"), also("2>&-"), ">&- 2>&- <&-"])
 def test_streams_that_are_closed_from_the_start_are_nobodys(closed, data, tmp_path):
     """And no file of the run gets their numbers."""
     out = tmp_path / "run"
@@ -145,7 +150,7 @@ def test_nohup_is_heeded():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("how", ["moved", "replaced"])
+@pytest.mark.parametrize("how", ["moved", also("replaced")])
 def test_a_directory_that_is_moved_away_is_found_and_not_made_again(how, data, undisturbed, tmp_path):
     out = tmp_path / "run"
     process = start(data, out, "--save-steps", "7")

@@ -3,6 +3,7 @@
     python -m bench [flags]      tracks D, S, B and overhead
     python -m bench --quick      in ten minutes, not for quoting
     python -m bench --track LM --model random:gpt2      language models, on random tokens
+    python -m bench compare OLD.json NEW.json           no contest: is what was measured slower than it was? (regression.py)
 
 Each contender runs in a process of its own; their windows are interleaved. Rows are kept and printed.
 """
@@ -16,15 +17,24 @@ from typing import Any
 
 from bench.contest import tracks
 from bench.contest.flags import add_compare_flags
+from bench.contest.regression import judge
 from bench.flags import make_parser
+from engine.errors import UsageError
 
 OVERHEAD_STEPS = {True: 200, False: 500}
 
 
 def main(argv: list[str]) -> int:
     parser = make_parser("compare", __doc__)
+    parser.add_argument("files", nargs="*", help="two results files, an older and a newer one, to compare")
+    parser.add_argument("--tolerance", type=float, default=0.02, help="of two files: what may be lost (default: 0.02)")
     add_compare_flags(parser)
-    compare(parser.parse_args(argv))
+    options = parser.parse_args(argv)
+    if options.files:
+        if len(options.files) != 2:
+            raise UsageError(f"compare takes two results files, an older and a newer one, found {len(options.files)}")
+        return judge(options.files, options.tolerance)
+    compare(options)
     return 0
 
 

@@ -93,11 +93,12 @@ def check_index(found: Mapping[str, Any]) -> None:
 def check_files(folder: Path) -> None:
     """Raises ModelError for a pipe or a device in a model's folder, which may be read for ever, and for a link that leads out.
 
-    A file that a tokenizer is made of is saved with the trained model, and pushed. Weights may lie elsewhere: no other file is
-    taken for them.
+    A file that a tokenizer is made of is saved with the trained model, and pushed. Weights may lie elsewhere, in a file that is
+    called so there, too.
     """
     for path in folder.iterdir():
-        if path.is_symlink() and path.suffix != ".safetensors" and not leads_within(path):
+        is_weights = path.suffix == path.resolve().suffix == ".safetensors"
+        if path.is_symlink() and not is_weights and not leads_within(path):
             raise ModelError(f"model {folder}: {path.name} is a link that leads out of it: put the file there, if it is yours")
         if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
             raise ModelError(f"model {folder}: {path.name} is no regular file")

@@ -121,20 +121,20 @@ def open_picture(source: Any, where: str, access: Access = ANYWHERE) -> Picture:
 class Pictures(torch.utils.data.Dataset[Row]):
     """Rows ``{"tokens": [T + 1], "pixel_values": [3, H, W] float32}``; the length is that of the caption.
 
-    ``sources``: what each row's picture is read from; ``tokens``: its caption, from the first token to the last; ``name``:
+    ``sources``: what each row's picture is read from; ``tokens``: its caption, from the first token to the last; ``row_name``:
     what errors call a row. What lies at
     an address is fetched once, and kept in a file while this object lives.
     """
 
-    def __init__(self, sources: Sequence[Any], tokens: Sequence[np.ndarray], processor: Any, access: Access, name: RowName):
-        self.sources, self.tokens, self.processor, self.access, self.name = sources, tokens, processor, access, name
+    def __init__(self, sources: Sequence[Any], tokens: Sequence[np.ndarray], processor: Any, access: Access, row_name: RowName):
+        self.sources, self.tokens, self.processor, self.access, self.row_name = sources, tokens, processor, access, row_name
         self.fetched: dict[str, Path] = {}
         self.downloads = tempfile.TemporaryDirectory(prefix="plainloop-") if access.addresses else None
         self.digests = [self._check(row) for row in tqdm(range(len(tokens)), desc="reading the pictures",
                                                          disable=None if len(tokens) > 2000 else True)]  # fmt: skip
 
     def _read(self, row: int) -> tuple[bytes, str]:
-        where, source = self.name(row), self.sources[row]
+        where, source = self.row_name(row), self.sources[row]
         if isinstance(source, str) and source in self.fetched:
             return self.fetched[source].read_bytes(), where
         content = read_bytes(source, self.access, where)

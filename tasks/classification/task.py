@@ -154,7 +154,7 @@ class Classification(TextTask[ClassificationOptions]):
         pairs = None
         if o.text_pair_column:
             pairs = checked_texts(table[o.text_pair_column], f"{split} data, column {o.text_pair_column!r}", row)
-        return TokenDataset(self.tokenize(texts, pairs, f"{split} data", row), {"labels": targets})
+        return TokenDataset(self.tokenize(texts, pairs, f"{split} data", row), {"labels": targets}, row_name=row)
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         inputs, counts = arrange(rows, layout, self.tokenizer)

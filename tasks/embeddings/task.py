@@ -55,8 +55,8 @@ EMBED_ROWS = 64
 class Pairs(torch.utils.data.Dataset[Row]):
     """Rows ``{"texts": [{"input_ids": ...}, ...], "score": number}``; an example's length is that of its texts together."""
 
-    def __init__(self, parts: Sequence[TokenDataset], scores: np.ndarray):
-        self.parts, self.scores = parts, scores
+    def __init__(self, parts: Sequence[TokenDataset], scores: np.ndarray, row_name: RowName | None = None):
+        self.parts, self.scores, self.row_name = parts, scores, row_name
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -128,7 +128,9 @@ class Embeddings(TextTask[EmbeddingsOptions]):
             note(f"{split} data: {repeated} of {len(table)} texts in column {o.text_pair_column!r} repeat another: "
                  "where both meet, each counts as wrong for the other's row")  # fmt: skip
         return Pairs(
-            [TokenDataset(self.tokenize(part, None, f"{split} data, {name}", row), {}) for name, part in texts.items()], scores
+            [TokenDataset(self.tokenize(part, None, f"{split} data, {name}", row), {}) for name, part in texts.items()],
+            scores,
+            row,
         )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:

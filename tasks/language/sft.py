@@ -78,11 +78,12 @@ class SFT(Decoder[SFTOptions]):
                 f"model {self.path}: its tokenizer has no chat template. Take a model that has one, "
                 "or give the data as texts: --prompt-column and --completion-column"
             )
-        ids, labels, num_cut = [], [], 0
-        for tokens, is_answer in self.encoded(rows, name, row_name):
+        ids, labels, kept, num_cut = [], [], [], 0
+        for number, (tokens, is_answer) in enumerate(self.encoded(rows, name, row_name)):
             num_cut += len(tokens) > self.max_length
             some, its = tokens[: self.max_length], is_answer[: self.max_length]
             if any(its[1:]):
+                kept.append(number)
                 ids.append(np.asarray(some, dtype=np.int32))
                 labels.append(np.append(np.where(its[1:], some[1:], -100), -100).astype(np.int32))
         if num_cut:
@@ -93,7 +94,9 @@ class SFT(Decoder[SFTOptions]):
             raise DataError(f"{name}: no answer lies within {self.max_length} tokens: raise --max-length")
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
         all_tokens = Tokens(np.concatenate(ids), offsets, None, num_cut)
-        return TokenDataset(all_tokens, token_columns={"labels": np.concatenate(labels)})
+        return TokenDataset(
+            all_tokens, token_columns={"labels": np.concatenate(labels)}, row_name=lambda row: row_name(kept[row])
+        )
 
     def encoded(self, rows: Sequence[tuple[Any, ...]], name: str, row_name: RowName) -> Iterator[tuple[list[int], list[bool]]]:
         """``encode`` of each row; what runs a template does so within limits. Raises DataError."""

@@ -25,6 +25,7 @@ from engine.config import TrainConfig
 from engine.cuda_graph import GraphedAccumulate
 from engine.data.collate import Layout
 from engine.data.plan import Plan
+from engine.data.tables import called
 from engine.distributed.device import choose_device
 from engine.distributed.world import World
 from engine.distributed.wrap import collect, fill, replicate, shard, skeleton
@@ -123,7 +124,7 @@ def build(
     )
     data = Data(plan, task, examples, layout, config, world, clock)
     if task.additive and world.size == 1:  # another rank would not know of the micro-batches of a cut one
-        state.execute = OutOfMemoryRetry(data.batch)
+        state.execute = OutOfMemoryRetry(data.batch, partial(called, examples))
     if graphs:
         state.execute = nested(state.execute, GraphedAccumulate())
     if replica is not model:
@@ -217,5 +218,5 @@ def make_run(
         evaluate=measure if held_out is not None else None,
         best_metric=metric, lower_is_better=held_out is None or metric in {"loss", *task.metrics("eval").lower_is_better},
         flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
-        world=setup.world,
+        world=setup.world, row_names=partial(called, examples["train"]),
     )  # fmt: skip

@@ -110,6 +110,8 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.strerror:  # of the system: the disk, a permission, a path that is too long
         kind = UsageError if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else ResourceError
         return one_line(f"error: {error.filename or 'disk'}: {error.strerror}; what is there stands"), kind.exit_code
+    if isinstance(error, ImportError) and (place := own_line(error)):
+        return one_line(f"error: {place}: {error}: install it, or mend the file; what is on disk stands"), UsageError.exit_code
     is_panic = type(error).__name__ == "PanicException"  # of a library in Rust, and no Exception
     if (is_panic or isinstance(error, Exception)) and (library := raised_within(error)):
         return one_line(
@@ -123,9 +125,20 @@ def raised_within(error: BaseException) -> str | None:
     """The library that does what a model's files say, if the error has come through it; None where code of a user's own was
     called: whoever writes a task wants to see where it fails.
     """
-    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    root = Path(__file__).parents[1]
-    ours = (*map(Path, sysconfig.get_paths().values()), *(root / name for name in ("engine", "tasks", "bench", "run.py")))
-    if any(not any(path.is_relative_to(folder) for folder in ours) for path in frames if path.is_absolute()):
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(is_own_code(frame.filename) for frame in frames):
         return None
-    return next((name for path in frames for name in LIBRARIES if name in path.parts), None)
+    return next((name for frame in frames for name in LIBRARIES if name in Path(frame.filename).parts), None)
+
+
+def is_own_code(file: str) -> bool:
+    """Is this a file of a user's own: of neither this project nor an installed package?"""
+    root, path = Path(__file__).parents[1], Path(file)
+    others = (*map(Path, sysconfig.get_paths().values()), *(root / name for name in ("engine", "tasks", "bench", "run.py")))
+    return path.is_absolute() and not any(path.is_relative_to(folder) for folder in others)
+
+
+def own_line(error: BaseException) -> str:
+    """``FILE.py, line N``: the innermost line of own code that the error has come through; "" if it has come through none."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own_code(frame.filename)]
+    return f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else ""

@@ -27,6 +27,7 @@ from engine.config import TrainConfig
 from engine.data.batch import Batch, FillerKey, Key
 from engine.data.collate import Layout
 from engine.data.plan import Plan, Position, eval_batches
+from engine.data.tables import called
 from engine.distributed.world import World
 from engine.errors import WORKER_KILLED, DataError, ResourceError, UserError
 from engine.task import Examples, Row, Task
@@ -43,7 +44,7 @@ class PreparedRows(Dataset[tuple[Key, Row]]):
 
     def __getitem__(self, key: Key) -> tuple[Key, Row]:
         epoch, row = key
-        with named(f"row {row}"):
+        with named(self.examples, [row]):
             if type(self.task).prepare is Task.prepare:  # nothing random to do
                 return key, self.examples[row]
             digest = hashlib.blake2b(f"{self.seed} {epoch} {row}".encode(), digest_size=7).digest()
@@ -57,9 +58,10 @@ class Collate:
 
     task: Task[Any]
     layout: Layout
+    examples: Examples
 
     def __call__(self, keyed: Sequence[tuple[Key, Row]]) -> Batch:
-        with named("rows " + ", ".join(str(row) for (_, row), _ in keyed[:32])):
+        with named(self.examples, [row for (_, row), _ in keyed]):
             batch = self.task.collate([row for _, row in keyed], self.layout)
         keys = [key for key, _ in keyed]
         return filler(batch) if isinstance(keys[0], FillerKey) else dataclasses.replace(batch, keys=keys)
@@ -86,7 +88,7 @@ def make_loader(
     return DataLoader(
         PreparedRows(examples, task, config.seed),  # type: ignore[arg-type]
         batch_sampler=keys,
-        collate_fn=Collate(task, layout),
+        collate_fn=Collate(task, layout, examples),
         num_workers=config.workers,
         worker_init_fn=ignore_signals,
         timeout=WORKER_SECONDS if config.workers else 0,
@@ -96,7 +98,7 @@ def make_loader(
 
 
 @contextmanager
-def named(rows: str) -> Iterator[None]:
+def named(examples: Examples, rows: Sequence[int]) -> Iterator[None]:
     """An error in the preparation of rows says which they were. Raises DataError."""
     try:
         yield
@@ -104,7 +106,7 @@ def named(rows: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{rows} (counted from 0) cannot be prepared: {reason} (--debug shows where)") from error
+        raise DataError(f"{called(examples, rows)} cannot be prepared: {reason} (--debug shows where)") from error
 
 
 def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
@@ -198,7 +200,7 @@ class Data:
     def batch(self, keys: Sequence[Key]) -> Batch:
         """One micro-batch of these rows, as the loader makes it."""
         rows = PreparedRows(self.examples, self.task, self.config.seed)
-        return Collate(self.task, self.layout)([rows[key] for key in keys])
+        return Collate(self.task, self.layout, self.examples)([rows[key] for key in keys])
 
 
 def eval_loader(task: Task[Any], examples: Examples, layout: Layout, config: TrainConfig, world: World) -> DataLoader[Batch]:

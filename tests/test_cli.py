@@ -256,3 +256,32 @@ def test_examples_that_cannot_be_tried_do_not_fail_a_finished_run(project, tmp_p
     assert run.main(command(project, "--output-dir", str(tmp_path / "r"))) == 0
     assert "could not be tried: StopIteration" in capsys.readouterr().err
     assert pushed == ["r"] and (tmp_path / "r/model.safetensors").exists()
+
+
+OWN = "from tasks.classification.task import Classification\n{first}\n\nclass Mine(Classification):\n    {body}\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "body", "words"),
+    [
+        ("import no_such_package", "pass", "No module named 'no_such_package' (mine.py, line 2)"),
+        ("import its_helper", "pass", "name 'nothing' is not defined ({helper}, line 2, from mine.py, line 2)"),
+        ("from its_helper_of_syntax import x", "pass", "invalid syntax (its_helper_of_syntax.py, line 1)"),
+        ("from tasks.classification.task import NoSuch", "pass", "cannot import name 'NoSuch' from 'tasks.classification.task'"),
+        ("", "def examples(self):\n        import no_such_package", "mine.py, line 6: No module named 'no_such_package': install it"),
+        ("", "def save(self, model, directory):\n        from its_helper import x", "{helper}, line 2"),
+        ("", "def collate(self, rows, layout):\n        import no_such_package", "No module named 'no_such_package'"),
+    ],
+)  # fmt: skip
+def test_an_import_that_fails_in_code_of_ones_own_names_the_file_and_the_import(
+    project, tmp_path, monkeypatch, capsys, first, body, words
+):
+    """When the file is read, and later, when a method is called."""
+    (tmp_path / "mine.py").write_text(OWN.format(first=first, body=body))
+    (tmp_path / "its_helper.py").write_text("import os\nraise ImportError('name \\'nothing\\' is not defined')\n")
+    (tmp_path / "its_helper_of_syntax.py").write_text("x = = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    code, line = fails(
+        [*command(project, "--output-dir", str(tmp_path / "run"), "--task", f"{tmp_path / 'mine.py'}:Mine")[2:]], capsys
+    )
+    assert code in (2, 3) and words.format(helper=tmp_path / "its_helper.py") in line, line

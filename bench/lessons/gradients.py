@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from bench.lessons.lesson import Finding, Lesson
 from bench.machine import RESULTS
 from engine.data.batch import Batch
 from engine.data.collate import Layout
+from engine.data.tables import called
 from engine.record.divergence import describe_first, first_bad_step
 
 # ------------------------------------------------------------------------------------------------------- accumulation
@@ -266,7 +268,7 @@ def nan(folder: str) -> Finding:
     setup, task = toys.set_up(toys.bert(1), workload, task=Regression(workload, labels), batch_size=8, learning_rate=5e-5)
     steps = list(toys.our_steps(setup, task))
     records = [(at, [key for batch in batches for key in batch.keys], record) for at, batches, record in steps]
-    message = describe_first([found for found in [first_bad_step(records, scaled=False)] if found])
+    message = describe_first([found for found in [first_bad_step(records, scaled=False)] if found], partial(called, None))
     ours = [float(record.loss_sum / record.num_items) for _, _, record in steps]
     intact = bool(toys.parameters_of(setup.state.model).isfinite().all())
     bad = next(i for i, loss in enumerate(ours) if not math.isfinite(loss))

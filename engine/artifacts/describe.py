@@ -6,7 +6,6 @@ Next: document.py, the record itself.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from engine.artifacts import card
@@ -22,7 +20,7 @@ from engine.artifacts.document import DataRecord, RunDocument
 from engine.artifacts.report import histogram
 from engine.checked import parse_object
 from engine.config import TrainConfig
-from engine.data.cache import digest_of
+from engine.data import model_files
 from engine.distributed.device import describe_device
 from engine.errors import ModelError
 from engine.model import lora
@@ -42,9 +40,6 @@ def asked(task: Task[Any], config: TrainConfig) -> tuple[Any, ...]:
     return config, task.source.config, task.options
 
 
-MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken")
-
-
 def sources_of(task: Task[Any]) -> dict[str, str]:
     """What a run starts from beside its data, as hashes: the files of ``model`` (of the Hub its commit), and the file of a
     ``task`` that is not ours. What is not known is not there. Raises ModelError.
@@ -54,12 +49,10 @@ def sources_of(task: Task[Any]) -> dict[str, str]:
     found = {"task": code_fingerprint(type(task))}
     try:
         if folder.is_dir():
-            files = (path for path in [*folder.glob("*"), *folder.glob("*/config.json")] if path.suffix in MODEL_FILES)
-            digests = [f"{path.relative_to(folder)} {digest_of(path)}" for path in sorted(files) if path.name != "run.json"]
-            found["model"] = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+            found["model"] = model_files.joined([f"{name} {digest}" for name, digest in model_files.digests(folder).items()])
         elif taken is not None and taken.hub_name is not None:
-            cached = try_to_load_from_cache(taken.hub_name, "config.json", revision=config.revision)
-            found["model"] = Path(cached).parent.name if isinstance(cached, str) else ""
+            cached = model_files.folder_of(taken.hub_name, config.revision)
+            found["model"] = cached.name if cached else ""
     except OSError as error:
         raise ModelError(f"model {folder} cannot be read: {error.strerror}") from error
     return {name: digest[:32] for name, digest in found.items() if digest}

@@ -104,11 +104,12 @@ def conversion(folder: str, name: str) -> str:
 def check_files(folder: Path) -> None:
     """Raises ModelError for a pipe or a device in a model's folder, which may be read for ever, and for a link that leads out.
 
-    A file that a tokenizer is made of is saved with the trained model, and pushed. Weights may lie elsewhere: no other file is
-    taken for them; and code, which is not read unless the user names it.
+    A file that a tokenizer is made of is saved with the trained model, and pushed. Weights may lie elsewhere, in a file that is
+    called so there, too; and code, which is not read unless the user names it.
     """
     for path in folder.iterdir():
-        if path.is_symlink() and path.suffix not in (".safetensors", ".py") and not leads_within(path):
+        may_lie_elsewhere = path.suffix == path.resolve().suffix and path.suffix in (".safetensors", ".py")
+        if path.is_symlink() and not may_lie_elsewhere and not leads_within(path):
             raise ModelError(f"model {folder}: {path.name} is a link that leads out of it: put the file there, if it is yours")
         if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
             raise ModelError(f"model {folder}: {path.name} is no regular file")

@@ -81,6 +81,24 @@ def plain_row(row: int) -> str:
     return f"row {row + 1}"
 
 
+MOST_NAMED = 32
+
+
+def called(examples: Any, rows: Sequence[int]) -> str:
+    """What rows of a task's examples are called: as their ``row_name`` has it, where the task has given them one, so that they
+    are found in their file (``train.csv, rows 5, 9``); else by their places among the examples. ``rows``: from 0.
+    """
+    more = " ..." if len(rows) > MOST_NAMED else ""
+    name, word = getattr(examples, "row_name", None), "row" + "s" * (len(rows) > 1)
+    if name is None:
+        return f"{word} {', '.join(map(str, rows[:MOST_NAMED]))}{more} of the data, counted from 0"
+    names = [name(row) for row in rows[:MOST_NAMED]]
+    if len({text.rpartition("row ")[0] for text in names}) == 1:
+        names = [f"{names[0].rpartition('row ')[0]}{word} {names[0].rpartition('row ')[2]}",
+                 *(text.rpartition("row ")[2] for text in names[1:])]  # fmt: skip
+    return ", ".join(names) + more
+
+
 def read_dataset(files: Sequence[Path], columns: Sequence[str], form: Form = PLAIN) -> Dataset:
     """The columns of one or more files, one below the other, mapped from a copy on disk, which goes with this process.
 

@@ -54,12 +54,17 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Rows ``{"input_ids": [T], "token_type_ids": [T] (if the tokenizer has them), <column>: value, <token column>: [T]}``.
 
     ``columns`` have a value for each row ([N], or [N, ...]); ``token_columns`` one for each token ([sum of lengths]), as the
-    ids have: labels of tokens, say.
+    ids have: labels of tokens, say. ``row_name``: what errors call a row, from 0; None: by its place (tables.py: called).
     """
 
     def __init__(
-        self, tokens: Tokens, columns: dict[str, np.ndarray] | None = None, token_columns: dict[str, np.ndarray] | None = None
+        self,
+        tokens: Tokens,
+        columns: dict[str, np.ndarray] | None = None,
+        token_columns: dict[str, np.ndarray] | None = None,
+        row_name: RowName | None = None,
     ):
+        self.row_name = row_name
         self.tokens, self.columns, self.token_columns = tokens, columns or {}, token_columns or {}
         assert all(len(column) == len(tokens.offsets) - 1 for column in self.columns.values()), "a value for each row"
         assert all(len(column) == tokens.offsets[-1] for column in self.token_columns.values()), "a value for each token"

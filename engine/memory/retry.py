@@ -24,10 +24,13 @@ Accumulate = Callable[[TrainState, Any, Collection[Batch], Tensor], Tensor]
 
 
 class OutOfMemoryRetry:
-    """Takes the place of ``state.execute``. ``collate`` makes a batch of some keys, the same one each time."""
+    """Takes the place of ``state.execute``. ``collate`` makes a batch of some keys, the same one each time.
 
-    def __init__(self, collate: Callable[[Sequence[Key]], Batch]):
-        self.collate = collate
+    ``called``: what rows are called.
+    """
+
+    def __init__(self, collate: Callable[[Sequence[Key]], Batch], called: Callable[[Sequence[int]], str]):
+        self.collate, self.called = collate, called
         self.at: Batch | None = None
 
     def __call__(
@@ -66,8 +69,8 @@ class OutOfMemoryRetry:
         if len(batch.keys) == 1:
             epoch, row = batch.keys[0]
             raise ResourceError(
-                f"out of memory on {where} with a single example (row {row} of the training data, counted from 0, {size}, "
-                f"in epoch {epoch}): lower --max-length, or take a smaller model"
+                f"out of memory on {where} with a single example ({self.called([row])}, {size}, in epoch {epoch}): lower "
+                "--max-length, or take a smaller model; what is saved stands, and --resume continues from it"
             )
         state.max_tokens = batch.executed_tokens - 1
         note(

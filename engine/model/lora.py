@@ -7,7 +7,6 @@ is exact whatever becomes of the base. Reading an adapter back merges it: the re
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import nn
 from engine.checked import expect, expect_each, parse_object, read_bytes
 from engine.config import TrainConfig
 from engine.data import hub
+from engine.data.model_files import weights_fingerprint
 from engine.data.model_settings import conversion
 from engine.errors import ModelError, UsageError
 
@@ -94,23 +94,6 @@ def folder_of(load: Callable[..., Any], path: str) -> Path | None:
     if WEIGHTS not in found:
         raise ModelError(f"model {path} is an adapter without {WEIGHTS}: {conversion(path, 'adapter_model')}")
     return Path(found[ADAPTER]).parent
-
-
-def weights_fingerprint(base: str, revision: str | None) -> str | None:
-    """A hash of the base model's files of weights; None where it has none of safetensors. ``revision``: that on the Hub."""
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = Path(base)
-    if not folder.is_dir():
-        cached = try_to_load_from_cache(base, "config.json", revision=revision)
-        if not isinstance(cached, str):
-            return None
-        folder = Path(cached).parent
-    digest = hashlib.sha256()
-    for path in (paths := sorted(folder.glob("*.safetensors"))):
-        with open(path, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest() if paths else None
 
 
 def base_weights(model: nn.Module, revision: str | None) -> str | None:

@@ -5,6 +5,8 @@ Next: optimizer.py, whose guard keeps the weights as they were before that step.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch.amp.grad_scaler import GradScaler
 
@@ -14,7 +16,6 @@ from engine.errors import DivergedError
 from engine.state import StepRecord
 
 MIN_LOSS_SCALE = 1e-4  # GradScaler starts at 65,536 and halves at each overflow
-MAX_ROWS_NAMED = 32
 JUMP, MEMORY = 3.0, 5  # how many times the usual loss is a jump; lines that make up what is usual
 
 
@@ -62,15 +63,17 @@ def first_bad_step(steps: list[tuple[Position, list[Key], StepRecord]], *, scale
     return None
 
 
-def describe_first(bad: list[Bad]) -> str:
-    """What the ranks have found as one message: the rows are those of the ranks whose loss it is, if it is a loss."""
-    advice = "Lower --learning-rate, or look at {}; the last checkpoint holds finite weights"
+def describe_first(bad: list[Bad], called: Callable[[Sequence[int]], str]) -> str:
+    """What the ranks have found as one message: the rows are those of the ranks whose loss it is, if it is a loss.
+
+    ``called``: what rows are called.
+    """
+    advice = "Lower --learning-rate, or look at {}; the last checkpoint holds finite weights, and --resume continues from it"
     if not bad:
         return "the loss is not finite. " + advice.format("the data")
     step, has_loss, epochs_done, _ = min(bad)
     rows = [row for *where, _, found in bad if where == [step, has_loss] for row in found]
-    named = ", ".join(map(str, rows[:MAX_ROWS_NAMED])) + (" ..." if len(rows) > MAX_ROWS_NAMED else "")
     return (
-        f"the {'gradient norm' if has_loss else 'loss'} is not finite at step {step} (epoch {epochs_done:.2f}), rows {named} "
-        f"of the training data, counted from 0. {advice.format('these rows')}"
+        f"the {'gradient norm' if has_loss else 'loss'} is not finite at step {step} (epoch {epochs_done:.2f}), in "
+        f"{called(rows)}. {advice.format('these rows')}"
     )

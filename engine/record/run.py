@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from engine.config import TrainConfig
 from engine.console import printable_lines
 from engine.data.batch import Batch, Key
 from engine.data.plan import Position
+from engine.data.tables import called
 from engine.distributed.world import World
 from engine.errors import DivergedError
 from engine.model.flops import FlopCount
@@ -55,8 +56,9 @@ class Run:
         peak_flops: float | None = None,
         stop: Stop | None = None,
         world: World | None = None,
+        row_names: Callable[[Sequence[int]], str] | None = None,
     ):
-        self.world = world or World(state.device)
+        self.world, self.row_names = world or World(state.device), row_names or partial(called, None)
         self.directory, self.config, self.state, self.num_steps = directory, config, state, num_steps
         self.evaluator, self.stop = evaluate, stop or Stop()
         self.best_so_far = BestSoFar(best_metric, config.patience, lower_is_better=lower_is_better)
@@ -236,4 +238,4 @@ class Run:
         refuse_collapsed_scale(self.state.scaler, self.state.step)
         if bool(self.state.guard.diverged) or not math.isfinite(passed.loss_sum):
             own = first_bad_step(unread, scaled=self.state.scaler.is_enabled())
-            raise DivergedError(describe_first([bad for bad in self.world.gather(own) if bad]))
+            raise DivergedError(describe_first([bad for bad in self.world.gather(own) if bad], self.row_names))

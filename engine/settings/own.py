@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engine.errors import UsageError
+from engine.errors import UsageError, is_own_code
 
 _imported: dict[tuple[str, str, int, int], ModuleType] = {}  # by flag, path, time and size: a file is run once
 
@@ -69,6 +69,14 @@ def code_fingerprint(kind: type[Any]) -> str:
 
 
 def line_of(error: BaseException, path: Path) -> str:
-    """``FILE.py, line N``: the innermost line of this file that the error has come through; "" if it has come through none."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    return f"{path.name}, line {lines[-1]}" if lines else ""
+    """``FILE.py, line N``: the innermost line of this file that the error has come through; "" if it has come through none.
+
+    Where it has come on through another file of the user's, which this one imports, that is named first.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    if not lines:
+        return ""
+    inner = [frame for frame in frames if Path(frame.filename) == path or is_own_code(frame.filename)][-1]
+    other = "" if Path(inner.filename) == path else f"{inner.filename}, line {inner.lineno}, from "
+    return f"{other}{path.name}, line {lines[-1]}"

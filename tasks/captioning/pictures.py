@@ -141,20 +141,20 @@ class Pictures(torch.utils.data.Dataset[Row]):
     """Rows ``{"tokens": [T + 1], "pixel_values": [3, H, W] float32}``; the length is that of the caption.
 
     ``sources``: what each row's picture is read from; ``tokens``: its caption, from the first token to the last;
-    ``access``: what a row's name may stand for; ``name``: what errors call a row. What lies at an address is fetched once, and
-    kept in a file while this object lives.
+    ``access``: what a row's name may stand for; ``row_name``: what errors call a row. What lies at an address is fetched once,
+    and kept in a file while this object lives.
     """
 
     def __init__(self, sources: Sequence[Any], tokens: Sequence[np.ndarray], processor: Any, access: Callable[[int], Access],
-                 name: RowName):  # fmt: skip
-        self.sources, self.tokens, self.processor, self.access, self.name = sources, tokens, processor, access, name
+                 row_name: RowName):  # fmt: skip
+        self.sources, self.tokens, self.processor, self.access, self.row_name = sources, tokens, processor, access, row_name
         self.fetched: dict[str, Path] = {}
         self.downloads = tempfile.TemporaryDirectory(prefix="plainloop-") if len(tokens) and access(0).addresses else None
         self.digests = [self._check(row) for row in tqdm(range(len(tokens)), desc="reading the pictures",
                                                          disable=None if len(tokens) > 2000 else True)]  # fmt: skip
 
     def _read(self, row: int) -> tuple[bytes, str]:
-        where, source = self.name(row), self.sources[row]
+        where, source = self.row_name(row), self.sources[row]
         if isinstance(source, str) and source in self.fetched:
             return self.fetched[source].read_bytes(), where
         content = read_bytes(source, self.access(row), where)

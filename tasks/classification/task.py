@@ -159,7 +159,7 @@ class Classification(TextTask[ClassificationOptions]):
         tokens = self.tokenize(texts, pairs, f"{split} data", row)
         if self.counts_ends:
             self.refuse_ends(tokens, f"{split} data", row)
-        return TokenDataset(tokens, {"labels": targets})
+        return TokenDataset(tokens, {"labels": targets}, row_name=row)
 
     @cached_property
     def counts_ends(self) -> bool:

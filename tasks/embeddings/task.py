@@ -57,8 +57,8 @@ QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of prom
 class Pairs(torch.utils.data.Dataset[Row]):
     """Rows ``{"texts": [{"input_ids": ...}, ...], "score": number}``; an example's length is that of its texts together."""
 
-    def __init__(self, parts: Sequence[TokenDataset], scores: np.ndarray):
-        self.parts, self.scores = parts, scores
+    def __init__(self, parts: Sequence[TokenDataset], scores: np.ndarray, row_name: RowName | None = None):
+        self.parts, self.scores, self.row_name = parts, scores, row_name
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -135,6 +135,7 @@ class Embeddings(TextTask[EmbeddingsOptions]):
                 for name, part in texts.items()
             ],
             scores,
+            row,
         )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:

@@ -83,11 +83,12 @@ class SFT(Decoder[SFTOptions]):
                 f"model {self.path}: its tokenizer ({type(self.tokenizer).__name__}) is written in Python and cannot say where "
                 "in the text a token stands, so answers cannot be told apart: take a model with a tokenizer.json"
             )
-        ids, labels, num_cut = [], [], 0
-        for tokens, is_answer in self.encoded(rows, name, row_name):
+        ids, labels, kept, num_cut = [], [], [], 0
+        for number, (tokens, is_answer) in enumerate(self.encoded(rows, name, row_name)):
             num_cut += len(tokens) > self.max_length
             some, its = tokens[: self.max_length], is_answer[: self.max_length]
             if any(its[1:]):
+                kept.append(number)
                 ids.append(np.asarray(some, dtype=np.int32))
                 labels.append(np.append(np.where(its[1:], some[1:], -100), -100).astype(np.int32))
         if num_cut:
@@ -98,7 +99,9 @@ class SFT(Decoder[SFTOptions]):
             raise DataError(f"{name}: no answer lies within {self.max_length} tokens: raise --max-length")
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
         all_tokens = Tokens(np.concatenate(ids), offsets, None, num_cut)
-        return TokenDataset(all_tokens, token_columns={"labels": np.concatenate(labels)})
+        return TokenDataset(
+            all_tokens, token_columns={"labels": np.concatenate(labels)}, row_name=lambda row: row_name(kept[row])
+        )
 
     def encoded(self, rows: Sequence[tuple[Any, ...]], name: str, row_name: RowName) -> Iterator[tuple[list[int], list[bool]]]:
         """``encode`` of each row; what runs a template does so within limits. Raises DataError."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -169,7 +170,11 @@ class Tagging(LanguageModel[TaggingOptions]):
             note(f"{split} data: {lost} words have no token, as their characters cannot be seen: they are not tagged")
         if split == "eval":
             self._places = [(kept[s], words[words >= 0]) for s, words in zip(found.sentence, found.words, strict=True)]
-        return TokenDataset(found.tokens(), token_columns={"labels": flat.astype(np.int32)})
+        return TokenDataset(
+            found.tokens(),
+            token_columns={"labels": flat.astype(np.int32)},
+            row_name=partial(name_of, table, [kept[sentence] for sentence in found.sentence]),
+        )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         """As of language models; ``targets["num_words"]`` [B] says where a row's words end."""
@@ -248,3 +253,8 @@ class Tagging(LanguageModel[TaggingOptions]):
         if flat and "entities" in prediction:
             return {"predicted_entities": "|".join(f"{e['text']} ({e['label']})" for e in prediction["entities"])}
         return super().columns_of(prediction, flat)
+
+
+def name_of(table: Dataset, sentences: Sequence[int], row: int) -> str:
+    """What errors call a row of tokens: ``sentences`` are the rows of the table that each is of."""
+    return row_name(table, sentences[row])

@@ -319,7 +319,9 @@ def test_nan_stops_the_run_before_the_weights_are_touched(tmp_path):
         fit(task, config(tmp_path), model)
     cuts = Plan.of(config(tmp_path), task.train.lengths).batches(1)
     [(index, cut)] = [(i, cut) for i, cut in enumerate(cuts) if 0 in cut]
-    assert f"at step {6 + index} (epoch {1 + (index + 1) / 5:.2f}), rows {', '.join(map(str, cut))} of the" in str(caught.value)
+    assert f"at step {6 + index} (epoch {1 + (index + 1) / 5:.2f}), in rows {', '.join(map(str, cut))} of the" in str(
+        caught.value
+    )
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert not (tmp_path / "run/model.safetensors").exists()
     assert (tmp_path / "run/checkpoints/step-00000005").is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,8 @@ import torch
 
 import run
 from bench.toys import tiny
-from engine.artifacts import describe
 from engine.artifacts.describe import sources_of
+from engine.data.model_files import weights_fingerprint
 from engine.data.sources import Source, SourceConfig, TakenModel
 from engine.errors import ModelError
 from engine.settings.own import code_fingerprint
@@ -115,14 +116,32 @@ def test_a_model_of_the_hub_is_known_by_its_commit(monkeypatch):
     task = source(model="some/name")
     assert sources_of(task) == {}
     task.source.taken_model = TakenModel("some/name", "Hub model some/name", "some/name")
-    monkeypatch.setattr(describe, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     assert sources_of(task) == {}
-    monkeypatch.setattr(
-        describe, "try_to_load_from_cache", lambda *_, **__: "/hub/models--some--name/snapshots/abc/config.json"
-    )
+    cached = "/hub/models--some--name/snapshots/abc/config.json"
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: cached)
     assert sources_of(task) == {"model": "abc"}
 
 
 def test_only_code_that_is_not_ours_has_a_fingerprint():
     assert code_fingerprint(Classification) == code_fingerprint(torch.nn.Linear) == code_fingerprint(dict) == ""
     assert code_fingerprint(NoOptions) == "" != code_fingerprint(type("Mine", (Classification,), {"__module__": __name__}))
+
+
+def test_weights_are_read_once_for_all_that_is_said_of_them(tmp_path, monkeypatch):
+    """What a run starts from, and what an adapter stands on: one hash of each file, as long as it stays as it is."""
+    folder = tiny.save_model(tmp_path / "m")
+    read = []
+    whole = hashlib.file_digest
+    monkeypatch.setattr(
+        "hashlib.file_digest", lambda stream, kind: (read.append(Path(stream.name).name), whole(stream, kind))[1]
+    )
+    first = sources_of(source(model=str(folder)))["model"], weights_fingerprint(str(folder), None)
+    assert sorted(read) == sorted(path.name for path in folder.iterdir())
+    assert (sources_of(source(model=str(folder)))["model"], weights_fingerprint(str(folder), None)) == first
+    assert len(read) == len([*folder.iterdir()])
+    tiny.bert(seed=1).save_pretrained(folder)
+    again = sources_of(source(model=str(folder)))["model"], weights_fingerprint(str(folder), None)
+    assert again[0] != first[0] and again[1] != first[1]
+    (folder / "config.json").write_text("{}")
+    assert weights_fingerprint(str(folder), None) == again[1], "of the weights alone"

@@ -169,7 +169,7 @@ def test_a_model_of_the_hub_is_checked_too(tmp_path, monkeypatch):
         Source(SourceConfig()).load(lambda path, **_: 5, "org/model")
 
 
-@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "config.json", "anything", "1_Pooling"])
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "config.json", "anything", "1_Pooling", "model.safetensors"])
 def test_a_link_that_leads_out_of_a_models_folder_is_refused(name, tmp_path, capsys):
     """It may have come with the folder, and a vocabulary is saved, and pushed, with the trained model."""
     tiny.save_model(tmp_path / "model")
@@ -189,8 +189,8 @@ def test_links_of_the_hubs_cache_and_of_weights_are_followed(tmp_path):
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
     assert run.main(["predict", "--model", str(snapshot), "--device", "cpu", "w0"]) == 0
     (snapshot / "model.safetensors").unlink()
-    (blobs / "model.safetensors").rename(tmp_path / "on-another-disk")
-    (snapshot / "model.safetensors").symlink_to(tmp_path / "on-another-disk")
+    (blobs / "model.safetensors").rename(tmp_path / "on-another-disk.safetensors")
+    (snapshot / "model.safetensors").symlink_to(tmp_path / "on-another-disk.safetensors")
     assert run.main(["predict", "--model", str(snapshot), "--device", "cpu", "w0"]) == 0
 
 

@@ -131,7 +131,7 @@ def test_that_comparison_can_fail(guard, monkeypatch):
 
 
 def test_a_single_example_that_does_not_fit_ends_the_run():
-    with pytest.raises(ResourceError, match=r"single example \(row \d+ of the training data.*--max-length") as error:
+    with pytest.raises(ResourceError, match=r"single example \(row \d+ of the data, counted from 0.*--max-length") as error:
         steps(max_examples=0)
     assert error.value.exit_code == 6
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,14 +15,16 @@ from datasets import Dataset
 
 import run
 from bench.toys import tiny
+from engine.checkpoint.store import steps_in
 from engine.data.sources import Source, SourceConfig
-from engine.data.tables import Origin, chosen, row_name, row_number, with_origin
+from engine.data.tables import Origin, called, chosen, row_name, row_number, with_origin
 from engine.data.tokens import tokenize
 from engine.errors import DataError, UsageError
 from tasks.classification.column import Rule
 from tasks.classification.labels import appearance, read_labels
 from tasks.classification.task import Classification, ClassificationOptions
 from tasks.language.causal_lm import CausalLM
+from tests.toys.cli import fails
 
 NUMBER, BAD = 60, 50  # rows of the file; one of them
 
@@ -73,6 +76,55 @@ def where(place: Path, damage: dict[str, str], make=Classification, options=None
 @pytest.mark.parametrize("damage", [{"label": ""}, {"label": "-1"}, {"label": "1.5"}])
 def test_errors_name_the_row_of_the_file(place, damage):
     assert re.match(rf"(train|eval) data, {re.escape(str(place / 't.csv'))}, row {BAD}: ", where(place, damage))
+
+
+TASK = """
+import torch
+from tasks.classification.task import Classification
+
+class Mine(Classification):
+    def {method}
+"""
+FAILS = {  # what a task does at the row with label 3, and what is said beside the row
+    "prepare": ("prepare(self, row, generator):\n        return row if row['labels'] != 3 else 1 / 0", 3, "cannot be prepared: ZeroDivisionError"),
+    "loss": ("loss(self, outputs, batch):\n        bad = (batch.targets['labels'] == 3).any()\n"
+             "        return super().loss(outputs, batch) * (float('nan') if bad else 1)", 5, "the loss is not finite at step"),
+    "memory": ("loss(self, outputs, batch):\n        if (batch.targets['labels'] == 3).any():\n"
+               "            raise torch.OutOfMemoryError('CUDA out of memory.')\n        return super().loss(outputs, batch)", 6,
+               "with a single example"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FAILS)
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_what_fails_in_training_names_the_row_of_the_file_and_the_way_on(place, kind, workers, capsys):
+    """Of a part of the file; what was saved before stands, and --resume ends at the same row."""
+    body, code, words = FAILS[kind]
+    (place / "mine.py").write_text(TASK.replace("{method}", body))
+    path = save(place / "t.csv", {"label": "d"})
+    arguments = ["--task", f"{place / 'mine.py'}:Mine", "--model", str(place / "model"), "--train-file", str(path), "--device", "cpu",
+                 "--max-train-examples", "58", "--batch-size", "1" if kind == "loss" else "4", "--output-dir", str(place / "run"),
+                 "--workers", workers, "--log-steps", "1", "--save-steps", "1", "--batching", "padded", "--seed", "5"]  # fmt: skip
+    for more in ([], ["--resume"]):
+        got, line = fails([*arguments, *more], capsys)
+        assert got == code and words in line and f"{path}, row {BAD}" in line, line
+        if kind != "prepare":
+            assert "--resume continues from it" in line
+        assert steps_in(place / "run/checkpoints"), "the checkpoints stand"
+
+
+def test_rows_of_a_part_of_a_file_are_called_by_their_places_there():
+    table = with_origin(Dataset.from_dict({"x": list(range(9))}), Origin("t.csv"))
+    rows = tiny.token_rows(9)
+    assert (
+        called(rows, [2]) == "row 2 of the data, counted from 0"
+        and called(rows, [2, 3]) == "rows 2, 3 of the data, counted from 0"
+    )
+    assert called(rows, range(40)).endswith("30, 31 ... of the data, counted from 0")
+    rows.row_name = partial(row_name, chosen(table, np.array([8, 4, 0])))
+    assert called(rows, [0]) == "t.csv, row 9" and called(rows, [0, 2]) == "t.csv, rows 9, 1"
+    rows.row_name = lambda row: f"{row}.csv, row 1"
+    assert called(rows, [0, 2]) == "0.csv, row 1, 2.csv, row 1"
 
 
 def test_a_row_without_a_token_is_that_of_the_file(place):

@@ -1,11 +1,22 @@
-"""All rows, in the order of their numbers: 1 to 110, then the cache and strangers' data (D), attacks (S), then odd things (X).
+"""All rows, in the order of their numbers: 1 to 110, then the cache and strangers' data (D), models (M), attacks (S), odd things (X).
 
 A module of rows puts them into ``case.ROWS`` when it is imported; a new one must be named here.
 """
 
 from __future__ import annotations
 
-from bench.bad_input import attack_rows, cache_rows, case, data_rows, disk_rows, flag_rows, model_rows, odd_rows, run_rows  # noqa: F401
+from bench.bad_input import (  # noqa: F401
+    arrival_rows,
+    attack_rows,
+    cache_rows,
+    case,
+    data_rows,
+    disk_rows,
+    flag_rows,
+    model_rows,
+    odd_rows,
+    run_rows,
+)
 
 
 def place(row: case.Row) -> tuple[str, int]:

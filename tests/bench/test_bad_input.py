@@ -36,6 +36,7 @@ def test_every_row_of_the_table_is_there_once():
     expected = [
         *(str(n) for n in range(1, 111)),
         *(f"D{n}" for n in range(1, 11)),
+        *(f"M{n}" for n in range(1, 25)),
         *(f"S{n}" for n in range(1, 13)),
         *(f"X{n + 1}" for n in range(beyond)),
     ]

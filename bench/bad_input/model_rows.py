@@ -45,7 +45,12 @@ def _(at: Place) -> Attempts:
     yield at.train("--model", str(folder))
 
 
-@row(71, "tokenizer larger than the embeddings", 4, "its tokenizer has more tokens than the model has embeddings")
+@row(
+    71,
+    "tokenizer larger than the embeddings",
+    4,
+    "its tokenizer has ids up to 100, and the model 100 embeddings: if tokens were added, save the model again",
+)
 def _(at: Place) -> Attempts:
     folder = at.model()
     tokenizer = tiny.tokenizer()

@@ -1,5 +1,5 @@
 """All rows, in the order of their numbers: 1 to 110, then the cache and strangers' data (D), files as others write
-them (F), attacks (S), then odd things (X).
+them (F), models (M), attacks (S), then odd things (X).
 
 A module of rows puts them into ``case.ROWS`` when it is imported; a new one must be named here.
 """
@@ -7,6 +7,7 @@ A module of rows puts them into ``case.ROWS`` when it is imported; a new one mus
 from __future__ import annotations
 
 from bench.bad_input import (  # noqa: F401
+    arrival_rows,
     attack_rows,
     cache_rows,
     case,

@@ -255,3 +255,11 @@ def test_a_defect_of_ours_keeps_its_traceback():
         assert explain(error) is None
     else:
         raise AssertionError("nothing was raised")
+
+
+def test_a_limit_is_for_the_word_and_not_for_its_letters():
+    """A number of channels of a depthwise convolution is no depth."""
+    check_values({"depthwise_separable_out_channel": 1024, "headless": 10**7, "experts_dropped": 5, "depths": [2, 2]})
+    for name in ("depth", "depths", "encoder_depth", "num_hidden_layers", "n_layer", "num_local_experts"):
+        with pytest.raises(ValueError, match=f"{name} is 100000,"):
+            check_values({name: 100_000})

@@ -568,3 +568,33 @@ def test_nine_of_ten_held_out_combinations_are_described(tmp_path):
     assert metrics["eval_exact_match"] >= 0.9
     trivial = 1 / 54
     assert metrics["eval_exact_match"] > trivial + 3 * (trivial * (1 - trivial) / 324) ** 0.5
+
+
+RAMP = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (4, 1))
+
+
+@pytest.mark.parametrize(("values", "kind"), [(RAMP, "PNG"), (RAMP, "TIFF"), (RAMP.astype(">u2"), "TIFF"), (RAMP.astype(np.int32), "TIFF")],
+                         ids=["png", "tiff", "big-endian", "in 32 bits"])  # fmt: skip
+def test_pictures_of_sixteen_bits_are_scaled(values, kind):
+    """v / 257; Pillow's own conversion to RGB would cut them off at 255, and all but the darkest would be white."""
+    content = BytesIO()
+    Image.fromarray(values).save(content, kind)
+    found = np.asarray(decode(content.getvalue(), "row 1"))
+    assert found.shape == (4, 256, 3) and found[0, :, 0].tolist() == np.round(RAMP[0] / 257).astype(int).tolist()
+    assert np.array_equal(np.asarray(open_picture(Image.fromarray(values), "row 1")), found)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (RAMP.astype(np.float32) / 65535, "its pixels are floats"),
+        (RAMP.astype(np.int32) * 2, "its pixels are integers of more than 16 bits"),
+        (RAMP.astype(np.int32) - 1, "its pixels are integers of more than 16 bits"),
+    ],
+)
+def test_pictures_whose_white_nothing_says_are_refused(values, words):
+    content = BytesIO()
+    Image.fromarray(values).save(content, "TIFF")
+    for picture in (lambda: decode(content.getvalue(), "row 1"), lambda: open_picture(Image.fromarray(values), "row 1")):
+        with pytest.raises(DataError, match=f"{words}, and nothing says which is white: save it with 8 or 16 bits"):
+            picture()

@@ -129,7 +129,7 @@ def test_an_id_without_an_embedding_is_found_though_the_number_of_tokens_fits(tm
     path = tmp_path / "model/tokenizer.json"
     path.write_text(re.sub(r'"w5": ?\d+', '"w5": 1000000000', path.read_text()))
     code, line = fails(["predict", "--model", str(tmp_path / "model"), "w5"], capsys)
-    assert code == 4 and "more tokens than the model has embeddings (an id is 1000000000)" in line
+    assert code == 4 and "its tokenizer has ids up to 1000000000, and the model 100 embeddings" in line
 
 
 def test_infinity_in_a_config_is_a_number(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 
 from bench.architectures import try_one as module
 from bench.architectures.shrink import shrunk
-from bench.architectures.table import KINDS, TASKS, Verdict, line_of, page
-from bench.architectures.try_one import known, try_one
+from bench.architectures.table import KINDS, TASKS, line_of, page
+from bench.architectures.try_one import Verdict, known, try_one
 from bench.machine import ROOT
 
 PAGE = (ROOT / "docs/architectures.md").read_text(encoding="utf-8")

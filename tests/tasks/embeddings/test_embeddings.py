@@ -476,7 +476,7 @@ def test_a_corpus_is_embedded_once(finished, corpus, monkeypatch, capsys):
     monkeypatch.setattr(
         Embeddings,
         "vectors",
-        lambda self, model, texts, layout: embedded.append(len(texts)) or vectors(self, model, texts, layout),
+        lambda self, model, texts, *rest: embedded.append(len(texts)) or vectors(self, model, texts, *rest),
     )
     arguments = ["search", "--model", str(finished / "run"), "--corpus", str(corpus), "w5"]
     assert run.main(arguments) == run.main(arguments) == 0

@@ -113,7 +113,7 @@ def picture(mode: str) -> Callable[[Place], Attempts]:
         import numpy as np
         from PIL import Image
 
-        values = {"F": np.float32([[0, 1]]), "I": np.int32([[0, 2**30]])}[mode]
+        values = {"F": np.array([[0, 1]], np.float32), "I": np.array([[0, 2**30]], np.int32)}[mode]
         (at.folder / "data").mkdir()
         Image.fromarray(np.tile(values, (8, 4))).save(at.folder / "data/a.tif")
         at.write("data/metadata.csv", "file_name,text\na.tif,a ramp\n")

@@ -70,7 +70,7 @@ packing_check.py, padding_check.py).
 def line_of(verdict: Verdict) -> str:
     """A row of the page, in short."""
     why = re.sub(r"^\w+ does not take packed batches \((.*?)\)(?= \(padding|$)", r"\1", verdict.why)
-    why = re.sub(r"^[A-Z]\w+ has its attention", "attention", re.sub(r"on a small \w+ \(by [^)]*\)", "", why))
+    why = re.sub(r"^[A-Z]\w+ has (its )?(?=attention|an encoder)", "", re.sub(r"on a small \w+ \(by [^)]*\)", "", why))
     why = why.replace("packed and padded batches differ ", "packed and padded batches differ").replace("|", "\\|")
     return f"| {verdict.architecture} | {verdict.what} | {why} |"
 

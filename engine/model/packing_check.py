@@ -53,7 +53,7 @@ def fingerprint(model: transformers.PreTrainedModel, level: str) -> str:
 def compare_small_copy(model: transformers.PreTrainedModel, level: str) -> str | None:
     """Why packed and padded differ, or None. Draws nothing from the global generators."""
     name = type(model).__name__
-    if model.config.is_encoder_decoder and level == "sequence":
+    if model.config.is_encoder_decoder:
         return f"{name} has an encoder and a decoder"
     if model.config.get_text_config() is not model.config:
         return f"{name} is for more than text"

@@ -8,7 +8,7 @@ from all of them). It is tried on a small copy (packing_check.py), or, where the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4  # of logits, relative to the largest of them where that is abo
 POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")  # tables of a vector for each position
 LENGTHS = (5, 8, 11, 14, 17, 20, 23, 26, 30)  # of the rows; some models take no shorter one, and some differ at few lengths
 COPIES = 3  # with other weights: where the best keys are chosen, padding matters where some are as good
-BOTH = ("right", "left")
+BOTH: tuple[str, ...] = ("right", "left")
 
 
 def harmless_sides(model: nn.Module, level: str | None) -> tuple[str, ...]:
@@ -33,16 +33,11 @@ def harmless_sides(model: nn.Module, level: str | None) -> tuple[str, ...]:
     ``level``: what the head reads. Of a model that cannot be tried, those of its kind of positions.
     """
     if isinstance(model, transformers.PreTrainedModel) and level is not None:
-        makes: list[Callable[[], list[transformers.PreTrainedModel]]] = [
-            lambda: [small_copy(model) for _ in range(COPIES)],
-            lambda: [model],
-        ]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            for make in makes:
+            for copies in ((small_copy(model) for _ in range(COPIES)), iter([model])):  # one at a time: they may be wide
                 try:
-                    tried = make()
-                    return tuple(side for side in BOTH if all(difference(each, level, side) < TOLERANCE for each in tried))
+                    return sides_of(copies, level)
                 except MemoryError:
                     raise
                 except Exception:  # whatever a model does with rows that it was not written for
@@ -51,6 +46,14 @@ def harmless_sides(model: nn.Module, level: str | None) -> tuple[str, ...]:
         isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS for name, module in model.named_modules()
     )
     return ("right",) if by_number else BOTH
+
+
+def sides_of(models: Iterator[transformers.PreTrainedModel], level: str) -> tuple[str, ...]:
+    """Those that change nothing in any of the models."""
+    sides = BOTH
+    for model in models:
+        sides = tuple(side for side in sides if difference(model, level, side) < TOLERANCE)
+    return sides
 
 
 def key(model: transformers.PreTrainedModel, level: str | None) -> str:

@@ -100,7 +100,7 @@ class Pooling:
                 raise KeyError(folder)
             pooling = content(f"{folder}/config.json")
             more = content("config_sentence_transformers.json") or {}
-            prompts, default = prompts_in(more)
+            prompts, default = prompts_in(more, model)
             mode = pooling.get("pooling_mode") or next(m for m, key in KEYS.items() if pooling.get(key))
             others = [
                 key for key, value in pooling.items() if value is True and key.startswith("pooling_mode") and key != KEYS[mode]
@@ -114,9 +114,7 @@ class Pooling:
         except ModelError:
             raise
         except (KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
-            raise ModelError(
-                f"model {model}: no way of making vectors that is known here (pooling: {', '.join(KEYS)}): {error}"
-            ) from error
+            raise ModelError(f"model {model}: no way of pooling that is known here ({', '.join(KEYS)}): {error}") from error
         if prompts:
             those = f"{default!r}, {prompts[default]!r}, stands" if default else "none of them is the default, so none stands"
             note(f"model {model}: prompts {', '.join(prompts)}; {those} before each text")
@@ -146,15 +144,15 @@ class Pooling:
             atomic.write(directory / name, json.dumps(content, indent=2) + "\n")
 
 
-def prompts_in(settings: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
-    """The prompts that are not empty, and the name of the default one. Raises TypeError, KeyError."""
+def prompts_in(settings: Mapping[str, Any], model: str) -> tuple[dict[str, str], str | None]:
+    """The prompts that are not empty, and the name of the default one. Raises ModelError."""
     found = settings.get("prompts") or {}
     for name, text in found.items():
         if not isinstance(text, str):
-            raise TypeError(f"prompt {name!r} is {text!r}")
+            raise ModelError(f"model {model}: its prompt {name!r} is {text!r}, and no text")
     default = settings.get("default_prompt_name")
     if default is not None and default not in found:
-        raise KeyError(f"default_prompt_name is {default!r}, and there is no such prompt")
+        raise ModelError(f"model {model}: its default_prompt_name is {default!r}, and there is no such prompt")
     return {name: text for name, text in found.items() if text}, default if default and found[default] else None
 
 

@@ -210,18 +210,18 @@ def test_a_batch_in_pieces_holds_the_same_texts(start):
     ("files", "words"),
     [
         ({"modules.json": [{"path": "", "type": "a.Transformer"}, {"path": "1", "type": "b.WordWeights"}]}, "WordWeights"),
-        ({"1_Pooling/config.json": {"pooling_mode_max_tokens": True}}, "no way of making vectors that is known here"),
+        ({"1_Pooling/config.json": {"pooling_mode_max_tokens": True}}, "no way of pooling that is known here"),
         (
             {"1_Pooling/config.json": {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}},
             "pooling_mode_cls_token",
         ),
-        ({"modules.json": "x"}, "no way of making vectors"),
+        ({"modules.json": "x"}, "no way of pooling"),
         ({"1_Pooling/config.json": None}, "cannot be read"),
         (
             {"modules.json": [{"path": "", "type": "Transformer"}, {"path": "1_Pooling/../1_Pooling", "type": "Pooling"}]},
-            "no way of making vectors",
+            "no way of pooling",
         ),
-        ({"modules.json": [{"path": "", "type": "Transformer"}, {"path": 5, "type": "Pooling"}]}, "no way of making vectors"),
+        ({"modules.json": [{"path": "", "type": "Transformer"}, {"path": 5, "type": "Pooling"}]}, "no way of pooling"),
         ({"sentence_bert_config.json": {"max_seq_length": "x"}}, "max_seq_length cannot be 'x'"),
         ({"sentence_bert_config.json": {"max_seq_length": -1}}, "max_seq_length cannot be -1"),
         ({"sentence_bert_config.json": "[" * 100_000}, "cannot be read"),
@@ -487,7 +487,7 @@ def test_a_corpus_is_embedded_once(finished, corpus, monkeypatch, capsys):
     monkeypatch.setattr(
         Embeddings,
         "vectors",
-        lambda self, model, texts, layout, kind: embedded.append(len(texts)) or vectors(self, model, texts, layout, kind),
+        lambda self, model, texts, *rest: embedded.append(len(texts)) or vectors(self, model, texts, *rest),
     )
     arguments = ["search", "--model", str(finished / "run"), "--corpus", str(corpus), "w5"]
     assert run.main(arguments) == run.main(arguments) == 0

@@ -11,7 +11,7 @@ from engine.data.batch import Batch
 from engine.data.form import Columns
 from engine.data.tables import origin_of, row_name, row_number
 from tasks.classification.mistakes import Mistakes
-from tasks.tagging.tags import ThingMetrics, kinds_of, tags_of_rows
+from tasks.tagging.tags import ThingMetrics, kinds_of, of_rows, tags_of_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,16 +31,14 @@ class TagMistakes:
 
     def update(self, outputs: Any, batch: Batch) -> None:
         """``outputs.logits``: [1, N, L]."""
-        scores = outputs.logits.squeeze(0).float().softmax(-1).max(-1).values.cpu().tolist()
-        at = 0
-        for (_, row), (tags, predicted) in zip(batch.keys, tags_of_rows(outputs, batch), strict=True):
+        sure = of_rows(outputs.logits.squeeze(0).float().softmax(-1).max(-1).values, batch)
+        for (_, row), (tags, predicted), scores in zip(batch.keys, tags_of_rows(outputs, batch), sure, strict=True):
             if self.figures is not None:
                 self.figures.count(tags, predicted)
             sentence, words = self.places[row]
             np.add.at(self.confused.counts, (tags.numpy(), predicted.numpy()), 1)
             for i in (tags != predicted).nonzero()[:, 0].tolist():
-                self.wrong.append((scores[at + i], sentence, int(words[i]) + 1, int(tags[i]), int(predicted[i])))
-            at += len(tags)
+                self.wrong.append((float(scores[i]), sentence, int(words[i]) + 1, int(tags[i]), int(predicted[i])))
 
     def columns(self) -> Columns:
         return {self.text_column: [self.text(row) for row in range(len(self.sentences))]}

@@ -44,12 +44,16 @@ def things(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return [(kind, int(first), int(last)) for kind, first, last in get_entities(read)]
 
 
+def of_rows(values: Tensor, batch: Batch) -> list[Tensor]:
+    """What belongs to the words of each row: of ``values`` [N], in the order of the batch's targets, [W] each, on the host."""
+    real = batch.targets["labels"] != -100
+    return list(values[real].cpu().split(batch.targets["num_words"].tolist()))
+
+
 def tags_of_rows(outputs: Any, batch: Batch) -> list[tuple[Tensor, Tensor]]:
     """For each row the tags of its words and those predicted: two of [W], on the host. ``outputs.logits``: [1, N, L]."""
-    labels = batch.targets["labels"].cpu()
-    predicted = outputs.logits.squeeze(0).argmax(-1).cpu()
-    real, sizes = labels != -100, batch.targets["num_words"].tolist()
-    return list(zip(labels[real].split(sizes), predicted[real].split(sizes), strict=True))
+    predicted = outputs.logits.squeeze(0).argmax(-1)
+    return list(zip(of_rows(batch.targets["labels"], batch), of_rows(predicted, batch), strict=True))
 
 
 class ThingMetrics:

@@ -118,7 +118,7 @@ def best_constant_tag(task: Any, loader: Any) -> float:
         for tags in of_rows(batch.targets["labels"], batch):
             for i, each in enumerate(figures):
                 each.count(tags, torch.full_like(tags, i))
-    return max(each.compute()["f1"] for each in figures)
+    return max(float(each.compute()["f1"]) for each in figures)
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -109,19 +109,22 @@ class Tagging(LanguageModel[TaggingOptions]):
     def read(self, table: Dataset, split: str) -> list[Tagged]:
         """Words and tags of each row, rows without any word included."""
         o = self.options
-        named = class_names(table, self.label_column) or (o.label_names.split(",") if o.label_names else None)
-        found = tagged_words(table, o.text_column, self.label_column, f"{split} data", named)
+        found = tagged_words(table, o.text_column, self.label_column, f"{split} data", self.names_given(table))
         if empty := sum(not words for words, _ in found):
             note(f"{split} data: {empty} of {len(found)} rows have no word: left out")
         if empty == len(found):
             raise DataError(f"{split} data: no row has a word")
         return found
 
+    def names_given(self, table: Dataset) -> tuple[str, ...] | None:
+        """Of tags that are numbers, in their order: by the data, or by the user."""
+        named = self.options.label_names
+        return class_names(table, self.label_column) or (tuple(name.strip() for name in named.split(",")) if named else None)
+
     def names_for(self, sentences: Sequence[Tagged], table: Dataset) -> tuple[str, ...]:
         """Of the tags: those of a tagger that is trained on, else in the data's own order. Raises DataError."""
         used = {tag for _, tags in sentences for tag in tags}
-        listed = class_names(table, self.label_column)
-        names = listed or tuple(sorted(used, key=lambda tag: (tag != "O", tag)))
+        names = self.names_given(table) or tuple(sorted(used, key=lambda tag: (tag != "O", tag)))
         if (own := self.names_of_the_model()) is not None:
             if unknown := sorted(used - set(own)):
                 raise DataError(

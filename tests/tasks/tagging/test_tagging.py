@@ -367,6 +367,16 @@ def test_a_tagger_that_is_trained_on_keeps_the_meaning_of_its_tags(project, tmp_
     assert code == 3 and "the data have the tag 'B-thing', and" in line and "was trained for O, B-person" in line
 
 
+def test_numbers_are_tags_in_the_order_of_their_names(project, tmp_path):
+    """A tag that the training data happen to lack has its place all the same."""
+    names = ("O", "B-other", *TAGS[1:])
+    save_rows(tmp_path / "t.jsonl", [row | {"tags": [names.index(tag) for tag in row["tags"]]} for row in rows_of(20, 0)])
+    arguments = [*command(project, tmp_path / "t.jsonl", tmp_path / "t.jsonl"), "--label-names", ", ".join(names)]
+    assert run.main([*arguments, "--max-steps", "1", "--output-dir", str(tmp_path / "run")]) == 0
+    saved = json.loads((tmp_path / "run/config.json").read_text())["id2label"]
+    assert [saved[str(i)] for i in range(6)] == list(names)
+
+
 @pytest.mark.parametrize(
     ("train", "evaluation", "words"),
     [

@@ -448,7 +448,7 @@ def test_pictures_of_any_size_are_refused(tmp_path, capsys):
     ):
         path.write_text(json.dumps(before | changes))
         code, line = fails(["caption", "--model", str(tmp_path), "--device", "cpu", str(tmp_path / "a.png")], capsys)
-        assert code == 4 and "points a side; at most 4096" in line
+        assert code == 4 and "points a side; 4096 are the most" in line
 
 
 def test_what_caption_refuses(models, server, tmp_path, capsys):

@@ -63,21 +63,19 @@ def parse_json(
     halves: bool = False,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none, and for one that is too deep.
+    """The value of a JSON text, of UTF-8. Raises ValueError for what is none, and for one that is too deep.
 
     Refused are NaN and infinity, unless ``constants``, and texts with half a character (a lone surrogate), which no file could
     hold, unless ``halves``. ``pairs`` makes an object of its names and values; RecursionError does not come out of here.
     """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")  # a UnicodeDecodeError is a ValueError
     try:
         found = json.loads(text, parse_constant=None if constants else refuse_constant, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError(f"it is more than {MOST_DEPTH} levels deep") from None
     check_depth(found, MOST_DEPTH)
-    if (
-        not halves
-        and ESCAPED_HALF.search(text if isinstance(text, str) else text.decode(errors="replace"))
-        and holds_half(found)
-    ):
+    if not halves and ESCAPED_HALF.search(text) and holds_half(found):
         raise ValueError("it holds half a character (a lone surrogate)")
     return found
 

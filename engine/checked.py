@@ -11,13 +11,15 @@ import dataclasses
 import json
 import math
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
 MOST_BYTES = 64 << 20  # of a document, which is a few KiB
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how a text of UTF-8 can hold one, or a whole of two
 MOST_DEPTH = 50  # of objects and lists in each other; a model's config has a handful
 
 
@@ -61,16 +63,20 @@ def parse_json(
     halves: bool = False,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none, and for one that is too deep.
+    """The value of a JSON text, of UTF-8. Raises ValueError for what is none, and for one that is too deep.
 
     Refused are NaN and infinity, unless ``constants``, and texts with half a character (a lone surrogate), which no file could
     hold, unless ``halves``. ``pairs`` makes an object of its names and values; RecursionError does not come out of here.
     """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")  # a UnicodeDecodeError is a ValueError
     try:
         found = json.loads(text, parse_constant=None if constants else refuse_constant, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError(f"it is more than {MOST_DEPTH} levels deep") from None
-    check_depth(found, MOST_DEPTH, halves=halves)
+    check_depth(found, MOST_DEPTH)
+    if not halves and ESCAPED_HALF.search(text) and holds_half(found):
+        raise ValueError("it holds half a character (a lone surrogate)")
     return found
 
 
@@ -141,17 +147,26 @@ def known(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:
     return {each.name: found[each.name] for each in dataclasses.fields(kind) if each.name in found}
 
 
-def check_depth(value: Any, most: int, *, halves: bool = False) -> None:
-    """Raises ValueError for objects and lists that lie too deep in each other, and unless ``halves`` for half a character."""
+def check_depth(value: Any, most: int) -> None:
+    """Raises ValueError for objects and lists that lie too deep in each other."""
+    for depth, level in enumerate(levels(value)):
+        if depth == most and level:
+            raise ValueError(f"it is more than {most} levels deep")
+
+
+def levels(value: Any) -> Iterator[list[Any]]:
+    """The value, what objects and lists in it hold, what those hold, and so on to a level that is empty."""
     level = [value]
-    for _ in range(most):
-        if not halves and any(isinstance(each, str) and is_half(each) for each in level):
-            raise ValueError("it holds half a character (a lone surrogate)")
+    while level:
+        yield level
         level = [inner for each in level if isinstance(each, dict | list)
-                 for inner in ((*each, *each.values()) if isinstance(each, dict) else each)]  # fmt: skip
-        if not level:
-            return
-    raise ValueError(f"it is more than {most} levels deep")
+                 for inner in (each.values() if isinstance(each, dict) else each)]  # fmt: skip
+
+
+def holds_half(value: Any) -> bool:
+    """Is half a character in any text of a JSON value, names among them?"""
+    texts = (text for level in levels(value) for each in level for text in (each if isinstance(each, dict) else [each]))
+    return any(isinstance(text, str) and is_half(text) for text in texts)
 
 
 def is_half(text: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -149,10 +150,14 @@ def complain(line: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """No bars and reports of the libraries between our own lines; their errors still come as exceptions."""
+    """No bars and reports of the libraries between our own lines; their errors still come as exceptions.
+
+    What they warn of may quote a file, and is printed as all else is.
+    """
     import datasets
     import transformers
 
+    warnings.formatwarning = lambda message, category, *_, **__: one_line(f"{category.__name__}: {message}") + "\n"
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

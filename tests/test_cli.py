@@ -9,12 +9,14 @@ import json
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import run
 from bench.toys import tiny
+from engine.console import quiet_libraries
 from tests.toys.cli import command, fails
 
 ROOT = Path(__file__).parent.parent
@@ -285,3 +287,12 @@ def test_an_import_that_fails_in_code_of_ones_own_names_the_file_and_the_import(
         [*command(project, "--output-dir", str(tmp_path / "run"), "--task", f"{tmp_path / 'mine.py'}:Mine")[2:]], capsys
     )
     assert code in (2, 3) and words.format(helper=tmp_path / "its_helper.py") in line, line
+
+
+def test_a_librarys_warning_cannot_drive_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("warnings.formatwarning", warnings.formatwarning)
+    quiet_libraries()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        sys.stderr.write(warnings.formatwarning("\x1b]0;owned\x07 a key", UserWarning, "file.py", 3))
+    assert capsys.readouterr().err == "UserWarning:  ]0;owned  a key\n"

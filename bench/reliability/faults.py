@@ -7,6 +7,7 @@ calls   a save over two older ones, with rotation: SIGKILL at each system call, 
         (without strace at the calls that Python makes through the os module, which leaves out the writes themselves)
 disk    run.py on a small file system that fills up and becomes read-only; where mounting is not allowed, under RLIMIT_FSIZE
 damage  random flipped bits and truncations in every file of a run's newest checkpoint
+cache   the same in every file that a run has left in the cache: the entry is made anew
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from bench.machine import RESULTS, keep
 from bench.reliability import forked
 from bench.reliability.lab import tiny_lab
 
-PARTS = ("calls", "disk", "damage")
+PARTS = ("calls", "disk", "damage", "cache")
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 if all was as promised."""
     parser = make_parser("faults", __doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", type=one_of(PARTS), help=f"{', '.join(PARTS)} (default: all)")
-    parser.add_argument("--damages", type=int, default=1000, help="random flips and truncations")
+    parser.add_argument("--damages", type=int, default=1000, help="random flips and truncations, of each of damage and cache")
     parser.add_argument("--seed", type=int, default=0, help="of the random damage")
     parser.add_argument(
         "--results", type=Path, default=RESULTS / "faults-cpu.json", help="default: faults-cpu.json of bench/results"
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(part: str, folder: Path, options: argparse.Namespace) -> Any:
-    from bench.reliability.damage import damage  # now, for torch takes seconds
+    from bench.reliability.damage import damage, damage_cache  # now, for torch takes seconds
     from bench.reliability.full_disk import fill_disks
     from bench.reliability.save_calls import InPython, Strace, strike_calls
 
@@ -64,7 +65,12 @@ def measure(part: str, folder: Path, options: argparse.Namespace) -> Any:
     lab = tiny_lab(folder / f"{part}-lab")
     if part == "disk":
         return fill_disks(lab, folder)
-    return damage(lab.undisturbed(["--save-steps", "2"]) / "checkpoints", options.damages, options.seed)
+    run = lab.undisturbed(["--save-steps", "2"])
+    return (
+        damage_cache(options.damages, options.seed)
+        if part == "cache"
+        else damage(run / "checkpoints", options.damages, options.seed)
+    )
 
 
 def is_clean(document: dict[str, Any]) -> bool:
@@ -74,6 +80,7 @@ def is_clean(document: dict[str, Any]) -> bool:
         and all(row["as_it_must"] for row in document.get("disk", ()))
         and not harm["wrong"]
         and harm["all_damaged_is_refused"]
+        and not document.get("cache", {"wrong": []})["wrong"]
     )
 
 
@@ -95,4 +102,7 @@ def summary(document: dict[str, Any]) -> str:
         found = document["damage"]
         lines.append(f"damage: {found['detected']} of {found['number']} noticed, the older checkpoint taken; all damaged: "
                      f"{'refused' if found['all_damaged_is_refused'] else 'WRONG, not refused'}")  # fmt: skip
+    if "cache" in document:
+        found = document["cache"]
+        lines.append(f"cache: {found['detected']} of {found['number']} noticed, and the entry made anew")
     return "\n".join(lines)

@@ -21,6 +21,7 @@ FORMAT = 1  # 0: of Plainloop 0.1.0, which wrote neither format nor version, and
 MOST_BINS = 1000  # of the histogram of lengths, which has 30
 LATER = ("sources", "kept", "files", "metrics")  # not there in older runs, or before the end
 STATUSES = ("running", "finished")
+PRECISIONS = (None, "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class RunDocument:
             raise ValueError(f"status cannot be {shortened(found['status'])}")
         for name in ("model", "device", "precision", "batching", "command"):
             expect(found, name, str, optional=True)
+        if found.get("precision") not in PRECISIONS:
+            raise ValueError(f"precision cannot be {shortened(found['precision'])}")
         expect(found, "model_config", dict, default={})
         expect_each("sources", expect(found, "sources", dict, optional=True) or {}, str)
         expect_each("versions", expect(found, "versions", dict, default={}), str)

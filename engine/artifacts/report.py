@@ -11,6 +11,7 @@ import codecs
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +32,7 @@ from engine.settings.fields import with_defaults
 
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
 NUM_BARS = 30
+DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # a terminal, or a text's direction
 NO_LOG = Log()
 PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
 NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
@@ -113,7 +115,7 @@ def render(records: Sequence[Record]) -> str:
     """The page for one run, or for several laid over each other."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     only = records[0] if len(records) == 1 else None
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         title=only.name if only else " and ".join(record.name for record in records),
         subtitles=[*(subtitles(only.document) if only else []), *filter(None, map(thinned, records))],
         tiles=tiles(only.document.metrics) if only and only.document.metrics else [],
@@ -121,6 +123,7 @@ def render(records: Sequence[Record]) -> str:
         tables=tables(only) if only else comparison(records),
         commands=[command for record in records if (command := record.document.command)],
     )
+    return DRIVING.sub("\ufffd", page)
 
 
 # ----------------------------------------------------------------------------------------------------------------- texts

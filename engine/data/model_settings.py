@@ -26,6 +26,7 @@ UNUSED = {  # keys that have a library load, fetch, ask or start something, and 
     "transformers_weights": "weights of another name", "gguf_file": "another file", "backbone": "another model",
     "audio_tokenizer": "another model", "custom_generate": "code of its own", "compile_config": "a compiler",
 }  # fmt: skip
+NEVER_READ = (".py", ".md")
 MAY_BE_PATHS = ("vocab", "merges")  # of a tokenizer, which reads a text as a path
 # Of attention and experts: flash_attention_2 would be fetched from the Hub, as compiled code, where its package is not
 # installed; flex_attention starts a compiler; any other name is one of a repository with compiled code.
@@ -108,8 +109,8 @@ def check_files(folder: Path) -> None:
     called so there, too; and code, which is not read unless the user names it.
     """
     for path in folder.iterdir():
-        may_lie_elsewhere = path.suffix == path.resolve().suffix and path.suffix in (".safetensors", ".py")
-        if path.is_symlink() and not may_lie_elsewhere and not leads_within(path):
+        may_lead_out = path.suffix in NEVER_READ or path.suffix == path.resolve().suffix == ".safetensors"
+        if path.is_symlink() and not may_lead_out and not leads_within(path):
             raise ModelError(f"model {folder}: {path.name} is a link that leads out of it: put the file there, if it is yours")
         if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
             raise ModelError(f"model {folder}: {path.name} is no regular file")

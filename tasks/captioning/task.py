@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, GenerationConfig
 
+from engine.checked import is_a
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange, per_token
@@ -48,6 +49,7 @@ KINDS = ("git", "blip", "vision-encoder-decoder")  # config.model_type
 
 
 PREDICT_ROWS = 16
+MOST_SIDE = 4096  # points; models take 200 to 1,500
 
 
 class Captioning(TextTask[CaptioningOptions]):
@@ -186,7 +188,13 @@ class Captioning(TextTask[CaptioningOptions]):
         def load(path: str, **arguments: Any) -> Any:  # in older versions it has no from_pretrained without torchvision
             return AutoImageProcessor.from_pretrained(path, **arguments)
 
-        return self.source.load(load, self.path, backend="pil")
+        found = self.source.load(load, self.path, backend="pil")
+        for sizes in (getattr(found, name, None) or {} for name in ("size", "crop_size")):
+            if large := [side for side in dict(sizes).values() if is_a(side, float) and side > MOST_SIDE]:
+                raise ModelError(
+                    f"model {self.path}: its pictures would have {large[0]} points a side; {MOST_SIDE} are the most"
+                )
+        return found
 
     @functools.cached_property
     def start_and_end(self) -> tuple[int, int]:

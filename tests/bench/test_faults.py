@@ -11,6 +11,7 @@ import pytest
 
 from bench.reliability import damage, faults, forked, save_calls
 from engine.checkpoint import store
+from engine.data import cache
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -60,6 +61,24 @@ def test_random_damage_is_noticed(tmp_path):
     found = damage.damage(tmp_path, 150, seed=1)
     assert found["wrong"] == [] and found["detected"] == 150 and found["all_damaged_is_refused"]
     assert {name.split(",")[0] for name in found["struck"]} == {*save_calls.content(1), "MANIFEST.json"}
+
+
+@pytest.fixture
+def entries():
+    for name in ("one", "two"):
+        cache.entry("tokens", name, lambda folder: (folder / "ids.npy").write_bytes(b"12345678" * 9))
+
+
+def test_random_damage_of_the_cache_is_noticed(entries):
+    found = damage.damage_cache(60, seed=1)
+    assert found["wrong"] == [] and found["detected"] == 60
+    assert {name.split(",")[0] for name in found["struck"]} == {"tokens: ids.npy", "tokens: manifest"}
+
+
+def test_damage_of_the_cache_that_is_not_noticed_is_counted(entries, monkeypatch):
+    monkeypatch.setattr(cache, "is_whole", lambda folder: True)
+    found = damage.damage_cache(5, seed=1)
+    assert len(found["wrong"]) == 5 and not faults.is_clean({"cache": found})
 
 
 def test_damage_that_is_not_noticed_is_counted(tmp_path, monkeypatch):

@@ -91,3 +91,11 @@ def test_all_was_as_promised():
 def test_every_flag_on_the_page_is_one():
     known = set(TrainConfig.__dataclass_fields__)
     assert {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", PAGE)} <= known
+
+
+def test_the_flipped_bits_are_those_of_the_results():
+    found = json.loads((ROOT / "bench/results/rooms/flips.json").read_text())
+    struck = [item for part in ("damage", "cache") for item in found[part]["struck"].items()]
+    flipped, cut = (sum(number for name, number in struck if how in name) for how in ("flipped", "cut"))
+    assert f"{flipped:,} flipped bits and {cut:,} cuts" in " ".join(PAGE.split()) and flipped >= 10_000
+    assert faults.is_clean(found)

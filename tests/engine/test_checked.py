@@ -56,7 +56,7 @@ def test_the_search_for_readers_lets_writers_through():
     ("text", "words"),
     [("[" * 100_000, "levels deep"), ("[" * 60 + "]" * 60, "levels deep"), ('{"a": ' * 60 + "1" + "}" * 60, "levels deep"),
      ("NaN", "NaN is no JSON"), ("[-Infinity]", "Infinity is no JSON"), ("{", "Expecting"), (b"\xff", "codec"),
-     (r'"\ud800"', "half a character"), (r'[{"a": ["x\udfffx"]}]', "half a character"), (r'{"\ud800": 1}', "half a character")],
+     (r'"\ud800"', "half a character"), (r'"\ud800"'.encode("utf-16"), "codec"), (r'[{"a": ["x\udfffx"]}]', "half a character"), (r'{"\ud800": 1}', "half a character")],
 )  # fmt: skip
 def test_what_is_no_document_is_a_value_error(text, words):
     with pytest.raises(ValueError, match=words):

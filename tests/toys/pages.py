@@ -1,8 +1,9 @@
-"""Reading Markdown pages and Python sources."""
+"""Reading Markdown and HTML pages, and Python sources."""
 
 from __future__ import annotations
 
 import ast
+from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
 
@@ -22,3 +23,21 @@ def imports(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+class Tags(HTMLParser):
+    """Notes the tags of a page, with their attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[str, dict]] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+
+
+def parsed(page: str) -> list[tuple[str, dict]]:
+    """The tags of an HTML page in order, each with its attributes."""
+    parser = Tags()
+    parser.feed(page)
+    return parser.seen

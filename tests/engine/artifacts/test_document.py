@@ -77,6 +77,7 @@ WRONG = [
     ({"model_config": 5}, "model_config cannot be 5"),
     ({"device": ["cpu"]}, "device cannot be ['cpu']"),
     ({"command": 7}, "command cannot be 7"),
+    ({"precision": "evil"}, "precision cannot be 'evil'"),
     ({"files": "model.safetensors"}, "files cannot be 'model.safetensors'"),
     ({"files": ["config.json"]}, "files cannot be ['config.json']"), ({"files": {"config.json": 1}}, "files.config.json cannot be 1"),
     *(({"files": {"config.json": "", name: ""}}, f"files cannot hold {name!r}")

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from engine.errors import DataError, UsageError
 from engine.fit import fit
 from engine.record.log import MOST_KEPT, Log, read_log
 from run import main
+from tests.toys.pages import parsed
 
 ROOT = Path(__file__).parents[3]
 EVIL = "<script>alert(1)</script></script>\"' onerror=alert(1) {{ 7 * 7 }}"
@@ -65,15 +65,6 @@ def test_the_stacked_phases_are_milliseconds_a_step(run):
     assert forward["points"][1] == [4, pytest.approx(1000 * lines[1].seconds["forward"] / 2)]
 
 
-class Tags(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.seen: list[tuple[str, dict]] = []
-
-    def handle_starttag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
-
-
 def evil_record(run: Path) -> Record:
     """A run whose every text, names of metrics and settings included, tries to break out."""
     document = json.loads((run / "run.json").read_text())
@@ -96,12 +87,6 @@ def test_texts_stay_texts(run):
     assert not any(name.startswith("on") for _, names in tags for name in names)
     assert EVIL in charts_of(page)  # and yet it is all there
     assert "49" not in re.sub(r"[\d.]+", lambda m: m[0] if m[0] == "49" else "", page)
-
-
-def parsed(page: str) -> list[tuple[str, dict]]:
-    parser = Tags()
-    parser.feed(page)
-    return parser.seen
 
 
 def test_nothing_is_loaded(run):

@@ -45,6 +45,7 @@ from tasks.captioning.metrics import CaptionMetrics
 from tasks.captioning.pictures import decode, open_picture
 from tasks.captioning.task import Captioning, CaptioningOptions
 from tasks.samples import shapes
+from tasks.samples.shapes import drawn, save_small_captioner
 from tests.toys.cli import fails
 from tests.toys.killed import assert_same_bits, train_to
 
@@ -432,6 +433,22 @@ def test_an_address_a_file_and_a_picture_get_the_same_caption(models, folder, se
     assert run.main([*arguments, str(file), "--output", str(tmp_path / "o.csv")]) == 0
     with open(tmp_path / "o.csv", newline="") as stream:
         assert list(csv.DictReader(stream)) == [{"file_name": str(file), "caption": one}]
+
+
+def test_pictures_of_any_size_are_refused(tmp_path, capsys):
+    """A stranger's settings would have each enlarged until the memory is full."""
+    save_small_captioner(tmp_path, ["a"])
+    path = tmp_path / "preprocessor_config.json"
+    before = json.loads(path.read_text())
+    (tmp_path / "a.png").write_bytes(drawn("eval")[0][0])
+    for changes in (
+        {"size": {"height": 10**7, "width": 10**7}},
+        {"size": {"shortest_edge": 10**6}},
+        {"crop_size": {"height": 9, "width": 5000}},
+    ):
+        path.write_text(json.dumps(before | changes))
+        code, line = fails(["caption", "--model", str(tmp_path), "--device", "cpu", str(tmp_path / "a.png")], capsys)
+        assert code == 4 and "points a side; 4096 are the most" in line
 
 
 def test_what_caption_refuses(models, server, tmp_path, capsys):

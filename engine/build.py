@@ -42,7 +42,7 @@ from engine.precision import Precision, allow_tf32, choose_precision, make_autoc
 from engine.record.evaluate import evaluate
 from engine.record.figures import Evaluation
 from engine.record.run import Run
-from engine.record.stop import Stop
+from engine.record.stop import Stop, until_stopped
 from engine.schedule import make_schedule
 from engine.seed import set_seed
 from engine.state import TrainState
@@ -205,13 +205,14 @@ def make_run(
     """The book-keeping, with the evaluation it is to call."""
     metric = config.best_metric or task.best_metric
     peak = peak_flops(setup.state.device, setup.precision)
-    state, held_out = setup.state, examples.get("eval")
+    state, held_out, stop = setup.state, examples.get("eval"), stop or Stop()
 
     def measure() -> Evaluation:
         assert held_out is not None
         loader = eval_loader(task, held_out, setup.layout, config, setup.world)
         with state.average.in_place():
-            return evaluate(state.model, task, batches(loader), state.autocast, setup.world, total=len(loader))
+            found = until_stopped(batches(loader), stop, setup.world)
+            return evaluate(state.model, task, found, state.autocast, setup.world, total=len(loader))
 
     return Run(
         directory, config, state, setup.data.plan.num_steps,

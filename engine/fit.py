@@ -43,7 +43,7 @@ from engine.record.profiling import profiling
 from engine.record.run import Run
 from engine.record.stop import Stop
 from engine.record.writers import Writers, check_own, names_in
-from engine.resume import keep_best, resume
+from engine.resume import finish_evaluation, keep_best, resume
 from engine.seed import rng_untouched
 from engine.settings.fields import user_path
 from engine.task import Examples, Task
@@ -151,6 +151,7 @@ def train_all(
             else world.on_main_rank(lambda: Writers(config, run.directory, run.state.step, run.writer_states, rng_untouched))
         )
         with run.stop, run.saving(), profiling(run, config.profile if world.is_main else None):
+            finish_evaluation(run, setup)
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)
     except torch.OutOfMemoryError as error:
@@ -163,7 +164,7 @@ def refuse_stopped(run: Run, world: World) -> None:
     """Raises StoppedError if a rank was asked to stop before the end: all has been saved."""
     reasons = world.gather((run.stop.reason, run.stop.exit_code))
     asked_to = [(rank, reason, code) for rank, (reason, code) in enumerate(reasons) if reason]
-    if asked_to and run.state.step < run.num_steps:
+    if asked_to and (run.state.step < run.num_steps or run.evaluation_due):
         rank, reason, code = asked_to[0]
         who = f" (rank {rank})" if rank else ""
         raise StoppedError(

@@ -51,6 +51,14 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -
     run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
 
 
+def finish_evaluation(run: Run, setup: Setup) -> None:
+    """The evaluation that the checkpoint says is still to come: the run was stopped, or died, before it ended. Collective."""
+    if run.evaluation_due:
+        at = next(iter(setup.data.plan.positions(setup.state.step - 1)))
+        run.evaluate(at)
+        run.save(at)
+
+
 def checkpoint_to_resume(directory: Path, document: RunDocument) -> Checkpoint | None:
     """The newest whole one, of a run on the same data, computed in the same way. Raises UsageError, DataError, ModelError."""
     files = newest(directory / "checkpoints")

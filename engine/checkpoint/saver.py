@@ -13,7 +13,7 @@ from types import TracebackType
 import torch
 
 from engine.checkpoint.snapshot import Snapshot
-from engine.checkpoint.store import best_step, commit, rotate
+from engine.checkpoint.store import amended, best_step, commit, rotate
 from engine.console import note
 from engine.distributed.lost_ranks import is_lost_rank
 from engine.distributed.world import World
@@ -37,13 +37,18 @@ class Saver:
         self.verified: dict[int, int] = {}
         self.committed: list[tuple[int, Path]] = []
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Write the snapshot before training goes on. Raises ResourceError."""
-        self.write(snapshot)
+    def save(self, snapshot: Snapshot, *, amends: bool = False, is_final: bool = True) -> None:
+        """Write the snapshot before training goes on. Raises ResourceError.
 
-    def write(self, snapshot: Snapshot) -> None:
+        ``amends``: the step has a checkpoint, and only the state is new. ``is_final``: nothing more will be said of the step.
+        """
+        self.write(snapshot, amends, is_final)
+
+    def write(self, snapshot: Snapshot, amends: bool, is_final: bool) -> None:
         """Commit, then let old ones go."""
-        self.committed.append((snapshot.step, commit(self.root, snapshot.step, snapshot.files(), self.world)))
+        files = snapshot.files()
+        path = commit(self.root, snapshot.step, amended(self.root, snapshot.step, files) if amends else files, self.world)
+        self.committed += [(snapshot.step, path)] * is_final
         self.world.on_main_rank(lambda: self.rotate(snapshot.step, snapshot.state_json))
 
     def rotate(self, step: int, state_json: bytes) -> None:
@@ -70,16 +75,21 @@ class AsyncSaver(Saver):
         self._thread: Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Copy the snapshot, and write the copy in a thread. Raises what the save before has met with."""
+    def save(self, snapshot: Snapshot, *, amends: bool = False, is_final: bool = True) -> None:
+        """Copy the snapshot, and write the copy in a thread. Raises what the save before has met with.
+
+        What amends a checkpoint is written at once: there is little of it.
+        """
         self.wait()
-        self._thread = Thread(target=self._write, args=(snapshot.copy(),), name="saving", daemon=True)
+        if amends:
+            return self.write(snapshot, amends, is_final)
+        self._thread = Thread(target=self._write, args=(snapshot.copy(), is_final), name="saving", daemon=True)
         self._thread.start()
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot, is_final: bool) -> None:
         began = time.perf_counter()
         try:
-            self.write(snapshot)
+            self.write(snapshot, False, is_final)
         except BaseException as error:  # handed over to the thread that trains
             self._error = error
         self.seconds_behind = max(self.seconds_behind, 2 * (time.perf_counter() - began))  # one under way, one to come

@@ -36,8 +36,19 @@ MIN_KEPT = 2  # one may turn out to be damaged
 NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # another time it may be read
 MOST_OF_MANIFEST = 1 << 20  # bytes of it, which has a hundred bytes for each file
 NAME = re.compile(r"step-(\d{8,})")
+UNCHANGED = ("model.", "optimizer.", "average.")  # kinds of tensors that only a step changes
 PLAIN_NAME = re.compile(r"\w[\w.-]*")  # no way out of the directory
-Content = bytes | TensorFile
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A file of a checkpoint that stands, taken over as it is; ``entry``: in its manifest."""
+
+    path: Path
+    entry: Mapping[str, Any]
+
+
+Content = bytes | TensorFile | Linked
 
 
 class DamagedError(ModelError):
@@ -81,9 +92,13 @@ def commit(root: Path, step: int, files: Mapping[str, Content], world: World | N
             document = {"format": FULL if world.size == 1 else SHARDED, "step": step, "files": manifest}
             write_synced(temporary / "MANIFEST.json", sealed(document))
             sync(temporary)
-            if final.exists():  # not ours: what this run had there is gone or set aside by now
+            dead = final.with_name(f".dead-{final.name}")
+            if final.exists() and any(isinstance(content, Linked) for content in files.values()):
+                os.rename(final, dead)  # this one says more
+            elif final.exists():  # not ours: what this run had there is gone or set aside by now
                 set_aside(final)
             os.rename(temporary, final)  # the commit point
+            shutil.rmtree(dead, ignore_errors=True)
         try:
             sync(root)
         except OSError as error:
@@ -115,6 +130,13 @@ def sealed(document: Mapping[str, Any]) -> bytes:
 
 def write_synced(path: Path, content: Content) -> dict[str, Any]:
     """Returns the file's manifest entry; its hash is of what was in memory, taken piece by piece on the way."""
+    if isinstance(content, Linked):
+        try:
+            os.link(content.path, path)
+        except OSError:  # some file systems know no links
+            shutil.copyfile(content.path, path)
+            sync(path)
+        return dict(content.entry)
     digest, size = hashlib.sha256(), 0
     with open(path, "xb") as stream:
         for piece in [content] if isinstance(content, bytes) else pieces(content):
@@ -123,6 +145,19 @@ def write_synced(path: Path, content: Content) -> dict[str, Any]:
         stream.flush()
         os.fsync(stream.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def amended(root: Path, step: int, files: Mapping[str, Content]) -> dict[str, Content]:
+    """The files of a checkpoint that stands, with a new state: tensors of model and optimizer, unchanged, are taken over."""
+    final = root / f"step-{step:08d}"
+    try:
+        entries = json.loads((final / "MANIFEST.json").read_bytes())["files"]
+    except (OSError, ValueError, KeyError):  # it is gone, or damaged
+        return dict(files)
+    return {
+        name: Linked(final / name, entries[name]) if name.startswith(UNCHANGED) and name in entries else content
+        for name, content in files.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ reading

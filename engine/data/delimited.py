@@ -52,7 +52,7 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         for line in self.lines:
-            if line.strip("\r\n"):
+            if len(line) > 2 or line.strip("\r\n"):
                 self.widths.add(line.count(self.delimiter) + 1)
             self.last = line
             yield line
@@ -89,11 +89,11 @@ def read_delimited(path: Path, columns: Sequence[str] | None, form: Form, delimi
             raise DataError(f"{path} is empty")
         sheet.take_header(first, columns)
         ended = 0 if form.names else reader.line_num
-        sheet.ends.add(end_of(lines.last))
+        sheet.ends.add(lines.last[-2:])
         rows = sheet.empty()
         for cells in chain([first] if form.names else [], reader):
             began, ended = ended, reader.line_num
-            sheet.ends.add(end_of(lines.last))
+            sheet.ends.add(lines.last[-2:])
             if not cells:
                 continue  # an empty line
             number += 1
@@ -103,7 +103,8 @@ def read_delimited(path: Path, columns: Sequence[str] | None, form: Form, delimi
                 sheet.over_lines = f"row {number} (lines {lines.skipped + began + 1} to {lines.skipped + ended})"
             for name, index in sheet.kept:
                 rows[name].append(cells[index])
-            sheet.count_unnamed(cells, number)
+            if sheet.unnamed:
+                sheet.count_unnamed(cells, number)
             if number % forms.PIECE_ROWS == 0:
                 yield rows
                 rows = sheet.empty()
@@ -121,24 +122,20 @@ def quoting_of(path: Path, form: Form, delimiter: str) -> Quoting:
     lines = begin(path, form, delimiter)
     if lines.delimiter != "\t":
         return "csv"
-    has_quotes = False
-    for line in lines:
-        has_quotes |= '"' in line
-    if not has_quotes or len(lines.widths) != 1:
-        return "csv"
     csv.field_size_limit(2**31 - 1)
-    lines = begin(path, form, delimiter)
     reader = csv.reader(iter(lines), delimiter="\t", strict=True)
-    number, width = 0, 0
+    number, width, is_csv = 0, 0, True
     try:
         for number, cells in enumerate(reader, start=1):
             width = width or len(cells)
             if (number < reader.line_num and width > 1) or len(cells) not in (0, width):
+                is_csv = False
+            if not is_csv or len(lines.widths) > 1:
                 break
-        else:
-            return "csv"
     except csv.Error:
-        number += 1
+        number, is_csv = number + 1, False
+    if is_csv or not (lines.fit_plainly() or lines.widths == {1}):
+        return "csv"
     note(
         f"{path}: each line is read as a row and quotes as text, for by the rules of CSV line {lines.skipped + number} is none "
         "(--quoting csv holds to these rules)"
@@ -154,7 +151,7 @@ class Sheet:
         self.width = 0
         self.kept: list[tuple[str, int]] = []
         self.over_lines = ""  # the first row that is
-        self.ends: set[str] = set()  # of the rows
+        self.ends: set[str] = set()  # the last two characters of the rows
         self.unnamed: list[int] = []  # columns without a name, which are left out
         self.num_unnamed, self.first_unnamed = 0, 0
 
@@ -184,7 +181,7 @@ class Sheet:
 
     def count_unnamed(self, cells: list[str], number: int) -> None:
         """What stands in columns without a name is left out: most often it is part of a text with a comma."""
-        if self.unnamed and any(cells[i].strip() for i in self.unnamed):
+        if any(cells[i].strip() for i in self.unnamed):
             self.num_unnamed += 1
             self.first_unnamed = self.first_unnamed or number
 
@@ -219,17 +216,13 @@ class Sheet:
             )
         if self.over_lines and self.form.quoting is None and self.width == 1:
             note(f"{self.path} {self.over_lines} is one cell, between quotes (--quoting none reads a row in each line)")
-        if len(self.ends - {""}) > 1:
+        if len({end[len(end.rstrip("\r\n")) :] for end in self.ends} - {""}) > 1:
             note(f"warning: {self.path}: some rows end with a carriage return, some without: none of them is taken for text")
         if self.num_unnamed:
             note(
                 f"warning: {self.path}: {self.num_unnamed} of {number} rows have text in columns without a name, which is left "
                 f"out (the first: row {self.first_unnamed}); is it part of a text that should stand in quotes?"
             )
-
-
-def end_of(line: str) -> str:
-    return line[len(line.rstrip("\r\n")) :][-2:]
 
 
 def told_apart(header: Sequence[str]) -> list[str]:

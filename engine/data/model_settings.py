@@ -102,6 +102,24 @@ def conversion(folder: str, name: str) -> str:
     return f'a pickle can run code and is never opened; if you trust it: cd {shlex.quote(folder)} && python -c "{code}"'
 
 
+def check_layout(folder: Path, wanted: str) -> None:
+    """Raises ModelError for a folder without config.json; ``wanted``: as the user called it."""
+    if (folder / "config.json").exists():
+        return
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"--model {wanted} holds an adapter, and peft leaves the rest out: put its model's config.json and "
+            "tokenizer there, too (in Python: model.config.save_pretrained and tokenizer.save_pretrained)"
+        )
+    if (folder / "modules.json").exists():
+        raise ModelError(
+            f"--model {wanted} is an old layout of sentence-transformers, its transformer in a folder of its own: "
+            f'save it anew: python -c "from sentence_transformers import SentenceTransformer as S; '
+            f"S({str(folder)!r}).save_pretrained('NEW')\""
+        )
+    raise ModelError(f"--model {wanted} holds no config.json: it is not a model directory")
+
+
 def check_files(folder: Path) -> None:
     """Raises ModelError for a pipe or a device in a model's folder, which may be read for ever, and for a link that leads out.
 

@@ -23,9 +23,10 @@ from engine.settings.fields import require, setting, user_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
+from engine.data.held_out import rows_of_each, whole_groups
 from engine.data.hub import first_reason, quietly
 from engine.data.mixture import Mixture
-from engine.data.model_settings import check_files, check_settings, conversion
+from engine.data.model_settings import check_files, check_layout, check_settings, conversion
 from engine.data.tables import check_columns, chosen, read_dataset, undecoded
 
 T = TypeVar("T")
@@ -48,6 +49,9 @@ class SourceConfig:
     )
     eval_file: str | None = setting(None, "file, or several, to evaluate on", several=True)
     eval_fraction: float | None = setting(None, "share of the training data held out when there is no evaluation data")
+    group_column: str | None = setting(
+        None, "column of what belongs together (a patient, a document): --eval-fraction holds out all rows of one, or none"
+    )
     delimiter: str | None = setting(None, DELIMITER)
     encoding: str | None = setting(None, ENCODING)
     quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
@@ -68,6 +72,8 @@ class SourceConfig:
             raise UsageError(f"--train-file and --data {self.data} name two sources: give one of them")
         if self.eval_file and not self.train_file:
             raise UsageError("--eval-file needs --train-file")
+        if self.group_column and not self.eval_fraction:
+            raise UsageError("--group-column says which rows --eval-fraction may not part: give it, too")
         if self.eval_file and self.eval_fraction:
             raise UsageError("--eval-fraction holds out training data; with --eval-file there is nothing to hold out")
 
@@ -145,6 +151,8 @@ class Source:
         Raises UsageError, DataError.
         """
         config = self.config
+        if config.group_column and not self.is_replaced and config.group_column not in columns:
+            columns = [*columns, config.group_column]
         if self.given is not None:
             self.only_for_the_hub("given in Python")
             self.taken_data = TakenData("given in Python")
@@ -193,13 +201,10 @@ class Source:
         import numpy as np
 
         generator = np.random.default_rng((self.config.data_seed, 2))
-        groups: dict[Any, list[int]] = {}
-        for row in range(len(table)):
-            groups.setdefault(None if strata is None else str(strata[row]), []).append(row)
-        held: list[int] = []
-        for _, rows in sorted(groups.items(), key=lambda item: str(item[0])):
-            number = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
-            held += [rows[i] for i in generator.permutation(len(rows))[:number]]
+        if self.config.group_column and self.config.group_column in table.column_names:
+            held = whole_groups(table, self.config.group_column, fraction, generator)
+        else:
+            held = rows_of_each(range(len(table)) if strata is None else strata, fraction, generator, is_one=strata is None)
         is_held = np.zeros(len(table), dtype=bool)
         is_held[held] = True
         parts = {"train": chosen(table, np.flatnonzero(~is_held)), "eval": chosen(table, np.flatnonzero(is_held))}
@@ -312,19 +317,7 @@ class Source:
         if wanted != "auto":
             folder = user_path(wanted)
             if folder.is_dir():
-                if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-                    raise ModelError(
-                        f"--model {wanted} holds an adapter, and peft leaves the rest out: put its model's config.json and "
-                        "tokenizer there, too (in Python: model.config.save_pretrained and tokenizer.save_pretrained)"
-                    )
-                if (folder / "modules.json").exists() and not (folder / "config.json").exists():
-                    raise ModelError(
-                        f"--model {wanted} is an old layout of sentence-transformers, its transformer in a folder of its own: "
-                        f'save it anew: python -c "from sentence_transformers import SentenceTransformer as S; '
-                        f"S({str(folder)!r}).save_pretrained('NEW')\""
-                    )
-                if not (folder / "config.json").exists():
-                    raise ModelError(f"--model {wanted} holds no config.json: it is not a model directory")
+                check_layout(folder, wanted)
                 if self.config.revision:
                     raise UsageError(f"--revision {self.config.revision} is for models of the Hub, and {wanted} is a folder")
                 return TakenModel(str(folder), f"folder {wanted}")

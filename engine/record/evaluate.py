@@ -49,22 +49,24 @@ def evaluate(
     num_items = num_examples = num_steps = 0
     hidden = None if world.is_main else True  # None: where there is no terminal
     bar = tqdm(loader, desc=f"evaluating ({split})", total=total, leave=False, disable=hidden, unit="batch")
-    with torch.inference_mode():
-        for batch in bar:
-            moved = batch.to(world.device)
-            with autocast():
-                outputs = task.forward(model, moved)
-                loss_sum += task.loss(outputs, moved) * moved.weight
-            if moved.weight:  # a filler is there for the other ranks only
-                metrics.update(model, outputs, moved)
-            if look is not None:
-                look(outputs, moved)
-            num_items += batch.num_items
-            num_examples += batch.num_examples
-            num_steps += 1
-    release(model)
+    try:
+        with torch.inference_mode():
+            for batch in bar:
+                moved = batch.to(world.device)
+                with autocast():
+                    outputs = task.forward(model, moved)
+                    loss_sum += task.loss(outputs, moved) * moved.weight
+                if moved.weight:  # a filler is there for the other ranks only
+                    metrics.update(model, outputs, moved)
+                if look is not None:
+                    look(outputs, moved)
+                num_items += batch.num_items
+                num_examples += batch.num_examples
+                num_steps += 1
+    finally:
+        release(model)
+        model.train(was_training)
     metrics.sync(world)
-    model.train(was_training)
     loss, *counts = world.all_reduce(torch.tensor([float(loss_sum), num_items, num_examples], dtype=torch.float64)).tolist()
     num_items, num_examples = (int(count) for count in counts)
     if not num_items:

@@ -21,6 +21,7 @@ from engine.data.plan import Position
 from engine.errors import ResourceError
 from engine.memory.usage import peak_memory_gb
 from engine.model.flops import FlopCount
+from engine.record.figures import Evaluation, figure_text
 from engine.record.tally import Tally, waste_text
 from engine.state import StepRecord, TrainState
 
@@ -96,6 +97,17 @@ def epoch_line(at: Position, epoch: Tally) -> dict[str, Any]:
     """The line of an epoch."""
     return {"kind": "epoch", "step": at.step, "epoch": round(at.epochs_done, 4), "loss": epoch.loss,
             "num_steps": epoch.num_steps, "padding_waste": round(epoch.padding_waste, 4)}  # fmt: skip
+
+
+def evaluation_line(at: Position, result: Evaluation) -> dict[str, Any]:
+    """The line of an evaluation."""
+    return {"kind": "eval", "split": "eval", "step": at.step, "epoch": round(at.epochs_done, 4), **result.line()}
+
+
+def evaluation_text(at: Position, result: Evaluation, best: str | None) -> str:
+    """The same, for the reader; ``best``: the figure that has never been better."""
+    text = ", ".join(f"{name} {figure_text(value)}" for name, value in result.figures.items())
+    return f"epoch {at.epochs_done:g}: evaluation {text}" + (f" (best {best} so far)" if best else "")
 
 
 def bar_text(line: Mapping[str, Any]) -> str:

@@ -63,6 +63,7 @@ class Progress:
     ``ranks``: what decides in which order numbers are added up; {} of a checkpoint that is older than that. ``window``,
     ``epoch``, ``total``: since the last log line, since the epoch began, and in all. ``num_worse``: evaluations since the
     best. ``metrics_bytes``: the length of metrics.jsonl. ``writers``: the states of the log writers of one's own.
+    ``evaluation_due``: the evaluation of this step is still to come.
     """
 
     ranks: Mapping[str, Any]
@@ -75,6 +76,7 @@ class Progress:
     train_seconds: float
     metrics_bytes: int
     writers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    evaluation_due: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The book-keeping as it stands in state.json. The tallies are copied: they go on counting."""
@@ -88,7 +90,9 @@ class Progress:
             "num_worse": self.num_worse,
             "train_seconds": self.train_seconds,
             "metrics_bytes": self.metrics_bytes,
-        } | ({"writers": dict(self.writers)} if self.writers else {})
+            **({"writers": dict(self.writers)} if self.writers else {}),
+            **({"evaluation_due": True} if self.evaluation_due else {}),
+        }
 
     @classmethod
     def from_json(cls, found: Any) -> Progress:
@@ -108,4 +112,5 @@ class Progress:
             expect(found, "train_seconds", float, least=0),
             expect(found, "metrics_bytes", int, least=0),
             expect(found, "writers", dict, default={}),  # older checkpoints have none
+            expect(found, "evaluation_due", bool, default=False),  # nor this
         )

@@ -27,10 +27,20 @@ from engine.distributed.world import World
 from engine.errors import DivergedError
 from engine.model.flops import FlopCount
 from engine.record.divergence import LossJumps, describe_first, first_bad_step, refuse_collapsed_scale
-from engine.record.figures import Evaluation, figure_text
-from engine.record.lines import MetricsFile, Rates, bar_text, epoch_line, line_text, rank_texts, train_line
+from engine.record.figures import Evaluation
+from engine.record.lines import (
+    MetricsFile,
+    Rates,
+    bar_text,
+    epoch_line,
+    evaluation_line,
+    evaluation_text,
+    line_text,
+    rank_texts,
+    train_line,
+)
 from engine.record.progress import Best, BestSoFar, Progress
-from engine.record.stop import Stop
+from engine.record.stop import Stop, StoppedWithinError
 from engine.record.stopwatch import Stopwatch
 from engine.record.tally import Tally
 from engine.record.writers import Writers
@@ -63,7 +73,8 @@ class Run:
         self.evaluator, self.stop = evaluate, stop or Stop()
         self.best_so_far = BestSoFar(best_metric, config.patience, lower_is_better=lower_is_better)
         self.last_evaluation: Evaluation | None = None
-        self.is_best = self.should_stop = False
+        self.is_best = self.should_stop = self.evaluation_due = False
+        self.saved_step: int | None = None
         self.window, self.epoch, self.total = Tally(), Tally(), Tally()
         self.timed, self.timed_own = Tally(), Tally()  # the window's in this process, over all ranks and of this one alone
         self.stopwatch, self.rates, self.jumps = Stopwatch(state.clock), Rates(state, flops, peak_flops), LossJumps()
@@ -118,16 +129,13 @@ class Run:
 
     def evaluate(self, at: Position) -> None:
         """Measure on the evaluation data, if there is any; note whether it is the best so far."""
-        if self.evaluator is None:
+        if (result := measured(self, at)) is None:
             return
-        with self.paused("evaluation"):
-            result = self.world.broadcast(self.evaluator())  # what follows from it has to be the same on all
         self.last_evaluation = result.finite()
         self.is_best = self.best_so_far.count(at.step, self.last_evaluation)
         self.should_stop |= self.best_so_far.is_hopeless
-        self.write({"kind": "eval", "split": "eval", "step": at.step, "epoch": round(at.epochs_done, 4), **result.line()})
-        text = ", ".join(f"{name} {figure_text(value)}" for name, value in result.figures.items())
-        self.say(f"epoch {at.epochs_done:g}: evaluation {text}" + f" (best {self.best_so_far.metric} so far)" * self.is_best)
+        self.write(evaluation_line(at, result))
+        self.say(evaluation_text(at, result, self.best_so_far.metric if self.is_best else None))
         if self.best_so_far.is_hopeless:
             self.say(f"stopping early: {self.best_so_far.num_worse} evaluations without a better {self.best_so_far.metric}")
 
@@ -140,24 +148,20 @@ class Run:
 
     def save(self, at: Position) -> None:
         """A checkpoint of everything; with ``--async-save`` it is on the disk later. Raises ResourceError."""
+        self.is_best, stands = False, self.saved_step == self.state.step
+        if stands and self.evaluation_due:
+            return  # there is nothing new to say
         with self.paused("saving"):
             self.world.on_main_rank(self._metrics.check_in_place)
             snapshot = take_snapshot(self.state, self.progress().to_json(), self.world)
-            save = partial(self.saver.save, snapshot)
+            save = partial(self.saver.save, snapshot, amends=stands, is_final=not self.evaluation_due)
             save() if self.all_save else self.world.on_main_rank(save)
-            self._tell_of_saved()
-        self.is_best = False
+            tell_of_saved(self.saver, self.writers)
+        self.saved_step = self.state.step
 
     def saving(self) -> AbstractContextManager[Any]:
         """Enter it around training: when it is left, all that was saved is on the disk. Collective."""
         return self.saver if self.all_save else self.world.main_rank_context(self.saver)
-
-    def _tell_of_saved(self) -> None:
-        """The writers hear of each checkpoint that has come to be on the disk."""
-        while self.saver.committed:
-            step, directory = self.saver.committed.pop(0)
-            if self.writers is not None:
-                self.writers.saved(step, directory)
 
     # ---------------------------------------------------------------------------------------------------- resuming
 
@@ -172,7 +176,7 @@ class Run:
         return Progress(
             self.ranks(), self.window, self.epoch, self.total, self.best, self.last_evaluation, self.best_so_far.num_worse,
             self.stopwatch.train_seconds, self._metrics.synced_bytes(),
-            self.writers.states() if self.writers is not None else {},
+            self.writers.states() if self.writers is not None else {}, self.evaluation_due,
         )  # fmt: skip
 
     def ranks(self) -> dict[str, Any]:
@@ -189,7 +193,11 @@ class Run:
         self.window, self.epoch, self.total = progress.window, progress.epoch, progress.total
         self.best_so_far.best, self.best_so_far.num_worse = progress.best, progress.num_worse
         self.last_evaluation, self.stopwatch.train_seconds = progress.last_evaluation, progress.train_seconds
-        self.writer_states = dict(progress.writers)
+        self.writer_states, self.evaluation_due, self.saved_step = (
+            dict(progress.writers),
+            progress.evaluation_due,
+            self.state.step,
+        )
         self.should_stop = self.best_so_far.is_hopeless  # killed between stopping early and the end
         self._metrics.cut_to(progress.metrics_bytes)
         self._bar.update(self.state.step - self._bar.n)
@@ -201,7 +209,7 @@ class Run:
         """One line of metrics.jsonl; NaN is written as null."""
         clean = self._metrics.write(line)
         if self.writers is not None:
-            self._tell_of_saved()  # of what --async-save has written by now
+            tell_of_saved(self.saver, self.writers)  # of what --async-save has written by now
             self.writers.log(clean)
 
     def say(self, text: str) -> None:
@@ -219,7 +227,7 @@ class Run:
         self._bar.close()
         self._metrics.close()
         if self.writers is not None:
-            self._tell_of_saved()
+            tell_of_saved(self.saver, self.writers)
             self.writers.close()
 
     def _read_losses(self) -> None:
@@ -239,3 +247,36 @@ class Run:
         if bool(self.state.guard.diverged) or not math.isfinite(passed.loss_sum):
             own = first_bad_step(unread, scaled=self.state.scaler.is_enabled())
             raise DivergedError(describe_first([bad for bad in self.world.gather(own) if bad], self.row_names))
+
+
+def measured(run: Run, at: Position) -> Evaluation | None:
+    """The evaluation of a step; None: there are no data for it, or the run is to stop.
+
+    A checkpoint that is due stands before it, and says that the evaluation is still to come: what dies in it, or stops it,
+    loses nothing, and ``--resume`` does it then.
+    """
+    if run.evaluator is None:
+        return None
+    run.evaluation_due = True
+    if at.due(run.config.save_steps):
+        run.save(at)
+    try:
+        with run.paused("evaluation"):
+            result = run.world.broadcast(run.evaluator())  # what follows from it has to be the same on all
+    except StoppedWithinError:
+        run.should_stop = True
+        return None
+    except Exception:
+        if run.world.size == 1:  # of several, the others wait elsewhere
+            run.save(at)
+        raise
+    run.evaluation_due = False
+    return result
+
+
+def tell_of_saved(saver: Saver, writers: Writers | None) -> None:
+    """The writers hear of each checkpoint that has come to be on the disk."""
+    while saver.committed:
+        step, directory = saver.committed.pop(0)
+        if writers is not None:
+            writers.saved(step, directory)

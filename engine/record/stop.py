@@ -1,7 +1,7 @@
 """Being asked to stop: SIGTERM, SIGHUP (the terminal has gone), Ctrl-C, a time limit, or a stdout that takes no more.
 
-The step at hand is finished and saved, then the run ends. A second Ctrl-C leaves at once: the checkpoint before stands, for
-none is ever half written. Next: run.py, which asks.
+The step at hand is finished and saved, then the run ends; an evaluation is left within, and --resume does it again. A second
+Ctrl-C leaves at once: the checkpoint before stands, for none is ever half written. Next: run.py, which asks.
 """
 
 from __future__ import annotations
@@ -11,15 +11,31 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.console import is_main_process, lost_output
+from engine.distributed.world import World
 from engine.errors import ResourceError
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+T = TypeVar("T")
+ASK_EVERY = 16  # batches, which all ranks have as many of
 NOBODY_READS, NOT_WRITTEN = 141, ResourceError.exit_code  # as with SIGPIPE; a full disk
+
+
+class StoppedWithinError(Exception):
+    """An evaluation was left, for the run is to stop."""
+
+
+def until_stopped(batches: Iterable[T], stop: Stop, world: World) -> Iterator[T]:
+    """The batches. Raises StoppedWithinError on all ranks when one is asked to stop; several ask each other now and then."""
+    for number, batch in enumerate(batches):
+        if (world.size == 1 or number % ASK_EVERY == 0) and any(world.gather(stop.wanted(0.0))):
+            raise StoppedWithinError
+        yield batch
 
 
 class Stop:

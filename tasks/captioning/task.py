@@ -7,8 +7,8 @@ Three kinds of models: GIT (one decoder that reads picture and text), BLIP (a de
 VisionEncoderDecoder (ViT-GPT2). All get the caption from its start token on and predict the next token; the loss is the sum
 over the tokens of the caption and the end token, from the logits; labels are not passed to the model.
 
-Pictures are decoded when a batch wants them, in ``--workers`` processes. Offline the pictures are drawn (shapes.py) and the
-model is small and starts from random weights.
+Pictures are decoded once at the start, to find damage, and when a batch wants them, in ``--workers`` processes. Offline the
+pictures are drawn (shapes.py) and the model is small and starts from random weights.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from engine.fit import make_run
 from engine.loop import train
 from engine.record.progress import Progress
 from engine.record.run import Run
+from engine.resume import finish_evaluation
 from engine.state import TrainState
 
 TIMINGS = {
@@ -90,6 +91,7 @@ def train_to(
         run.restore(Progress.from_json(progress))
     try:
         with killed_after(until):
+            finish_evaluation(run, setup)
             train(setup.state, task, setup.data, config, setup.world, run)
     finally:
         run.close()

@@ -563,3 +563,42 @@ def test_no_part_of_a_data_set_is_decoded_when_it_is_read():
     assert table[0] == rows and table.features["kind"] == features["kind"]
     plain = given.select_columns(["json", "kind", "text"])
     assert Source(tables={"train": plain}).tables([])["train"] is plain, "nothing is copied where nothing is to be done"
+
+
+# ------------------------------------------------------------------------------------------------------ groups
+
+
+def grouped(number: int, size: int):
+    from datasets import Dataset
+
+    return Dataset.from_dict({"text": [f"w{i}" for i in range(number)], "who": [f"p{i // size}" for i in range(number)]})
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_groups_are_held_out_as_a_whole(fraction, seed):
+    source = Source(SourceConfig(eval_fraction=fraction, group_column="who", data_seed=seed))
+    parts = source.hold_out(grouped(60, 3), None, fraction)
+    of = {split: set(part["who"][:]) for split, part in parts.items()}
+    assert not of["train"] & of["eval"] and len(of["train"] | of["eval"]) == 20
+    assert abs(len(parts["eval"]) - 60 * fraction) <= 1.5, "as near as groups of three come"
+    assert source.hold_out(grouped(60, 3), None, fraction)["eval"]["text"][:] == parts["eval"]["text"][:]
+
+
+def test_the_group_is_read_beside_the_tasks_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("text,who\n" + "".join(f"w{i},p{i // 2}\n" for i in range(20)))
+    config = SourceConfig(train_file=str(tmp_path / "a.csv"), eval_fraction=0.2, group_column="who")
+    parts = Source(config).hold_out(Source(config).tables(["text"])["train"], None, 0.2)
+    assert not set(parts["train"]["who"][:]) & set(parts["eval"]["who"][:])
+
+
+def test_groups_that_cannot_be_parted_or_are_missing_are_refused():
+    source = Source(SourceConfig(eval_fraction=0.2, group_column="who"))
+    with pytest.raises(DataError, match="1 groups cannot be parted"):
+        source.hold_out(grouped(6, 6), None, 0.2)
+    with pytest.raises(DataError, match="row 2: column 'who' is empty"):
+        from datasets import Dataset
+
+        source.hold_out(Dataset.from_dict({"who": ["a", " ", "b"]}), None, 0.2)
+    with pytest.raises(UsageError, match="--eval-fraction"):
+        SourceConfig(group_column="who")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 import threading
@@ -298,6 +299,15 @@ def broken(path: Path) -> None:
     path.write_bytes(picture(0)[:60])
 
 
+def cut_jpeg(path: Path) -> None:
+    """Its head is whole, so that ``verify`` of Pillow finds nothing."""
+    stream = BytesIO()
+    Image.open(BytesIO(picture(0, (96, 96)))).save(stream, "JPEG")
+    path.write_bytes(stream.getvalue()[: stream.tell() // 2])
+    with Image.open(path) as opened:
+        opened.verify()
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -305,6 +315,7 @@ def broken(path: Path) -> None:
         (lambda path: path.write_bytes(b"no picture"), "row 3: not a picture that can be read"),
         (lambda path: path.write_bytes(b""), "row 3: not a picture that can be read"),
         (broken, "row 3: not a picture that can be read"),
+        (cut_jpeg, "row 3: not a picture that can be read: image file is truncated"),
     ],
 )
 def test_pictures_that_are_none_are_refused_before_the_model_is_read(models, folder, tmp_path, damage, words, monkeypatch):
@@ -314,6 +325,27 @@ def test_pictures_that_are_none_are_refused_before_the_model_is_read(models, fol
     monkeypatch.setattr(Captioning, "build_model", None)
     with pytest.raises(DataError, match=words):
         task.examples()
+
+
+def test_pictures_lie_beside_the_file_that_their_row_came_from(models, folder, tmp_path, monkeypatch):
+    """F3. Held-out rows, several files: started in a folder that has other pictures of the same names."""
+    for name in ("a", "b"):
+        shutil.copytree(folder / "train", tmp_path / name)
+    for i in range(16):
+        (tmp_path / f"b/{i:03}.png").write_bytes(picture(100 + i))
+        (tmp_path / f"{i:03}.png").write_bytes(picture(200 + i))
+    monkeypatch.chdir(tmp_path)
+    sources = {
+        "held out": SourceConfig(train_file="a/metadata.csv", eval_fraction=0.25, model=str(models["git"])),
+        "folder": SourceConfig(data="a", eval_fraction=0.25, model=str(models["git"])),
+        "two": SourceConfig(train_file="a/metadata.csv,b/metadata.csv", model=str(models["git"])),
+    }
+    found = {name: Captioning(CaptioningOptions(), Source(source)).examples() for name, source in sources.items()}
+    known = {hashlib.sha256(picture(i)).digest() for i in range(16)}
+    for name in ("held out", "folder"):
+        splits = found[name]
+        assert len(splits["eval"]) == 4 and {*splits["train"].digests, *splits["eval"].digests} == known
+    assert found["two"]["train"].digests == [hashlib.sha256(picture(i)).digest() for i in (*range(16), *range(100, 116))]
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n%%EndProlog\nshowpage\n%%EOF\n"

@@ -130,3 +130,12 @@ print("\\n".join(found))
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
     for words in (f"writes {tmp_path}-not", "subprocess.Popen", "socket.connect"):
         assert words in done.stdout
+
+
+def test_the_cases_on_the_page_are_those_of_the_result():
+    found = json.loads((ROOT / "bench/results/rooms/strangers.json").read_text())
+    page = " ".join((ROOT / "docs/security.md").read_text().split())
+    assert (
+        f"{found['cases']:,} cases are kept in `bench/results/rooms/strangers.json`: {len(found['wrong'])} went wrong" in page
+    )
+    assert found["again"]["wrong"] == {} and {int(number) for number in found["wrong"]} <= {*found["again"]["numbers"]}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -113,7 +112,3 @@ def main(argv: list[str]) -> int:
     if options.write:
         (ROOT / "docs/architectures.md").write_text(page(found), encoding="utf-8")
     return 1 if any(verdict.what == "fault" for verdict in found) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -68,7 +68,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
                 if not isinstance(module, str) or not re.fullmatch(r"[\w.-]+", module):
                     raise ValueError(f"{name} may hold names of modules alone, found {str(module)[:60]!r}")
     except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{Path(path) / ADAPTER} cannot be used ({type(error).__name__}: {error})") from error
+        raise ModelError(f"{Path(path) / ADAPTER} is not an adapter's ({type(error).__name__}: {error})") from error
     return found
 
 
@@ -92,7 +92,9 @@ def folder_of(load: Callable[..., Any], path: str) -> Path | None:
     if ADAPTER not in found:
         return None
     if WEIGHTS not in found:
-        raise ModelError(f"model {path} is an adapter without {WEIGHTS}: {conversion(path, 'adapter_model')}")
+        is_pickled = (Path(path) / "adapter_model.bin").exists()
+        why = conversion(path, "adapter_model") if is_pickled else "other files of weights are never opened"
+        raise ModelError(f"model {path} is an adapter without {WEIGHTS}: {why}")
     return Path(found[ADAPTER]).parent
 
 

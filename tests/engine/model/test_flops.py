@@ -99,3 +99,10 @@ def test_a_cpu_has_no_vendor_peak(monkeypatch):
         assert peak_flops(torch.device("cuda"), "fp32") is None
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA T400")
     assert peak_flops(torch.device("cuda"), "bf16") is None
+
+
+def test_a_model_whose_layers_differ_is_not_counted():
+    """Its window is no one number: transformers raises where it is asked for one."""
+    config = MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=8, per_layer_config={1: {"sliding_window": 4}})
+    model = AutoModelForCausalLM.from_config(config)
+    assert config.is_heterogeneous and count_flops(model, "token") is None

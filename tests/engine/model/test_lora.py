@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -299,6 +300,13 @@ def test_an_adapters_pickle_is_never_opened(runs, tmp_path, capsys):
     folder = copied(runs, tmp_path)
     torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
     (folder / "adapter_model.safetensors").unlink()
+    code, line = fails(["predict", "--model", str(folder), "w0"], capsys)
+    assert code == 4 and "a pickle can run code and is never opened; if you trust it: cd" in line
+    command = line[line.index("cd ") :].replace("&& python ", f"&& {sys.executable} ")
+    subprocess.run(command, shell=True, check=True)  # what it says, taken
+    assert run.main(["predict", "--model", str(folder), "w0"]) == 0
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        (folder / name).unlink()
     code, line = fails(["predict", "--model", str(folder), "w0"], capsys)
     assert code == 4 and "other files of weights are never opened" in line
 

@@ -58,6 +58,10 @@ def is_there(name: str) -> bool:
 def files_named(name: str) -> tuple[Path, ...]:
     """One file, or, in the order of their names, those that a pattern matches. Raises DataError."""
     path = user_path(name)
+    if re.match(r"\w+://", name):
+        raise DataError(
+            f"{name} is an address, and files are read from this machine: fetch it first (a Hub data set: --data NAME)"
+        )
     if is_there(name) or not glob.has_magic(name):
         with suppress(OSError):
             if not path.exists():

@@ -173,7 +173,7 @@ class Source:
         if path.is_dir():
             return self._files(files_in(path), columns, folder=path)
         if path.exists() or looks_like_a_file(path.name) or config.data.startswith((".", "/", "~")):
-            return self._files({"train": str(path), "eval": None}, columns)
+            return self._files({"train": config.data, "eval": None}, columns)
         return self._hub(HubData(config.data), columns)
 
     @property

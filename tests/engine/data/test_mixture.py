@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+import run
+from bench.toys import tiny
 from engine.data.sources import Source, SourceConfig
 from engine.data.tables import row_name
 from engine.errors import DataError
+from tests.toys.killed import killed_after
 
 
 def write(folder, **sizes):
@@ -62,3 +67,22 @@ def test_what_is_held_out_is_not_trained_on(tmp_path):
     only_a = source.hold_out(source.tables(["text"])["train"].select(range(30)), None, 0.3)["train"]
     with pytest.raises(DataError, match=r"b\.csv: no row of it is left"):
         source.subset(only_a, "train")
+
+
+def test_a_run_on_a_mixture_resumes_exactly(tmp_path):
+    """Killed in its second epoch, between two checkpoints."""
+    tiny.save_model(tmp_path / "model")
+    tiny.save_texts(tmp_path, a=30, b=10)
+
+    def train(out, *more):
+        return run.main(
+            ["--task", "classification", "--model", str(tmp_path / "model"), "--train-file", f"{tmp_path}/a.csv:0.5",
+             "--train-file", f"{tmp_path}/b.csv:0.5", "--epochs", "2", "--batch-size", "8", "--save-steps", "3", "--device", "cpu",
+             "--output-dir", str(tmp_path / out), *more])  # fmt: skip
+
+    assert train("whole") == 0
+    with killed_after(11):
+        train("cut")
+    assert train("cut", "--resume") == 0
+    one, other = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -241,7 +241,7 @@ def other_than_the_default(kind: type) -> dict:
     """A value for every field that is not its default, and that the checks let pass."""
     special = {
         "warmup_ratio": 0.25, "lora": True, "shard": False, "resume": True, "overwrite": False, "find_unused_parameters": True,
-        "freeze": "a|b", "eval_fraction": None, "train_file": "t.csv", "eval_file": "e.csv", "data": "auto", "eval_metric": None,
+        "freeze": "a|b", "eval_fraction": None, "group_column": None, "train_file": "t.csv", "eval_file": "e.csv", "data": "auto", "eval_metric": None,
         "optimizer": "muon", "momentum": 0.8, "warmup_steps": None, "schedule": "cosine", "schedule_options": "num_cycles=0.3",
         "min_learning_rate": 1e-9, "class_weights": None, "label_smoothing": 0.5, "max_grad_norm": float("inf"), "workers": 1, "lora_dropout": 0.5,
         "problem": "single_label", "output": "o.csv", "errors": "e.csv", "mask_probability": 0.5, "top_p": 0.5, "loss": "contrastive",
@@ -299,9 +299,17 @@ def test_every_setting_comes_back(tmp_path, kinds, suffix, capsys):
         assert parse(["--config", path], "run.py", kinds, {}, rest="texts")[:-1] == expected
         Path(path).unlink()
     same = [f.name for part in expected for f in dataclasses.fields(part) if getattr(part, f.name) == f.default]
-    assert set(same) <= {"shard", "overwrite", "eval_fraction", "data", "class_weights", "warmup_steps", "problem", "loss"}, (
-        same
-    )
+    assert set(same) <= {
+        "shard",
+        "overwrite",
+        "eval_fraction",
+        "group_column",
+        "data",
+        "class_weights",
+        "warmup_steps",
+        "problem",
+        "loss",
+    }, same
 
 
 def test_what_is_written_says_what_it_means(tmp_path):
@@ -346,3 +354,25 @@ def test_a_wrong_setting_is_not_written(tmp_path):
     assert "--save-config is given twice" in refusal("--save-config", "a.toml", "--save-config=b.toml")
     assert "a setting holds what is no text" in refusal("--text-column", "a\ud800", "--save-config", str(tmp_path / "a.toml"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argv", [["--train-file", "a.csv", "--train-file=b.csv"], ["--train_file", "a.csv", "--train-file", "b.csv"]]
+)
+def test_a_setting_of_several_things_may_be_given_more_than_once(argv):
+    source, _ = parse([*argv, "--epochs", "2"], "run.py", [SourceConfig, TrainConfig], {})
+    assert source.train_file == "a.csv,b.csv"
+
+
+def test_in_a_file_it_may_be_a_list(tmp_path):
+    (tmp_path / "s.toml").write_text('train_file = ["a.csv", "b.csv"]\n')
+    source, _ = parse(["--config", str(tmp_path / "s.toml")], "run.py", [SourceConfig, TrainConfig], {})
+    assert source.train_file == "a.csv,b.csv"
+    (tmp_path / "s.toml").write_text('model = ["a", "b"]\n')
+    with pytest.raises(UsageError, match="model must be one text"):
+        parse(["--config", str(tmp_path / "s.toml")], "run.py", [SourceConfig, TrainConfig], {})
+
+
+def test_a_flag_of_several_things_without_a_value_is_a_slip():
+    with pytest.raises(UsageError, match="expected one argument"):
+        parse(["--train-file", "--epochs", "2"], "run.py", [SourceConfig, TrainConfig], {})

@@ -187,7 +187,7 @@ def load_merged(
     from transformers import AutoConfig
 
     peft, base = library(), base_of(folder)
-    if Path(base).is_absolute() and not Path(base).is_dir():
+    if Path(base).is_absolute() and not (Path(base) / "config.json").is_file():
         raise ModelError(f"model {path} is an adapter, and its base model is no longer in {base}")
     if not Path(base).is_dir() and not hub.reachable():
         hub.go_offline()

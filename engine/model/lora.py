@@ -192,7 +192,7 @@ def load_merged(
     from transformers import AutoConfig
 
     peft, base = library(), base_of(folder)
-    if Path(base).is_absolute() and not Path(base).is_dir():
+    if Path(base).is_absolute() and not (Path(base) / "config.json").is_file():
         raise ModelError(
             f"model {path} is an adapter, and its base model is no longer in {base}: put it back, or write its new place into "
             f"base_model_name_or_path of {folder / ADAPTER}"

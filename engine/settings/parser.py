@@ -57,13 +57,15 @@ def parse(
         argv = with_values(argv, {field.name for kind in kinds for field in dataclasses.fields(kind) if field.default is False})
     known = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     parser.set_defaults(**{name: value for name, value in defaults.items() if name in known})
-    read = parser.parse_known_intermixed_args if rest else parser.parse_known_args  # bare arguments before and after flags
-    config, _ = read(argv)
+    config, _ = parser.parse_known_args(argv)
     if config.config is not None:
         values = values_of_file(Path(config.config), kinds, argv)
         parser.set_defaults(**{name: value for name, value in values.items() if isinstance(value, list)})
         argv = [*flags_of_file(values), *argv]
-    namespace, unknown = read(argv)
+    namespace, unknown = parser.parse_known_args(argv)
+    if rest and not any(argument.startswith("-") for argument in unknown):  # bare ones behind the flags, after some before them
+        setattr(namespace, rest, [*getattr(namespace, rest), *unknown])
+        unknown = []
     for flag in unknown:
         raise unknown_flag(flag, known, is_training=for_training(kinds))
     for name in known:

@@ -265,8 +265,6 @@ def test_every_number_has_a_range():
     (SourceConfig, {"data_seed": 2**32}, "--data-seed"),
     (EvaluateConfig, {"model": "m", "eval_batch_size": 0}, "--eval-batch-size"),
     (EvaluateConfig, {"model": "m", "workers": -1}, "--workers"),
-    (EvaluateConfig, {}, "--model"),
-    (PredictConfig, {}, "--model"),
 ])  # fmt: skip
 def test_the_other_parts_have_ranges_too(kind, settings, flag):
     with pytest.raises(UsageError, match=f"^{flag} must "):

@@ -104,3 +104,18 @@ def test_the_way_in_that_an_old_layout_is_told(tmp_path, capsys):
     command = re.search(r'python -c "(.*)"$', line)[1].replace("'NEW'", repr(str(tmp_path / "NEW")))
     subprocess.run(shlex.join([sys.executable, "-c", command]), shell=True, check=True)
     assert run.main(["predict", str(tmp_path / "NEW"), "w1", "--task", "embeddings", "--device", "cpu"]) == 0
+
+
+def test_search_has_a_prompt_for_queries_and_one_for_documents(tmp_path):
+    start = with_settings(tmp_path / "start", Pooling("mean", 24, PROMPTS))
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": f"w{i} w{i + 1}"}) + "\n" for i in range(5)))
+    arguments = ["search", "--model", str(start), "--corpus", str(tmp_path / "corpus.jsonl"), "w3 w9", "--device", "cpu",
+                 "--output", str(tmp_path / "found.jsonl")]  # fmt: skip
+    assert run.main(arguments) == 0
+    theirs = SentenceTransformer(str(start), device="cpu")
+    texts = [f"w{i} w{i + 1}" for i in range(5)]
+    scores = (
+        theirs.encode_query(["w3 w9"], normalize_embeddings=True) @ theirs.encode_document(texts, normalize_embeddings=True).T
+    )
+    found = {row["row"]: row["score"] for row in map(json.loads, (tmp_path / "found.jsonl").read_text().splitlines())}
+    assert [found[i + 1] for i in range(5)] == pytest.approx(scores[0].tolist(), abs=1e-5)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 from engine.atomic import sync
-from engine.checked import MOST_BYTES, open_regular, parse_object, read_bytes
+from engine.checked import MOST_BYTES, expect, open_regular, parse_object, read_bytes
 from engine.checkpoint.tensor_file import TensorFile, Tensors, pieces
 from engine.console import note
 from engine.distributed.world import World
@@ -151,8 +151,8 @@ def amended(root: Path, step: int, files: Mapping[str, Content]) -> dict[str, Co
     """The files of a checkpoint that stands, with a new state: tensors of model and optimizer, unchanged, are taken over."""
     final = root / f"step-{step:08d}"
     try:
-        entries = json.loads((final / "MANIFEST.json").read_bytes())["files"]
-    except (OSError, ValueError, KeyError):  # it is gone, or damaged
+        entries = expect(parse_object((final / "MANIFEST.json").read_bytes()), "files", dict)
+    except (OSError, ValueError):  # it is gone, or damaged
         return dict(files)
     return {
         name: Linked(final / name, entries[name]) if name.startswith(UNCHANGED) and name in entries else content

@@ -86,7 +86,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             with pyarrow.input_stream(str(path), compression="zstd") as packed:
                 yield cast(BinaryIO, io.BufferedReader(packed))
         elif suffix == ".zip":
-            with zipfile.ZipFile(path) as archive, archive.open(member_of(path)) as member:
+            with zipfile.ZipFile(path) as archive, zipfile.Path(archive, member_of(path)).open("rb") as member:
                 yield cast(BinaryIO, io.BufferedReader(member))
         else:
             with open(path, "rb") as plain:

@@ -58,7 +58,7 @@ def padded(model: nn.Module, level: str | None, max_length: int = 0) -> Layout:
 
     is_known_kind = isinstance(model, transformers.PreTrainedModel)
     known = entry("padding", padding_check.key(model, level), write) if is_known_kind else None
-    found = find() if known is None else tuple(json.loads((known / "verdict.json").read_text())["sides"])
+    found = find() if known is None else tuple(parse_object((known / "verdict.json").read_bytes())["sides"])
     return Layout("max_length" if max_length else "padded", max_length, sides=found)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError
@@ -25,23 +24,24 @@ def enable(model: nn.Module, level: str | None) -> None:
         return
     body = getattr(model, "base_model", model)
     index: list[Tensor | None] = [None]
-    tokens: list[torch.Size] = [torch.Size()]  # [B, T]
+    ids: list[Tensor | None] = [None]  # [B, T]
 
     def keep(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         index[0] = kwargs.pop("target_index", None)
-        if index[0] is not None:
-            tokens[0] = kwargs["input_ids"].shape
+        ids[0] = kwargs["input_ids"] if index[0] is not None else None
         return args, kwargs
 
     def pick(module: nn.Module, args: Any, outputs: Any) -> Any:
         name = "logits" if module is model else "last_hidden_state"
         vectors = getattr(outputs, name, None)
-        if index[0] is None or (module is not model and (vectors is None or vectors.shape[:2] != tokens[0])):
+        if index[0] is None or ids[0] is None:
             return outputs
-        if vectors is None or vectors.shape[:2] != tokens[0]:
+        if vectors is None or vectors.shape[:2] != ids[0].shape:
+            if module is not model:
+                return outputs
             raise ModelError(f"{type(model).__name__} does not give logits token by token: it cannot be trained on this task")
         setattr(outputs, name, vectors.flatten(0, 1).index_select(0, index[0])[None])  # of [B * T, H or V]
-        index[0] = None
+        index[0] = ids[0] = None  # as before the call: a compiler guards what it finds here
         return outputs
 
     model.register_forward_pre_hook(keep, with_kwargs=True)

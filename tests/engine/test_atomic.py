@@ -58,7 +58,7 @@ def opens_for_writing(source: str) -> list[str]:
         if name in CALLS or (owner, name) in OF_MODULES:
             found.append(f"line {node.lineno}: {owner}.{name}")
         elif name == "open" and owner not in ("Image",):
-            place = 1 if isinstance(function, ast.Name) else 0
+            place = 1 if isinstance(function, ast.Name) or owner == "gzip" else 0
             mode = [node.args[place]] if len(node.args) > place else [k.value for k in node.keywords if k.arg in ("mode", None)]
             if any(not isinstance(m, ast.Constant) or set(str(m.value)) & set("wax+") for m in mode):
                 found.append(f"line {node.lineno}: open")
@@ -74,7 +74,7 @@ def test_nothing_but_the_writer_opens_a_file_for_writing(path):
 
 @pytest.mark.parametrize(
     "source",
-    ["open(p, 'w')", "open(p, mode='ab')", "p.open('x')", "open(p, kind)", "open(p, **kind)", "p.write_text('a')", "os.open(p, 1)", "os.open(p, os.O_RDONLY | os.O_TRUNC)",
+    ["open(p, 'w')", "open(p, mode='ab')", "p.open('x')", "open(p, kind)", "gzip.open(p, 'wb')", "gzip.open(p, kind)", "open(p, **kind)", "p.write_text('a')", "os.open(p, 1)", "os.open(p, os.O_RDONLY | os.O_TRUNC)",
      "np.save(p, a)", "f.savefig(p)", "os.replace(a, b)", "shutil.copy(a, b)", "open(p, 'r+')", "tempfile.NamedTemporaryFile()"],
 )  # fmt: skip
 def test_the_search_for_writers_finds_them(source):

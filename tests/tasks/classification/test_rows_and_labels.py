@@ -114,7 +114,7 @@ def test_what_fails_in_training_names_the_row_of_the_file_and_the_way_on(place, 
 
 
 def test_rows_of_a_part_of_a_file_are_called_by_their_places_there():
-    table = with_origin(Dataset.from_dict({"x": list(range(9))}), Origin("t.csv"))
+    table = with_origin(Dataset.from_dict({"x": list(range(9))}), Origin(["t.csv"]))
     rows = tiny.token_rows(9)
     assert (
         called(rows, [2]) == "row 2 of the data, counted from 0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -65,7 +66,7 @@ def test_a_model_without_token_types_is_given_none(tmp_path):
     """GPT-2 would look them up among its tokens. What is saved gives none, either, so a pipeline has the same answer."""
     torch.manual_seed(0)
     config = gpt2().config
-    save(tmp_path / "model", AutoModelForSequenceClassification.from_config(config), model_input_names=TYPED)
+    save(tmp_path / "model", AutoModelForSequenceClassification.from_config(copy.deepcopy(config)), model_input_names=TYPED)
     assert "token_type_ids" in AutoTokenizer.from_pretrained(tmp_path / "model")("w1")
     assert run.main(training(tmp_path, tmp_path / "model")) == 0
     assert "token_type_ids" not in AutoTokenizer.from_pretrained(tmp_path / "out")("w1")
@@ -79,7 +80,7 @@ def test_a_pair_for_a_model_of_one_token_type(tmp_path):
     """RoBERTa has one: the type 1 of the second text would lie beyond its table."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = transformers.RobertaConfig(vocab_size=100, type_vocab_size=1, max_position_embeddings=40, pad_token_id=0, **sizes)
-    save(tmp_path / "model", AutoModelForSequenceClassification.from_config(config), model_input_names=TYPED)
+    save(tmp_path / "model", AutoModelForSequenceClassification.from_config(copy.deepcopy(config)), model_input_names=TYPED)
     (tmp_path / "train.csv").write_text("text,other,label\n" + "w1 w2,w3,a\nw4,w5 w6,b\n" * 6)
     (tmp_path / "eval.csv").write_text("text,other,label\nw1 w2,w3,a\nw4,w5,b\n")
     assert run.main(training(tmp_path, tmp_path / "model", "--text-pair-column", "other")) == 0
@@ -91,7 +92,7 @@ def test_a_pair_for_a_model_of_one_token_type(tmp_path):
 @pytest.mark.parametrize("config", [BART, T5], ids=["bart", "t5"])
 def test_an_end_token_in_a_text_of_a_model_that_counts_them(config, tmp_path, capsys):
     torch.manual_seed(0)
-    save(tmp_path / "model", AutoModelForSequenceClassification.from_config(config))
+    save(tmp_path / "model", AutoModelForSequenceClassification.from_config(copy.deepcopy(config)))
     tiny.save_texts(tmp_path, train=24, eval=12)
     lines = (tmp_path / "train.csv").read_text().splitlines()
     (tmp_path / "train.csv").write_text("\n".join([*lines[:5], "w1 [SEP] w2,a", *lines[5:]]) + "\n")
@@ -105,7 +106,7 @@ def test_an_end_token_in_a_text_of_a_model_that_counts_them(config, tmp_path, ca
 
 
 def test_a_tokenizer_that_gives_no_end_token_to_a_model_that_reads_it(tmp_path, capsys):
-    model = AutoModelForSequenceClassification.from_config(BART)
+    model = AutoModelForSequenceClassification.from_config(copy.deepcopy(BART))
     model.config.eos_token_id = 60
     code, line = fails(training(tmp_path, save(tmp_path / "model", model)), capsys)
     assert code == 4 and "its tokenizer puts none behind a text" in line
@@ -216,7 +217,7 @@ def test_added_tokens_need_embeddings_and_what_is_named_makes_them(tmp_path, cap
 def test_decoders_that_call_a_part_of_their_body(config, tmp_path):
     """Their base model is not called itself, so logits are picked behind the head."""
     torch.manual_seed(0)
-    save(tmp_path / "model", AutoModelForCausalLM.from_config(config))
+    save(tmp_path / "model", AutoModelForCausalLM.from_config(copy.deepcopy(config)))
     assert run.main(training(tmp_path, tmp_path / "model", "--documents", "packed", task="clm")) == 0
     figures = tmp_path / "figures.json"
     assert run.main(["evaluate", str(tmp_path / "out"), "--device", "cpu", "--output", str(figures)]) == 0

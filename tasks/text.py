@@ -5,6 +5,7 @@ Next: classification/task.py, which is the fullest of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,22 @@ class TextOptions(Protocol):
 
 O = TypeVar("O", bound=TextOptions)  # noqa: E741 - the task's own options
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
+
+
+def trained_names(config: Any, head: str) -> tuple[str, ...] | None:
+    """The names of a trained head's outputs, in order; None without such a head, or without names of its own."""
+    names = config.id2label
+    if not str((config.architectures or [""])[0]).endswith(head) or all(re.fullmatch(r"LABEL_\d+", n) for n in names.values()):
+        return None
+    return tuple(names[i] for i in range(len(names)))
+
+
+def names_of_outputs(model: nn.Module, what: str) -> tuple[str, ...]:
+    """Of a finished model, in order; ``what``: labels, or tags. Raises ModelError unless each has a name of its own."""
+    names: Mapping[int, str] = model.config.id2label  # type: ignore[union-attr,assignment]
+    if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
+        raise ModelError(f"config.json of the model must name {what} 0 to {len(names) - 1}, each once, found {dict(names)}")
+    return tuple(names[i] for i in range(len(names)))
 
 
 class TextTask(Task[O]):

@@ -40,7 +40,7 @@ from tasks.classification.metrics import ClassificationMetrics
 from tasks.classification.mistakes import Mistakes
 from tasks.classification.summary import summarise
 from tasks.options import ClassificationOptions
-from tasks.text import TextTask, check_loaded, checked_texts
+from tasks.text import TextTask, check_loaded, checked_texts, names_of_outputs, trained_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -108,7 +108,7 @@ class Classification(TextTask[ClassificationOptions]):
         data = self.source.taken_data
         is_own = data is not None and self.hub_data is not None and data.hub_name == self.hub_data.path
         default = self.default_names if is_own or class_names(tables["train"], o.label_columns[0]) is None else None
-        if (own := self.names_of_the_model()) is None:
+        if (own := trained_names(self.config, "ForSequenceClassification")) is None:
             return replace(rule, names=default, whose="the task")
         if (kind := self.config.problem_type) not in (None, PROBLEM_TYPES[o.problem]):
             raise UsageError(
@@ -122,20 +122,10 @@ class Classification(TextTask[ClassificationOptions]):
         note(f"labels: those of {model}: {listed(own)}")
         return replace(rule, names=own, whose=model, renames=default == own)
 
-    def names_of_the_model(self) -> tuple[str, ...] | None:
-        """Of the classes, in order; None for a checkpoint without a trained head, or without names of its own."""
-        names = self.config.id2label
-        is_classifier = str((self.config.architectures or [""])[0]).endswith("ForSequenceClassification")
-        if not is_classifier or all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()):
-            return None
-        return tuple(names[i] for i in range(len(names)))
-
     def adopt(self, model: nn.Module) -> None:
         self.is_finished = True
-        names: Mapping[int, str] = model.config.id2label  # type: ignore[union-attr,assignment]
-        if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
-            raise ModelError(f"config.json of the model must name labels 0 to {len(names) - 1}, each once, found {dict(names)}")
-        self.labels = Labels(tuple(names[i] for i in range(len(names))), np.zeros(len(names)))
+        names = names_of_outputs(model, "labels")
+        self.labels = Labels(names, np.zeros(len(names)))
         if (weights := getattr(model.config, "class_weights", None)) is not None:
             if not isinstance(weights, list) or len(weights) != len(names) or not all(isinstance(w, float) for w in weights):
                 raise ModelError(f"config.json of the model must have a class weight for each of the {len(names)} labels")

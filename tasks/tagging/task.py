@@ -8,7 +8,6 @@ Of a word in several tokens the first has the tag, as in transformers' run_ner; 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from engine.data.form import Columns
 from engine.data.sources import HubData
 from engine.data.tables import row_name
 from engine.data.tokens import TokenDataset
-from engine.errors import DataError, ModelError
+from engine.errors import DataError
 from engine.task import Examples, Metrics, Row
 from tasks.classification.column import class_names
 from tasks.language.task import LanguageModel
@@ -36,7 +35,7 @@ from tasks.tagging.mistakes import Place, TagMistakes
 from tasks.tagging.predicted import Text, batches_of, prediction
 from tasks.tagging.tags import ThingMetrics, WordMetrics, kinds_of
 from tasks.tagging.words import Tagged, encode, tagged_words
-from tasks.text import check_loaded
+from tasks.text import check_loaded, names_of_outputs, trained_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -125,7 +124,7 @@ class Tagging(LanguageModel[TaggingOptions]):
         """Of the tags: those of a tagger that is trained on, else in the data's own order. Raises DataError."""
         used = {tag for _, tags in sentences for tag in tags}
         names = self.names_given(table) or tuple(sorted(used, key=lambda tag: (tag != "O", tag)))
-        if (own := self.names_of_the_model()) is not None:
+        if (own := trained_names(self.config, "ForTokenClassification")) is not None:
             if unknown := sorted(used - set(own)):
                 raise DataError(
                     f"the data have the tag {unknown[0]!r}, and {self.source.config.model} was trained for {', '.join(own)}: "
@@ -136,14 +135,6 @@ class Tagging(LanguageModel[TaggingOptions]):
         if len(names) < 2:
             raise DataError(f"the training data have one tag only, {names[0]!r}: there is nothing to tell apart")
         return names
-
-    def names_of_the_model(self) -> tuple[str, ...] | None:
-        """Of its tags; None for a checkpoint without a trained head, or without names of its own."""
-        names = self.config.id2label
-        is_tagger = str((self.config.architectures or [""])[0]).endswith("ForTokenClassification")
-        if not is_tagger or all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()):
-            return None
-        return tuple(names[i] for i in range(len(names)))
 
     def say_what_there_is(self, sentences: Sequence[Tagged]) -> None:
         """Tags with their counts: a wrong column is seen here."""
@@ -200,10 +191,7 @@ class Tagging(LanguageModel[TaggingOptions]):
         return self.with_room_for_the_tokens(model, path)
 
     def adopt(self, model: nn.Module) -> None:
-        names: Mapping[int, str] = model.config.id2label  # type: ignore[union-attr,assignment]
-        if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
-            raise ModelError(f"config.json of the model must name tags 0 to {len(names) - 1}, each once, found {dict(names)}")
-        self.names, self.is_finished = tuple(names[i] for i in range(len(names))), True
+        self.names, self.is_finished = names_of_outputs(model, "tags"), True
 
     def metrics(self, split: str) -> Metrics:
         names = self.known(self.names)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.data.arrow_rows import STATE
+from engine.data.class_folders import splits_in
 from engine.data.streams import PACKED, SUFFIXES, looks_like_a_file
 from engine.errors import DataError, UsageError
 from engine.settings.fields import user_path
@@ -101,7 +102,8 @@ def check_shards(files: Iterable[Path]) -> None:
 def files_in(folder: Path) -> dict[str, str | None]:
     """train and test, eval or validation of a folder: a file, the shards of one, a saved data set, or pictures' metadata.
 
-    Of a folder of pictures, metadata.* of its own, or that of its splits. Raises DataError.
+    Of a folder of pictures, metadata.* of its own, or that of its splits; without any, the folders of its classes
+    (class_folders.py). Raises DataError.
     """
 
     def find(*stems: str) -> str | None:
@@ -123,6 +125,8 @@ def files_in(folder: Path) -> dict[str, str | None]:
     if (folder / STATE).exists():
         return {"train": str(folder), "eval": None}
     train = find("train", "metadata")
+    if train is None and (pictures := splits_in(folder)) is not None:
+        return pictures
     if train is None:
         raise DataError(f"{folder} holds no train file (train{', train'.join(SUFFIXES)}){pattern_hint(folder)}")
     return {"train": train, "eval": find("eval", "validation", "test")}

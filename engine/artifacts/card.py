@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from engine.artifacts.document import RunDocument, dumps, loads
+from engine.checked import read_bytes
 from engine.config import TrainConfig
 from engine.data.hub import quietly
 from engine.data.sources import Source, SourceConfig
@@ -28,6 +29,7 @@ from engine.settings.fields import settings_where, user_path
 from engine.task import Task
 
 MAX_ROWS, MAX_LABELS = 20, 100
+MOST_CARD_BYTES, MOST_NAME = 1 << 20, 200  # of a card that somebody else has written; characters of a name in it
 SPECIAL = re.compile(r"[\\`*{}\[\]<>#|~&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")  # Markdown, HTML and bare links
 
 
@@ -43,21 +45,23 @@ def make(task: Task[Any], model: nn.Module, name: str, document: RunDocument, lo
 def base_of(source: Source) -> dict[str, str | None]:
     """``{"base_model": its name on the Hub, "license": ...}`` of the checkpoint that training starts from; None: unknown.
 
-    Both come from the checkpoint's own card, in its folder or on the Hub.
+    Both come from the checkpoint's own card, in its folder or on the Hub: one line each, whatever stands there.
     """
     from huggingface_hub import ModelCard
 
     if (taken := source.taken_model) is None:  # a model built in Python
         return {"base_model": None, "license": None}
     path = taken.path
-    is_folder = Path(path).is_dir()
     try:
-        data = quietly(ModelCard.load)(Path(path) / "README.md" if is_folder else path).data
+        if Path(path).is_dir():
+            data = ModelCard(read_bytes(Path(path) / "README.md", MOST_CARD_BYTES).decode("utf-8-sig")).data
+        else:
+            data = quietly(ModelCard.load)(path).data
     except Exception:  # no card, or one that nobody can read: the libraries raise a dozen kinds
         data = {}
     found = {key: data.get(key) for key in ("base_model", "license")}
     found["base_model"] = taken.hub_name or found["base_model"]
-    return {key: value if isinstance(value, str) else None for key, value in found.items()}
+    return {key: one_line(value)[:MOST_NAME] if isinstance(value, str) else None for key, value in found.items()}
 
 
 def hub_name(source: Source, path: str) -> str | None:

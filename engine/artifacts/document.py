@@ -19,6 +19,7 @@ from engine.errors import ModelError
 
 FORMAT = 1  # 0: of Plainloop 0.1.0, which wrote neither format nor version, and else the same
 MOST_BINS = 1000  # of the histogram of lengths, which has 30
+MOST_ENTRIES = 10_000  # of what is shown, compared or pushed one by one: settings, of which there are a hundred, or files
 LATER = ("sources", "kept", "files", "metrics")  # not there in older runs, or before the end
 STATUSES = ("running", "finished")
 PRECISIONS = (None, "fp32", "bf16", "fp16")
@@ -129,6 +130,8 @@ class RunDocument:
         expect(found, "version", str, default="0.1.0")
         for name in ("settings", "data"):
             expect(found, name, dict)
+        refuse_many(found, "settings", "versions", "base_model", "sources", "files", "metrics")
+        refuse_many(found["data"], "num_examples", "fingerprints")
         if expect(found, "status", str) not in STATUSES:
             raise ValueError(f"status cannot be {shortened(found['status'])}")
         for name in ("model", "device", "precision", "batching", "command"):
@@ -149,6 +152,13 @@ class RunDocument:
         records = {"data": DataRecord.from_json(found["data"]), "kept": None if kept is None else KeptModel.from_json(kept)}
         older = {"format": number, "version": found.get("version", "0.1.0")}
         return cls(**known(cls, found) | older | records)
+
+
+def refuse_many(found: Mapping[str, Any], *names: str) -> None:
+    """Raises ValueError for objects of so many entries that who shows or searches them would seem to hang."""
+    for name in names:
+        if isinstance(within := found.get(name), dict) and len(within) > MOST_ENTRIES:
+            raise ValueError(f"{name} has {len(within):,} entries, and {MOST_ENTRIES:,} are the most that are believed")
 
 
 def loads(text: str | bytes) -> RunDocument:

@@ -37,7 +37,7 @@ NO_LOG = Log()
 PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
 NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
-MOST_CHARTS = 100  # of metrics; a task has a handful
+MOST_CHARTS = 100  # of metrics, or of phases; a task has a handful
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Record:
     def points(self, kind: str, key: str, scale: float = 1.0) -> list[list[float]]:
         """``[step, value]`` of the lines that have it."""
         found = [(line.step, line.values.get(key)) for line in self.of_kind(kind)]
-        return [[step, value * scale] for step, value in found if value is not None and math.isfinite(value * scale)]
+        return [[step, value * scale] for step, value in found if value is not None]
 
 
 def record_in(directory: Path, document: RunDocument, name: str) -> Record:
@@ -102,8 +102,8 @@ def checked_profile(found: dict[str, Any]) -> dict[str, Any]:
         expect(step, "step", int)
         for name in ("phases", "memory_gb"):
             expect_each(name, expect(step, name, dict), float)
-            if step[name].keys() != steps[0][name].keys():
-                raise ValueError(f"its steps have other {name} each")
+        if step["phases"].keys() != steps[0]["phases"].keys():
+            raise ValueError("its steps have other phases each")
     for row in rows:
         expect(row, "name", str)
         for name in ("milliseconds", "calls", "share"):
@@ -183,8 +183,8 @@ def operations(profile: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(columns, rows) of the profiled steps."""
     columns = ["own time, without what it calls", "ms a step", "calls a step", "% of the wall clock"]
     return columns, [
-        [row["name"], f"{row['milliseconds']:.2f}", f"{row['calls']:.1f}", f"{100 * row['share']:.1f}"]
-        for row in profile["operations"]
+        [cut(row["name"]), f"{row['milliseconds']:.2f}", f"{row['calls']:.1f}", f"{100 * row['share']:.1f}"]
+        for row in profile["operations"][:MOST_CHARTS]
     ]
 
 
@@ -209,8 +209,17 @@ def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[lis
 
 
 def drawable(charts: Sequence[Chart]) -> list[Chart]:
-    """The charts with something to draw: a single point is no curve (the tiles have its value), and no point no chart."""
-    kept = [chart | {"series": [series for series in chart["series"] if series["points"]]} for chart in charts]
+    """The charts with something to draw: a single point is no curve (the tiles have its value), and no point no chart.
+
+    A number that JSON does not have would end the page's drawing: such points are left out.
+    """
+    kept = []
+    for each in charts:
+        finite = [
+            series | {"points": [point for point in series["points"] if None not in point and all(map(math.isfinite, point))]}
+            for series in each["series"]
+        ]
+        kept.append(each | {"series": [series for series in finite if series["points"]]})
     return [chart for chart in kept if any(len(series["points"]) > 1 for series in chart["series"])]
 
 
@@ -273,9 +282,11 @@ def single(record: Record) -> list[Chart]:
 def profiled(profile: Mapping[str, Any]) -> list[Chart]:
     """The steps that --profile has looked at, one by one."""
     steps = profile["steps"]
-    phases = {name: [[step["step"], 1000 * step["phases"][name]] for step in steps] for name in steps[0]["phases"]}
-    measured = dict.fromkeys(name for step in steps for name in step["memory_gb"])  # a recorded step has other phases
-    memory = {f"after {name}": [[step["step"], step["memory_gb"].get(name)] for step in steps] for name in measured}
+    phases = {name: [[step["step"], 1000 * step["phases"][name]] for step in steps]
+              for name in islice(steps[0]["phases"], MOST_CHARTS)}  # fmt: skip
+    measured = dict.fromkeys(name for step in steps for name in step["memory_gb"])  # after a step's own: a recorded one has few
+    memory = {f"after {name}": [[step["step"], step["memory_gb"].get(name)] for step in steps]
+              for name in islice(measured, MOST_CHARTS)}  # fmt: skip
     where = "allocated" if profile["device"] == "cuda" else "resident"
     return [
         chart("Profiled steps", "ms, by phase", phases, stacked=True),

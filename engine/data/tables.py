@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.data.arrow_rows import noted_schema, read_arrow
+from engine.data.arrow_rows import noted_features, read_arrow
 from engine.data.cache import held_folder
 from engine.data.files import PLAIN, has_types, read_pieces
 from engine.data.form import Columns, Form, follow, way_to
@@ -205,7 +205,7 @@ def with_class_names(table: Dataset, files: Sequence[Path]) -> Dataset:
     """The ClassLabels that ``datasets`` has noted in Parquet and Arrow files: their ids have names, the same in all files."""
     import datasets
 
-    noted = [datasets.Features.from_arrow_schema(noted_schema(file)) if has_types(file) else {} for file in files]
+    noted = [noted_features(file) if has_types(file) else {} for file in files]
     for name in table.column_names:
         ways = [way_to(each, name) for each in noted]
         features = [None if way is None else follow(each, way) for each, way in zip(noted, ways, strict=True)]

@@ -152,13 +152,13 @@ def warn_of_odd_classes(names: Sequence[str], num_rows: int) -> None:
         note(f"warning: {len(names)} different labels in {num_rows} rows; is that the right column?")
 
 
-def warn_of_lookalikes(names: Sequence[str]) -> None:
-    """The first two that look like one."""
+def warn_of_lookalikes(names: Sequence[str], what: str = "labels") -> None:
+    """The first two that look like one; ``what`` they are called."""
     alike: dict[str, str] = {}
     for name in names:
         if (other := alike.setdefault(appearance(name), name)) != name:
             both = f"{other!r} and {name!r}" if repr(other) != repr(name) else f"{other!a} and {name!a}"
-            note(f"warning: the labels {both} look alike, and are two classes")
+            note(f"warning: the {what} {both} look alike, and are two classes")
             return
 
 

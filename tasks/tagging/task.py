@@ -28,6 +28,7 @@ from engine.data.tokens import TokenDataset
 from engine.errors import DataError
 from engine.task import Examples, Metrics, Row
 from tasks.classification.column import class_names
+from tasks.classification.labels import warn_of_lookalikes
 from tasks.language.task import LanguageModel
 from tasks.options import DEFAULTS, TaggingOptions
 from tasks.samples import entities
@@ -132,6 +133,7 @@ class Tagging(LanguageModel[TaggingOptions]):
                 )
             note(f"tags: those of {self.source.config.model}: {', '.join(own)}")
             names = own
+        warn_of_lookalikes(names, "tags")
         if len(names) < 2:
             raise DataError(f"the training data have one tag only, {names[0]!r}: there is nothing to tell apart")
         return names
@@ -160,6 +162,8 @@ class Tagging(LanguageModel[TaggingOptions]):
         of_words = [np.array([numbers[tag] for tag in sentences[row][1]]) for row in kept]
         labels = [np.where(w >= 0, of_words[s][w], -100) for w, s in zip(found.words, found.sentence, strict=True)]
         flat = np.concatenate(labels)
+        if not (flat != -100).any():
+            raise DataError(f"{split} data: no word has a token of {self.path}: their characters cannot be seen, or it knows none")
         if lost := sum(map(len, of_words)) - int((flat != -100).sum()):
             note(f"{split} data: {lost} words have no token, as their characters cannot be seen: they are not tagged")
         if split == "eval":

@@ -40,13 +40,13 @@ from engine.model.layout import choose_layout
 from engine.optimizer import SkipGuard, freeze, make_optimizer
 from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
 from engine.record.evaluate import evaluate
-from engine.record.figures import Evaluation
+from engine.record.figures import Evaluation, figure_names
 from engine.record.run import Run
 from engine.record.stop import Stop, until_stopped
 from engine.schedule import make_schedule
 from engine.seed import set_seed
 from engine.state import TrainState
-from engine.task import Examples, Task
+from engine.task import Examples, Task, held_out
 
 # Lengths of packed rows are rounded up to a multiple of the one, so that the other is about their number.
 ROUND_TO, NUM_SHAPES = 256, 32
@@ -194,6 +194,11 @@ def nested(outer: Callable[..., Any], inner: Callable[..., Any]) -> Callable[...
     return lambda function, *arguments: outer(partial(inner, function), *arguments)
 
 
+def best_metric(task: Task[Any], config: TrainConfig, sets: Mapping[str, Examples]) -> str:
+    """What makes a model the best: as asked, else the task's choice, of several evaluation sets on the first."""
+    return config.best_metric or next(iter(figure_names([task.best_metric], sets)), task.best_metric)
+
+
 def make_run(
     directory: Path,
     task: Task[Any],
@@ -203,21 +208,26 @@ def make_run(
     stop: Stop | None = None,
 ) -> Run:
     """The book-keeping, with the evaluation it is to call."""
-    metric = config.best_metric or task.best_metric
+    sets = held_out(examples)
+    metric = best_metric(task, config, sets)
     peak = peak_flops(setup.state.device, setup.precision)
-    state, held_out, stop = setup.state, examples.get("eval"), stop or Stop()
+    state, stop = setup.state, stop or Stop()
+
+    def measure_on(name: str) -> Evaluation:
+        loader = eval_loader(task, sets[name], setup.layout, config, setup.world)
+        found = until_stopped(batches(loader), stop, setup.world)
+        return evaluate(state.model, task, found, state.autocast, setup.world, split=name, total=len(loader))
 
     def measure() -> Evaluation:
-        assert held_out is not None
-        loader = eval_loader(task, held_out, setup.layout, config, setup.world)
         with state.average.in_place():
-            found = until_stopped(batches(loader), stop, setup.world)
-            return evaluate(state.model, task, found, state.autocast, setup.world, total=len(loader))
+            return Evaluation.of({name: measure_on(name) for name in sets})
 
     return Run(
         directory, config, state, setup.data.plan.num_steps,
-        evaluate=measure if held_out is not None else None,
-        best_metric=metric, lower_is_better=held_out is None or metric in {"loss", *task.metrics("eval").lower_is_better},
+        evaluate=measure if sets else None,
+        best_metric=metric, lower_is_better=metric in [
+            name for each in sets for name in figure_names(["loss", *task.metrics(each).lower_is_better], sets)
+        ],
         flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
         world=setup.world, row_names=partial(called, examples["train"]),
     )  # fmt: skip

@@ -23,7 +23,7 @@ from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
 from engine.model.capabilities import ANY_TYPE, first_position, num_token_types, rows_of_token_table, without_weights
-from engine.task import Task
+from engine.task import Task, held_out
 from tasks.offline import minilm
 
 if TYPE_CHECKING:
@@ -95,10 +95,10 @@ class TextTask(Task[O]):
         """``tables()`` after ``--eval-fraction`` and the subsets asked for. Raises UsageError, DataError."""
         tables = self.tables()
         fraction = self.source.config.eval_fraction
-        if "train" in tables and "eval" not in tables and fraction:
+        if fraction and "train" in tables:
+            if held_out(tables):
+                raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
             tables = self.source.hold_out(tables["train"], self.strata(tables["train"]), fraction)
-        elif {"train", "eval"} <= tables.keys() and fraction:
-            raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
         self.unlimited = tables
         tables = {split: self.source.subset(table, split) for split, table in tables.items()}
         for split, table in tables.items():

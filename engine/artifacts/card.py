@@ -20,12 +20,13 @@ from engine.artifacts.document import RunDocument, dumps, loads
 from engine.checked import read_bytes
 from engine.config import TrainConfig
 from engine.data.hub import quietly
+from engine.data.places import is_there
 from engine.data.sources import Source, SourceConfig
 from engine.model import lora
 from engine.optimizer import describe_optimizer
-from engine.record.figures import figures_in_line, figures_in_metrics
+from engine.record.figures import by_set, figures_in_line, figures_in_metrics
 from engine.record.log import LogLine
-from engine.settings.fields import settings_where, user_path
+from engine.settings.fields import is_address, settings_where, user_path
 from engine.task import Task
 
 MAX_ROWS, MAX_LABELS = 20, 100
@@ -89,14 +90,18 @@ def metadata(task: Task[Any], model: nn.Module, name: str, document: RunDocument
         "dataset_config": settings.get("data_config"),
         "dataset_revision": settings.get("data_revision"),
     }
-    measured = [EvalResult(**where, metric_type=metric, metric_value=value) for metric, value in figures.items()]
+    measured = [
+        EvalResult(**where, dataset_split=each or None, metric_type=metric, metric_value=value)
+        for each, found in by_set(figures).items()
+        for metric, value in found.items()
+    ]
     return ModelCardData(  # type: ignore[no-any-return]
         base_model=base.get("base_model"),
         license=base.get("license"),
         datasets=[dataset] if dataset else None,
         library_name=library,
         pipeline_tag=task.pipeline_tag,
-        metrics=[metric for metric in figures if metric != "loss"] or None,
+        metrics=list(dict.fromkeys(each.metric_type for each in measured if each.metric_type != "loss")) or None,
         tags=["plainloop"],
         model_name=one_line(name),
         eval_results=measured if measured and task.pipeline_tag else None,
@@ -206,13 +211,30 @@ def figures_of(document: RunDocument) -> dict[str, float]:
 
 
 def without_folders(document: RunDocument) -> RunDocument:
-    """run.json with the paths among its settings cut to their last name, wherever they stand in it."""
-    paths = {value for value in document.settings.values() if isinstance(value, str) and is_path(value)}
-    paths |= {str(user_path(path)) for path in paths}
+    """run.json with the paths among its settings cut to their last name, wherever they stand in it.
+
+    Each of several files is cut by itself, and an address loses what may be a secret: its user, and what follows a "?".
+    """
+    lists = settings_where(lambda traits: traits.several, SourceConfig)
+    values = {name: value for name, value in document.settings.items() if isinstance(value, str)}
+    pieces = [each for name, value in values.items() for each in (files_in(value) if name in lists else [value])]
+    short = {path: Path(path).name for path in pieces if not is_address(path) and is_path(path)}
+    short |= {str(user_path(path)): name for path, name in short.items()}
+    short |= {piece: without_secrets(piece) for piece in pieces if is_address(piece)}
     text = dumps(document)
-    for path in sorted(paths, key=len, reverse=True):
-        text = text.replace(json.dumps(path)[1:-1], json.dumps(Path(path).name)[1:-1])
+    for path in sorted(short, key=len, reverse=True):
+        text = text.replace(json.dumps(path)[1:-1], json.dumps(short[path])[1:-1])
     return loads(text)
+
+
+def files_in(value: str) -> list[str]:
+    """The files of a setting that names several, without the names of evaluation sets, as they stand there."""
+    return [value] if is_there(value) else [re.sub(r"^[\w-]+=", "", piece) for piece in value.split(",")]
+
+
+def without_secrets(address: str) -> str:
+    """An address without its user, and without what follows a "?"."""
+    return re.sub(r"(?<=://)[^/@]*@", "", address.partition("?")[0].partition("#")[0])
 
 
 def is_path(value: str) -> bool:

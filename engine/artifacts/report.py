@@ -26,7 +26,7 @@ from engine.checked import expect, expect_each, open_regular, parse_object, read
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import DataError
-from engine.record.figures import figures_in_line, figures_in_metrics
+from engine.record.figures import by_set, figures_in_line, figures_in_metrics
 from engine.record.log import Log, LogLine, read_log
 from engine.settings.fields import with_defaults
 
@@ -38,6 +38,7 @@ PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --pro
 NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
 MOST_CHARTS = 100  # of metrics, or of phases; a task has a handful
+MOST_CLASSES = 200  # in the table
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,11 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
         names = list(figures_in_line(evaluations[0].values))[:MOST_CHARTS]
         rows = [[figure(e.epoch), str(e.step), *(figure(e.values.get(name)) for name in names)] for e in evaluations]
         found.append(("Evaluations", ["epoch", "step", *names], rows))
+    if classes := record.document.classes:
+        heads = list(next(iter(classes.values())))
+        each = [[cut(name), *(figure(row.get(head)) for head in heads)] for name, row in islice(classes.items(), MOST_CLASSES)]
+        more = f" (the first {MOST_CLASSES} of {len(classes)}; run.json has all)" if len(classes) > MOST_CLASSES else ""
+        found.append((f"Classes{more}", ["class", *heads], each))
     if record.profile:
         found.append(("Hottest operations", *operations(record.profile)))
     if len(record.mistakes) > 1:
@@ -234,11 +240,22 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
     def each(kind: str, key: str, name: str, scale: float = 1.0) -> dict[str, list[list[float]]]:
         return {(name if only else f"{record.name} {name}".strip()): record.points(kind, key, scale) for record in records}
 
-    evaluations = [line for record in records for line in record.of_kind("eval")]
-    metrics = dict.fromkeys(key for line in evaluations for key in figures_in_line(line.values) if key != "loss")
+    def measured(name: str) -> dict[str, list[list[float]]]:
+        """A figure of the evaluations: of several sets a line for each."""
+        plain = "evaluation" if name == "loss" else "" if only else name
+        found: dict[str, list[list[float]]] = {}
+        for each_set in metrics[name]:
+            found |= each("eval", f"{each_set}/{name}" if each_set else name, each_set or plain)
+        return found
+
+    metrics: dict[str, dict[str, None]] = {"loss": {}}  # the evaluation sets that have it
+    for line in (line for record in records for line in record.of_kind("eval")):
+        for each_set, figures in by_set(figures_in_line(line.values)).items():
+            for name in figures:
+                metrics.setdefault(name, {})[each_set] = None
     learning = [
-        chart("Loss", "mean over items", each("train", "loss", "training") | each("eval", "loss", "evaluation")),
-        *(chart(name, "evaluation", each("eval", name, "" if not only else name)) for name in islice(metrics, MOST_CHARTS)),
+        chart("Loss", "mean over items", each("train", "loss", "training") | measured("loss")),
+        *(chart(name, "evaluation", measured(name)) for name in islice(metrics, 1, MOST_CHARTS)),
         chart("Learning rate", "of the step", each("train", "learning_rate", "" if not only else "learning rate")),
         chart("Gradient norm", "2-norm before clipping", each("train", "grad_norm", "" if not only else "gradient norm")),
     ]

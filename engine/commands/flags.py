@@ -57,7 +57,9 @@ class EvaluateConfig:
 
     model: str = setting("", "directory of a finished run, or any model directory or Hub name; or bare, first")
     file: str | None = setting(
-        None, "labelled file to evaluate on, or several (default: the run's own evaluation data)", several=True
+        None,
+        "labelled file to evaluate on, or several; NAME=FILE for each of several sets (default: the run's own evaluation data)",
+        several=True,
     )
     output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
     errors: str | None = setting(

@@ -27,13 +27,14 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns, delimiter_hint
+from engine.data.places import UNNAMED
 from engine.data.plan import eval_batches
 from engine.data.sources import Source
 from engine.data.tables import RowName, row_name
 from engine.data.tokens import TokenDataset, Tokens, cells_of, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.model.capabilities import counts_ends
-from engine.task import Examples, Row
+from engine.task import Examples, Row, held_out
 from tasks.classification.column import Rule, class_names
 from tasks.classification.labels import Labels, listed, read_labels
 from tasks.classification.metrics import ClassificationMetrics
@@ -61,7 +62,7 @@ class Classification(TextTask[ClassificationOptions]):
         self.is_finished = False  # has a finished model been adopted?
         self._weights: Tensor | None = None
         self.problem: str = options.problem
-        self._held_out: Dataset | None = None
+        self._held_out: dict[str, Dataset] = {}
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -83,7 +84,7 @@ class Classification(TextTask[ClassificationOptions]):
         summarise(self.labels, targets, self.problem)
         if self.is_finished:  # nothing is trained any more: only what is measured is made
             tables.pop("train", None)
-        self._held_out = tables.get("eval")
+        self._held_out = held_out(tables)
         self.class_weights(torch.device("cpu"))  # refused before the model is loaded
         warn_of_overlap(tables, o.text_column, o.text_pair_column)
         return {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
@@ -228,13 +229,13 @@ class Classification(TextTask[ClassificationOptions]):
         return self._weights
 
     def metrics(self, split: str) -> ClassificationMetrics:
-        return ClassificationMetrics(self.problem, len(self.known(self.labels).names))
+        return ClassificationMetrics(self.problem, self.known(self.labels).names)
 
-    def review(self) -> Mistakes:
-        if self.problem != "single_label" or self.labels is None or self._held_out is None:
+    def review(self, split: str) -> Mistakes:
+        if self.problem != "single_label":
             raise UsageError("--errors needs a task with one class for each text (--problem single_label)")
         columns = [name for name in (self.options.text_column, self.options.text_pair_column) if name]
-        return Mistakes(self.labels.names, self._held_out.select_columns(columns))
+        return Mistakes(self.known(self.labels).names, self._held_out[split].select_columns(columns))
 
     def save(self, model: nn.Module, directory: Path) -> None:
         if self._weights is not None:
@@ -333,7 +334,7 @@ PROBLEM_TYPES = {
 
 def warn_of_overlap(tables: Mapping[str, Dataset], column: str, pair_column: str | None) -> None:
     """Evaluation rows that stand in the training data, too, make the evaluation look better than it is."""
-    if not {"train", "eval"} <= tables.keys():
+    if "train" not in tables:
         return
 
     def hashes(table: Dataset) -> np.ndarray:
@@ -341,5 +342,7 @@ def warn_of_overlap(tables: Mapping[str, Dataset], column: str, pair_column: str
         texts = [cells_of(table[name]) for name in (column, pair_column) if name]
         return np.fromiter((hash(row) for row in zip(*texts, strict=True)), dtype=np.int64, count=len(table))
 
-    if repeated := int(np.isin(hashes(tables["eval"]), hashes(tables["train"])).sum()):
-        note(f"warning: {repeated} of {len(tables['eval'])} evaluation texts stand in the training data, too")
+    for split, table in held_out(tables).items():
+        if repeated := int(np.isin(hashes(table), hashes(tables["train"])).sum()):
+            name = "evaluation" if split == UNNAMED else split
+            note(f"warning: {repeated} of {len(table)} {name} texts stand in the training data, too")

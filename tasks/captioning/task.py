@@ -253,6 +253,11 @@ class Captioning(TextTask[CaptioningOptions]):
             )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    def access_of_inputs(self) -> Access:
+        """What the names of pictures to describe may stand for: those of a file lie in its folder, those typed anywhere."""
+        folder = self.source.folder
+        return Access(None, self.options.allow_urls) if folder is None else self.within([folder])
+
     def inputs_of(self, rows: Columns) -> list[Any]:
         name = next(iter(rows)) if len(rows) == 1 else self.options.image_column or "file_name"
         if name not in rows:
@@ -261,8 +266,7 @@ class Captioning(TextTask[CaptioningOptions]):
 
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each picture (a path, an address, or a PIL image) ``{"caption": text}``."""
-        sources, folder = list(inputs), self.source.folder
-        access = Access(None, self.options.allow_urls) if folder is None else self.within([folder])
+        sources, access = list(inputs), self.access_of_inputs()
         device = next(model.parameters()).device
         for start in range(0, len(sources), PREDICT_ROWS):
             chunk = sources[start : start + PREDICT_ROWS]

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
@@ -18,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer
 from engine.checked import is_half
 from engine.console import note
 from engine.data.sources import HubData, TakenModel
-from engine.data.tables import RowName, plain_row
+from engine.data.tables import RowName, chosen, plain_row
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
@@ -94,6 +95,8 @@ class TextTask(Task[O]):
     def splits(self) -> dict[str, Dataset]:
         """``tables()`` after ``--eval-fraction`` and the subsets asked for. Raises UsageError, DataError."""
         tables = self.tables()
+        if (wanted := self.source.config.contains) is not None and not self.source.is_replaced:
+            tables = {split: containing(table, wanted, self.columns()[0], split) for split, table in tables.items()}
         fraction = self.source.config.eval_fraction
         if "train" in tables and "eval" not in tables and fraction:
             tables = self.source.hold_out(tables["train"], self.strata(tables["train"]), fraction)
@@ -235,6 +238,26 @@ def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_ro
     if blank:
         note(f"{where}: {blank} of {len(texts)} texts are blank")
     return texts
+
+
+def containing(table: Dataset, wanted: str, column: str, split: str) -> Dataset:
+    """The rows whose text, or words, or messages, contain what is wanted, in capitals or not; says how many are left.
+
+    Raises DataError if none is.
+    """
+    wanted = wanted.casefold()
+    kept = [row for row, text in enumerate(cells_of(table[column])) if wanted in said_in(text).casefold()]
+    if not kept:
+        raise DataError(f"{split} data: no row contains {wanted!r} in column {column!r}: change --contains, or leave it out")
+    note(f"{split} data: {len(kept)} of {len(table)} rows contain {wanted!r}")
+    return chosen(table, np.array(kept))
+
+
+def said_in(cell: Any) -> str:
+    """All texts of a cell: it may be one, or a list of words, or messages with their roles, which do not count."""
+    if isinstance(cell, Mapping):
+        return said_in([value for key, value in cell.items() if key != "role"])
+    return " ".join(map(said_in, cell)) if isinstance(cell, list) else str(cell)
 
 
 SPARE = 2**28  # parameters that a model may have more than its files have bytes: a new head

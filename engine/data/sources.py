@@ -52,6 +52,7 @@ class SourceConfig:
     group_column: str | None = setting(
         None, "column of what belongs together (a patient, a document): --eval-fraction holds out all rows of one, or none"
     )
+    contains: str | None = setting(None, "train and evaluate on the rows whose text contains this, in capitals or not")
     delimiter: str | None = setting(None, DELIMITER)
     encoding: str | None = setting(None, ENCODING)
     quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
@@ -67,6 +68,7 @@ class SourceConfig:
             require(self, name, (getattr(self, name) or 0) >= 0, "must not be negative")
         fraction = self.eval_fraction
         require(self, "eval_fraction", fraction is None or 0 < fraction < 1, "must lie between 0 and 1")
+        require(self, "contains", self.contains is None or bool(self.contains.strip()), "must be a word, or words")
         require(self, "data_seed", 0 <= self.data_seed < 2**32, "must be at least 0 and less than 2**32")
         if self.train_file and self.data != "auto":
             raise UsageError(f"--train-file and --data {self.data} name two sources: give one of them")

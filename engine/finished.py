@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+OF_THE_START: dict[str, Any] = {"revision": None, "tokenizer": None, "add_tokens": None}  # what a finished model has in itself
 Find = Callable[[str | None], type[Task[Any]]]  # the task of that name; of None: of a model that does not say which
 
 
@@ -67,7 +68,9 @@ def open_model(
     settings |= {key: value for key, value in (changes or {}).items() if value is not None}
     if base is not None and not issubclass(kind, find(base)):
         raise UsageError(f"--task {named or kind.__name__}: this command needs {base}, or a task that is made from it")
-    source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
+    source = dataclasses.replace(
+        filled(SourceConfig, settings, directory), model=name, revision=None, tokenizer=None, add_tokens=None
+    )
     built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables, files, folder))
     where = choose_device(device)
     model = built.load_model(built.source.model(built.hub_model, built.substitute))

@@ -62,6 +62,8 @@ class SourceConfig:
     data_seed: int = setting(42, "of subsets and held-out splits; another --seed leaves the data as they are")
     model: str = setting("auto", "auto, a folder, or the name of a Hub model")
     revision: str | None = setting(None, "branch, tag or commit of the Hub model")
+    tokenizer: str | None = setting(None, "folder or Hub name of another tokenizer than the model's own")
+    add_tokens: str | None = setting(None, "text file of tokens, one a line, that tokenizer and model get in addition")
 
     def __post_init__(self) -> None:
         for name in ("max_train_examples", "max_eval_examples"):
@@ -214,6 +216,12 @@ class Source:
             if len(part) == 0:
                 raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")
         return parts
+
+    def refuse(self, what: str, *names: str) -> None:
+        """Raises UsageError for settings that would silently have no effect. ``what``: the kind of task that knows none."""
+        for name in names:
+            if getattr(self.config, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
 
     def only_for_the_hub(self, where: str) -> None:
         """Raises UsageError for a setting that would silently have no effect on data that are not the Hub's."""

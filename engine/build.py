@@ -28,7 +28,7 @@ from engine.data.plan import Plan
 from engine.data.tables import called
 from engine.distributed.device import choose_device
 from engine.distributed.world import World
-from engine.distributed.wrap import collect, fill, replicate, shard, skeleton
+from engine.distributed.wrap import blocks, collect, fill, replicate, shard, skeleton
 from engine.errors import UsageError
 from engine.loader import Data, batches, eval_loader, share
 from engine.loop import accumulate
@@ -37,6 +37,7 @@ from engine.memory.usage import keep_freed_memory
 from engine.model import key_value_cache, lora, target_logits
 from engine.model.flops import count_flops, peak_flops
 from engine.model.layout import choose_layout
+from engine.model.reinit import reinitialise
 from engine.optimizer import SkipGuard, freeze, make_optimizer
 from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
 from engine.record.evaluate import evaluate
@@ -153,7 +154,10 @@ def prepared(
     """The model on the CPU, ready for its batches; the one to save; the layout. Raises UsageError, ModelError."""
     if config.lora:
         lora.library()  # is it there? asked before a model is loaded
+        refuse_changed_base(task, config)
     model = task.build_model() if model is None else model
+    if config.reinit_layers:
+        reinitialise(model, blocks(model), config.reinit_layers)
     plain = skeleton(model) if config.shard else None
     layout = choose_layout(config.batching, model, task.level, task.max_length, device, precision)
     target_logits.enable(model, task.level)
@@ -170,6 +174,13 @@ def prepared(
     if config.compile and layout.kind == "packed" and device.type == "cpu":
         raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")
     return model, model if plain is None else plain, layout
+
+
+def refuse_changed_base(task: Task[Any], config: TrainConfig) -> None:
+    """An adapter is laid over the checkpoint as it is, and what has been changed there would be lost. Raises UsageError."""
+    for flag, is_given in (("--reinit-layers", config.reinit_layers), ("--add-tokens", task.source.config.add_tokens)):
+        if is_given:
+            raise UsageError(f"{flag} changes what --lora leaves frozen and does not save: leave one of them out")
 
 
 def wants_graphs(config: TrainConfig, layout: Layout, world: World, lengths: Any) -> bool:

@@ -49,7 +49,9 @@ class ClassificationOptions(LabelledOptions):
     )
     label_smoothing: float = setting(0.0, "share of the target given to all classes alike")
     class_weights: str | None = setting(
-        None, "'balanced', or one number per class, comma-separated: the weight of its examples in the loss"
+        None,
+        "'balanced', or one number per class, comma-separated: the weight of its examples in the loss; with multi_label, "
+        "against those that lack the label",
     )
 
     def __post_init__(self) -> None:
@@ -58,8 +60,10 @@ class ClassificationOptions(LabelledOptions):
         columns = [name for name in (self.text_column, self.text_pair_column, *self.label_columns) if name is not None]
         if len(set(columns)) < len(columns) or "" in columns:
             raise UsageError(f"text, text pair and label must be different columns, found {', '.join(map(repr, columns))}")
-        if self.problem != "single_label" and (self.label_smoothing or self.class_weights):
-            raise UsageError("--label-smoothing and --class-weights need --problem single_label")
+        if self.problem != "single_label" and self.label_smoothing:
+            raise UsageError("--label-smoothing needs --problem single_label")
+        if self.problem == "regression" and self.class_weights:
+            raise UsageError("--class-weights needs classes: --problem single_label or multi_label")
 
     @property
     def label_columns(self) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class SourceConfig:
     group_column: str | None = setting(
         None, "column of what belongs together (a patient, a document): --eval-fraction holds out all rows of one, or none"
     )
+    contains: str | None = setting(None, "train and evaluate on the rows whose text contains this, in capitals or not")
     delimiter: str | None = setting(None, DELIMITER)
     encoding: str | None = setting(None, ENCODING)
     quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
@@ -65,12 +66,15 @@ class SourceConfig:
     data_seed: int = setting(42, "of subsets and held-out splits; another --seed leaves the data as they are")
     model: str = setting("auto", "auto, a folder, or the name of a Hub model")
     revision: str | None = setting(None, "branch, tag or commit of the Hub model")
+    tokenizer: str | None = setting(None, "folder or Hub name of another tokenizer than the model's own")
+    add_tokens: str | None = setting(None, "text file of tokens, one a line, that tokenizer and model get in addition")
 
     def __post_init__(self) -> None:
         for name in ("max_train_examples", "max_eval_examples"):
             require(self, name, (getattr(self, name) or 0) >= 0, "must not be negative")
         fraction = self.eval_fraction
         require(self, "eval_fraction", fraction is None or 0 < fraction < 1, "must lie between 0 and 1")
+        require(self, "contains", self.contains is None or bool(self.contains.strip()), "must be a word, or words")
         require(self, "data_seed", 0 <= self.data_seed < 2**32, "must be at least 0 and less than 2**32")
         if self.train_file and self.data != "auto":
             raise UsageError(f"--train-file and --data {self.data} name two sources: give one of them")
@@ -230,6 +234,12 @@ class Source:
             if len(part) == 0:
                 raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")
         return parts
+
+    def refuse(self, what: str, *names: str) -> None:
+        """Raises UsageError for settings that would silently have no effect. ``what``: the kind of task that knows none."""
+        for name in names:
+            if getattr(self.config, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
 
     def only_for_the_hub(self, where: str) -> None:
         """Raises UsageError for a setting that would silently have no effect on data that are not the Hub's."""

@@ -68,6 +68,7 @@ class Captioning(TextTask[CaptioningOptions]):
 
     def __init__(self, options: CaptioningOptions, source: Source):
         super().__init__(options, source)
+        source.refuse("a model that describes pictures", "tokenizer", "add_tokens")
         self._captions: list[str] = []
         self._references: dict[str, list[list[str]]] = {}
 
@@ -86,6 +87,10 @@ class Captioning(TextTask[CaptioningOptions]):
 
     def columns(self) -> list[str]:
         return [self.image_column, self.options.text_column]
+
+    @property
+    def text_column(self) -> str:
+        return self.options.text_column
 
     def sample(self) -> tuple[dict[str, Dataset], str]:
         """Pictures that are drawn here."""
@@ -253,6 +258,11 @@ class Captioning(TextTask[CaptioningOptions]):
             )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    def access_of_inputs(self) -> Access:
+        """What the names of pictures to describe may stand for: those of a file lie in its folder, those typed anywhere."""
+        folder = self.source.folder
+        return Access(None, self.options.allow_urls) if folder is None else self.within([folder])
+
     def inputs_of(self, rows: Columns) -> list[Any]:
         name = next(iter(rows)) if len(rows) == 1 else self.options.image_column or "file_name"
         if name not in rows:
@@ -261,8 +271,7 @@ class Captioning(TextTask[CaptioningOptions]):
 
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each picture (a path, an address, or a PIL image) ``{"caption": text}``."""
-        sources, folder = list(inputs), self.source.folder
-        access = Access(None, self.options.allow_urls) if folder is None else self.within([folder])
+        sources, access = list(inputs), self.access_of_inputs()
         device = next(model.parameters()).device
         for start in range(0, len(sources), PREDICT_ROWS):
             chunk = sources[start : start + PREDICT_ROWS]

@@ -215,13 +215,14 @@ class Classification(TextTask[ClassificationOptions]):
         logits, labels = outputs.logits.float(), batch.targets["labels"]  # [B, C]; [B], or [B, C] for multi-label
         if self.problem == "regression":
             return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
-        if self.problem == "multi_label":
-            return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         weights = self.class_weights(logits.device)
+        if self.problem == "multi_label":
+            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")
         return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.options.label_smoothing)
 
     def class_weights(self, device: torch.device) -> Tensor | None:
-        """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples."""
+        """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples. With several labels
+        at once it is of the examples that have the label, against those that have not."""
         if self._weights is None and self.options.class_weights is not None:
             self._weights = torch.tensor(self.known(self.labels).weights(self.options.class_weights), dtype=torch.float32)
         if self._weights is not None:

@@ -73,7 +73,7 @@ class Decoder(LanguageModel[O]):
         for text in inputs:
             prompt = self.prompt(text)
             room = max(1, min(50, self.model_length - len(prompt)))
-            yield {"text": write_on(self, model, "", prompt, max_new_tokens=room)[0]}
+            yield {"text": write_on(self, model, [prompt], max_new_tokens=room)[0][0]}
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         return " ".join(prediction["text"].split())

@@ -31,6 +31,8 @@ TASKS = {
                    "vectors of texts for search, from pairs that belong together"),
     "captioning": ("tasks.options:CaptioningOptions", "tasks.captioning.task:Captioning",
                    "describe pictures: a folder with metadata.csv, or Hub data"),
+    "image-classification": ("tasks.options:ImageClassificationOptions", "tasks.image_classification.task:ImageClassification",
+                             "tell pictures apart: a folder for each class, metadata.csv, or Hub data"),
 }  # fmt: skip
 
 # name: (dataclass of its flags, function(flags, texts, find), one line for --help), each as module:name
@@ -92,7 +94,9 @@ def attribute(name: str) -> Any:
     return getattr(importlib.import_module(module), found)
 
 
-EXTRAS = frozenset({"captioning", "ner"})  # tasks that stand on packages of their own: pip install '.[NAME]'
+EXTRAS = frozenset(
+    {"captioning", "image-classification", "ner"}
+)  # tasks that stand on packages of their own: pip install '.[NAME]'
 
 
 def find(name: str | None) -> type[Any]:

@@ -36,10 +36,9 @@ class LabelledOptions:
 
 
 @dataclass(frozen=True)
-class ClassificationOptions(LabelledOptions):
-    """What a classification task is told."""
+class Labelling:
+    """How labels are read, and what they weigh."""
 
-    text_pair_column: str | None = setting(None, "column of a second text, for sentence pairs", before="label_column")
     problem: Literal["single_label", "multi_label", "regression"] = setting("single_label", "what a label is")
     label_names: str | None = setting(None, "comma-separated names, in order (default: those in the training data)")
     label_separator: str = setting("|", "between the labels in a CSV cell, with --problem multi_label")
@@ -55,20 +54,30 @@ class ClassificationOptions(LabelledOptions):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "must be at least 0 and less than 1")
-        columns = [name for name in (self.text_column, self.text_pair_column, *self.label_columns) if name is not None]
-        if len(set(columns)) < len(columns) or "" in columns:
-            raise UsageError(f"text, text pair and label must be different columns, found {', '.join(map(repr, columns))}")
         if self.problem != "single_label" and self.label_smoothing:
             raise UsageError("--label-smoothing needs --problem single_label")
         if self.problem == "regression" and self.class_weights:
             raise UsageError("--class-weights needs classes: --problem single_label or multi_label")
 
-    @property
-    def label_columns(self) -> tuple[str, ...]:
+    def columns_in(self, label_column: str) -> tuple[str, ...]:
         """One; or of one-hot data a column for each label."""
-        return tuple(self.label_column.split(",")) if self.problem == "multi_label" else (self.label_column,)
+        return tuple(label_column.split(",")) if self.problem == "multi_label" else (label_column,)
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(Labelling, LabelledOptions):
+    """What a classification task is told."""
+
+    text_pair_column: str | None = setting(None, "column of a second text, for sentence pairs", before="label_column")
+
+    def __post_init__(self) -> None:
+        LabelledOptions.__post_init__(self)
+        Labelling.__post_init__(self)
+        labels = self.columns_in(self.label_column)
+        columns = [name for name in (self.text_column, self.text_pair_column, *labels) if name is not None]
+        if len(set(columns)) < len(columns) or "" in columns:
+            raise UsageError(f"text, text pair and label must be different columns, found {', '.join(map(repr, columns))}")
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,7 @@ class EmbeddingsOptions:
         return self.texts + ([self.label_column] if self.loss == "cosine" else [])
 
 
+IMAGE_COLUMN = "column of the picture (default: file_name in files, image in data sets)"
 IMAGE_FOLDER = "folder that pictures may lie in, beside that of the file that names them"
 ALLOW_URLS = "fetch pictures from the http addresses in the data, if they are public ones"
 
@@ -188,7 +198,7 @@ class CaptioningOptions:
     """What the task is told."""
 
     max_length: int | None = setting(None, f"tokens of a caption, with start and end (default: {CAPTION_TOKENS})")
-    image_column: str | None = setting(None, "column of the picture (default: file_name in files, image in data sets)")
+    image_column: str | None = setting(None, IMAGE_COLUMN)
     text_column: str = setting("text", "column of the caption, or of a list of captions")
     image_folder: str | None = setting(None, IMAGE_FOLDER, local=True)
     allow_urls: bool = setting(False, ALLOW_URLS, local=True)
@@ -203,3 +213,21 @@ class CaptioningOptions:
             raise UsageError(
                 f"picture and caption must be different columns, found {self.image_column!r}, {self.text_column!r}"
             )
+
+
+@dataclass(frozen=True)
+class ImageClassificationOptions(Labelling):
+    """What the task is told."""
+
+    image_column: str | None = setting(None, IMAGE_COLUMN, before="problem")
+    label_column: str | None = setting(None, "column of the label (default: label)", before="problem")
+    image_folder: str | None = setting(None, IMAGE_FOLDER, local=True, before="problem")
+    allow_urls: bool = setting(False, ALLOW_URLS, local=True, before="problem")
+    max_length = None  # pictures have none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        labels = self.columns_in("label" if self.label_column is None else self.label_column)
+        columns = [name for name in (self.image_column, *labels) if name is not None]
+        if len(set(columns)) < len(columns) or "" in columns:
+            raise UsageError(f"picture and label must be different columns, found {', '.join(map(repr, columns))}")

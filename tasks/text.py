@@ -229,6 +229,13 @@ class TextTask(Task[O]):
 
     def save(self, model: nn.Module, directory: Path) -> None:
         model.save_pretrained(directory)  # type: ignore[operator]
+        self.save_processor(directory)
+
+    def save_processor(self, directory: Path) -> None:
+        """What makes the model's inputs."""
+        self.save_tokenizer(directory)
+
+    def save_tokenizer(self, directory: Path) -> None:
         before = self.tokenizer.model_max_length
         try:
             if self.cuts:  # what cuts by the tokenizer's own limit, a pipeline say, cuts as training did

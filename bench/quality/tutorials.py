@@ -50,6 +50,9 @@ TUTORIALS = {
                     'predict --model runs/ner "Maria Dalton flew from Norbury to Kelsey."', "f1"),
     "captioning": Tutorial("--task captioning --batch-size 32 --epochs 14 --learning-rate 1e-3 --warmup-ratio 0.1",
                            "caption --model runs/captioning picture.png", "exact_match"),
+    "image-classification": Tutorial(
+        "--task image-classification --batch-size 32 --epochs 10 --learning-rate 1e-3 --warmup-ratio 0.1",
+        "predict --model runs/image-classification digit.png", "accuracy"),
     "embeddings": Tutorial("--task embeddings --max-train-examples 2000 --max-eval-examples 1000 --batch-size 32 --epochs 1",
                            'search --model runs/embeddings --corpus reviews.txt --top-k 2 "a film about trains"',
                            "recall@10"),
@@ -67,11 +70,13 @@ def run(arguments: str) -> tuple[str, float]:
 
 
 def inputs() -> None:
-    """A picture of a combination that no training picture shows, and a few reviews to search in."""
+    """A picture of a combination that no training picture shows, a digit, and a few reviews to search in."""
     from tasks.classification.imdb import packaged_imdb
+    from tasks.samples.digits import splits
     from tasks.samples.shapes import drawn
 
     Path("picture.png").write_bytes(drawn("eval")[0][0])
+    Path("digit.png").write_bytes(splits()["eval"][0][0])
     Path("reviews.txt").write_text(
         "\n".join(" ".join(text.split()) for text in list(packaged_imdb())[:500]) + "\n", encoding="utf-8"
     )

@@ -60,7 +60,8 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
 
 def folder_of(name: str) -> Path:
     """That of the files, which what stands in them may be relative to. Raises UsageError for files of several folders."""
-    folders = {file.parent for part in parts_of(name, "--input") for file in part.files}
+    files = [file for part in parts_of(name, "--input") for file in part.files]
+    folders = {file if file.is_dir() else file.parent for file in files}
     if len(folders) > 1:
         raise UsageError(f"--input {name} names files in {len(folders)} folders: predict those of one at a time")
     return folders.pop()

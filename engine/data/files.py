@@ -2,7 +2,8 @@
 
 Table readers that guess types turn the text "NA" into nothing and "007" into 7; here a CSV cell is a string, always.
 A file that is broken is refused with the number of the row, never repaired. Columns come in pieces, so that a file may be
-larger than the memory. Next: streams.py (how a file is opened), delimited.py, json_rows.py, arrow_rows.py (how it is read).
+larger than the memory. Next: streams.py (how a file is opened), delimited.py, json_rows.py, arrow_rows.py,
+class_folders.py (how it is read).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from engine.data import class_folders
 from engine.data.arrow_rows import cells_of, read_arrow
 from engine.data.conll_rows import read_conll
 from engine.data.delimited import read_delimited, read_lines
@@ -27,7 +29,7 @@ CUT = (".csv", ".tsv", ".txt")  # what a delimiter cuts
 
 def has_types(path: Path) -> bool:
     """Is it a Parquet or Arrow file, or a saved folder, whose columns have types?"""
-    return path.is_dir() or kind_of(path) in ARROW
+    return not class_folders.is_one(path) if path.is_dir() else kind_of(path) in ARROW
 
 
 def check_form(text: str, flag: str, form: Form, fetch: Fetch = fetched) -> None:
@@ -80,6 +82,9 @@ def pieces_of(path: Path, columns: Sequence[str] | None, form: Form) -> Iterator
     if has_types(path):
         form.refuse_names(path)
         return (cells_of(path, batch) for batch in read_arrow(path, columns))
+    if path.is_dir():
+        form.refuse_names(path)
+        return class_folders.read_class_folders(path, columns)
     kind = kind_of(path)
     if kind in (".csv", ".tsv") or (kind == ".txt" and form.separator):
         return read_delimited(path, columns, form, form.separator or ("\t" if kind == ".tsv" else ","))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from engine.console import note
 from engine.data.arrow_rows import STATE
+from engine.data.class_folders import splits_in
 from engine.data.remote import fetched
 from engine.data.streams import PACKED, SUFFIXES, looks_like_a_file
 from engine.errors import DataError, UsageError
@@ -171,7 +172,8 @@ def check_shards(files: Iterable[Path]) -> None:
 def files_in(folder: Path) -> dict[str, str | None]:
     """train and test, eval or validation of a folder: a file, the shards of one, a saved data set, or pictures' metadata.
 
-    Of a folder of pictures, metadata.* of its own, or that of its splits. Raises DataError.
+    Of a folder of pictures, metadata.* of its own, or that of its splits; without any, the folders of its classes
+    (class_folders.py). Raises DataError.
     """
 
     def find(*stems: str) -> str | None:
@@ -193,6 +195,8 @@ def files_in(folder: Path) -> dict[str, str | None]:
     if (folder / STATE).exists():
         return {"train": str(folder), "eval": None}
     train = find("train", "metadata")
+    if train is None and (pictures := splits_in(folder)) is not None:
+        return pictures
     if train is None:
         raise DataError(f"{folder} holds no train file (train{', train'.join(SUFFIXES)}){pattern_hint(folder)}")
     return {"train": train, "eval": find("eval", "validation", "test")}

@@ -138,23 +138,24 @@ def open_picture(source: Any, where: str, access: Access = ANYWHERE) -> Picture:
 
 
 class Pictures(torch.utils.data.Dataset[Row]):
-    """Rows ``{"tokens": [T + 1], "pixel_values": [3, H, W] float32}``; the length is that of the caption.
+    """Rows ``{NAME: target, "pixel_values": [3, H, W] float32}``.
 
-    ``sources``: what each row's picture is read from; ``tokens``: its caption, from the first token to the last;
-    ``access``: what a row's name may stand for; ``row_name``: what errors call a row. What lies at an address is fetched once,
-    and kept in a file while this object lives.
+    ``source``: what a row's picture is read from; ``targets``: what ``name`` is in each row, an array; ``lengths`` [N]: what
+    each counts for; ``access``: what a row's name may stand for; ``row_name``: what errors call a row. What lies at an address
+    is fetched once, and kept in a file while this object lives.
     """
 
-    def __init__(self, sources: Sequence[Any], tokens: Sequence[np.ndarray], processor: Any, access: Callable[[int], Access],
-                 row_name: RowName):  # fmt: skip
-        self.sources, self.tokens, self.processor, self.access, self.row_name = sources, tokens, processor, access, row_name
+    def __init__(self, source: Callable[[int], Any], name: str, targets: Sequence[np.ndarray] | np.ndarray, lengths: np.ndarray,
+                 processor: Any, access: Callable[[int], Access], row_name: RowName):  # fmt: skip
+        self.source, self.name, self.targets, self.lengths = source, name, targets, lengths
+        self.processor, self.access, self.row_name = processor, access, row_name
         self.fetched: dict[str, Path] = {}
-        self.downloads = tempfile.TemporaryDirectory(prefix="plainloop-") if len(tokens) and access(0).addresses else None
-        self.digests = [self._check(row) for row in tqdm(range(len(tokens)), desc="reading the pictures",
-                                                         disable=None if len(tokens) > 2000 else True)]  # fmt: skip
+        self.downloads = tempfile.TemporaryDirectory(prefix="plainloop-") if len(targets) and access(0).addresses else None
+        self.digests = [self._check(row) for row in tqdm(range(len(targets)), desc="reading the pictures",
+                                                         disable=None if len(targets) > 2000 else True)]  # fmt: skip
 
     def _read(self, row: int) -> tuple[bytes, str]:
-        where, source = self.row_name(row), self.sources[row]
+        where, source = self.row_name(row), self.source(row)
         if isinstance(source, str) and source in self.fetched:
             return self.fetched[source].read_bytes(), where
         content = read_bytes(source, self.access(row), where)
@@ -170,26 +171,22 @@ class Pictures(torch.utils.data.Dataset[Row]):
             with opened(content) as picture:
                 in_rgb(picture)  # which decodes it
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{where}: not a picture that can be read: {error}") from error
+            name = f" ({source})" if isinstance(source := self.source(row), str) else ""
+            raise DataError(f"{where}: not a picture that can be read: {error}{name}") from error
         return hashlib.sha256(content).digest()
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.targets)
 
     def __getitem__(self, row: int) -> Row:
         content, where = self._read(row)
-        return {"tokens": self.tokens[row], "pixel_values": pixels(self.processor, decode(content, where))}
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens to predict for each row: [N]."""
-        return np.asarray([len(row) - 1 for row in self.tokens])
+        return {self.name: self.targets[row], "pixel_values": pixels(self.processor, decode(content, where))}
 
     def fingerprint(self) -> str:
-        """Hash of all pictures and captions, and of how pictures are prepared."""
+        """Hash of all pictures and targets, and of how pictures are prepared."""
         digest = hashlib.sha256(self.processor.to_json_string().encode())
-        for picture, caption in zip(self.digests, self.tokens, strict=True):
-            digest.update(picture + len(caption).to_bytes(4, "little") + caption.tobytes())
+        for picture, target in zip(self.digests, map(np.atleast_1d, self.targets), strict=True):
+            digest.update(picture + len(target).to_bytes(4, "little") + target.tobytes())
         return digest.hexdigest()
 
 

@@ -20,27 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from datasets.config import HF_DATASETS_CACHE
-from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
-from engine.checked import is_a
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange, per_token
-from engine.data.form import Columns
 from engine.data.sources import HubData, Source, TakenModel
-from engine.data.tables import origin_of, place_of, row_name
+from engine.data.tables import row_name
 from engine.errors import DataError, ModelError
-from engine.settings.fields import user_path
 from engine.task import Examples, Row
 from tasks.captioning.metrics import CaptionMetrics
-from tasks.captioning.pictures import Access, Pictures, open_picture, pixels
+from tasks.captioning.pictures import Pictures
+from tasks.image import ImageTask
 from tasks.options import CAPTION_TOKENS, CaptioningOptions
 from tasks.samples.shapes import drawn, small_captioner
-from tasks.text import TextTask, checked_texts
+from tasks.text import checked_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,11 +44,7 @@ if TYPE_CHECKING:
 KINDS = ("git", "blip", "vision-encoder-decoder")  # config.model_type
 
 
-PREDICT_ROWS = 16
-MOST_SIDE = 4096  # points; models take 200 to 1,500
-
-
-class Captioning(TextTask[CaptioningOptions]):
+class Captioning(ImageTask[CaptioningOptions]):
     """Pictures with captions."""
 
     Options = CaptioningOptions
@@ -61,7 +53,6 @@ class Captioning(TextTask[CaptioningOptions]):
     auto_class = AutoModelForImageTextToText
     pipeline_tag = "image-to-text"
     loading = "from transformers import AutoModelForImageTextToText", "AutoModelForImageTextToText.from_pretrained(name)"
-    level = None  # padded only
     shardable = False  # the metrics write captions, each of its own length
     default_length = CAPTION_TOKENS
     best_metric = "rouge_l"
@@ -73,17 +64,6 @@ class Captioning(TextTask[CaptioningOptions]):
         self._references: dict[str, list[list[str]]] = {}
 
     # ---------------------------------------------------------------------------------------------------------- data
-
-    @property
-    def image_column(self) -> str:
-        """As asked, else ``file_name`` in files, and ``image`` in data sets."""
-        source, config = self.source, self.source.config
-        if source.given is not None:
-            in_files = any("file_name" in table.column_names for table in source.given.values())
-        else:
-            named = config.train_file or (config.data not in ("auto", "hub", "sample") and user_path(config.data).exists())
-            in_files = source.files is not None or bool(named)
-        return self.options.image_column or ("file_name" if in_files else "image")
 
     def columns(self) -> list[str]:
         return [self.image_column, self.options.text_column]
@@ -107,7 +87,7 @@ class Captioning(TextTask[CaptioningOptions]):
         tables = self.splits()
         captions = {split: self.captions(table, split) for split, table in tables.items()}
         self._captions = [text for _, text in captions.get("train", ())]
-        return {split: self.pictures(table, split, captions[split]) for split, table in tables.items()}
+        return {split: self.captioned(table, split, captions[split]) for split, table in tables.items()}
 
     def captions(self, table: Dataset, split: str) -> list[tuple[int, str]]:
         """(row of the table, caption); a row with a list has several."""
@@ -119,7 +99,7 @@ class Captioning(TextTask[CaptioningOptions]):
             raise DataError(f"{split} data, {row_name(table, blank[0])}: the caption is blank: remove or fill it")
         return pairs
 
-    def pictures(self, table: Dataset, split: str, captions: Sequence[tuple[int, str]]) -> Pictures:
+    def captioned(self, table: Dataset, split: str, captions: Sequence[tuple[int, str]]) -> Pictures:
         """Rows of picture and tokens; remembers all captions of each evaluation picture as references."""
         start, end = self.start_and_end
         self.tokenizer.padding_side = "right"
@@ -128,35 +108,13 @@ class Captioning(TextTask[CaptioningOptions]):
         if cut := sum(len(row) > limit for row in ids):
             note(f"{split} data: {cut} of {len(ids)} captions cut to {self.max_length} tokens")
         tokens = [np.asarray([start, *row[:limit], end], dtype=np.int32) for row in ids]
-        column = table[self.image_column]
-        sources = [column[row] for row, _ in captions]
-        accesses = {file: self.access(file) for file in origin_of(table).files or [""]}
-        found = Pictures(sources, tokens, self.processor, lambda row: accesses[place_of(table, captions[row][0])[0]],
-                         lambda row: f"{split} data, {row_name(table, captions[row][0])}")  # fmt: skip
+        lengths = np.asarray([len(row) - 1 for row in tokens])
+        found = self.pictures(table, split, "tokens", tokens, lengths, [row for row, _ in captions])
         by_picture: dict[bytes, list[str]] = {}
         for digest, (_, text) in zip(found.digests, captions, strict=True):
             by_picture.setdefault(digest, []).append(text)
         self._references[split] = [by_picture[digest] for digest in found.digests]
         return found
-
-    def access(self, file: str) -> Access:
-        """What the names in a file of the data may stand for; "": in data that are in none.
-
-        Of those that a program of the user's gives in Python, any file.
-        """
-        if file:
-            own = user_path(file) if user_path(file).is_dir() else user_path(file).parent
-            folders = [own, *filter(Path.is_dir, [user_path(self.source.config.data)])]
-        elif self.source.given is None:  # the Hub's library has put them there
-            folders = [Path(HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
-        else:
-            return Access(None, self.options.allow_urls)
-        return self.within(folders)
-
-    def within(self, folders: Sequence[Path]) -> Access:
-        """These folders, and that of the options."""
-        more = self.options.image_folder
-        return Access([*folders, *([user_path(more)] if more else [])], self.options.allow_urls)
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         """The caption without its last token goes in, without its first it is the target: [B, T]; pixel_values [B, 3, H, W]."""
@@ -185,21 +143,6 @@ class Captioning(TextTask[CaptioningOptions]):
         if known.model_type not in KINDS:
             raise ModelError(f"model {self.path} ({known.model_type}) writes no captions; known kinds: {', '.join(KINDS)}")
         return known
-
-    @functools.cached_property
-    def processor(self) -> Any:
-        """What makes numbers of a picture: pillow's, so that they are the same on every machine."""
-
-        def load(path: str, **arguments: Any) -> Any:  # in older versions it has no from_pretrained without torchvision
-            return AutoImageProcessor.from_pretrained(path, **arguments)
-
-        found = self.source.load(load, self.path, backend="pil")
-        for sizes in (getattr(found, name, None) or {} for name in ("size", "crop_size")):
-            if large := [side for side in dict(sizes).values() if is_a(side, float) and side > MOST_SIDE]:
-                raise ModelError(
-                    f"model {self.path}: its pictures would have {large[0]} points a side; {MOST_SIDE} are the most"
-                )
-        return found
 
     @functools.cached_property
     def start_and_end(self) -> tuple[int, int]:
@@ -243,9 +186,9 @@ class Captioning(TextTask[CaptioningOptions]):
     def metrics(self, split: str) -> CaptionMetrics:
         return CaptionMetrics(self.write, self._references[split])
 
-    def save(self, model: nn.Module, directory: Path) -> None:
-        super().save(model, directory)
-        self.processor.save_pretrained(directory)
+    def save_processor(self, directory: Path) -> None:
+        self.save_tokenizer(directory)
+        super().save_processor(directory)
 
     # ----------------------------------------------------------------------------------------------------- inference
 
@@ -258,26 +201,10 @@ class Captioning(TextTask[CaptioningOptions]):
             )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    def access_of_inputs(self) -> Access:
-        """What the names of pictures to describe may stand for: those of a file lie in its folder, those typed anywhere."""
-        folder = self.source.folder
-        return Access(None, self.options.allow_urls) if folder is None else self.within([folder])
-
-    def inputs_of(self, rows: Columns) -> list[Any]:
-        name = next(iter(rows)) if len(rows) == 1 else self.options.image_column or "file_name"
-        if name not in rows:
-            raise DataError(f"the input has no column {name!r} of picture files (it has: {', '.join(rows)})")
-        return list(rows[name])
-
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each picture (a path, an address, or a PIL image) ``{"caption": text}``."""
-        sources, access = list(inputs), self.access_of_inputs()
-        device = next(model.parameters()).device
-        for start in range(0, len(sources), PREDICT_ROWS):
-            chunk = sources[start : start + PREDICT_ROWS]
-            pictures = [open_picture(source, f"picture {start + i}", access) for i, source in enumerate(chunk, start=1)]
-            values = torch.from_numpy(np.stack([pixels(self.processor, picture) for picture in pictures]))
-            for text in self.write(model, values.to(device)):
+        for pixel_values in self.opened(inputs, next(model.parameters()).device):
+            for text in self.write(model, pixel_values):
                 yield {"caption": text}
 
     def describe(self, prediction: Mapping[str, Any]) -> str:

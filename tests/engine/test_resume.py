@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import run
 from bench.toys import tiny
@@ -21,11 +13,8 @@ from engine.checkpoint import snapshot, store
 from engine.config import TrainConfig
 from engine.errors import DataError, UsageError
 from engine.fit import fit
-from tests.toys.cli import fails
-from tests.toys.killed import SMALL, assert_same_bits, lines_of, small_task, train_to
+from tests.toys.killed import SMALL, assert_same_bits, assert_sigkill_changes_nothing, lines_of, small_task, train_to
 from tests.toys.runs import config, make_task, unfinish
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
@@ -132,7 +121,6 @@ def test_what_would_be_another_run_is_shown_and_refused(tmp_path, changes, rows,
 
 
 def test_another_tokenizer_is_other_data(tmp_path, capsys):
-    import run
 
     tiny.save_model(tmp_path / "model")
     (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in tiny.texts(40)))
@@ -162,49 +150,15 @@ def test_a_resumed_run_says_what_makes_it_not_bitwise(tmp_path, capsys):
 # ---------------------------------------------------------------------------------- through run.py, with a real SIGKILL
 
 
-def write_project(folder: Path) -> list[str]:
-    """A model, data, and the command line over them."""
-    tiny.save_model(folder / "model")
-    with open(folder / "train.csv", "w") as stream:
-        stream.write("text,label\n" + "".join(f"{text},{label}\n" for text, label in tiny.texts(160)))
-    return [
-        sys.executable, str(ROOT / "run.py"), "--task", "classification", "--train-file", str(folder / "train.csv"),
-        "--eval-fraction", "0.2", "--model", str(folder / "model"), "--batch-size", "4", "--epochs", "3", "--save-steps", "5",
-        "--log-steps", "1", "--learning-rate", "1e-3", "--device", "cpu",
-    ]  # fmt: skip
-
-
-def kill_in_epoch_two(command: list[str], directory: Path) -> int:
-    """SIGKILL as soon as the log says epoch 2 has been under way for some steps; returns the step it was at."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    step = 0
-    while process.poll() is None and time.monotonic() < deadline:
-        if (directory / "metrics.jsonl").exists():
-            whole = [line for line in (directory / "metrics.jsonl").read_bytes().split(b"\n")[:-1] if b'"train"' in line]
-            step = json.loads(whole[-1])["step"] if whole else 0
-            if step >= 40:
-                os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(0.005)
-    assert process.wait() == -signal.SIGKILL, "the run had ended before it could be killed"
-    return step
-
-
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
-def test_sigkill_in_epoch_two_through_run_py(tmp_path, workers, capsys):
+def test_sigkill_in_epoch_two_through_run_py(tmp_path, workers):
     """32 steps an epoch; the model file is bitwise that of the run that was left alone."""
-    command = [*write_project(tmp_path), "--workers", workers]
-    assert run.main([*command[2:], "--output-dir", str(tmp_path / "whole")]) == 0
-    cut = [*command, "--output-dir", str(tmp_path / "cut")]
-    step = kill_in_epoch_two(cut, tmp_path / "cut")
-    assert 40 <= step < 64
-    code, line = fails(cut[2:], capsys)
-    assert code == 2 and "--resume continues it" in line
-    resumed = subprocess.run([*cut, "--resume"], capture_output=True, text=True, check=True)
-    assert "resume: exact, from step" in resumed.stdout
-    assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "cut/model.safetensors").read_bytes()
-    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "cut")
-    steps = [line["step"] for line in lines_of(tmp_path / "cut") if line["kind"] == "train"]
-    assert steps == list(range(1, 97))
-    weights = load_file(tmp_path / "cut/model.safetensors")
-    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    tiny.save_model(tmp_path / "model")
+    with open(tmp_path / "train.csv", "w") as stream:
+        stream.write("text,label\n" + "".join(f"{text},{label}\n" for text, label in tiny.texts(160)))
+    arguments = [
+        "--task", "classification", "--train-file", str(tmp_path / "train.csv"), "--eval-fraction", "0.2",
+        "--model", str(tmp_path / "model"), "--batch-size", "4", "--epochs", "3", "--save-steps", "5", "--log-steps", "1",
+        "--learning-rate", "1e-3", "--device", "cpu", "--workers", workers,
+    ]  # fmt: skip
+    assert_sigkill_changes_nothing(arguments, tmp_path, at_step=40, last=96)

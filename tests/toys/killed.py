@@ -1,12 +1,17 @@
 """Training that is killed and resumed, and how the result is compared with a run in one piece.
 
-``killed_after`` stands for the end of the process; tests that send a real SIGKILL to one are in tests/engine/test_resume.py,
+``killed_after`` stands for the end of the process; ``assert_sigkill_changes_nothing`` sends a real SIGKILL to one, as do
 tests/engine/record/test_own_writers.py and tests/bench/test_kill.py.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from bench.toys import tiny
@@ -27,6 +33,7 @@ from engine.record.run import Run
 from engine.resume import finish_evaluation
 from engine.state import TrainState
 
+ROOT = Path(__file__).parent.parent.parent
 TIMINGS = {
     "tflops", "mfu", "memory_gb", "steps_per_second", "examples_per_second", "tokens_per_second", "seconds", "runtime_seconds",
 }  # fmt: skip
@@ -111,3 +118,38 @@ def assert_same_bits(one: TrainState, other: TrainState) -> None:
     for values, its in zip(one.optimizer.state.values(), other.optimizer.state.values(), strict=True):
         assert all(torch.equal(values[key], its[key]) for key in values)
     assert one.schedule.state_dict()["last_epoch"] == other.schedule.state_dict()["last_epoch"]
+
+
+def sigkilled(command: list[str], directory: Path, at_step: int) -> int:
+    """SIGKILL as soon as the log has that step; returns the step that it was at. ``command``: a process that trains."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    step = 0
+    while process.poll() is None and time.monotonic() < deadline:
+        if (directory / "metrics.jsonl").exists():
+            whole = [line for line in (directory / "metrics.jsonl").read_bytes().split(b"\n")[:-1] if b'"train"' in line]
+            step = json.loads(whole[-1])["step"] if whole else 0
+            if step >= at_step:
+                os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.005)
+    assert process.wait() == -signal.SIGKILL, "the run had ended before it could be killed"
+    return step
+
+
+def assert_sigkill_changes_nothing(arguments: list[str], folder: Path, at_step: int, last: int) -> None:
+    """Through run.py: the run that is killed at that step and resumed has the model file, byte for byte, and the log of the
+    one that is left alone. ``arguments``: without --output-dir; they log each step. ``last``: the number of steps."""
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    subprocess.run([*command, "--output-dir", str(folder / "whole")], capture_output=True, check=True)
+    cut = [*command, "--output-dir", str(folder / "cut")]
+    assert at_step <= sigkilled(cut, folder / "cut", at_step) < last
+    refused = subprocess.run(cut, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "--resume continues it" in refused.stderr
+    resumed = subprocess.run([*cut, "--resume"], capture_output=True, text=True, check=True)
+    assert "resume: exact, from step" in resumed.stdout
+    assert (folder / "whole/model.safetensors").read_bytes() == (folder / "cut/model.safetensors").read_bytes()
+    assert lines_of(folder / "whole") == lines_of(folder / "cut")
+    steps = [line["step"] for line in lines_of(folder / "cut") if line["kind"] == "train"]
+    assert steps == list(range(1, last + 1))
+    weights = load_file(folder / "cut/model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())

@@ -338,7 +338,9 @@ def test_a_picture_is_fetched_once(public):
     with Answering(content(picture())) as server:
         sources, tokens = [f"{server.url}/a.png"] * 3, [np.array([1, 2])] * 3
         processor = SimpleNamespace(__call__=None)
-        rows = Pictures(sources, tokens, processor, lambda row: Access([], True), "row {}".format)
+        rows = Pictures(
+            sources.__getitem__, "tokens", tokens, np.ones(3), processor, lambda row: Access([], True), "row {}".format
+        )
         for _ in range(2):
             assert [rows._read(row)[0] for row in range(3)] == [picture()] * 3
         assert server.times == 1

@@ -224,7 +224,7 @@ def test_without_torchvision_older_versions_of_transformers_say_so_in_one_line(m
         def __getattr__(cls, name):
             raise ImportError("\nAutoImageProcessor requires the Torchvision library but it was not found.\nAnd more.")
 
-    monkeypatch.setattr("tasks.captioning.task.AutoImageProcessor", Lacking("AutoImageProcessor", (), {}))
+    monkeypatch.setattr("tasks.image.AutoImageProcessor", Lacking("AutoImageProcessor", (), {}))
     with pytest.raises(ModelError, match=r"model .*: AutoImageProcessor requires the Torchvision library .* found\.$"):
         make_task(models["git"], folder).examples()
 

@@ -88,7 +88,7 @@ def test_what_is_refused(project, tmp_path, capsys):
     assert run.main([*train, "--problem", "regression", "--epochs", "1", "--eval-fraction", "0.5",
                      "--output-dir", str(tmp_path / "run")]) == 0  # fmt: skip
     code, line = fails(["evaluate", "--model", str(tmp_path / "run"), "--errors", str(tmp_path / "e.csv")], capsys)
-    assert code == 2 and "--errors needs a task with one class for each text" in line
+    assert code == 2 and "--errors needs a task with one class for each row" in line
 
 
 def test_formulas_are_made_texts_if_asked(project, tmp_path):

@@ -1,0 +1,264 @@
+"""What has labels, whatever carries them: how they are read and named, the head, the loss, the figures, what is predicted.
+
+The loss is cross-entropy, binary cross-entropy or the squared error, as the transformers heads compute it, but as a sum.
+Next: task.py, which puts texts in front of it; image_classification/task.py does so with pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.console import note
+from engine.data.batch import Batch
+from engine.data.sources import Source
+from engine.errors import DataError, ModelError, UsageError
+from engine.task import Examples, Row, held_out
+from tasks.classification.column import Rule, class_names
+from tasks.classification.labels import Labels, listed, read_labels
+from tasks.classification.metrics import ClassificationMetrics
+from tasks.classification.mistakes import Mistakes
+from tasks.classification.summary import summarise
+from tasks.text import TextOptions, TextTask, check_loaded, names_of_outputs, trained_names
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+class LabelOptions(TextOptions, Protocol):
+    """What the options of a task with labels must have: tasks/options.py, Labelling."""
+
+    @property
+    def problem(self) -> str: ...
+    @property
+    def label_names(self) -> str | None: ...
+    @property
+    def label_separator(self) -> str: ...
+    @property
+    def label_values(self) -> Any: ...
+    @property
+    def label_smoothing(self) -> float: ...
+    @property
+    def class_weights(self) -> str | None: ...
+
+    def columns_in(self, label_column: str) -> tuple[str, ...]: ...
+
+
+L = TypeVar("L", bound=LabelOptions)
+
+
+class Labelled(TextTask[L]):
+    """Rows with labels. A subclass says what carries them: ``label_column``, ``with_targets``, ``collate``, ``predict``."""
+
+    head: ClassVar[str]  # how the classes of trained classifiers end
+    default_names: tuple[str, ...] | None = None  # of the classes, where the data have none of their own
+
+    def __init__(self, options: L, source: Source):
+        super().__init__(options, source)
+        self.labels: Labels | None = None
+        self.is_finished = False  # has a finished model been adopted?
+        self._weights: Tensor | None = None
+        self.problem: str = options.problem
+        self._held_out: dict[str, Dataset] = {}
+
+    # ---------------------------------------------------------------------------------------------------------- data
+
+    @property
+    def label_column(self) -> str:
+        """The column of the labels, or several of them with commas between."""
+        raise NotImplementedError
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """One; or of one-hot data a column for each label. Raises UsageError."""
+        if self.options.problem != "multi_label" and "," in self.label_column:
+            raise UsageError(f"--label-column {self.label_column}: several columns, of 0 and 1, need --problem multi_label")
+        return self.options.columns_in(self.label_column)
+
+    def with_targets(self, tables: Mapping[str, Dataset], targets: Mapping[str, np.ndarray]) -> dict[str, Examples]:
+        """The rows of each split, with ``targets`` as their "labels"."""
+        raise NotImplementedError
+
+    def labelled(self, rows: Sequence[Row], inputs: dict[str, Any], counts: Mapping[str, Any]) -> Batch:
+        """A batch of rows that have "labels"; ``counts``: the others of its counts."""
+        labels = torch.from_numpy(np.stack([row["labels"] for row in rows]))  # [B], or [B, L] for multi-label
+        num_items = int((labels != -100).sum()) if self.problem == "single_label" else labels.numel()
+        return Batch(inputs=inputs, targets={"labels": labels}, num_items=num_items, **counts)
+
+    def strata(self, table: Dataset) -> Sequence[Any] | None:
+        return table[self.label_column][:] if self.options.problem == "single_label" else None
+
+    def examples(self) -> dict[str, Examples]:
+        tables = self.splits()
+        if not tables:
+            return {}
+        self.labels, targets = read_labels(tables, self.rule(tables), self.unlimited.get("train"))
+        summarise(self.labels, targets, self.problem)
+        if self.is_finished:  # nothing is trained any more: only what is measured is made
+            tables.pop("train", None)
+        self._held_out = held_out(tables)
+        self.class_weights(torch.device("cpu"))  # refused before the model is loaded
+        return self.with_targets(tables, targets)
+
+    def rule(self, tables: Mapping[str, Dataset]) -> Rule:
+        """How labels are read. The names are those of a finished model, else the user's, else those of the classifier that
+        training goes on from (its head keeps its meaning), else the task's own; None: whatever the training data hold.
+
+        Raises UsageError where model and problem do not fit.
+        """
+        o, model = self.options, self.source.config.model
+        rule = Rule(self.label_columns, o.problem, o.label_separator, o.label_values or "auto")
+        if self.labels is not None:
+            no_names = all(re.fullmatch(r"LABEL_\d+", name) for name in self.labels.names)
+            return replace(rule, names=self.labels.names, whose="the model", renames=no_names or not self.source.is_replaced)
+        if o.label_names:
+            names = tuple(name.strip() for name in o.label_names.split(","))
+            least = 1 if o.problem == "multi_label" else 2
+            if len(names) < least or "" in names or len(set(names)) < len(names):
+                raise UsageError(f"--label-names needs two or more different names, found {o.label_names!r}")
+            return replace(rule, names=names)
+        data = self.source.taken_data
+        is_own = data is not None and self.hub_data is not None and data.hub_name == self.hub_data.path
+        default = self.default_names if is_own or class_names(tables["train"], self.label_columns[0]) is None else None
+        if (own := self.names_to_keep(tables)) is None:
+            return replace(rule, names=default, whose="the task")
+        if (kind := self.config.problem_type) not in (None, PROBLEM_TYPES[o.problem]):
+            raise UsageError(
+                f"--problem {o.problem}: {model} has been trained for another, {kind} (--label-names replaces its head)"
+            )
+        if default not in (None, own):
+            raise DataError(
+                f"the labels of {model} are {listed(own)}, those of the data are {listed(default or ())}: "
+                "--label-names, with the names you want in order, trains on with these"
+            )
+        note(f"labels: those of {model}: {listed(own)}")
+        return replace(rule, names=own, whose=model, renames=default == own)
+
+    def names_to_keep(self, tables: Mapping[str, Dataset]) -> tuple[str, ...] | None:
+        """The labels of a classifier that training goes on from; None: the model has none, or they go."""
+        return trained_names(self.config, self.head)
+
+    def adopt(self, model: nn.Module) -> None:
+        self.is_finished = True
+        names = names_of_outputs(model, "labels")
+        self.labels = Labels(names, np.zeros(len(names)))
+        if (weights := getattr(model.config, "class_weights", None)) is not None:
+            if not isinstance(weights, list) or len(weights) != len(names) or not all(isinstance(w, float) for w in weights):
+                raise ModelError(f"config.json of the model must have a class weight for each of the {len(names)} labels")
+            self._weights = torch.tensor(weights)
+        if model.config.problem_type is not None or len(names) == 1:  # type: ignore[union-attr]
+            kinds = {kind: problem for problem, kind in PROBLEM_TYPES.items()}
+            self.problem = kinds.get(str(model.config.problem_type), "regression")  # type: ignore[union-attr]
+        if self.problem == "regression" and len(names) > 1:
+            raise ModelError(f"config.json of the model says regression, which is of one number, and names {len(names)} labels")
+        if self.problem != self.options.problem:
+            options: Any = self.options
+            self.options = replace(options, problem=self.problem, label_smoothing=0.0, class_weights=None)
+
+    # --------------------------------------------------------------------------------------------------------- model
+
+    def build_model(self) -> nn.Module:
+        names = self.known(self.labels).names
+        path = self.path
+        model, report = self.from_pretrained(
+            path,
+            num_labels=len(names),
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+            problem_type=PROBLEM_TYPES[self.options.problem],
+            ignore_mismatched_sizes=True,
+        )
+        check_loaded(model, report, path)
+        return model  # type: ignore[no-any-return]
+
+    def load_model(self, path: str) -> nn.Module:
+        model, report = self.from_pretrained(path, ignore_mismatched_sizes=True)
+        for name, found, wanted in sorted(report["mismatched_keys"], reverse=True):
+            raise ModelError(f"model {path}: {name} is {list(found)} in the file, but {list(wanted)} by config.json")
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(f"model {path} is not a finished classifier: it lacks {missing[0]}")
+        return model  # type: ignore[no-any-return]
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        logits, labels = outputs.logits.float(), batch.targets["labels"]  # [B, C]; [B], or [B, C] for multi-label
+        if self.problem == "regression":
+            return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
+        weights = self.class_weights(logits.device)
+        if self.problem == "multi_label":
+            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")
+        return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.options.label_smoothing)
+
+    def class_weights(self, device: torch.device) -> Tensor | None:
+        """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples. With several labels
+        at once it is of the examples that have the label, against those that have not."""
+        if self._weights is None and self.options.class_weights is not None:
+            self._weights = torch.tensor(self.known(self.labels).weights(self.options.class_weights), dtype=torch.float32)
+        if self._weights is not None:
+            self._weights = self._weights.to(device)  # moved once
+        return self._weights
+
+    def metrics(self, split: str) -> ClassificationMetrics:
+        return ClassificationMetrics(self.problem, self.known(self.labels).names)
+
+    def review(self, split: str) -> Mistakes:
+        if self.problem != "single_label":
+            raise UsageError("--errors needs a task with one class for each row (--problem single_label)")
+        return Mistakes(self.known(self.labels).names, self.evaluated(self._held_out[split]))
+
+    def evaluated(self, table: Dataset) -> Dataset:
+        """What of the evaluated rows is shown of those that are wrong."""
+        raise NotImplementedError
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        if self._weights is not None:
+            model.config.class_weights = self._weights.tolist()  # type: ignore[union-attr]
+        super().save(model, directory)
+
+    # ----------------------------------------------------------------------------------------------------- inference
+
+    def prediction(self, logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+        """From one row of logits: [C]."""
+        if self.problem == "regression":
+            return {"value": float(logits[0])}
+        if self.problem == "multi_label":
+            p = dict(zip(names, logits.sigmoid().tolist(), strict=True))
+            chosen = [name for name in names if p[name] >= 0.5]
+            return {"label": chosen, "score": max(p.values()), "probabilities": p}
+        p = dict(zip(names, logits.softmax(-1).tolist(), strict=True))
+        best = max(p, key=p.__getitem__)
+        return {"label": best, "score": p[best], "probabilities": p}
+
+    def describe(self, prediction: Mapping[str, Any]) -> str:
+        if "value" in prediction:
+            return f"{prediction['value']:.4f}"
+        p = prediction["probabilities"]
+        if isinstance(prediction["label"], list):
+            return ", ".join(f"{name} ({p[name]:.2f})" for name in prediction["label"]) or "(no label)"
+        return f"{prediction['label']} ({prediction['score']:.2f})"
+
+    def columns_of(self, prediction: Mapping[str, Any], flat: bool) -> dict[str, Any]:
+        """Label or value beside those of the data, as ``predicted_label``; in a CSV file a column for each probability."""
+        cells = {f"predicted_{key}" if key in ("label", "value") else key: cell for key, cell in prediction.items()}
+        if flat and isinstance(labels := cells.get("predicted_label"), list):
+            cells["predicted_label"] = "|".join(labels)
+        if flat and "probabilities" in cells:
+            cells |= {f"probability_{name}": p for name, p in cells.pop("probabilities").items()}
+        return super().columns_of(cells, flat)
+
+    def label_names(self, model: nn.Module) -> Sequence[str]:
+        names: Mapping[int, str] = getattr(getattr(model, "config", None), "id2label", None) or {}
+        return [names[i] for i in sorted(names)] if len(names) > 1 else []

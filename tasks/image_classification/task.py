@@ -1,0 +1,169 @@
+"""Classify pictures: which of two or more classes, several labels at once, or a number.
+
+    cat/001.jpg  dog/001.jpg                             a folder for each class, whose name is the label
+    file_name,label                                      or metadata.csv (or .jsonl) beside the pictures
+    001.jpg,cat
+
+What the labels mean, the loss and the figures are those of texts with labels (classification/labelled.py); how pictures are
+opened is that of captioning (captioning/pictures.py). Pictures are decoded once at the start, to find damage, and when a
+batch wants them, in ``--workers`` processes. Offline the pictures are scikit-learn's handwritten digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForImageClassification
+
+from engine.console import note
+from engine.data.batch import Batch
+from engine.data.collate import PADDED, Layout
+from engine.data.places import UNNAMED
+from engine.data.sources import HubData, Source, TakenModel
+from engine.data.tables import origin_of, with_origin
+from engine.errors import ModelError
+from engine.settings.fields import user_path
+from engine.task import Examples, Row, held_out
+from tasks.captioning.pictures import Pictures
+from tasks.classification.column import Rule, read_column
+from tasks.classification.labelled import Labelled
+from tasks.classification.labels import listed
+from tasks.image import ImageTask
+from tasks.options import ImageClassificationOptions
+from tasks.samples import digits
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageClassificationOptions]):
+    """Pictures with labels."""
+
+    Options = ImageClassificationOptions
+    hub_data = HubData("AI-Lab-Makerere/beans")
+    hub_model = "google/vit-base-patch16-224"
+    auto_class = AutoModelForImageClassification
+    head = "ForImageClassification"
+    pipeline_tag = "image-classification"
+
+    def __init__(self, options: ImageClassificationOptions, source: Source):
+        super().__init__(options, source)
+        source.refuse("pictures", "contains", "tokenizer", "add_tokens")
+        self.best_metric = "accuracy" if options.problem == "single_label" else "loss"
+
+    # ---------------------------------------------------------------------------------------------------------- data
+
+    @property
+    def max_length(self) -> None:  # type: ignore[override]
+        """A picture has none."""
+
+    @property
+    def label_column(self) -> str:
+        """As asked; that of the task's own data has another name."""
+        config = self.source.config
+        is_given = self.source.is_replaced or config.train_file
+        is_own = not is_given and config.data in ("auto", "hub", "sample")
+        return self.options.label_column or ("labels" if is_own else "label")
+
+    def columns(self) -> list[str]:
+        return [self.image_column, *self.label_columns]
+
+    def sample(self) -> tuple[dict[str, Dataset], str]:
+        """Digits that people have written."""
+        from datasets import Dataset, Image
+
+        tables, column = {}, self.image_column
+        for split, (pictures, labels) in digits.splits().items():
+            cells = [{"bytes": picture, "path": None} for picture in pictures]
+            table = Dataset.from_dict({column: cells, self.label_column: labels})
+            tables[split] = table.cast_column(column, Image(decode=False))
+        return tables, "scikit-learn's handwritten digits (real: 8 x 8 points, of the UCI repository)"
+
+    def names_to_keep(self, tables: Mapping[str, Dataset]) -> tuple[str, ...] | None:
+        """Those of a run of ours. Nearly every checkpoint tells the thousand classes of ImageNet apart: it keeps them where the
+        data have some of these, and has its head replaced, which is said, where they have others.
+        """
+        own = super().names_to_keep(tables)
+        if own is None or (user_path(self.source.config.model) / "run.json").exists():
+            return own
+        rule = Rule(self.label_columns, self.options.problem, self.options.label_separator, self.options.label_values or "auto")
+        column = read_column(tables["train"], "train", rule)
+        names = column.own or [str(word) for word, _ in column.distinct().values()]
+        if not set(names).isdisjoint(own):
+            return own
+        note(f"labels: those of the data; the {len(own)} of {self.path} ({listed(own)}) go, and its head is trained anew")
+        return None
+
+    def with_targets(self, tables: Mapping[str, Dataset], targets: Mapping[str, np.ndarray]) -> dict[str, Examples]:
+        found = {
+            split: self.pictures(table, split, "labels", targets[split], np.ones(len(table), dtype=np.int64))
+            for split, table in tables.items()
+        }
+        warn_of_overlap(found)
+        return dict(found)
+
+    def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
+        """``pixel_values`` [B, 3, H, W]; in rates, and for --tokens-per-batch, a picture counts as one token."""
+        num = len(rows)
+        counts = dict.fromkeys(("num_examples", "num_tokens", "executed_tokens", "sum_squares"), num) | {"longest": 1}
+        pixel_values = torch.from_numpy(np.stack([row["pixel_values"] for row in rows]))
+        return self.labelled(rows, {"pixel_values": pixel_values}, counts)
+
+    def evaluated(self, table: Dataset) -> Dataset:
+        """The names of the pictures; "" for one that has none."""
+        from datasets import Dataset
+
+        cells = table[self.image_column][:]
+        names = [cell if isinstance(cell, str) else (cell or {}).get("path") or "" for cell in cells]
+        return with_origin(Dataset.from_dict({self.image_column: names}), origin_of(table))
+
+    # --------------------------------------------------------------------------------------------------------- model
+
+    def substitute(self) -> TakenModel | None:
+        """A small model that has to learn to see."""
+        return TakenModel(*digits.small_vit())
+
+    def build_model(self) -> nn.Module:
+        return self.checked(super().build_model(), self.path)
+
+    def load_model(self, path: str) -> nn.Module:
+        return self.checked(super().load_model(path), path)
+
+    def checked(self, model: nn.Module, path: str) -> nn.Module:
+        """The model. Raises ModelError for one whose training depends on which pictures share a micro-batch."""
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise ModelError(
+                    f"model {path} ({type(model).__name__}) has batch normalisation ({name}): what it learns of a picture "
+                    "depends on those beside it, so accumulation and several devices would change it. Take ViT, DeiT, BEiT, "
+                    "Swin, DINOv2 or ConvNeXt"
+                )
+        return model
+
+    # ----------------------------------------------------------------------------------------------------- inference
+
+    def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
+        """For each picture (a path, an address, or a PIL image) ``{"label", "score", "probabilities": {name: p}}``."""
+        if self.labels is None:
+            self.adopt(model)
+        names = self.known(self.labels).names
+        for pixel_values in self.opened(inputs, next(model.parameters()).device):
+            with torch.inference_mode():
+                logits = model(pixel_values=pixel_values).logits.float().cpu()
+            for row in logits:
+                yield self.prediction(row, names)
+
+
+def warn_of_overlap(found: Mapping[str, Pictures]) -> None:
+    """Evaluation pictures that are training pictures, too, byte for byte, make the evaluation look better than it is."""
+    if "train" not in found:
+        return
+    known = set(found["train"].digests)
+    for split, pictures in held_out(found).items():
+        if repeated := sum(digest in known for digest in pictures.digests):
+            name = "evaluation" if split == UNNAMED else split
+            note(f"warning: {repeated} of {len(pictures)} {name} pictures are training pictures, too")

@@ -28,7 +28,7 @@ from engine.data.plan import Plan
 from engine.data.tables import called
 from engine.distributed.device import choose_device
 from engine.distributed.world import World
-from engine.distributed.wrap import collect, fill, replicate, shard, skeleton
+from engine.distributed.wrap import blocks, collect, fill, replicate, shard, skeleton
 from engine.errors import UsageError
 from engine.loader import Data, batches, eval_loader, share
 from engine.loop import accumulate
@@ -37,16 +37,17 @@ from engine.memory.usage import keep_freed_memory
 from engine.model import key_value_cache, lora, target_logits
 from engine.model.flops import count_flops, peak_flops
 from engine.model.layout import choose_layout
+from engine.model.reinit import reinitialise
 from engine.optimizer import SkipGuard, freeze, make_optimizer
 from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
 from engine.record.evaluate import evaluate
-from engine.record.figures import Evaluation
+from engine.record.figures import Evaluation, figure_names
 from engine.record.run import Run
 from engine.record.stop import Stop, until_stopped
 from engine.schedule import make_schedule
 from engine.seed import set_seed
 from engine.state import TrainState
-from engine.task import Examples, Task
+from engine.task import Examples, Task, held_out
 
 # Lengths of packed rows are rounded up to a multiple of the one, so that the other is about their number.
 ROUND_TO, NUM_SHAPES = 256, 32
@@ -153,7 +154,10 @@ def prepared(
     """The model on the CPU, ready for its batches; the one to save; the layout. Raises UsageError, ModelError."""
     if config.lora:
         lora.library()  # is it there? asked before a model is loaded
+        refuse_changed_base(task, config)
     model = task.build_model() if model is None else model
+    if config.reinit_layers:
+        reinitialise(model, blocks(model), config.reinit_layers)
     plain = skeleton(model) if config.shard else None
     layout = choose_layout(config.batching, model, task.level, task.max_length, device, precision)
     target_logits.enable(model, task.level)
@@ -170,6 +174,13 @@ def prepared(
     if config.compile and layout.kind == "packed" and device.type == "cpu":
         raise UsageError("--compile on a CPU needs --batching padded: the packed attention there is a loop, and not a graph")
     return model, model if plain is None else plain, layout
+
+
+def refuse_changed_base(task: Task[Any], config: TrainConfig) -> None:
+    """An adapter is laid over the checkpoint as it is, and what has been changed there would be lost. Raises UsageError."""
+    for flag, is_given in (("--reinit-layers", config.reinit_layers), ("--add-tokens", task.source.config.add_tokens)):
+        if is_given:
+            raise UsageError(f"{flag} changes what --lora leaves frozen and does not save: leave one of them out")
 
 
 def wants_graphs(config: TrainConfig, layout: Layout, world: World, lengths: Any) -> bool:
@@ -194,6 +205,11 @@ def nested(outer: Callable[..., Any], inner: Callable[..., Any]) -> Callable[...
     return lambda function, *arguments: outer(partial(inner, function), *arguments)
 
 
+def best_metric(task: Task[Any], config: TrainConfig, sets: Mapping[str, Examples]) -> str:
+    """What makes a model the best: as asked, else the task's choice, of several evaluation sets on the first."""
+    return config.best_metric or next(iter(figure_names([task.best_metric], sets)), task.best_metric)
+
+
 def make_run(
     directory: Path,
     task: Task[Any],
@@ -203,21 +219,26 @@ def make_run(
     stop: Stop | None = None,
 ) -> Run:
     """The book-keeping, with the evaluation it is to call."""
-    metric = config.best_metric or task.best_metric
+    sets = held_out(examples)
+    metric = best_metric(task, config, sets)
     peak = peak_flops(setup.state.device, setup.precision)
-    state, held_out, stop = setup.state, examples.get("eval"), stop or Stop()
+    state, stop = setup.state, stop or Stop()
+
+    def measure_on(name: str) -> Evaluation:
+        loader = eval_loader(task, sets[name], setup.layout, config, setup.world)
+        found = until_stopped(batches(loader), stop, setup.world)
+        return evaluate(state.model, task, found, state.autocast, setup.world, split=name, total=len(loader))
 
     def measure() -> Evaluation:
-        assert held_out is not None
-        loader = eval_loader(task, held_out, setup.layout, config, setup.world)
         with state.average.in_place():
-            found = until_stopped(batches(loader), stop, setup.world)
-            return evaluate(state.model, task, found, state.autocast, setup.world, total=len(loader))
+            return Evaluation.of({name: measure_on(name) for name in sets})
 
     return Run(
         directory, config, state, setup.data.plan.num_steps,
-        evaluate=measure if held_out is not None else None,
-        best_metric=metric, lower_is_better=held_out is None or metric in {"loss", *task.metrics("eval").lower_is_better},
+        evaluate=measure if sets else None,
+        best_metric=metric, lower_is_better=metric in [
+            name for each in sets for name in figure_names(["loss", *task.metrics(each).lower_is_better], sets)
+        ],
         flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
         world=setup.world, row_names=partial(called, examples["train"]),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.build import Setup
+from engine.build import Setup, best_metric
 from engine.checkpoint.store import num_newest
 from engine.config import TrainConfig
 from engine.console import note
@@ -22,9 +22,9 @@ from engine.distributed.world import World
 from engine.errors import DataError, ResourceError, UsageError
 from engine.memory.estimate import bytes_per_rank
 from engine.optimizer import state_bytes
-from engine.record.figures import RESERVED
+from engine.record.figures import RESERVED, figure_names
 from engine.settings.fields import settings_where
-from engine.task import Examples, Task
+from engine.task import Examples, Task, held_out
 
 
 def memory_needed(setup: Setup, config: TrainConfig) -> dict[str, int]:
@@ -53,13 +53,15 @@ def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Exam
             f"--batch-size {config.batch_size}: this loss compares the rows of a micro-batch with each other, give at least "
             f"{2 * num_ranks}"
         )
-    if "eval" in examples:
-        names = task.metrics("eval").names
+    if sets := held_out(examples):
+        names = task.metrics(next(iter(sets))).names
         if taken := RESERVED.intersection(names):
             raise UsageError(f"the task has a metric called {min(taken)}, which stands beside metrics in the log: rename it")
-        known = ["loss", *names]
-        if (metric := config.best_metric or task.best_metric) not in known:
+        known = figure_names(["loss", *names], sets)
+        if (metric := best_metric(task, config, sets)) not in known:
             raise UsageError(f"--best-metric {metric} is not computed; there are: {', '.join(known)}")
+        if len(sets) > 1 and not config.best_metric:
+            note(f"{len(sets)} evaluation sets: the best model is that of {metric}, on the first (--best-metric NAME/FIGURE)")
         return
     for flag in settings_where(lambda traits: traits.needs_evaluation, type(config)):
         if getattr(config, flag):

@@ -56,15 +56,23 @@ def is_main_process() -> bool:
     return not (rank.isdecimal() and size.isdecimal() and 0 < int(rank) < int(size))
 
 
-def say(line: str, *, flush: bool = False) -> None:
+def say(line: str, *, flush: bool = False, end: str = "\n") -> None:
     """Print a line on stdout, with its tabs, and without what could drive the terminal. All output goes through here."""
-    print("\t".join(printable(part) for part in line.split("\t")), flush=flush)
+    print("\t".join(printable(part) for part in line.split("\t")), flush=flush, end=end)
 
 
 def say_lines(text: str) -> None:
     """``say`` for each line of a text that has several."""
     for line in text.split("\n"):
         say(line)
+
+
+def say_part(text: str) -> None:
+    """Print a part of a text that goes on, at once."""
+    *lines, last = text.split("\n")
+    for line in lines:
+        say(line)
+    say(last, flush=True, end="")
 
 
 def printable_lines(text: str) -> str:

@@ -37,7 +37,7 @@ from engine.model.flops import count_flops
 from engine.optimizer import describe_optimizer, freeze, make_optimizer
 from engine.record.tally import Tally
 from engine.schedule import make_schedule
-from engine.task import Examples, Task
+from engine.task import Examples, Task, held_out
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 CURVE, MARGIN = 40, 124  # characters: of a curve, of a line
@@ -116,9 +116,11 @@ def explain(
     show("compute", f"{flops / 1e9:,.4g} GFLOP a step, on average" if flops else "of this model not counted", flops_of)
     seconds = tried.seconds / tried.tally.executed_tokens * totals.executed_tokens
     show("time", f"{duration(seconds)}, {seconds / plan.num_steps:.3g} s a step, as the tried steps went", try_steps)
-    if "eval" in examples:
+    if sets := held_out(examples):
         num = sum(at.due(config.eval_steps) for at in plan.positions())
-        seconds = num * tried.forward_seconds / tried.tally.num_tokens * float(examples["eval"].lengths.sum())
+        seconds = (
+            num * tried.forward_seconds / tried.tally.num_tokens * float(sum(part.lengths.sum() for part in sets.values()))
+        )
         times = f"{num} evaluations, as their forward passes went" if num > 1 else "the evaluation, as forward passes went"
         show("", f"{duration(seconds)} more for {times}; and saving", try_steps)
     say("nothing was trained and nothing written: the same without --explain does it")

@@ -67,8 +67,10 @@ def open_model(
     settings |= {key: value for key, value in (changes or {}).items() if value is not None}
     if base is not None and not issubclass(kind, find(base)):
         raise UsageError(f"--task {named or kind.__name__}: this command needs {base}, or a task that is made from it")
-    source = dataclasses.replace(filled(SourceConfig, settings, directory), model=name, revision=None)
-    built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables, files, folder))
+    source = dataclasses.replace(
+        filled(SourceConfig, settings, directory), model=name, revision=None, tokenizer=None, add_tokens=None
+    )
+    built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables, files, folder, directory))
     where = choose_device(device)
     model = built.load_model(built.source.model(built.hub_model, built.substitute))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None

@@ -38,7 +38,7 @@ from engine.explain import announce, explain
 from engine.loop import train
 from engine.model import lora
 from engine.precision import choose_precision
-from engine.record.figures import figure_text
+from engine.record.figures import Evaluation, figure_text
 from engine.record.profiling import profiling
 from engine.record.run import Run
 from engine.record.stop import Stop
@@ -175,21 +175,23 @@ def refuse_stopped(run: Run, world: World) -> None:
 def publish(run: Run, setup: Setup, task: Task[Any], config: TrainConfig, document: RunDocument, seconds: float) -> Result:
     """The best model, saved, and run.json that says so; ``seconds``: of training and all that came between."""
     kept = keep_best(run, setup)
-    metrics = summarise(run, seconds, kept)
+    evaluation = run.best.evaluation if run.best and run.best.step == kept else run.last_evaluation
+    metrics = summarise(run, seconds, evaluation)
     if (best := run.best) is not None and kept == best.step != setup.state.step:
         say(f"best model: that of step {kept} ({best.metric} {best.value:.4f})")
     setup.state.average.replace_weights()
     full = setup.full_model()
     final = None if full is None else lora.finished(full, merge=config.lora_merge)
     which = KeptModel(step=kept, best_step=None if best is None else best.step)
-    document = dataclasses.replace(document, kept=which, metrics=metrics, status="finished")
+    classes = evaluation.classes if evaluation and evaluation.classes else None
+    document = dataclasses.replace(document, kept=which, metrics=metrics, classes=classes, status="finished")
     setup.world.on_main_rank(lambda: write_model(run.directory, task, final, document))  # type: ignore[arg-type]
     say(f"saved to {run.directory}")
     return Result(run.directory, metrics, None if final is None else final.eval())
 
 
-def summarise(run: Run, seconds: float, kept_step: int) -> dict[str, Any]:
-    """The figures of the end, printed as the tutorials' logs do; returned for run.json."""
+def summarise(run: Run, seconds: float, evaluation: Evaluation | None) -> dict[str, Any]:
+    """The figures of the end, printed as the tutorials' logs do; returned for run.json. ``evaluation``: of what is kept."""
     train_seconds = max(run.stopwatch.train_seconds, 1e-9)
     metrics: dict[str, Any] = {
         "train_loss": run.total.loss if run.total.num_items else None,  # NaN is not JSON
@@ -199,9 +201,8 @@ def summarise(run: Run, seconds: float, kept_step: int) -> dict[str, Any]:
         "wall_seconds": seconds,
         "num_steps": run.state.step,
     }
-    kept = run.best.evaluation if run.best and run.best.step == kept_step else run.last_evaluation
-    if kept is not None:
-        metrics |= kept.metrics()
+    if evaluation is not None:
+        metrics |= evaluation.metrics()
     say(run.stopwatch.where_time_went())
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():

@@ -42,7 +42,8 @@ class Examples(Protocol):
 class Metrics(Protocol):
     """Figures that are updated batch by batch and merge over devices; no logits are kept.
 
-    ``lower_is_better``: those of ``names`` of which a smaller value is the better one; of the loss it is.
+    ``lower_is_better``: those of ``names`` of which a smaller value is the better one; of the loss it is. A method
+    ``classes()``, where there is one, gives figures of each class, by its name; it is called behind ``compute()``.
     """
 
     @property
@@ -59,14 +60,18 @@ class Review(Protocol):
     """What an evaluation gets wrong, gathered batch by batch.
 
     ``columns``: what of the data may stand in ``rows``: header and rows of a CSV file, the mistake first that the model was
-    surest of. ``classes``: figures of each class, by its name. ``table``: all in short, for the terminal.
+    surest of. ``table``: all in short, for the terminal.
     """
 
     def update(self, outputs: Any, batch: Batch) -> None: ...
     def columns(self) -> Columns: ...
-    def classes(self) -> Mapping[str, Mapping[str, float]]: ...
     def rows(self) -> tuple[list[str], list[list[Any]]]: ...
     def table(self) -> str: ...
+
+
+def held_out(examples: Mapping[str, T]) -> dict[str, T]:
+    """The evaluation sets by name, in their order."""
+    return {split: part for split, part in examples.items() if split != "train"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,10 @@ class Task(ABC, Generic[O]):
 
     @abstractmethod
     def examples(self) -> dict[str, Examples]:
-        """``{"train": ..., "eval": ...}``; "eval" may be missing. Raises DataError, before any model is loaded."""
+        """``{"train": ..., "eval": ...}``; "eval" may be missing, or be several sets with names of their own.
+
+        Raises DataError, before any model is loaded.
+        """
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -147,10 +155,13 @@ class Task(ABC, Generic[O]):
 
     @abstractmethod
     def metrics(self, split: str) -> Metrics:
-        """Fresh figures for one evaluation."""
+        """Fresh figures for one evaluation. ``split``: the name of the evaluation set."""
 
-    def review(self) -> Review:
-        """A fresh one for ``evaluate --errors``, after ``examples()``. Raises UsageError where nothing is right or wrong."""
+    def review(self, split: str) -> Review:
+        """A fresh one for ``evaluate --errors`` of an evaluation set, after ``examples()``.
+
+        Raises UsageError where nothing is right or wrong.
+        """
         raise UsageError("--errors: this task does not tell right from wrong row by row")
 
     @abstractmethod

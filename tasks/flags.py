@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, require_csv
+from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, FileConfig, PredictConfig, require_csv
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
@@ -57,48 +57,84 @@ class EvaluateFlags(EvaluateConfig):
 
 
 @dataclass(frozen=True)
-class FillConfig:
+class FillConfig(FileConfig):
     """Settings of ``fill``."""
 
-    model: str = setting("", "directory of a finished run, or any masked language model's directory or Hub name")
-    top_k: int = setting(5, "tokens shown for each mask")
+    model: str = setting(
+        "", "directory of a finished run, or any masked language model's directory or Hub name", before="input"
+    )
+    top_k: int = setting(5, "tokens shown for each mask", before="input")
     task: str = setting("mlm", "mlm, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self, "top_k", self.top_k >= 1, "must be at least 1")
 
 
+def generating(default: Any, what: str) -> Any:
+    """A setting of what is written, listed before the files."""
+    return setting(default, what, before="input")
+
+
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(FileConfig):
     """Settings of ``generate``."""
 
-    model: str = setting("", "directory of a finished run, or any causal language model's directory or Hub name")
-    max_new_tokens: int = setting(50, "tokens written at most")
-    temperature: float | None = setting(None, "draw at random, the more freely the higher (default: the most probable token)")
-    top_p: float | None = setting(None, "draw at random from the most probable tokens that make up this share")
-    no_repeat_ngram_size: int = setting(0, "no sequence of so many tokens occurs twice; 0: any may")
-    num_return_sequences: int = setting(1, "texts for each prompt")
-    seed: int = setting(42, "of what is drawn")
-    chat: bool = setting(False, "the prompt is a user's message, in the model's own chat template; prints the answer alone")
+    model: str = generating("", "directory of a finished run, or any causal language model's directory or Hub name")
+    max_new_tokens: int = generating(50, "tokens written at most")
+    temperature: float | None = generating(
+        None, "draw at random, the more freely the higher (default: the most probable token)"
+    )
+    top_k: int | None = generating(
+        None,
+        "draw at random from so many of the most probable tokens; 0: from all (default with the others: the model's, 50)",
+    )
+    top_p: float | None = generating(None, "draw at random from the most probable tokens that make up this share")
+    num_beams: int | None = generating(
+        None, "texts that are followed at once, of which the most probable is taken; 1: greedy (default: the model's, 1)"
+    )
+    repetition_penalty: float | None = generating(
+        None, "divides the scores of tokens that have occurred; 1: none (default: the model's, 1)"
+    )
+    no_repeat_ngram_size: int = generating(0, "no sequence of so many tokens occurs twice; 0: any may")
+    stop: list[str] = generating([], "end before one of these texts comes")  # noqa: RUF009 - each gets its own
+    num_return_sequences: int = generating(1, "texts for each prompt")
+    seed: int = generating(42, "of what is drawn")
+    chat: bool = generating(False, "the prompt is a user's message, in the model's own chat template; prints the answer alone")
+    stream: bool = generating(False, "print each word as soon as it is there")
+    batch_size: int = generating(16, "prompts written on at a time, of those that have equally many tokens")
     task: str = setting("clm", "clm, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "num_return_sequences"):
+        super().__post_init__()
+        for name in ("max_new_tokens", "num_return_sequences", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
+        require(self, "num_beams", self.num_beams is None or self.num_beams >= 1, "must be at least 1")
+        require(self, "top_k", self.top_k is None or self.top_k >= 0, "must not be negative")
+        positive = self.repetition_penalty is None or 0 < self.repetition_penalty < float("inf")
+        require(self, "repetition_penalty", positive, "must be positive")
+        require(self, "stop", "" not in self.stop, "must not be empty")
         require(self, "no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "must not be negative")
         require(self, "temperature", self.temperature is None or 0 < self.temperature < float("inf"), "must be positive")
         require(self, "top_p", self.top_p is None or 0 < self.top_p <= 1, "must be positive and at most 1")
-        if self.num_return_sequences > 1 and not self.sampled:
-            raise UsageError("--num-return-sequences: the most probable text is one; draw some with --temperature or --top-p")
+        if self.num_return_sequences > 1 and not self.sampled and self.num_return_sequences > (self.num_beams or 1):
+            raise UsageError(
+                "--num-return-sequences: the most probable text is one; draw some with --temperature or --top-p, or follow as "
+                "many with --num-beams"
+            )
+        if self.stream and (self.output or self.stop or self.num_return_sequences > 1 or (self.num_beams or 1) > 1):
+            raise UsageError(
+                "--stream prints a text while it is written: leave out --output, --stop, --num-beams, --num-return-sequences"
+            )
 
     @property
     def sampled(self) -> bool:
         """Is anything drawn at random?"""
-        return self.temperature is not None or self.top_p is not None
+        return any(value is not None for value in (self.temperature, self.top_k, self.top_p))
 
 
 @dataclass(frozen=True)
@@ -108,6 +144,7 @@ class SearchConfig:
     corpus: str = setting(
         "", "CSV, TSV, JSON, JSONL, Parquet, Arrow or text file (a text a line) to search in, or several", several=True
     )
+    sentences: list[str] = setting([], "texts to search in, in place of a file")  # noqa: RUF009 - each gets its own
     model: str = setting("auto", "directory of a finished run, any model directory or Hub name; auto: all-MiniLM-L6-v2")
     top_k: int = setting(5, "texts found for each query")
     text_column: str | None = setting(None, "column of the text (default: text, or the only one)")
@@ -122,7 +159,10 @@ class SearchConfig:
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
-        require(self, "corpus", bool(self.corpus), "must name a file to search in")
+        if bool(self.corpus) == bool(self.sentences):
+            raise UsageError("give texts to search in, either as --corpus FILE or as --sentences A B C")
+        if self.sentences and self.text_column is not None:
+            raise UsageError("--text-column names a column of --corpus FILE: leave it out")
         require(self, "top_k", self.top_k >= 1, "must be at least 1")
         require_csv(self.excel_safe, self.output)
 
@@ -141,7 +181,7 @@ class CompareConfig:
 
     models: list[str] = setting([], "model directories or Hub names; auto: all-MiniLM-L6-v2")  # noqa: RUF009 - each gets its own
     sentences: list[str] = setting(SENTENCES, "what to embed (default: four sentences, two and two alike)")  # noqa: RUF009
-    picture: str | None = setting(None, "PNG, SVG or PDF file for the similarities, side by side")
+    picture: str | None = setting(None, "PNG, SVG or PDF file for the similarities and the first ten numbers, side by side")
     task: str = setting("embeddings", "embeddings, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
@@ -155,19 +195,31 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
-class CaptionConfig:
+class CaptionConfig(FileConfig):
     """Settings of ``caption``."""
 
-    model: str = setting("microsoft/git-base-coco", "directory of a finished run, any model directory or Hub name")
-    num_beams: int | None = setting(None, "captions that are followed at once; 1: greedy (default: as in training)")
-    max_new_tokens: int | None = setting(None, "tokens that are written at most (default: as in training)")
+    model: str = setting(
+        "microsoft/git-base-coco", "directory of a finished run, any model directory or Hub name", before="input"
+    )
+    num_beams: int | None = setting(
+        None, "captions that are followed at once; 1: greedy (default: as in training)", before="input"
+    )
+    max_new_tokens: int | None = setting(None, "tokens that are written at most (default: as in training)", before="input")
+    picture: str | None = setting(
+        None, "PNG, SVG or PDF file that shows the pictures, each with its caption as title", before="input"
+    )
+    input: str | None = setting(
+        None, "file of names of pictures in place of arguments: text (a name a line), CSV ...", several=True
+    )
+    text_column: str | None = setting(None, "column of the names in --input (default: file_name, or the only one)")
     output: str | None = setting(None, "CSV or JSONL file for the captions (default: print them)")
-    excel_safe: bool = setting(False, EXCEL_SAFE)
+    image_folder: str | None = setting(None, IMAGE_FOLDER)
+    allow_urls: bool = setting(False, "fetch pictures from the http addresses in --input, too, if they are public ones")
     task: str = setting("captioning", "captioning, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
-        require_csv(self.excel_safe, self.output)
+        super().__post_init__()
         for name in ("num_beams", "max_new_tokens"):
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")

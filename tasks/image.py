@@ -130,10 +130,14 @@ class ImageTask(TextTask[I]):
             raise DataError(f"the input has no column {name!r} of picture files (it has: {', '.join(rows)})")
         return list(rows[name])
 
+    def access_of_inputs(self) -> Access:
+        """What the names of given pictures may stand for: those of a file lie in its folder, those typed anywhere."""
+        folder = self.source.folder
+        return Access(None, self.options.allow_urls) if folder is None else self.within([folder])
+
     def opened(self, inputs: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
         """The pictures that are given to ``predict``, some at a time: [B, 3, H, W]. Raises DataError."""
-        sources, folder = list(inputs), self.source.folder
-        access = Access(None, self.options.allow_urls) if folder is None else self.within([folder])
+        sources, access = list(inputs), self.access_of_inputs()
         for start in range(0, len(sources), PREDICT_ROWS):
             chunk = sources[start : start + PREDICT_ROWS]
             pictures = [open_picture(source, f"picture {start + i}", access) for i, source in enumerate(chunk, start=1)]

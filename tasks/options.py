@@ -48,13 +48,17 @@ class Labelling:
     )
     label_smoothing: float = setting(0.0, "share of the target given to all classes alike")
     class_weights: str | None = setting(
-        None, "'balanced', or one number per class, comma-separated: the weight of its examples in the loss"
+        None,
+        "'balanced', or one number per class, comma-separated: the weight of its examples in the loss; with multi_label, "
+        "against those that lack the label",
     )
 
     def __post_init__(self) -> None:
         require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "must be at least 0 and less than 1")
-        if self.problem != "single_label" and (self.label_smoothing or self.class_weights):
-            raise UsageError("--label-smoothing and --class-weights need --problem single_label")
+        if self.problem != "single_label" and self.label_smoothing:
+            raise UsageError("--label-smoothing needs --problem single_label")
+        if self.problem == "regression" and self.class_weights:
+            raise UsageError("--class-weights needs classes: --problem single_label or multi_label")
 
     def columns_in(self, label_column: str) -> tuple[str, ...]:
         """One; or of one-hot data a column for each label."""

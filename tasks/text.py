@@ -11,19 +11,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from engine.checked import is_half
 from engine.console import note
+from engine.data.files import read_named
+from engine.data.form import Form
 from engine.data.sources import HubData, TakenModel
-from engine.data.tables import RowName, plain_row
+from engine.data.tables import RowName, chosen, plain_row
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
 from engine.model.capabilities import ANY_TYPE, first_position, num_token_types, rows_of_token_table, without_weights
-from engine.task import Task
+from engine.task import Task, held_out
 from tasks.offline import minilm
 
 if TYPE_CHECKING:
@@ -94,17 +97,24 @@ class TextTask(Task[O]):
     def splits(self) -> dict[str, Dataset]:
         """``tables()`` after ``--eval-fraction`` and the subsets asked for. Raises UsageError, DataError."""
         tables = self.tables()
+        if (wanted := self.source.config.contains) is not None and not self.source.is_replaced:
+            tables = {split: containing(table, wanted, self.text_column, split) for split, table in tables.items()}
         fraction = self.source.config.eval_fraction
-        if "train" in tables and "eval" not in tables and fraction:
+        if fraction and "train" in tables:
+            if held_out(tables):
+                raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
             tables = self.source.hold_out(tables["train"], self.strata(tables["train"]), fraction)
-        elif {"train", "eval"} <= tables.keys() and fraction:
-            raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
         self.unlimited = tables
         tables = {split: self.source.subset(table, split) for split, table in tables.items()}
         for split, table in tables.items():
             if len(table) == 0:
                 raise DataError(f"no row of the {split} data is left")
         return tables
+
+    @property
+    def text_column(self) -> str:
+        """The column that ``--contains`` looks in."""
+        return self.columns()[0]
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, name: str, row_name: RowName = plain_row) -> Tokens:
         """Token ids, from the cache if there; says how many texts were cut."""
@@ -130,10 +140,12 @@ class TextTask(Task[O]):
     def tokenizer(self) -> Any:
         """The model's own; loaded when it is first needed."""
         if self._tokenizer is None:
-            path = self.path
+            path, config = self.source.config.tokenizer or self.path, self.source.config
             if Path(path).is_dir() and not any(next(Path(path).glob(name), None) for name in TOKENIZER_FILES):
-                raise ModelError(f"model {path} has no tokenizer files: save its tokenizer there, too")
+                raise ModelError(f"model {path} has no tokenizer files: save its tokenizer there, too (or name --tokenizer)")
             self._tokenizer = self.source.load(AutoTokenizer.from_pretrained, path)
+            if config.add_tokens:
+                add_tokens(self._tokenizer, config.add_tokens)
             if self._tokenizer.pad_token_id is None:
                 if self._tokenizer.eos_token_id is None:
                     raise ModelError(f"model {path}: its tokenizer has neither a padding nor an end token")
@@ -187,9 +199,12 @@ class TextTask(Task[O]):
     # --------------------------------------------------------------------------------------------------------- model
 
     def with_room_for_the_tokens(self, model: Any, path: str) -> nn.Module:
-        """The model; ModelError if its tokenizer gives ids that it has no embedding for."""
+        """The model, with rows for the tokens that are added; ModelError if its tokenizer has ids without an embedding."""
         rows = rows_of_token_table(model)
         last = max(len(self.tokenizer) - 1, *self.tokenizer.get_vocab().values())  # ids may have gaps
+        if rows is not None and last >= rows and self.source.config.add_tokens:
+            model.resize_token_embeddings(last + 1)  # a new row is drawn about the mean of the others
+            return model  # type: ignore[no-any-return]
         if rows is not None and last >= rows:
             raise ModelError(
                 f"model {path}: its tokenizer has ids up to {last}, and the model {rows} embeddings: if tokens were added, "
@@ -242,6 +257,38 @@ def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_ro
     if blank:
         note(f"{where}: {blank} of {len(texts)} texts are blank")
     return texts
+
+
+def add_tokens(tokenizer: Any, name: str) -> None:
+    """Those of a text file, one a line; says how many are new. Raises DataError for a file without any."""
+    [lines] = read_named(name, "--add-tokens", Form()).values()
+    wanted = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    known = set(tokenizer.get_vocab())
+    new = [token for token in wanted if token not in known]
+    if not new:
+        raise DataError(f"--add-tokens {name}: none of its {len(wanted)} lines is a token that the tokenizer lacks")
+    tokenizer.add_tokens(new)
+    note(f"tokenizer: {len(new)} tokens added, such as {new[0]!r}; {len(wanted) - len(new)} of {len(wanted)} were known")
+
+
+def containing(table: Dataset, wanted: str, column: str, split: str) -> Dataset:
+    """The rows whose text, or words, or messages, contain what is wanted, in capitals or not; says how many are left.
+
+    Raises DataError if none is.
+    """
+    wanted = wanted.casefold()
+    kept = [row for row, text in enumerate(cells_of(table[column])) if wanted in said_in(text).casefold()]
+    if not kept:
+        raise DataError(f"{split} data: no row contains {wanted!r} in column {column!r}: change --contains, or leave it out")
+    note(f"{split} data: {len(kept)} of {len(table)} rows contain {wanted!r}")
+    return chosen(table, np.array(kept))
+
+
+def said_in(cell: Any) -> str:
+    """All texts of a cell: it may be one, or a list of words, or messages with their roles, which do not count."""
+    if isinstance(cell, Mapping):
+        return said_in([value for key, value in cell.items() if key != "role"])
+    return " ".join(map(said_in, cell)) if isinstance(cell, list) else str(cell)
 
 
 SPARE = 2**28  # parameters that a model may have more than its files have bytes: a new head

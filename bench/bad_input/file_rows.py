@@ -170,7 +170,9 @@ def named(what: str, code: int, words: str, *flags: str, **files: str) -> None:
         yield arguments
 
 
-named("an address", 3, "is an address, and files are read from this machine", "--train-file", "https://example.org/a.csv")
+named(
+    "an address of no kind", 2, "there is no kind of address called nowhere://", "--train-file", "nowhere://example.org/a.csv"
+)
 
 BOTH: dict[str, Any] = {"a_csv": ROWS_OF_DATA, "b_csv": ROWS_OF_DATA}
 named("a pattern that matches nothing", 3, "no file matches", "--train-file", "{}/*.tsv")

@@ -4,6 +4,7 @@
     python -m bench kill random points    those parts
     python -m bench kill imdb             the real model on real reviews, some minutes
     python -m bench kill optimizers       random kills with each optimizer, and with an average of the weights
+    python -m bench kill phases           random kills within an evaluation, a save, the finish, the cache, --overwrite ...
 
 Every run is ``run.py`` itself in a process of its own (forked.py). The end of a disturbed one is compared with that of
 an undisturbed one, file by file (lab.py). Points and controls are in kill_points.py.
@@ -18,17 +19,18 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.flags import make_parser, one_of
 from bench.machine import RESULTS, keep
 from bench.reliability import forked
+from bench.reliability.kill_phases import phase_kills, wrap
 from bench.reliability.kill_points import SAVING_POINTS, controls, kill_points, points
 from bench.reliability.lab import Lab, differences, imdb_lab, tiny_lab
 
-PARTS = ("random", "points", "controls", "optimizers", "imdb")
+PARTS = ("random", "points", "controls", "optimizers", "phases", "imdb")
 MAX_ATTEMPTS = 100  # of one run, until it ends
 RANDOM_SETTINGS = [
     ["--batching", batching, "--save-steps", str(steps), "--log-steps", "2"]
@@ -63,7 +65,7 @@ def random_kills(lab: Lab, settings: Sequence[Sequence[str]], number: int, seed:
         for attempt in range(MAX_ATTEMPTS):
             in_training = attempt % 2 == 0
             kill_after = generator.uniform(0, lab.seconds[tuple(flags)][in_training])
-            ended = lab.run(flags, output, kill_after=kill_after, in_training=in_training)
+            ended = lab.run(flags, output, kill_after=kill_after, marks=training_marks if in_training else None)
             if ended.code is not None:
                 break
             kills += 1
@@ -81,6 +83,10 @@ def random_kills(lab: Lab, settings: Sequence[Sequence[str]], number: int, seed:
         "kills": kills, "runs": runs, "equal": runs - len(wrong), "wrong": wrong, "seed": seed, "struck": dict(struck),
         "settings": [" ".join(flags) for flags in settings],
     }  # fmt: skip
+
+
+def training_marks(mark: Callable[[], None]) -> None:
+    wrap(("engine.fit", "train"), before=mark)
 
 
 def where(output: Path) -> str:
@@ -107,6 +113,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--kills", type=int, default=200, help="random kills of the tiny model")
     parser.add_argument("--optimizer-kills", type=int, default=40, help="random kills of the tiny model with each optimizer")
+    parser.add_argument("--phase-kills", type=int, default=40, help="random kills of the tiny model within each phase")
     parser.add_argument("--imdb-kills", type=int, default=10, help="random kills of the real model")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the random kills")
     parser.add_argument("--results", type=Path, help="default: kill-cpu.json, or kill-optimizers-cpu.json, of bench/results")
@@ -139,6 +146,8 @@ def measure(part: str, lab: Lab, folder: Path, options: argparse.Namespace) -> A
         ]
     if part == "controls":
         return controls(lab)
+    if part == "phases":
+        return phase_kills(lab, options.phase_kills, options.seed)
     if part == "optimizers":
         return [
             {"optimizer": name} | random_kills(lab, [[*flags, *more] for more in HOW], options.optimizer_kills, options.seed)
@@ -148,7 +157,8 @@ def measure(part: str, lab: Lab, folder: Path, options: argparse.Namespace) -> A
 
 
 def is_clean(document: dict[str, Any]) -> bool:
-    randoms = [document[part] for part in ("random", "imdb") if part in document] + document.get("optimizers", [])
+    randoms = [document[part] for part in ("random", "imdb") if part in document]
+    randoms += [*document.get("optimizers", []), *document.get("phases", [])]
     return (
         not any(part["wrong"] for part in randoms)
         and not any(row["differences"] for row in document.get("points", ()))
@@ -171,6 +181,9 @@ def summary(document: dict[str, Any]) -> str:
     for found in document.get("optimizers", []):
         ends = f"{found['kills']} in {found['runs']} runs, {found['equal']} ends bitwise equal"
         lines.append(f"random SIGKILLs, tiny model, {found['optimizer']}: {ends}")
+    for found in document.get("phases", []):
+        ends = f"{found['kills']} in {found['runs']} runs, {found['equal']} ends bitwise equal"
+        lines.append(f"random SIGKILLs, tiny model, within {found['phase']} ({found['phase_seconds']} s): {ends}")
     if "points" in document:
         rows = document["points"]
         lines.append(f"kill points: {len(rows)}, of which {sum(not row['differences'] for row in rows)} bitwise equal")

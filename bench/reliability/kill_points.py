@@ -71,6 +71,9 @@ def points() -> dict[str, Patch]:
             "engine.checkpoint.saver", "rotate", lambda root, *_: steps_in(root)[-1] == 8, before=True
         ),
         "rotation: renamed, not yet deleted": dies("os", "rename", lambda _, new: Path(new).name == ".dead-step-00000004"),
+        "amending: the old one un-named, the new one not yet named": dies(
+            "os", "rename", lambda _, new: Path(new).name == ".replaced-step-00000010"
+        ),
         "finish: the model is there, the rest is not": dies(
             "os", "replace", lambda _, new: Path(new).name == "model.safetensors"
         ),
@@ -82,7 +85,7 @@ def points() -> dict[str, Patch]:
 
 SAVING_POINTS = (
     "saving: one file written", "saving: all written, not yet renamed", "between commit and rotation",
-    "rotation: renamed, not yet deleted",
+    "rotation: renamed, not yet deleted", "amending: the old one un-named, the new one not yet named",
 )  # fmt: skip
 POINT_FLAGS = ["--save-steps", "2", "--log-steps", "3"]
 

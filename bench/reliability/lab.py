@@ -86,28 +86,24 @@ class Lab:
         patch: Patch = lambda: None,
         kill_after: float | None = None,
         *,
-        in_training: bool = False,
+        marks: Callable[[Callable[[], None]], None] | None = None,
+        way: str = "--resume",
     ) -> forked.Ended:
-        """``run.py`` with ``--resume``; ``patch`` is called in its process before it starts.
+        """``run.py``, with ``--resume`` or another ``way``; ``patch`` is called in its process before it starts.
 
-        ``kill_after`` counts from the start of the process or, ``in_training``, of training.
+        ``kill_after`` counts from the start of the process or, with ``marks``, from when the function that this is given, in
+        that process, is called.
         """
 
         def work(mark: Callable[[], None]) -> int:
             import run
 
             patch()
-            fit: Any = importlib.import_module("engine.fit")
-            train = fit.train
+            if marks is not None:
+                marks(mark)
+            return run.main([*self.base, *flags, "--output-dir", str(output), way])
 
-            def marked(*arguments: Any) -> None:
-                mark()
-                train(*arguments)
-
-            fit.train = marked
-            return run.main([*self.base, *flags, "--output-dir", str(output), "--resume"])
-
-        return forked.in_child(work, self.log, kill_after, marked=in_training)
+        return forked.in_child(work, self.log, kill_after, marked=marks is not None)
 
     def undisturbed(self, flags: Sequence[str], patch: Patch = lambda: None) -> Path:
         """Raises RuntimeError with what it has said, if it fails."""

@@ -127,7 +127,7 @@ class TokenTask(Task[NoOptions]):
     def metrics(self, split: str) -> Any:
         from tasks.classification.metrics import ClassificationMetrics
 
-        return ClassificationMetrics("single_label", 3)
+        return ClassificationMetrics("single_label", ["0", "1", "2"])
 
     def load_model(self, path: str) -> nn.Module:
         kind: Any = type(self.build_model())

@@ -17,17 +17,20 @@ from typing import Any
 from torch import nn
 
 from engine.artifacts.document import RunDocument, dumps, loads
+from engine.checked import read_bytes
 from engine.config import TrainConfig
 from engine.data.hub import quietly
+from engine.data.places import is_there
 from engine.data.sources import Source, SourceConfig
 from engine.model import lora
 from engine.optimizer import describe_optimizer
-from engine.record.figures import figures_in_line, figures_in_metrics
+from engine.record.figures import by_set, figures_in_line, figures_in_metrics
 from engine.record.log import LogLine
-from engine.settings.fields import settings_where, user_path
+from engine.settings.fields import is_address, settings_where, user_path
 from engine.task import Task
 
 MAX_ROWS, MAX_LABELS = 20, 100
+MOST_CARD_BYTES, MOST_NAME = 1 << 20, 200  # of a card that somebody else has written; characters of a name in it
 SPECIAL = re.compile(r"[\\`*{}\[\]<>#|~&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")  # Markdown, HTML and bare links
 
 
@@ -43,21 +46,23 @@ def make(task: Task[Any], model: nn.Module, name: str, document: RunDocument, lo
 def base_of(source: Source) -> dict[str, str | None]:
     """``{"base_model": its name on the Hub, "license": ...}`` of the checkpoint that training starts from; None: unknown.
 
-    Both come from the checkpoint's own card, in its folder or on the Hub.
+    Both come from the checkpoint's own card, in its folder or on the Hub: one line each, whatever stands there.
     """
     from huggingface_hub import ModelCard
 
     if (taken := source.taken_model) is None:  # a model built in Python
         return {"base_model": None, "license": None}
     path = taken.path
-    is_folder = Path(path).is_dir()
     try:
-        data = quietly(ModelCard.load)(Path(path) / "README.md" if is_folder else path).data
+        if Path(path).is_dir():
+            data = ModelCard(read_bytes(Path(path) / "README.md", MOST_CARD_BYTES).decode("utf-8-sig")).data
+        else:
+            data = quietly(ModelCard.load)(path).data
     except Exception:  # no card, or one that nobody can read: the libraries raise a dozen kinds
         data = {}
     found = {key: data.get(key) for key in ("base_model", "license")}
     found["base_model"] = taken.hub_name or found["base_model"]
-    return {key: value if isinstance(value, str) else None for key, value in found.items()}
+    return {key: one_line(value)[:MOST_NAME] if isinstance(value, str) else None for key, value in found.items()}
 
 
 def hub_name(source: Source, path: str) -> str | None:
@@ -85,14 +90,18 @@ def metadata(task: Task[Any], model: nn.Module, name: str, document: RunDocument
         "dataset_config": settings.get("data_config"),
         "dataset_revision": settings.get("data_revision"),
     }
-    measured = [EvalResult(**where, metric_type=metric, metric_value=value) for metric, value in figures.items()]
+    measured = [
+        EvalResult(**where, dataset_split=each or None, metric_type=metric, metric_value=value)
+        for each, found in by_set(figures).items()
+        for metric, value in found.items()
+    ]
     return ModelCardData(  # type: ignore[no-any-return]
         base_model=base.get("base_model"),
         license=base.get("license"),
         datasets=[dataset] if dataset else None,
         library_name=library,
         pipeline_tag=task.pipeline_tag,
-        metrics=[metric for metric in figures if metric != "loss"] or None,
+        metrics=list(dict.fromkeys(each.metric_type for each in measured if each.metric_type != "loss")) or None,
         tags=["plainloop"],
         model_name=one_line(name),
         eval_results=measured if measured and task.pipeline_tag else None,
@@ -202,13 +211,30 @@ def figures_of(document: RunDocument) -> dict[str, float]:
 
 
 def without_folders(document: RunDocument) -> RunDocument:
-    """run.json with the paths among its settings cut to their last name, wherever they stand in it."""
-    paths = {value for value in document.settings.values() if isinstance(value, str) and is_path(value)}
-    paths |= {str(user_path(path)) for path in paths}
+    """run.json with the paths among its settings cut to their last name, wherever they stand in it.
+
+    Each of several files is cut by itself, and an address loses what may be a secret: its user, and what follows a "?".
+    """
+    lists = settings_where(lambda traits: traits.several, SourceConfig)
+    values = {name: value for name, value in document.settings.items() if isinstance(value, str)}
+    pieces = [each for name, value in values.items() for each in (files_in(value) if name in lists else [value])]
+    short = {path: Path(path).name for path in pieces if not is_address(path) and is_path(path)}
+    short |= {str(user_path(path)): name for path, name in short.items()}
+    short |= {piece: without_secrets(piece) for piece in pieces if is_address(piece)}
     text = dumps(document)
-    for path in sorted(paths, key=len, reverse=True):
-        text = text.replace(json.dumps(path)[1:-1], json.dumps(Path(path).name)[1:-1])
+    for path in sorted(short, key=len, reverse=True):
+        text = text.replace(json.dumps(path)[1:-1], json.dumps(short[path])[1:-1])
     return loads(text)
+
+
+def files_in(value: str) -> list[str]:
+    """The files of a setting that names several, without the names of evaluation sets, as they stand there."""
+    return [value] if is_there(value) else [re.sub(r"^[\w-]+=", "", piece) for piece in value.split(",")]
+
+
+def without_secrets(address: str) -> str:
+    """An address without its user, and without what follows a "?"."""
+    return re.sub(r"(?<=://)[^/@]*@", "", address.partition("?")[0].partition("#")[0])
 
 
 def is_path(value: str) -> bool:

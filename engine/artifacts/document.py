@@ -16,10 +16,12 @@ from typing import Any
 from engine import VERSION
 from engine.checked import MOST_DEPTH, check_depth, expect, expect_each, is_a, is_within, known, parse_json, shortened
 from engine.errors import ModelError
+from engine.record.figures import check_classes
 
 FORMAT = 1  # 0: of Plainloop 0.1.0, which wrote neither format nor version, and else the same
 MOST_BINS = 1000  # of the histogram of lengths, which has 30
-LATER = ("sources", "kept", "files", "metrics")  # not there in older runs, or before the end
+MOST_ENTRIES = 10_000  # of what is shown, compared or pushed one by one: settings, of which there are a hundred, or files
+LATER = ("sources", "kept", "files", "metrics", "classes")  # not there in older runs, or before the end
 STATUSES = ("running", "finished")
 PRECISIONS = (None, "fp32", "bf16", "fp16")
 
@@ -85,9 +87,9 @@ class RunDocument:
     "auto" came to. ``base_model``: name and license of the checkpoint that training starts from, and of an adapter's the
     fingerprint of its ``weights``. ``command``: that makes this run; None: it was made from Python. ``model_config``: what
     config.json says of the model. ``files``: what the model was saved as, the sha256 of each file by its name within the
-    directory; None: not yet, or an older run. ``metrics``: those of the model that was kept, under Trainer's names; NaN is
-    null. ``status``: "running", or "finished" when the model is there. ``format``: of this file; ``version``: of the
-    Plainloop that wrote it.
+    directory; None: not yet, or an older run. ``metrics``: those of the model that was kept, under Trainer's names, and
+    ``classes`` by class; NaN is null. ``status``: "running", or "finished" when the model is there. ``format``: of this file;
+    ``version``: of the Plainloop that wrote it.
     """
 
     format: int = FORMAT
@@ -106,6 +108,7 @@ class RunDocument:
     kept: KeptModel | None = None
     files: Mapping[str, str] | None = None
     metrics: Mapping[str, float | None] | None = None
+    classes: Mapping[str, Mapping[str, float | None]] | None = None
     status: str = "running"
 
     def to_json(self) -> dict[str, Any]:
@@ -129,6 +132,8 @@ class RunDocument:
         expect(found, "version", str, default="0.1.0")
         for name in ("settings", "data"):
             expect(found, name, dict)
+        refuse_many(found, "settings", "versions", "base_model", "sources", "files", "metrics")
+        refuse_many(found["data"], "num_examples", "fingerprints")
         if expect(found, "status", str) not in STATUSES:
             raise ValueError(f"status cannot be {shortened(found['status'])}")
         for name in ("model", "device", "precision", "batching", "command"):
@@ -141,6 +146,7 @@ class RunDocument:
         expect_each("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
         metrics = expect(found, "metrics", dict, optional=True)
         expect_each("metrics", metrics or {}, float, optional=True)
+        check_classes(expect(found, "classes", dict, optional=True) or {})
         files = expect(found, "files", dict, optional=True) or {}
         expect_each("files", files, str)
         if outside := [name for name in files if not is_within(name)]:
@@ -149,6 +155,13 @@ class RunDocument:
         records = {"data": DataRecord.from_json(found["data"]), "kept": None if kept is None else KeptModel.from_json(kept)}
         older = {"format": number, "version": found.get("version", "0.1.0")}
         return cls(**known(cls, found) | older | records)
+
+
+def refuse_many(found: Mapping[str, Any], *names: str) -> None:
+    """Raises ValueError for objects of so many entries that who shows or searches them would seem to hang."""
+    for name in names:
+        if isinstance(within := found.get(name), dict) and len(within) > MOST_ENTRIES:
+            raise ValueError(f"{name} has {len(within):,} entries, and {MOST_ENTRIES:,} are the most that are believed")
 
 
 def loads(text: str | bytes) -> RunDocument:

@@ -26,7 +26,7 @@ from engine.checked import expect, expect_each, open_regular, parse_object, read
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import DataError
-from engine.record.figures import figures_in_line, figures_in_metrics
+from engine.record.figures import by_set, figures_in_line, figures_in_metrics
 from engine.record.log import Log, LogLine, read_log
 from engine.settings.fields import with_defaults
 
@@ -37,7 +37,8 @@ NO_LOG = Log()
 PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
 NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
-MOST_CHARTS = 100  # of metrics; a task has a handful
+MOST_CHARTS = 100  # of metrics, or of phases; a task has a handful
+MOST_CLASSES = 200  # in the table
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Record:
     def points(self, kind: str, key: str, scale: float = 1.0) -> list[list[float]]:
         """``[step, value]`` of the lines that have it."""
         found = [(line.step, line.values.get(key)) for line in self.of_kind(kind)]
-        return [[step, value * scale] for step, value in found if value is not None and math.isfinite(value * scale)]
+        return [[step, value * scale] for step, value in found if value is not None]
 
 
 def record_in(directory: Path, document: RunDocument, name: str) -> Record:
@@ -102,8 +103,8 @@ def checked_profile(found: dict[str, Any]) -> dict[str, Any]:
         expect(step, "step", int)
         for name in ("phases", "memory_gb"):
             expect_each(name, expect(step, name, dict), float)
-            if step[name].keys() != steps[0][name].keys():
-                raise ValueError(f"its steps have other {name} each")
+        if step["phases"].keys() != steps[0]["phases"].keys():
+            raise ValueError("its steps have other phases each")
     for row in rows:
         expect(row, "name", str)
         for name in ("milliseconds", "calls", "share"):
@@ -168,6 +169,11 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
         names = list(figures_in_line(evaluations[0].values))[:MOST_CHARTS]
         rows = [[figure(e.epoch), str(e.step), *(figure(e.values.get(name)) for name in names)] for e in evaluations]
         found.append(("Evaluations", ["epoch", "step", *names], rows))
+    if classes := record.document.classes:
+        heads = list(next(iter(classes.values())))
+        each = [[cut(name), *(figure(row.get(head)) for head in heads)] for name, row in islice(classes.items(), MOST_CLASSES)]
+        more = f" (the first {MOST_CLASSES} of {len(classes)}; run.json has all)" if len(classes) > MOST_CLASSES else ""
+        found.append((f"Classes{more}", ["class", *heads], each))
     if record.profile:
         found.append(("Hottest operations", *operations(record.profile)))
     if len(record.mistakes) > 1:
@@ -183,8 +189,8 @@ def operations(profile: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(columns, rows) of the profiled steps."""
     columns = ["own time, without what it calls", "ms a step", "calls a step", "% of the wall clock"]
     return columns, [
-        [row["name"], f"{row['milliseconds']:.2f}", f"{row['calls']:.1f}", f"{100 * row['share']:.1f}"]
-        for row in profile["operations"]
+        [cut(row["name"]), f"{row['milliseconds']:.2f}", f"{row['calls']:.1f}", f"{100 * row['share']:.1f}"]
+        for row in profile["operations"][:MOST_CHARTS]
     ]
 
 
@@ -209,8 +215,17 @@ def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[lis
 
 
 def drawable(charts: Sequence[Chart]) -> list[Chart]:
-    """The charts with something to draw: a single point is no curve (the tiles have its value), and no point no chart."""
-    kept = [chart | {"series": [series for series in chart["series"] if series["points"]]} for chart in charts]
+    """The charts with something to draw: a single point is no curve (the tiles have its value), and no point no chart.
+
+    A number that JSON does not have would end the page's drawing: such points are left out.
+    """
+    kept = []
+    for each in charts:
+        finite = [
+            series | {"points": [point for point in series["points"] if None not in point and all(map(math.isfinite, point))]}
+            for series in each["series"]
+        ]
+        kept.append(each | {"series": [series for series in finite if series["points"]]})
     return [chart for chart in kept if any(len(series["points"]) > 1 for series in chart["series"])]
 
 
@@ -225,11 +240,22 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
     def each(kind: str, key: str, name: str, scale: float = 1.0) -> dict[str, list[list[float]]]:
         return {(name if only else f"{record.name} {name}".strip()): record.points(kind, key, scale) for record in records}
 
-    evaluations = [line for record in records for line in record.of_kind("eval")]
-    metrics = dict.fromkeys(key for line in evaluations for key in figures_in_line(line.values) if key != "loss")
+    def measured(name: str) -> dict[str, list[list[float]]]:
+        """A figure of the evaluations: of several sets a line for each."""
+        plain = "evaluation" if name == "loss" else "" if only else name
+        found: dict[str, list[list[float]]] = {}
+        for each_set in metrics[name]:
+            found |= each("eval", f"{each_set}/{name}" if each_set else name, each_set or plain)
+        return found
+
+    metrics: dict[str, dict[str, None]] = {"loss": {}}  # the evaluation sets that have it
+    for line in (line for record in records for line in record.of_kind("eval")):
+        for each_set, figures in by_set(figures_in_line(line.values)).items():
+            for name in figures:
+                metrics.setdefault(name, {})[each_set] = None
     learning = [
-        chart("Loss", "mean over items", each("train", "loss", "training") | each("eval", "loss", "evaluation")),
-        *(chart(name, "evaluation", each("eval", name, "" if not only else name)) for name in islice(metrics, MOST_CHARTS)),
+        chart("Loss", "mean over items", each("train", "loss", "training") | measured("loss")),
+        *(chart(name, "evaluation", measured(name)) for name in islice(metrics, 1, MOST_CHARTS)),
         chart("Learning rate", "of the step", each("train", "learning_rate", "" if not only else "learning rate")),
         chart("Gradient norm", "2-norm before clipping", each("train", "grad_norm", "" if not only else "gradient norm")),
     ]
@@ -273,9 +299,11 @@ def single(record: Record) -> list[Chart]:
 def profiled(profile: Mapping[str, Any]) -> list[Chart]:
     """The steps that --profile has looked at, one by one."""
     steps = profile["steps"]
-    phases = {name: [[step["step"], 1000 * step["phases"][name]] for step in steps] for name in steps[0]["phases"]}
-    measured = dict.fromkeys(name for step in steps for name in step["memory_gb"])  # a recorded step has other phases
-    memory = {f"after {name}": [[step["step"], step["memory_gb"].get(name)] for step in steps] for name in measured}
+    phases = {name: [[step["step"], 1000 * step["phases"][name]] for step in steps]
+              for name in islice(steps[0]["phases"], MOST_CHARTS)}  # fmt: skip
+    measured = dict.fromkeys(name for step in steps for name in step["memory_gb"])  # after a step's own: a recorded one has few
+    memory = {f"after {name}": [[step["step"], step["memory_gb"].get(name)] for step in steps]
+              for name in islice(measured, MOST_CHARTS)}  # fmt: skip
     where = "allocated" if profile["device"] == "cuda" else "resident"
     return [
         chart("Profiled steps", "ms, by phase", phases, stacked=True),

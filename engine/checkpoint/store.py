@@ -92,13 +92,14 @@ def commit(root: Path, step: int, files: Mapping[str, Content], world: World | N
             document = {"format": FULL if world.size == 1 else SHARDED, "step": step, "files": manifest}
             write_synced(temporary / "MANIFEST.json", sealed(document))
             sync(temporary)
-            dead = final.with_name(f".dead-{final.name}")
+            replaced = final.with_name(f".replaced-{final.name}")
+            shutil.rmtree(replaced, ignore_errors=True)
             if final.exists() and any(isinstance(content, Linked) for content in files.values()):
-                os.rename(final, dead)  # this one says more
+                os.rename(final, replaced)  # the new one says more; killed here, the old one is named again by clean
             elif final.exists():  # not ours: what this run had there is gone or set aside by now
                 set_aside(final)
             os.rename(temporary, final)  # the commit point
-            shutil.rmtree(dead, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
         try:
             sync(root)
         except OSError as error:
@@ -308,8 +309,15 @@ def set_aside(directory: Path) -> None:
 
 
 def clean(root: Path) -> None:
-    """Delete what a killed process has left half-written or half-deleted. For the holder of the run's lock only."""
-    for pattern in (".tmp-step-*", ".dead-step-*"):
+    """Delete what a killed process has left half-written or half-deleted. For the holder of the run's lock only.
+
+    A checkpoint that was to be replaced by another of its step, which did not come, has its name again.
+    """
+    for path in root.glob(".replaced-step-*"):
+        name = path.name.removeprefix(".replaced-")
+        if NAME.fullmatch(name) and not (root / name).exists():
+            os.rename(path, root / name)
+    for pattern in (".tmp-step-*", ".dead-step-*", ".replaced-step-*"):
         for path in root.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -323,9 +331,9 @@ def set_aside_after(root: Path, step: int) -> None:
 
 def discard_all(root: Path) -> None:
     """Delete all checkpoints of a run that is to start again, and what is left of others."""
+    clean(root)
     for step in reversed(steps_in(root)):
         discard(root / f"step-{step:08d}")
-    clean(root)
     for path in root.glob(".bad-step-*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from engine.artifacts.directory import read_run
 from engine.artifacts.report import MISTAKES
@@ -20,17 +22,19 @@ from engine.commands.report import record_of
 from engine.commands.report import write as draw
 from engine.config import TrainConfig
 from engine.console import note, say, say_lines, shown
+from engine.data.collate import Layout
 from engine.data.files import check_form
 from engine.data.form import Form
+from engine.data.places import sets_of
 from engine.distributed.world import World
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import Find, open_model
 from engine.loader import batches, eval_loader
 from engine.precision import Precision, choose_precision, make_autocast
 from engine.record.evaluate import evaluate as measure
-from engine.record.figures import figure_text
+from engine.record.figures import Evaluation, figure_text
 from engine.settings.fields import user_path
-from engine.task import Review, Task
+from engine.task import Examples, Review, Task, held_out
 
 MOST_CLASSES = 50  # in the table on the terminal
 
@@ -44,64 +48,74 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     check_output("--errors", config.errors, [".csv"], inputs=[config.file, config.output], model=config.model, own=MISTAKES)
     changes = changes_in(config)
     if config.file:
-        check_form(config.file, "--file", Form.of(config))  # told before the model is loaded
+        for name in sets_of(config.file, "--file").values():
+            check_form(name, "--file", Form.of(config))  # told before the model is loaded
         changes["column_names"] = config.column_names or ""  # a file has a header or not, whatever the run's had
         changes["max_eval_examples"] = config.max_eval_examples or 0
     task, model, layout = open_model(
         config.model, find, device=config.device, task=config.task, changes=changes,
-        files={"eval": config.file} if config.file else None, precision=config.precision,
+        files=sets_of(config.file, "--file") if config.file else None, precision=config.precision,
     )  # fmt: skip
-    examples = task.examples().get("eval")
-    if examples is None:
+    sets = held_out(task.examples())
+    if not sets:
         raise DataError(f"the run {config.model} has no evaluation data: give --file")
-    device = next(model.parameters()).device
-    engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
-    world = World(device)
-    loader = eval_loader(task, examples, layout, engine, world)
-    precision = precision_for(config, device)
-    if precision != "fp32":
-        note(f"evaluated in {precision}, as in training; predict computes in fp32 (here: --precision fp32)")
-    autocast = make_autocast(precision, device)
-    review = reviewing(task, needed=bool(config.errors))
-    if review and config.errors:
-        check_writable(review.columns(), Path(config.errors), config.file or config.model)
-    look = review.update if review else None
-    result = measure(model, task, batches(loader), autocast, world, total=len(loader), look=look)
-    if result.finite().figures["loss"] is None:
-        loss = result.figures["loss"]
-        raise ModelError(f"model {config.model}: the loss on these data is {loss}: its weights give no finite numbers")
+    reviews = {name: task.review(name) for name in sets} if config.errors else {}
+    for review in reviews.values():
+        check_writable(review.columns(), Path(config.errors or ""), config.file or config.model)
+    result = measured(config, task, model, layout, sets, reviews)
     metrics = result.metrics()
     for name, value in metrics.items():
         say(f"  {name:<28} = {figure_text(value)}")
-    classes = review.classes() if review else {}
-    say_lines(table_of(classes))
+    say_lines(table_of(result.classes))
     if config.output:
-        written = result.finite().metrics() | ({"classes": classes} if classes else {})
+        finite = result.finite()
+        written = finite.metrics() | ({"classes": finite.classes} if finite.classes else {})
         with writing("--output", Path(config.output)) as stream:
             stream.write(json.dumps(written, indent=2, allow_nan=False) + "\n")
-    if review and config.errors:
-        header, wrong = review.rows()
-        with writing("--errors", Path(config.errors)) as stream:
-            safe = [[without_formula(cell) for cell in row] for row in wrong]
-            csv.writer(stream).writerows([header, *(safe if config.excel_safe else wrong)])
-        say_lines(f"\n{review.table()}\n{len(wrong)} wrong rows written to {config.errors}, the surest first")
-        directory = user_path(config.model)
-        if Path(config.errors).resolve() == (directory / MISTAKES).resolve() and (directory / "run.json").exists():
-            draw(directory / "report.html", [record_of(directory)])
+    if config.errors:
+        write_mistakes(config, Path(config.errors), reviews)
     return metrics
 
 
-def reviewing(task: Task[Any], *, needed: bool) -> Review | None:
-    """A look at each class, where the task tells right from wrong. Raises UsageError where it does not, and it is needed."""
-    try:
-        return task.review()
-    except UsageError:
-        if needed:
-            raise
-        return None
+def measured(
+    config: EvaluateConfig, task: Task[Any], model: nn.Module, layout: Layout, sets: Mapping[str, Examples],
+    reviews: Mapping[str, Review],
+) -> Evaluation:  # fmt: skip
+    """The evaluation of all sets. Raises ModelError for a model that gives no finite numbers."""
+    device = next(model.parameters()).device
+    engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
+    world, precision = World(device), precision_for(config, device)
+    if precision != "fp32":
+        note(f"evaluated in {precision}, as in training; predict computes in fp32 (here: --precision fp32)")
+    found = {}
+    for name, examples in sets.items():
+        loader = eval_loader(task, examples, layout, engine, world)
+        look = reviews[name].update if name in reviews else None
+        autocast = make_autocast(precision, device)
+        found[name] = measure(model, task, batches(loader), autocast, world, split=name, total=len(loader), look=look)
+        if not math.isfinite(loss := found[name].figures["loss"] or 0.0):
+            raise ModelError(f"model {config.model}: the loss on these data is {loss}: its weights give no finite numbers")
+    return Evaluation.of(found)
 
 
-def table_of(classes: Mapping[str, Mapping[str, float]]) -> str:
+def write_mistakes(config: EvaluateConfig, path: Path, reviews: Mapping[str, Review]) -> None:
+    """errors.csv, and what it says in short; of several sets each row begins with the name of its own."""
+    lines: list[list[Any]] = []
+    for name, review in reviews.items():
+        header, wrong = review.rows()
+        before = [name] if len(reviews) > 1 else []
+        lines += [[*before, *row] for row in wrong]
+        say_lines(f"\n{f'{name}: ' if before else ''}{review.table()}")
+    with writing("--errors", path) as stream:
+        safe = [[without_formula(cell) for cell in row] for row in lines] if config.excel_safe else lines
+        csv.writer(stream).writerows([["set", *header] if len(reviews) > 1 else header, *safe])
+    say(f"{len(lines)} wrong rows written to {path}, the surest first")
+    directory = user_path(config.model)
+    if path.resolve() == (directory / MISTAKES).resolve() and (directory / "run.json").exists():
+        draw(directory / "report.html", [record_of(directory)])
+
+
+def table_of(classes: Mapping[str, Mapping[str, float | None]]) -> str:
     """A line for each class; of very many the first."""
     if not classes:
         return ""

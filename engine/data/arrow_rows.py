@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.checked import parse_object, read_bytes
+from engine.checked import parse_object, read_bytes, shortened
 from engine.data import form as forms
 from engine.data.form import Columns, choose, nested_hint, refuse_repeated, way_to
 from engine.data.streams import PACKED, check_readable
@@ -34,6 +34,7 @@ def read_arrow(path: Path, columns: Sequence[str] | None) -> Iterator[RecordBatc
         with opened(file) as (schema, batches):
             ways = ways_in(file, schema, columns)
             for batch in batches([way[0] for way in ways.values()]):
+                batch.validate(full=True)  # else a damaged offset reads whatever lies behind the file in memory
                 is_empty = is_empty and not len(batch)
                 cells = [column_of(batch, way) for way in ways.values()]
                 yield pyarrow.RecordBatch.from_arrays(cells, names=list(ways))
@@ -83,7 +84,7 @@ def opened(path: Path) -> Iterator[tuple[Schema, Any]]:
                 schema, batches = arrow_batches(mapped)
                 with closing(batches):
                     yield schema, lambda _: batches
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # a name that is no text
         raise DataError(f"{path} is not a readable {'Parquet' if is_parquet else 'Arrow'} file: {error}") from error
 
 
@@ -133,10 +134,18 @@ def column_of(batch: RecordBatch, way: Sequence[str]) -> Any:
     return cells.dictionary_decode() if pyarrow.types.is_dictionary(cells.type) else cells
 
 
-def noted_schema(path: Path) -> Schema:
-    """The schema of the first file, with what ``datasets`` has noted there."""
+def noted_features(path: Path) -> Any:
+    """The features of the columns, by what ``datasets`` has noted in the first file. Raises DataError for what it does not."""
+    import datasets
+
     with opened(files_of(path)[0]) as (schema, _):
-        return schema
+        try:
+            return datasets.Features.from_arrow_schema(schema)
+        except Exception as error:  # the note may hold anything: the library raises half a dozen kinds
+            raise DataError(
+                f"{path}: what datasets has noted of its columns cannot be read ({shortened(error)}): write it again without "
+                "(pyarrow: table.replace_schema_metadata(None))"
+            ) from error
 
 
 def cells_of(path: Path, batch: RecordBatch) -> Columns:

@@ -16,7 +16,7 @@ from typing import Any
 from engine.console import note
 from engine.data import form as forms
 from engine.data.form import Columns, Form, Quoting, choose, delimiter_hint, refuse_repeated
-from engine.data.streams import open_text
+from engine.data.streams import MOST_LINE, open_text
 from engine.errors import DataError, UsageError
 
 DIALECTS: dict[Quoting, dict[str, Any]] = {
@@ -78,7 +78,7 @@ def begin(path: Path, form: Form, delimiter: str) -> Lines:
 def read_delimited(path: Path, columns: Sequence[str] | None, form: Form, delimiter: str) -> Iterator[Columns]:
     """The cells of a CSV or TSV file. Raises DataError for a row that does not fit, with its number."""
     quoting = form.quoting or quoting_of(path, form, delimiter)
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(MOST_LINE)
     lines = begin(path, form, delimiter)
     reader = csv.reader(iter(lines), delimiter=lines.delimiter, strict=True, **DIALECTS[quoting])
     sheet = Sheet(path, form, lines)
@@ -122,7 +122,7 @@ def quoting_of(path: Path, form: Form, delimiter: str) -> Quoting:
     lines = begin(path, form, delimiter)
     if lines.delimiter != "\t":
         return "csv"
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(MOST_LINE)
     reader = csv.reader(iter(lines), delimiter="\t", strict=True)
     number, width, is_csv = 0, 0, True
     try:

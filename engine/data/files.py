@@ -18,7 +18,8 @@ from engine.data.conll_rows import read_conll
 from engine.data.delimited import read_delimited, read_lines
 from engine.data.form import Columns, Form, joined
 from engine.data.json_rows import read_json
-from engine.data.places import parts_of
+from engine.data.places import Fetch, parts_of
+from engine.data.remote import by_address, fetched
 from engine.data.streams import ARROW, SUFFIXES, TEXTS, check_readable, kind_of, open_text
 from engine.errors import DataError, UsageError
 
@@ -31,9 +32,9 @@ def has_types(path: Path) -> bool:
     return not class_folders.is_one(path) if path.is_dir() else kind_of(path) in ARROW
 
 
-def check_form(text: str, flag: str, form: Form) -> None:
+def check_form(text: str, flag: str, form: Form, fetch: Fetch = fetched) -> None:
     """Is there what a command reads, and does what it is told of text files mean one of them? Raises DataError, UsageError."""
-    files = [file for part in parts_of(text, flag) for file in part.files]
+    files = [file for part in parts_of(text, flag, fetch) for file in part.files]
     kinds: set[str] = set()
     for file in files:
         with suppress(OSError):  # a folder that may not be read: said by what opens it
@@ -60,7 +61,8 @@ def read_named(text: str, flag: str, form: Form = PLAIN) -> Columns:
     parts = parts_of(text, flag)
     if any(part.share is not None for part in parts):
         raise UsageError(f"{flag} {text}: shares are for training data: leave them out")
-    return joined(piece for part in parts for file in part.files for piece in read_pieces(file, None, form))
+    with by_address():
+        return joined(piece for part in parts for file in part.files for piece in read_pieces(file, None, form))
 
 
 def read_pieces(path: Path, columns: Sequence[str] | None = None, form: Form = PLAIN) -> Iterator[Columns]:

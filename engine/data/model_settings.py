@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checked import is_a, is_within, leads_within, parse_object, read_bytes, shortened
+from engine.data import hub
 from engine.errors import ModelError
 
 FILES = (
@@ -100,6 +101,19 @@ def conversion(folder: str, name: str) -> str:
         "{'format': 'pt'})"
     )
     return f'a pickle can run code and is never opened; if you trust it: cd {shlex.quote(folder)} && python -c "{code}"'
+
+
+def without_safetensors(path: str, error: Exception) -> str | None:
+    """What to say of a model that has no model.safetensors; None: something else is wrong."""
+    folder = Path(path)
+    if folder.is_dir():
+        is_pickled = any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))
+        return f"has no model.safetensors: {conversion(path, 'model')}" if is_pickled else None
+    if "use_safetensors" not in str(error):
+        return None
+    if not hub.reachable():
+        return f"is not in the cache, and {hub.endpoint()} is not reachable: fetch it first (hf download), or give a folder"
+    return f"has no model.safetensors; if its pytorch_model.bin is fetched into DIR: {conversion('DIR', 'model')}"
 
 
 def check_layout(folder: Path, wanted: str) -> None:

@@ -2,24 +2,29 @@
 
     a.csv                     data/train-*.parquet            a.csv,b.csv.gz            a.csv:0.7,b.csv:0.3
 
-No torch in here. Next: tables.py, which reads them as one table.
+And which evaluation sets: dev=a.csv,other=b.csv are two, each with a name. No torch in here. Next: tables.py, which reads
+the files of a set as one table.
 """
 
 from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.console import note
 from engine.data.arrow_rows import STATE
 from engine.data.class_folders import splits_in
+from engine.data.remote import fetched
 from engine.data.streams import PACKED, SUFFIXES, looks_like_a_file
 from engine.errors import DataError, UsageError
-from engine.settings.fields import user_path
+from engine.settings.fields import is_address, user_path
 
+Fetch = Callable[[str], tuple[Path, ...]]
+UNNAMED = "eval"  # what an evaluation set without a name is called
 SHARD = re.compile(r"(.*?)-?(\d{3,})-of-(\d{3,})(.*)")
 
 
@@ -32,21 +37,85 @@ class Part:
     share: float | None = None
 
 
-def parts_of(text: str, flag: str = "--train-file") -> list[Part]:
-    """The parts that a setting names. Raises DataError where there is no such file, UsageError for shares that are none."""
+def parts_of(text: str, flag: str = "--train-file", fetch: Fetch = fetched) -> list[Part]:
+    """The parts that a setting names. ``fetch``: the files of an address.
+
+    Raises DataError where there is no such file, UsageError for shares that are none.
+    """
     if is_there(text) or ("," in text and glob.has_magic(text) and matches(text)):
-        return [Part(text, files_named(text))]
+        return [Part(text, files_named(text, fetch))]
     parts = []
     for name in text.split(","):
         weighed = None if is_there(name) else re.fullmatch(r"(.+):(\d+\.?\d*|\.\d+)", name)
         share = float(weighed[2]) if weighed else None
-        parts.append(Part(weighed[1] if weighed else name, files_named(weighed[1] if weighed else name), share))
+        file = weighed[1] if weighed else name
+        parts.append(Part(file, files_named(file, fetch), share))
     if len({part.share is None for part in parts}) > 1 or any(part.share == 0 for part in parts):
         raise UsageError(f"{flag} {text}: give all files a share above 0, FILE:0.7,FILE:0.3, or none")
     files = [file.resolve() for part in parts for file in part.files]
     if twice := next((file for i, file in enumerate(files) if file in files[:i]), None):
         raise UsageError(f"{flag} {text} names {twice} twice: leave one out (a share repeats rows: FILE:0.7,FILE:0.3)")
     return parts
+
+
+def sets_of(text: str, flag: str = "--eval-file") -> dict[str, str]:
+    """The evaluation sets that a setting names, and the files of each: ``dev=a.csv,other=b.csv``; without names one, UNNAMED.
+
+    What is there under a whole name is that file, with its commas and equal signs. Raises UsageError for what can be read in
+    two ways, and for names that are none, or not given to all, or twice.
+    """
+    pieces = [text] if is_found(text) else re.split(r",(?=[^,=/]*=)", text)  # each begins where a name does
+    named = {piece: set_in(piece, flag) for piece in pieces}
+    if not any(named.values()):
+        return {UNNAMED: text}
+    found: dict[str, str] = {}
+    for piece, (name, files) in ((piece, pair or ("", piece)) for piece, pair in named.items()):
+        more = "" if is_found(files) else files.partition(",")[2]
+        if not name or more:
+            raise UsageError(
+                f"{flag}: {more or piece} has no name, and others have: give each set one, {flag} NAME=FILE; several files of "
+                "one set are named by a pattern, NAME='data/*.csv'"
+            )
+        if name in found or pieces.count(piece) > 1:
+            raise UsageError(f"{flag}: two sets are called {name!r}: give each a name of its own")
+        found[name] = files
+    return found
+
+
+def parts_of_splits(names: Mapping[str, str | None]) -> dict[str, list[Part]]:
+    """The parts of each split. Raises UsageError for shares of an evaluation set; says which file is in both."""
+    parts = {split: parts_of(name) for split, name in names.items() if name}
+    files = {split: {file.resolve() for part in some for file in part.files} for split, some in parts.items()}
+    for split, some in parts.items():
+        if split != "train" and any(part.share is not None for part in some):
+            raise UsageError(f"{names[split]}: shares are for training data: leave them out")
+        if split != "train" and (both := files.get("train", set()) & files[split]):
+            name = "evaluation" if split == UNNAMED else split
+            note(f"warning: {min(both)} is in the training data and in the {name} data: the figures will flatter")
+    return parts
+
+
+def set_in(piece: str, flag: str) -> tuple[str, str] | None:
+    """The name and the files of ``dev=a.csv``; None: it is a file. Raises UsageError."""
+    name, mark, files = piece.partition("=")
+    if not mark or "/" in name:
+        return None
+    is_name = re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name) is not None and name != "train" and bool(files)
+    if is_found(piece):
+        if is_name and is_found(files):
+            raise UsageError(f"{flag} {piece} is a file, and may be {files} with a name: say ./{piece}, or {name}=./{files}")
+        return None
+    if not is_name:
+        raise UsageError(
+            f"{flag} {piece}: there is no such file, and {name!r} cannot name an evaluation set: letters, digits, - and _ can "
+            "(not 'train'), as in dev=FILE"
+        )
+    return name, files
+
+
+def is_found(name: str) -> bool:
+    """Is there a file, or a pattern's, of this whole name?"""
+    return is_there(name) or (glob.has_magic(name) and bool(matches(name)))
 
 
 def is_there(name: str) -> bool:
@@ -56,13 +125,14 @@ def is_there(name: str) -> bool:
         return False
 
 
-def files_named(name: str) -> tuple[Path, ...]:
-    """One file, or, in the order of their names, those that a pattern matches. Raises DataError."""
+def files_named(name: str, fetch: Fetch = fetched) -> tuple[Path, ...]:
+    """One file, or, in the order of their names, those that a pattern matches. ``fetch``: those of an address.
+
+    Raises DataError.
+    """
     path = user_path(name)
-    if re.match(r"\w+://", name):
-        raise DataError(
-            f"{name} is an address, and files are read from this machine: fetch it first (a Hub data set: --data NAME)"
-        )
+    if is_address(name):
+        return fetch(name)
     if is_there(name) or not glob.has_magic(name):
         with suppress(OSError):
             if not path.exists():
@@ -82,9 +152,9 @@ def matches(pattern: str) -> list[Path]:
 
 
 def named_files(text: str) -> list[Path]:
-    """The files of a setting, if it is one that names files; for what must not be written over."""
+    """The files of a setting on this machine, if it is one that names files; for what must not be written over."""
     with suppress(DataError, UsageError, OSError, ValueError):
-        return [file for part in parts_of(text) for file in part.files]
+        return [file for name in sets_of(text).values() for part in parts_of(name, fetch=lambda _: ()) for file in part.files]
     return []
 
 

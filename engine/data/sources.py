@@ -16,17 +16,18 @@ from engine.console import note
 from engine.data import hub
 from engine.data.files import check_form
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING, Form
-from engine.data.places import files_in, parts_of
+from engine.data.places import UNNAMED, files_in, parts_of_splits, sets_of
+from engine.data.remote import check_address
 from engine.data.streams import looks_like_a_file
 from engine.errors import DataError, ModelError, UsageError
-from engine.settings.fields import require, setting, user_path
+from engine.settings.fields import address_in, is_address, require, setting, user_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
 from engine.data.held_out import rows_of_each, whole_groups
 from engine.data.hub import first_reason, quietly
 from engine.data.mixture import Mixture
-from engine.data.model_settings import check_files, check_layout, check_settings, conversion
+from engine.data.model_settings import check_files, check_layout, check_settings, without_safetensors
 from engine.data.tables import check_columns, chosen, read_dataset, undecoded
 
 T = TypeVar("T")
@@ -44,14 +45,18 @@ class SourceConfig:
     eval_split: str | None = setting(None, "split to evaluate on (default: test or validation)")
     train_file: str | None = setting(
         None,
-        "CSV, TSV, JSON, JSONL, Parquet, Arrow file (or .gz, .zst, .zip of it) to train on; several: A,B or 'data/*.csv'",
+        "CSV, TSV, JSON, JSONL, Parquet, Arrow file (or .gz, .zst, .zip of it) to train on, or its address (https, s3, gs, "
+        "hf); several: A,B or 'data/*.csv'",
         several=True,
     )
-    eval_file: str | None = setting(None, "file, or several, to evaluate on", several=True)
+    eval_file: str | None = setting(
+        None, "file, or several, to evaluate on; NAME=FILE for each of several evaluation sets", several=True
+    )
     eval_fraction: float | None = setting(None, "share of the training data held out when there is no evaluation data")
     group_column: str | None = setting(
         None, "column of what belongs together (a patient, a document): --eval-fraction holds out all rows of one, or none"
     )
+    contains: str | None = setting(None, "train and evaluate on the rows whose text contains this, in capitals or not")
     delimiter: str | None = setting(None, DELIMITER)
     encoding: str | None = setting(None, ENCODING)
     quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
@@ -61,12 +66,15 @@ class SourceConfig:
     data_seed: int = setting(42, "of subsets and held-out splits; another --seed leaves the data as they are")
     model: str = setting("auto", "auto, a folder, or the name of a Hub model")
     revision: str | None = setting(None, "branch, tag or commit of the Hub model")
+    tokenizer: str | None = setting(None, "folder or Hub name of another tokenizer than the model's own")
+    add_tokens: str | None = setting(None, "text file of tokens, one a line, that tokenizer and model get in addition")
 
     def __post_init__(self) -> None:
         for name in ("max_train_examples", "max_eval_examples"):
             require(self, name, (getattr(self, name) or 0) >= 0, "must not be negative")
         fraction = self.eval_fraction
         require(self, "eval_fraction", fraction is None or 0 < fraction < 1, "must lie between 0 and 1")
+        require(self, "contains", self.contains is None or bool(self.contains.strip()), "must be a word, or words")
         require(self, "data_seed", 0 <= self.data_seed < 2**32, "must be at least 0 and less than 2**32")
         if self.train_file and self.data != "auto":
             raise UsageError(f"--train-file and --data {self.data} name two sources: give one of them")
@@ -79,10 +87,11 @@ class SourceConfig:
 
 
 def refuse_missing(config: SourceConfig) -> None:
-    """Raises DataError when a file of the settings is not there; what is in it is found out later."""
-    for flag, name in (("--train-file", config.train_file), ("--eval-file", config.eval_file)):
+    """Raises DataError when a file of the settings is not there; what is in it, or at an address, is found out later."""
+    held_out = sets_of(config.eval_file).values() if config.eval_file else ()
+    for flag, name in (("--train-file", config.train_file), *(("--eval-file", name) for name in held_out)):
         if name is not None:
-            check_form(name, flag, Form.of(config))
+            check_form(name, flag, Form.of(config), fetch=check_address)
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,8 @@ class Source:
     """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json.
 
     In place of the data of the settings: ``tables``, which a program gives, or ``files``, which a command names, by split.
-    ``folder``: that of the inputs of a command.
+    ``folder``: that of the inputs of a command. ``run``: whose run.json the settings are from, so that no address in them is
+    asked for: anybody may have written it.
     """
 
     def __init__(
@@ -129,9 +139,10 @@ class Source:
         tables: Mapping[str, Dataset] | None = None,
         files: Mapping[str, str | None] | None = None,
         folder: Path | None = None,
+        run: Path | None = None,
     ):
         self.config = config or SourceConfig()
-        self.given, self.files, self.folder = tables, files, folder
+        self.given, self.files, self.folder, self.run = tables, files, folder, run
         self.taken_data: TakenData | None = None
         self.taken_model: TakenModel | None = None
         self.mixture: Mixture | None = None  # the shares of the training files, if they are told any
@@ -145,7 +156,8 @@ class Source:
         default: HubData | None = None,
         sample: Callable[[], tuple[dict[str, Dataset], str]] | None = None,
     ) -> dict[str, Dataset]:
-        """``{"train": ..., "eval": ...}`` with at least ``columns``; without "eval" if there is none.
+        """``{"train": ..., "eval": ...}`` with at least ``columns``; without "eval" if there is none, with other names for
+        several evaluation sets.
 
         ``default`` is the task's own Hub data set, ``sample`` makes the embedded one and names it.
         Raises UsageError, DataError.
@@ -161,8 +173,9 @@ class Source:
             return {split: undecoded(table) for split, table in self.given.items()}
         if self.files is not None:
             return self._files(self.files, columns)
+        self.refuse_addresses()
         if config.train_file:
-            return self._files({"train": config.train_file, "eval": config.eval_file}, columns)
+            return self._files({"train": config.train_file} | (sets_of(config.eval_file) if config.eval_file else {}), columns)
         if config.data == "sample":
             return self._sample(sample, columns)
         if config.data in ("auto", "hub"):
@@ -172,9 +185,18 @@ class Source:
         path = user_path(config.data)
         if path.is_dir():
             return self._files(files_in(path), columns, folder=path)
-        if path.exists() or looks_like_a_file(path.name) or config.data.startswith((".", "/", "~")):
+        if is_address(config.data) or path.exists() or looks_like_a_file(path.name) or config.data.startswith((".", "/", "~")):
             return self._files({"train": config.data, "eval": None}, columns)
         return self._hub(HubData(config.data), columns)
+
+    def refuse_addresses(self) -> None:
+        """Raises UsageError for an address that a run.json names, and the user has not typed."""
+        for text in (self.config.data, self.config.train_file, self.config.eval_file):
+            if self.run is not None and (address := address_in(text or "")):
+                raise UsageError(
+                    f"{self.run / 'run.json'} names {address}, and anybody may have written that: no address is asked for "
+                    f"unless you name it: --file {address}"
+                )
 
     @property
     def is_replaced(self) -> bool:
@@ -193,7 +215,7 @@ class Source:
         limit = self.config.max_train_examples if split == "train" else self.config.max_eval_examples
         if not limit or limit >= len(table):
             return table
-        stream = {"train": 0, "eval": 1}[split]
+        stream = 0 if split == "train" else 1
         return chosen(table, np.random.default_rng((self.config.data_seed, stream)).permutation(len(table))[:limit])
 
     def hold_out(self, table: Dataset, strata: Sequence[Any] | None, fraction: float) -> dict[str, Dataset]:
@@ -213,6 +235,12 @@ class Source:
                 raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")
         return parts
 
+    def refuse(self, what: str, *names: str) -> None:
+        """Raises UsageError for settings that would silently have no effect. ``what``: the kind of task that knows none."""
+        for name in names:
+            if getattr(self.config, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
+
     def only_for_the_hub(self, where: str) -> None:
         """Raises UsageError for a setting that would silently have no effect on data that are not the Hub's."""
         for name in ("data_config", "data_revision", "train_split", "eval_split"):
@@ -223,12 +251,8 @@ class Source:
     def _files(self, names: Mapping[str, str | None], columns: Sequence[str], folder: Path | None = None) -> dict[str, Dataset]:
         """The tables of the files that are named; ``folder``: that they were found in."""
         self.only_for_the_hub("in files")
-        parts = {split: parts_of(name) for split, name in names.items() if name}
-        if any(part.share is not None for split, some in parts.items() for part in some if split != "train"):
-            raise UsageError(f"{names['eval']}: shares are for training data: leave them out")
+        parts = parts_of_splits(names)
         files = {split: [file for part in some for file in part.files] for split, some in parts.items()}
-        if both := {file.resolve() for file in files.get("train", ())} & {file.resolve() for file in files.get("eval", ())}:
-            note(f"warning: {min(both)} is in the training data and in the evaluation data: the figures will flatter")
         tables = {}
         for split, some in files.items():
             try:
@@ -242,7 +266,8 @@ class Source:
                 ) from error
         if any(part.share is not None for part in parts.get("train", ())):
             self.mixture = Mixture.of(parts["train"], tables["train"])
-        self.taken_data = TakenData(", ".join(f"{names[split]} ({len(table)} rows)" for split, table in tables.items()))
+        words = {split: names[split] if split in ("train", UNNAMED) else f"{split}={names[split]}" for split in tables}
+        self.taken_data = TakenData(", ".join(f"{words[split]} ({len(table)} rows)" for split, table in tables.items()))
         return tables
 
     def _sample(
@@ -362,23 +387,10 @@ class Source:
         except ModelError:
             raise
         except Exception as error:  # a broken model directory raises almost anything; each says what
-            if (without := self._without_safetensors(path, error)) is not None:
+            if (without := without_safetensors(path, error)) is not None:
                 raise ModelError(f"model {path} {without}") from error
             what = "its weights file is damaged: " if type(error).__name__ == "SafetensorError" else ""
             raise ModelError(f"model {path}: {what}{first_reason(error)}") from error
-
-    @staticmethod
-    def _without_safetensors(path: str, error: Exception) -> str | None:
-        """What to say of a model that has no model.safetensors; None: something else is wrong."""
-        folder = Path(path)
-        if folder.is_dir():
-            is_pickled = any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))
-            return f"has no model.safetensors: {conversion(path, 'model')}" if is_pickled else None
-        if "use_safetensors" not in str(error):
-            return None
-        if not hub.reachable():
-            return f"is not in the cache, and {hub.endpoint()} is not reachable: fetch it first (hf download), or give a folder"
-        return f"has no model.safetensors; if its pytorch_model.bin is fetched into DIR: {conversion('DIR', 'model')}"
 
     def _check_settings(self, path: str, revision: str) -> None:
         """Before anything of a model is loaded: what it says of itself, in its folder or on the Hub."""

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -25,6 +26,7 @@ PACKED = (".gz", ".zst", ".zip")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".conll", ".txt")
 MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 CHUNK = 2**20
+MOST_LINE = 2**30  # characters: of a row, or of a .json document that stands in one line
 
 
 def check_readable(path: Path) -> None:
@@ -112,7 +114,7 @@ def line_end(path: Path, encoding: str) -> str:
     The other of the two is then text like any other, or refused by who reads the rows: it may not cut a row in two.
     """
     with open_bytes(path) as stream, io.TextIOWrapper(stream, encoding=encoding, newline="") as text:
-        return "\r" if text.readline().endswith("\r") else "\n"
+        return "\r" if text.readline(MOST_LINE).endswith("\r") else "\n"
 
 
 def open_text(path: Path, encoding: str | None) -> Iterator[str]:
@@ -122,7 +124,9 @@ def open_text(path: Path, encoding: str | None) -> Iterator[str]:
         is_latin = codecs.lookup(name).name == "iso8859-1"
         end = line_end(path, name)
         with open_bytes(path) as stream, io.TextIOWrapper(stream, encoding=name, newline=end) as text:
-            for number, line in enumerate(text, start=1):
+            for number, line in enumerate(iter(partial(text.readline, MOST_LINE), ""), start=1):
+                if len(line) == MOST_LINE and not line.endswith(end):
+                    raise DataError(f"{path} line {number} has more than {MOST_LINE:,} characters: cut it into rows")
                 if "\0" in line:
                     raise DataError(f"{path} line {number} holds a NUL byte: no text, or in another --encoding")
                 if is_latin and (found := re.search("[\x80-\x84\x86-\x9f]", line)):

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.data.arrow_rows import noted_schema, read_arrow
+from engine.data.arrow_rows import noted_features, read_arrow
 from engine.data.cache import held_folder
 from engine.data.files import PLAIN, has_types, read_pieces
 from engine.data.form import Columns, Form, follow, way_to
+from engine.data.remote import by_address, spoken
 from engine.errors import DataError
 
 if TYPE_CHECKING:
@@ -104,10 +105,16 @@ def read_dataset(files: Sequence[Path], columns: Sequence[str], form: Form = PLA
 
     Where no disk has room, it is held in memory. Raises DataError, also where a column holds values of different kinds.
     """
+    rows = Rows(files, columns, form)
+    with by_address():
+        return kept(rows)
+
+
+def kept(rows: Rows) -> Dataset:
+    """The rows on disk, or in memory."""
     import pyarrow
     from datasets import Dataset
 
-    rows = Rows(files, columns, form)
     for place in (partial(held_folder, "rows"), tempfile.TemporaryDirectory):
         with suppress(OSError), place() as folder:
             copy = Path(folder) / "rows.arrow"
@@ -182,7 +189,7 @@ class Rows:
 
     def finished(self, table: Dataset) -> Dataset:
         """With the names of its ids, and of its rows."""
-        return with_origin(with_class_names(table, self.files), Origin([str(file) for file in self.files], self.starts))
+        return with_origin(with_class_names(table, self.files), Origin([spoken(str(file)) for file in self.files], self.starts))
 
 
 class WidenedError(Exception):
@@ -203,9 +210,8 @@ def widened(batch: RecordBatch, schema: Schema) -> RecordBatch:
 
 def with_class_names(table: Dataset, files: Sequence[Path]) -> Dataset:
     """The ClassLabels that ``datasets`` has noted in Parquet and Arrow files: their ids have names, the same in all files."""
-    import datasets
 
-    noted = [datasets.Features.from_arrow_schema(noted_schema(file)) if has_types(file) else {} for file in files]
+    noted = [noted_features(file) if has_types(file) else {} for file in files]
     for name in table.column_names:
         ways = [way_to(each, name) for each in noted]
         features = [None if way is None else follow(each, way) for each, way in zip(noted, ways, strict=True)]

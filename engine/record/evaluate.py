@@ -38,7 +38,8 @@ def evaluate(
 ) -> Evaluation:
     """The mean loss over all items, NaN if there are none, and the task's metrics. Collective.
 
-    ``total`` is the number of batches, for the bar; ``look`` is shown the outputs of each.
+    ``split``: the name of the evaluation set. ``total``: the number of batches, for the bar; ``look`` is shown the outputs of
+    each.
     """
     began = time.perf_counter()
     was_training = model.training
@@ -73,4 +74,6 @@ def evaluate(
         note(f"nothing to measure: the {num_examples} examples of {split!r} hold no target, so there is no loss and no metric")
     loss = loss / num_items if num_items else math.nan
     runtime = time.perf_counter() - began
-    return Evaluation({"loss": loss, **metrics.compute()}, num_examples, num_steps, runtime)
+    figures = {"loss": loss, **metrics.compute()}
+    classes = metrics.classes() if num_items and hasattr(metrics, "classes") else {}
+    return Evaluation(figures, num_examples, num_steps, runtime, classes)

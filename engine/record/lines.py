@@ -21,7 +21,7 @@ from engine.data.plan import Position
 from engine.errors import ResourceError
 from engine.memory.usage import peak_memory_gb
 from engine.model.flops import FlopCount
-from engine.record.figures import Evaluation, figure_text
+from engine.record.figures import Evaluation, by_set, figure_text
 from engine.record.tally import Tally, waste_text
 from engine.state import StepRecord, TrainState
 
@@ -106,7 +106,11 @@ def evaluation_line(at: Position, result: Evaluation) -> dict[str, Any]:
 
 def evaluation_text(at: Position, result: Evaluation, best: str | None) -> str:
     """The same, for the reader; ``best``: the figure that has never been better."""
-    text = ", ".join(f"{name} {figure_text(value)}" for name, value in result.figures.items())
+    sets = by_set(result.figures).items()
+    text = "; ".join(
+        ", ".join(f"{each}{'/' * bool(each)}{name} {figure_text(value)}" for name, value in figures.items())
+        for each, figures in sets
+    )
     return f"epoch {at.epochs_done:g}: evaluation {text}" + (f" (best {best} so far)" if best else "")
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], *kinds: type[Any
     old, left_out = with_defaults(old, *kinds), settings_where(lambda traits: not traits.changes_weights, *kinds)
     names = [name for name in dict.fromkeys([*old, *new]) if name not in left_out]
     return [f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
+
+
+def is_address(text: str) -> bool:
+    """``https://...``, ``s3://...``: no file of this machine."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def address_in(text: str) -> str | None:
+    """The first address of a setting that names files, with or without the name of an evaluation set; None: there is none."""
+    found = re.search(r"(?:^|[,=])([A-Za-z][A-Za-z0-9+.-]*://[^,]*)", text)
+    return found[1] if found else None
 
 
 def user_path(text: str) -> Path:

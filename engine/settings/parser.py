@@ -27,7 +27,7 @@ from engine.checked import TwiceError, each_once, parse_json
 from engine.console import is_main_process, note
 from engine.errors import UsageError
 from engine.settings.config_file import SettingsFile, from_yaml, is_run, kind_of, save_settings, usable
-from engine.settings.fields import Traits, in_order, settings_where, user_path
+from engine.settings.fields import Traits, address_in, in_order, settings_where, user_path
 from engine.settings.hints import hint
 
 SHORT = {"--lr": "--learning-rate", "--bs": "--batch-size"}  # as people call them
@@ -242,6 +242,12 @@ def values_of_file(path: Path, kinds: Sequence[type], argv: Sequence[str]) -> di
             raise file.error("it holds the settings of a training, for --task; this command takes the run as --model")
         if "task" not in given_names(argv):
             file.task  # noqa: B018 - raises for a task whose code it would bring along
+        for name, value in values.items():
+            if name not in given_names(argv) and isinstance(value, str) and address_in(value):
+                flag = f"--{name.replace('_', '-')} {value}"
+                raise file.error(
+                    f"it names an address, and anybody may have written that: none is asked for unless you say {flag}"
+                )
         values, left_out = usable(file, fields, settings_where(lambda traits: traits.local, *kinds))
         if left_out:
             note(left_out)

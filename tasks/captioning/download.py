@@ -7,11 +7,11 @@ the connection goes to the very address that was checked, no redirect is followe
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import socket
 import threading
 from urllib.parse import urlsplit
 
+from engine.data.remote import is_public
 from engine.errors import DataError
 
 SECONDS = 20.0  # for all of it
@@ -57,12 +57,6 @@ def cut_off(connection: http.client.HTTPConnection, late: threading.Event) -> No
     late.set()
     if connection.sock is not None:
         connection.sock.shutdown(socket.SHUT_RDWR)
-
-
-def is_public(address: str) -> bool:
-    """Does it belong to the internet, and not to this machine or its network?"""
-    found = ipaddress.ip_address(address)
-    return found.is_global and not found.is_multicast
 
 
 class PublicHTTP(http.client.HTTPConnection):

@@ -59,6 +59,7 @@ class Captioning(ImageTask[CaptioningOptions]):
 
     def __init__(self, options: CaptioningOptions, source: Source):
         super().__init__(options, source)
+        source.refuse("a model that describes pictures", "tokenizer", "add_tokens")
         self._captions: list[str] = []
         self._references: dict[str, list[list[str]]] = {}
 
@@ -66,6 +67,10 @@ class Captioning(ImageTask[CaptioningOptions]):
 
     def columns(self) -> list[str]:
         return [self.image_column, self.options.text_column]
+
+    @property
+    def text_column(self) -> str:
+        return self.options.text_column
 
     def sample(self) -> tuple[dict[str, Dataset], str]:
         """Pictures that are drawn here."""

@@ -114,7 +114,8 @@ def unlabelled(cells: Sequence[Any], split: str) -> str:
     """The way out where no row has a label, as in the test splits of competitions."""
     if not all(is_missing(cell) or whole(cell) == -1 for cell in cells):
         return ""
-    return f"; no row of the {split} data has one: name another file, or another split with --{split}-split"
+    flag = "--train-split" if split == "train" else "--eval-split"
+    return f"; no row of the {split} data has one: name another file, or another split with {flag}"
 
 
 def refuse_doubtful(column: Column, cells: Sequence[Any], rule: Rule) -> None:

@@ -21,7 +21,7 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.sources import Source
 from engine.errors import DataError, ModelError, UsageError
-from engine.task import Examples, Row
+from engine.task import Examples, Row, held_out
 from tasks.classification.column import Rule, class_names
 from tasks.classification.labels import Labels, listed, read_labels
 from tasks.classification.metrics import ClassificationMetrics
@@ -73,7 +73,7 @@ class Labelled(TextTask[L]):
         self.is_finished = False  # has a finished model been adopted?
         self._weights: Tensor | None = None
         self.problem: str = options.problem
-        self._held_out: Dataset | None = None
+        self._held_out: dict[str, Dataset] = {}
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -110,7 +110,7 @@ class Labelled(TextTask[L]):
         summarise(self.labels, targets, self.problem)
         if self.is_finished:  # nothing is trained any more: only what is measured is made
             tables.pop("train", None)
-        self._held_out = tables.get("eval")
+        self._held_out = held_out(tables)
         self.class_weights(torch.device("cpu"))  # refused before the model is loaded
         return self.with_targets(tables, targets)
 
@@ -197,13 +197,14 @@ class Labelled(TextTask[L]):
         logits, labels = outputs.logits.float(), batch.targets["labels"]  # [B, C]; [B], or [B, C] for multi-label
         if self.problem == "regression":
             return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
-        if self.problem == "multi_label":
-            return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         weights = self.class_weights(logits.device)
+        if self.problem == "multi_label":
+            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")
         return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.options.label_smoothing)
 
     def class_weights(self, device: torch.device) -> Tensor | None:
-        """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples."""
+        """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples. With several labels
+        at once it is of the examples that have the label, against those that have not."""
         if self._weights is None and self.options.class_weights is not None:
             self._weights = torch.tensor(self.known(self.labels).weights(self.options.class_weights), dtype=torch.float32)
         if self._weights is not None:
@@ -211,12 +212,12 @@ class Labelled(TextTask[L]):
         return self._weights
 
     def metrics(self, split: str) -> ClassificationMetrics:
-        return ClassificationMetrics(self.problem, len(self.known(self.labels).names))
+        return ClassificationMetrics(self.problem, self.known(self.labels).names)
 
-    def review(self) -> Mistakes:
-        if self.problem != "single_label" or self.labels is None or self._held_out is None:
+    def review(self, split: str) -> Mistakes:
+        if self.problem != "single_label":
             raise UsageError("--errors needs a task with one class for each row (--problem single_label)")
-        return Mistakes(self.labels.names, self.evaluated(self._held_out))
+        return Mistakes(self.known(self.labels).names, self.evaluated(self._held_out[split]))
 
     def evaluated(self, table: Dataset) -> Dataset:
         """What of the evaluated rows is shown of those that are wrong."""

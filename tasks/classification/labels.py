@@ -27,18 +27,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Labels:
-    """Names in the order of their ids, and how many training examples have each: [C]."""
+    """Names in the order of their ids, and how many training examples have each: [C].
+
+    ``num_rows``: the training examples, where one may have several labels; None where each has one.
+    """
 
     names: tuple[str, ...]
     counts: np.ndarray
+    num_rows: int | None = None
 
     def weights(self, asked: str) -> list[float]:
-        """``balanced``: n / (C * count), scikit-learn's rule, whose mean over the training examples is 1; or numbers."""
+        """``balanced``: n / (C * count), scikit-learn's rule, whose mean over the training examples is 1; or numbers.
+
+        Where an example may have several labels: (n - count) / count, so that for each label the examples that have it
+        weigh as much as those that have not, as the documentation of torch's BCEWithLogitsLoss has it for ``pos_weight``.
+        """
         if asked == "balanced":
             if not self.counts.all():
                 empty = self.names[int(np.argmin(self.counts))]
                 raise DataError(f"--class-weights balanced: no training example has the label {empty!r}")
-            return [float(w) for w in self.counts.sum() / (len(self.names) * self.counts)]
+            if self.num_rows is None:
+                return [float(w) for w in self.counts.sum() / (len(self.names) * self.counts)]
+            if (self.counts == self.num_rows).any():
+                full = self.names[int(np.argmax(self.counts))]
+                raise DataError(f"--class-weights balanced: every training example has the label {full!r}")
+            return [float(w) for w in (self.num_rows - self.counts) / self.counts]
         try:
             weights = [float(word) for word in asked.split(",")]
         except ValueError as error:
@@ -87,7 +100,8 @@ def read_labels(
                 matrix[kind, row] = 1
             arrays[split] = matrix[column.kinds]
     if rule.problem == "multi_label":
-        return Labels(names, arrays.get("train", np.zeros((0, len(names)))).sum(0)), arrays
+        matrix = arrays.get("train", np.zeros((0, len(names))))
+        return Labels(names, matrix.sum(0), len(matrix)), arrays
     trained = arrays.get("train", np.empty(0, dtype=np.int64))
     if "train" in arrays and (trained == trained[:1]).all():
         raise DataError(f"all training labels are {names[trained[0]]!r}: at least two classes are needed")
@@ -152,13 +166,13 @@ def warn_of_odd_classes(names: Sequence[str], num_rows: int) -> None:
         note(f"warning: {len(names)} different labels in {num_rows} rows; is that the right column?")
 
 
-def warn_of_lookalikes(names: Sequence[str]) -> None:
-    """The first two that look like one."""
+def warn_of_lookalikes(names: Sequence[str], what: str = "labels") -> None:
+    """The first two that look like one; ``what`` they are called."""
     alike: dict[str, str] = {}
     for name in names:
         if (other := alike.setdefault(appearance(name), name)) != name:
             both = f"{other!r} and {name!r}" if repr(other) != repr(name) else f"{other!a} and {name!a}"
-            note(f"warning: the labels {both} look alike, and are two classes")
+            note(f"warning: the {what} {both} look alike, and are two classes")
             return
 
 

@@ -7,10 +7,11 @@ Some keep examples: the correlations a prediction and a target for each [N], ave
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.data.batch import Batch
 from engine.distributed.world import World
@@ -21,13 +22,20 @@ class ClassificationMetrics:
 
     lower_is_better = ("rmse",)
 
-    def __init__(self, problem: str, num_labels: int):
+    def __init__(self, problem: str, labels: Sequence[str] | int):
+        """``labels``: their names in the order of the logits, or how many there are."""
         from torchmetrics import MetricCollection, classification, regression
 
         from tasks.agreement import Matthews, Pearson, Spearman
 
-        many: dict[str, Any] = {"num_labels": max(num_labels, 2)}  # torchmetrics takes no single label: it counts twice
-        classes: dict[str, Any] = {"num_classes": num_labels}
+        labels = [str(i) for i in range(labels)] if isinstance(labels, int) else labels
+        many: dict[str, Any] = {"num_labels": max(len(labels), 2)}  # torchmetrics takes no single label: it counts twice
+        classes: dict[str, Any] = {"num_classes": len(labels)}
+        counts: dict[str, Any] = {
+            "single_label": lambda: classification.MulticlassStatScores(**classes, average=None),
+            "multi_label": lambda: classification.MultilabelStatScores(**many, average=None),
+            "regression": lambda: None,
+        }
         figures: dict[str, Any] = {
             "single_label": lambda: {
                 "accuracy": classification.MulticlassAccuracy(**classes, average="micro"),
@@ -45,30 +53,54 @@ class ClassificationMetrics:
                 "spearman": Spearman(),
             },
         }[problem]()
-        self.problem = problem
+        self.problem, self.labels = problem, labels
+        self.counts = counts[problem]()
         self.names = tuple(figures)
         self.collection = MetricCollection(figures, compute_groups=False)
 
     def update(self, model: nn.Module, outputs: Any, batch: Batch) -> None:
         """``outputs.logits``: [B, C]."""
         logits, labels = outputs.logits.float(), batch.targets["labels"]
-        self.collection.to(logits.device)
+        self._to(logits.device)
         if self.problem == "multi_label":
             cells = (-1, max(logits.shape[-1], 2))  # twice the same label: every figure stays what it is
-            self.collection.update(logits.sigmoid().expand(cells), labels.long().expand(cells))
+            self._count(logits.sigmoid().expand(cells), labels.long().expand(cells))
         elif self.problem == "regression":
             self.collection.update(logits.squeeze(-1), labels)
         else:
             real = labels != -100
             if batch.num_items:  # torchmetrics cannot take none
-                self.collection.update(logits[real].argmax(-1), labels[real])
+                self._count(logits[real].argmax(-1), labels[real])
+
+    def _count(self, predicted: Tensor, labels: Tensor) -> None:
+        self.collection.update(predicted, labels)
+        self.counts.update(predicted, labels)
+
+    def _to(self, device: torch.device | str) -> None:
+        for states in (self.collection, self.counts):
+            if states is not None:
+                states.to(device)
 
     def compute(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.collection.compute().items()}
 
+    def classes(self) -> dict[str, dict[str, float]]:
+        """Precision, recall and f1 of each class (0 where nothing is predicted, or is there), and its rows. Collective."""
+        if self.counts is None:
+            return {}
+        found = {}
+        for name, (right, extra, _, missed, rows) in zip(self.labels, self.counts.compute().tolist(), strict=False):  # once
+            found[name] = {
+                "precision": right / max(right + extra, 1),
+                "recall": right / max(rows, 1),
+                "f1": 2 * right / max(2 * right + extra + missed, 1),
+                "rows": rows,
+            }
+        return found
+
     def sync(self, world: World) -> None:
         """torchmetrics merges by itself when torch.distributed is running: on the host, as a rank without rows is there."""
-        self.collection.to("cpu")
+        self._to("cpu")
         ranking: Any = self.collection["average_precision"] if self.problem == "multi_label" else None
         if ranking is not None and not ranking.preds:  # the others' have [N, C]: nothing must be of that shape, too
             ranking.preds.append(torch.empty(0, ranking.num_labels))

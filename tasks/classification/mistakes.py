@@ -37,19 +37,6 @@ class Mistakes:
     def columns(self) -> Columns:
         return {name: self.texts[name][:] for name in self.texts.column_names}
 
-    def classes(self) -> dict[str, dict[str, float]]:
-        """Precision, recall and f1 of each class (0 where nothing is predicted, or is there), and its rows."""
-        hits, predicted, there = np.diag(self.counts), self.counts.sum(0), self.counts.sum(1)
-        found = {}
-        for i, name in enumerate(self.names):
-            figures = {
-                "precision": hits[i] / max(predicted[i], 1),
-                "recall": hits[i] / max(there[i], 1),
-                "f1": 2 * hits[i] / max(predicted[i] + there[i], 1),
-            }
-            found[name] = {key: float(value) for key, value in figures.items()} | {"rows": int(there[i])}
-        return found
-
     def rows(self) -> tuple[list[str], list[list[Any]]]:
         """Header and rows, the most confident mistake first; ``row`` is that of the file, from 1; of several with its name."""
         found: list[list[Any]] = []

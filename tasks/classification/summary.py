@@ -7,17 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from engine.console import note
+from engine.data.places import UNNAMED
+from engine.task import held_out
 from tasks.classification.labels import Labels
 
 MOST = 20  # labels that are listed
 
 
 def summarise(labels: Labels, targets: Mapping[str, np.ndarray], problem: str) -> None:
-    """Print the labels with their counts, and the trivial baseline's figure on the evaluation data.
+    """Print the labels with their counts, and the trivial baseline's figure on each evaluation set.
 
     ``targets``: of each split ids [N], a matrix of 0 and 1 [N, C], or values [N].
     """
-    split = "train" if "train" in targets else "eval"
+    split = next(iter(targets))  # the training data, if they are there
     known = targets[split]
     if problem == "regression":
         line = f"values from {known.min():.4g} to {known.max():.4g}, mean {known.mean():.4g}"
@@ -28,8 +30,9 @@ def summarise(labels: Labels, targets: Mapping[str, np.ndarray], problem: str) -
         if known.ndim == 2 and (without := int((known.sum(1) == 0).sum())):
             line += f"; {without} of {len(known)} rows have none"
     note(f"labels of the {split} data: {line}")
-    if "eval" in targets:
-        note(f"to beat on the evaluation data: {baseline(labels.names, known, targets['eval'])}")
+    for name, values in held_out(targets).items():
+        where = "evaluation" if name == UNNAMED else name
+        note(f"to beat on the {where} data: {baseline(labels.names, known if split == 'train' else values, values)}")
 
 
 def baseline(names: tuple[str, ...], known: np.ndarray, held: np.ndarray) -> str:

@@ -23,12 +23,13 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns, delimiter_hint
+from engine.data.places import UNNAMED
 from engine.data.plan import eval_batches
 from engine.data.tables import RowName, row_name
 from engine.data.tokens import TokenDataset, Tokens, cells_of, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.model.capabilities import counts_ends
-from engine.task import Examples, Row
+from engine.task import Examples, Row, held_out
 from tasks.classification.labelled import Labelled
 from tasks.options import ClassificationOptions
 from tasks.text import checked_texts
@@ -170,7 +171,7 @@ class Classification(Labelled[ClassificationOptions]):
 
 def warn_of_overlap(tables: Mapping[str, Dataset], column: str, pair_column: str | None) -> None:
     """Evaluation rows that stand in the training data, too, make the evaluation look better than it is."""
-    if not {"train", "eval"} <= tables.keys():
+    if "train" not in tables:
         return
 
     def hashes(table: Dataset) -> np.ndarray:
@@ -178,5 +179,7 @@ def warn_of_overlap(tables: Mapping[str, Dataset], column: str, pair_column: str
         texts = [cells_of(table[name]) for name in (column, pair_column) if name]
         return np.fromiter((hash(row) for row in zip(*texts, strict=True)), dtype=np.int64, count=len(table))
 
-    if repeated := int(np.isin(hashes(tables["eval"]), hashes(tables["train"])).sum()):
-        note(f"warning: {repeated} of {len(tables['eval'])} evaluation texts stand in the training data, too")
+    for split, table in held_out(tables).items():
+        if repeated := int(np.isin(hashes(table), hashes(tables["train"])).sum()):
+            name = "evaluation" if split == UNNAMED else split
+            note(f"warning: {repeated} of {len(table)} {name} texts stand in the training data, too")

@@ -1,9 +1,11 @@
-"""Restaurant reviews of Yelp: positive or negative, or (--stars) one to five stars.
+"""Reviews of Yelp: those of restaurants, positive or negative, or (--stars) of all kinds, one to five stars.
 
     {"text": "Great tacos at this restaurant, slow service.", "label": 1}
 
-As the tutorial does it: of fancyzhx/yelp_polarity, rows that contain "restaurant", 5,000 of them from the training
-split; evaluated on 1,000 such rows of the test split. Without a Hub: reviews that this project generates (yelp_sample.py).
+As the tutorial of the polarity does it: of fancyzhx/yelp_polarity, rows that contain "restaurant", 5,000 of them from the
+training split; evaluated on 1,000 such rows of the test split. As those of the stars do it: of Yelp/yelp_review_full,
+rows about anything; ``--contains restaurant`` leaves the others out. Without a Hub: reviews that this project generates
+(samples/yelp.py).
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class Yelp(Classification):
         self.default_names = STARS if self.stars else POLARITY
 
     def tables(self) -> dict[str, Dataset]:
-        """Only rows about restaurants; a user's own rows as they are."""
-        if self.source.is_replaced or self.source.config.train_file:
+        """For the polarity only rows about restaurants; a user's own rows as they are."""
+        if self.stars or self.source.is_replaced or self.source.config.train_file:
             return super().tables()
         column = self.options.text_column
         return {

@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from engine.commands.output import check_output, writing
+from engine.commands.output import check_output
+from engine.commands.picture import PICTURES, check_matplotlib, save_figure
 from engine.console import say, say_lines, shown
 from engine.errors import UsageError
 from engine.finished import Find, open_model
@@ -17,7 +19,6 @@ from tasks.embeddings.task import Embeddings
 from tasks.flags import CompareConfig
 
 FIRST, REPEATS = 10, 5
-PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def compare_models(config: CompareConfig, texts: Sequence[str], find: Find) -> N
         raise UsageError(f"found {texts[0]!r}: sentences come after --sentences, models after --models")
     check_output("--picture", config.picture, PICTURES)
     if config.picture:
-        check_matplotlib()
+        check_matplotlib("--picture")
     found = [embedded(name, config, find) for name in config.models]
     width = max(*(len(model.name) for model in found), 10)
     for model in found:
@@ -77,16 +78,9 @@ def matrix(values: Tensor) -> str:
     return "\n".join(lines + [f"{i:>3} " + " ".join(f"{x:5.2f}" for x in row) for i, row in zip(numbers, values, strict=True)])
 
 
-def check_matplotlib() -> None:
-    """Raises UsageError without it, before a model is loaded."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UsageError("--picture needs matplotlib: pip install -c constraints.txt '.[bench]'") from error
-
-
 def draw(found: Sequence[Embedded], sentences: Sequence[str], path: Path) -> None:
-    """One square for each model, the same colours for the same cosines. Raises ResourceError."""
+    """A column for each model: its similarities as a square, the same colours for the same cosines, and below them the first
+    numbers of each vector. Raises ResourceError."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,24 +89,34 @@ def draw(found: Sequence[Embedded], sentences: Sequence[str], path: Path) -> Non
     number = len(sentences)
     size = max(2.6, 0.62 * number)
     figure, axes = plt.subplots(
-        1, len(found), figsize=(3.2 + (size + 0.7) * len(found), size + 1.4), squeeze=False, layout="constrained"
+        2, len(found), figsize=(3.2 + (size + 1.9) * len(found), 2 * size + 2.4), squeeze=False, layout="constrained"
     )
     labels = [f"{i}. {shown(sentence, 34)}" for i, sentence in enumerate(sentences, start=1)]
-    for model, axis in zip(found, axes[0], strict=True):
-        image = axis.imshow(model.similarities, cmap="Blues", vmin=0, vmax=1)
-        for row, values in enumerate(model.similarities.tolist()):
-            for column, value in enumerate(values):
-                colour = "white" if value > 0.55 else "black"
-                axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
-        axis.set_title(
-            f"{shown(model.name, 40)}\n{model.vectors.shape[1]} dimensions, {1000 * model.seconds:.1f} ms", fontsize=9
-        )
-        axis.set_xticks(range(number), [str(i) for i in range(1, number + 1)])
-        axis.set_yticks(range(number), labels if axis is axes[0, 0] else [str(i) for i in range(1, number + 1)], fontsize=8)
-        axis.tick_params(length=0)
-    figure.colorbar(image, ax=axes[0].tolist(), label="cosine", shrink=0.8)
-    try:
-        with writing("--picture", path, binary=True) as stream:
-            figure.savefig(stream, dpi=160, format=path.suffix.lower()[1:])
-    finally:
-        plt.close(figure)
+    largest = max(float(model.vectors[:, :FIRST].abs().max()) for model in found)
+    squares = []
+    for model, (above, below) in zip(found, axes.T, strict=True):
+        title = f"{shown(model.name, 40)}\n{model.vectors.shape[1]} dimensions, {1000 * model.seconds:.1f} ms"
+        above.set_title(title, fontsize=9, parse_math=False)
+        squares.append(grid(above, model.similarities, "Blues", 0, 1, "{:.2f}"))
+        above.set_xticks(range(number), [str(i) for i in range(1, number + 1)])
+        numbers = grid(below, model.vectors[:, :FIRST], "RdBu", -largest, largest, "{:.2f}", fontsize=6)
+        below.set_title(f"the first {FIRST} numbers of each vector", fontsize=9)
+        below.set_xticks(range(min(FIRST, model.vectors.shape[1])))
+        for axis in (above, below):
+            names = labels if model is found[0] else [str(i) for i in range(1, number + 1)]
+            axis.set_yticks(range(number), names, fontsize=8, parse_math=False)
+            axis.tick_params(length=0)
+    figure.colorbar(squares[0], ax=axes[0].tolist(), label="cosine", shrink=0.8)
+    figure.colorbar(numbers, ax=axes[1].tolist(), label="number", shrink=0.8)
+    save_figure("--picture", path, figure)
+
+
+def grid(axis: Any, values: Tensor, colours: str, least: float, most: float, form: str, fontsize: int = 8) -> Any:
+    """A matrix as coloured cells, each with its number; the text is white on what is dark."""
+    image = axis.imshow(values, cmap=colours, vmin=least, vmax=most, aspect="auto")
+    for row, cells in enumerate(values.tolist()):
+        for column, value in enumerate(cells):
+            red, green, blue, _ = image.cmap(image.norm(value))
+            colour = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
+            axis.text(column, row, form.format(value), ha="center", va="center", fontsize=fontsize, color=colour)
+    return image

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.commands.inputs import text_column
 from engine.commands.output import TABLES, check_output, check_writable, write_predictions
 from engine.console import say, shown
 from engine.data.cache import entry
 from engine.data.collate import Layout
 from engine.data.files import read_named
-from engine.data.form import Form
+from engine.data.form import Columns, Form
 from engine.data.tokens import tokens_fingerprint
-from engine.errors import DataError, UsageError
+from engine.errors import UsageError
 from engine.finished import Find, open_model
 from engine.model.packing_check import described
 from engine.settings.own import code_fingerprint
@@ -35,16 +36,15 @@ from tasks.text import checked_texts
 def search(config: SearchConfig, queries: Sequence[str], find: Find) -> None:
     """The command: the nearest texts of ``--corpus`` to each query, with their cosines. Prints, or writes ``--output``."""
     if not queries:
-        raise UsageError("give one or more queries to search for")
+        raise UsageError("give one or more queries to search for; before --sentences, whose texts would take them in")
     check_output("--output", config.output, TABLES, inputs=[config.corpus], model=config.model)
     checked_texts(queries, "the queries")
-    rows = read_named(config.corpus, "--corpus", Form.of(config))
+    corpus = config.corpus or "--sentences"
+    rows: Columns = read_named(config.corpus, "--corpus", Form.of(config)) if config.corpus else {"text": config.sentences}
     if config.output:
-        check_writable(rows, Path(config.output), config.corpus)
-    name = config.text_column or (next(iter(rows)) if len(rows) == 1 else "text")
-    if name not in rows:
-        raise DataError(f"{config.corpus} has no column {name!r} (it has: {', '.join(rows)}): name it with --text-column")
-    texts = checked_texts(rows[name], f"{config.corpus}, column {name!r}")
+        check_writable(rows, Path(config.output), corpus)
+    name = text_column(rows, config.text_column, corpus)
+    texts = checked_texts(rows[name], f"{corpus}, column {name!r}")
     task, model, layout = open_model(config.model, find, device=config.device, task=config.task, base="embeddings")
     assert isinstance(task, Embeddings)
     scores = task.vectors(model, queries, layout, QUERY) @ corpus_vectors(task, model, layout, texts).T  # [Q, N]

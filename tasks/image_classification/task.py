@@ -22,11 +22,12 @@ from transformers import AutoModelForImageClassification
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
+from engine.data.places import UNNAMED
 from engine.data.sources import HubData, Source, TakenModel
 from engine.data.tables import origin_of, with_origin
 from engine.errors import ModelError
 from engine.settings.fields import user_path
-from engine.task import Examples, Row
+from engine.task import Examples, Row, held_out
 from tasks.captioning.pictures import Pictures
 from tasks.classification.column import Rule, read_column
 from tasks.classification.labelled import Labelled
@@ -51,6 +52,7 @@ class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageC
 
     def __init__(self, options: ImageClassificationOptions, source: Source):
         super().__init__(options, source)
+        source.refuse("pictures", "contains", "tokenizer", "add_tokens")
         self.best_metric = "accuracy" if options.problem == "single_label" else "loss"
 
     # ---------------------------------------------------------------------------------------------------------- data
@@ -158,7 +160,10 @@ class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageC
 
 def warn_of_overlap(found: Mapping[str, Pictures]) -> None:
     """Evaluation pictures that are training pictures, too, byte for byte, make the evaluation look better than it is."""
-    if {"train", "eval"} <= found.keys():
-        known = set(found["train"].digests)
-        if repeated := sum(digest in known for digest in found["eval"].digests):
-            note(f"warning: {repeated} of {len(found['eval'])} evaluation pictures are training pictures, too")
+    if "train" not in found:
+        return
+    known = set(found["train"].digests)
+    for split, pictures in held_out(found).items():
+        if repeated := sum(digest in known for digest in pictures.digests):
+            name = "evaluation" if split == UNNAMED else split
+            note(f"warning: {repeated} of {len(pictures)} {name} pictures are training pictures, too")

@@ -20,14 +20,15 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from engine.data.collate import PADDED, Layout
-from engine.data.places import files_in, named_files
+from engine.data.places import files_in, parts_of
+from engine.data.remote import unfetched
 from engine.data.sources import HubData, Source, TakenModel
 from engine.data.streams import kind_of, looks_like_a_file
 from engine.data.tables import chosen, row_name
 from engine.data.tokens import TokenDataset, tokenize
 from engine.errors import DataError, ModelError, UsageError
-from engine.settings.fields import user_path
-from engine.task import Examples, Row
+from engine.settings.fields import is_address, user_path
+from engine.task import Examples, Row, held_out
 from tasks.language.generate import write_on
 from tasks.language.scratch import small_gpt2
 from tasks.language.task import WHOLE, LanguageMetrics, LanguageModel, in_blocks, in_pieces
@@ -72,7 +73,7 @@ class Decoder(LanguageModel[O]):
         for text in inputs:
             prompt = self.prompt(text)
             room = max(1, min(50, self.model_length - len(prompt)))
-            yield {"text": write_on(self, model, "", prompt, max_new_tokens=room)[0]}
+            yield {"text": write_on(self, model, [prompt], max_new_tokens=room)[0][0]}
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         return " ".join(prediction["text"].split())
@@ -111,7 +112,10 @@ class CausalLM(Decoder[CausalOptions]):
         name = config.train_file or config.data
         if user_path(name).is_dir():
             name = files_in(user_path(name))["train"] or ""
-        is_text = looks_like_a_file(name) and all(kind_of(file) == ".txt" for file in named_files(name))
+        if not looks_like_a_file(name) and not is_address(name):
+            return False
+        files = [file for part in parts_of(name, fetch=unfetched) for file in part.files]
+        is_text = all(kind_of(file) == ".txt" for file in files)
         return self.options.documents == "joined" and is_text and not config.delimiter
 
     def splits(self) -> dict[str, Dataset]:
@@ -124,7 +128,7 @@ class CausalLM(Decoder[CausalOptions]):
                 "shares, --max-train-examples and --max-eval-examples pick rows at random, and a .txt file is one text: "
                 "cut the file, or, if each line is a text, give --documents packed"
             )
-        if config.eval_fraction and "eval" not in tables:
+        if config.eval_fraction and not held_out(tables):
             lines = tables["train"]
             at = len(lines) - max(1, round(len(lines) * config.eval_fraction))
             if at < 1:

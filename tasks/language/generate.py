@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import TextStreamer
 
 from engine.commands.flags import with_model
-from engine.console import say_lines
-from engine.errors import DataError, ModelError, UsageError
+from engine.commands.inputs import texts_given, write_found
+from engine.console import say, say_lines, say_part
+from engine.errors import DataError, ModelError
 from engine.finished import Find, open_model
 from tasks.flags import GenerateConfig
 from tasks.language.templates import TemplateError, within_limits
+from tasks.text import checked_texts
+
+PASSED_ON = (
+    "max_new_tokens", "num_return_sequences", "no_repeat_ngram_size", "temperature", "top_k", "top_p", "num_beams",
+    "repetition_penalty",
+)  # fmt: skip
 
 
 def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
-    """Prints prompt and continuation (with ``--chat`` the answer alone); a line ``---`` stands between texts."""
-    config, texts = with_model(config, texts, 'generate runs/clm "The food was"')
-    if not texts:
-        raise UsageError('give a prompt: python run.py generate --model runs/clm "The food was"')
+    """Prints prompt and continuation (with ``--chat`` the answer alone); a line ``---`` stands between texts. Or writes
+    ``--output``: beside the columns of ``--input`` what follows each prompt as ``generated``, a list if there are several."""
+    config, texts = with_model(config, texts, EXAMPLE)
+    texts, rows = texts_given(config, texts, model=config.model, what="a prompt", example=f"python run.py {EXAMPLE}")
+    checked_texts(texts, config.input or "the prompts")
     task: Any
     task, model, _ = open_model(config.model, find, device=config.device, task=config.task, base="clm")
-    options: dict[str, Any] = {name: getattr(config, name) for name in ("temperature", "top_p") if getattr(config, name)}
-    options |= {"max_new_tokens": config.max_new_tokens, "num_return_sequences": config.num_return_sequences}
-    options |= {"no_repeat_ngram_size": config.no_repeat_ngram_size, "do_sample": config.sampled}
+    options = {name: value for name in PASSED_ON if (value := getattr(config, name)) is not None}
+    options |= {"do_sample": config.sampled} | ({"stop_strings": config.stop} if config.stop else {})
     torch.manual_seed(config.seed)
-    written: list[str] = []
-    for text in texts:
-        prompt = chat_prompt(task, text) if config.chat else task.prompt(text)
-        written += write_on(task, model, "" if config.chat else text, prompt, **options)
-    say_lines("\n---\n".join(written))
+    prompts = [chat_prompt(task, text) if config.chat else task.prompt(text) for text in texts]
+    if config.stream:
+        return stream(task, model, texts, prompts, shows_prompt=not config.chat, **options)
+    written = write_on(task, model, prompts, batch_size=config.batch_size, **options)
+    if config.output:
+        cells = [{"generated": found if config.num_return_sequences > 1 else found[0]} for found in written]
+        return write_found(config, rows, cells, "texts")
+    starts = ["" if config.chat else text for text in texts]
+    say_lines("\n---\n".join(start + text for start, found in zip(starts, written, strict=True) for text in found))
+
+
+EXAMPLE = 'generate runs/clm "The food was"'
 
 
 def chat_prompt(task: Any, text: str) -> list[int]:
@@ -49,18 +65,82 @@ def chat_prompt(task: Any, text: str) -> list[int]:
     return ids  # type: ignore[no-any-return]
 
 
-def write_on(task: Any, model: nn.Module, text: str, prompt: list[int], **options: Any) -> list[str]:
-    """``text`` with what follows ``prompt``, for each sequence. One prompt at a time: no padding. Raises DataError."""
-    if not prompt:
-        raise DataError("a prompt is empty: give the model something to go on from")
-    if (length := len(prompt) + options["max_new_tokens"]) > task.model_length:
-        raise DataError(
-            f"the prompt has {len(prompt)} tokens and --max-new-tokens is {options['max_new_tokens']}: {length} together, "
-            f"this model takes at most {task.model_length}"
-        )
-    ids = torch.tensor([prompt], device=next(model.parameters()).device)
-    options = {"do_sample": False, **options}
+def write_on(task: Any, model: nn.Module, prompts: Sequence[list[int]], batch_size: int = 1, **options: Any) -> list[list[str]]:
+    """What follows each of the prompts, which are token ids: one text for each sequence asked for, in their order.
+
+    Prompts that have equally many tokens are written on together, at most ``batch_size``: so none is padded, and none is
+    answered otherwise than alone. ``options``: of ``model.generate``. Raises DataError for a prompt that leaves no room.
+    """
+    check_room(task, prompts, options["max_new_tokens"])
+    written: list[list[str]] = [[] for _ in prompts]
+    for together in alike(prompts, batch_size):
+        rows = call(task, model, [prompts[at] for at in together], **options).tolist()
+        number = len(rows) // len(together)
+        for at, first in zip(together, range(0, len(rows), number), strict=True):
+            written[at] = [ended(follows(task, prompts[at], row), options) for row in rows[first : first + number]]
+    return written
+
+
+def alike(prompts: Sequence[list[int]], most: int) -> Iterator[list[int]]:
+    """The places of prompts that have equally many tokens, at most so many at a time, the longest first."""
+    order = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]))
+    for _, group in groupby(order, key=lambda at: len(prompts[at])):
+        together = list(group)
+        yield from (together[start : start + most] for start in range(0, len(together), most))
+
+
+def call(task: Any, model: nn.Module, prompts: Sequence[list[int]], **options: Any) -> Tensor:
+    """[N, T]: ``model.generate`` of prompts that have equally many tokens; the prompts stand at the beginning."""
+    ids = torch.tensor(prompts, device=next(model.parameters()).device)
+    options = {"do_sample": False, "tokenizer": task.tokenizer if "stop_strings" in options else None, **options}
     with torch.inference_mode():
-        found = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=task.tokenizer.pad_token_id, **options)  # type: ignore[operator]
-    said = len(task.tokenizer.decode(prompt, skip_special_tokens=True))  # a first token decoded alone may lose its space
-    return [text + task.tokenizer.decode(row, skip_special_tokens=True)[said:] for row in found.tolist()]
+        found: Tensor = model.generate(  # type: ignore[operator]
+            ids, attention_mask=torch.ones_like(ids), pad_token_id=task.tokenizer.pad_token_id, **options
+        )
+    return found
+
+
+def follows(task: Any, prompt: Sequence[int], row: Sequence[int]) -> str:
+    """The text of a row behind that of its prompt: a first token decoded alone may lose its space."""
+    said = len(task.tokenizer.decode(prompt, skip_special_tokens=True))
+    return str(task.tokenizer.decode(row, skip_special_tokens=True)[said:])
+
+
+def ended(text: str, options: dict[str, Any]) -> str:
+    """The text up to the first of the ``stop_strings``, if there are any."""
+    return text[: min((at for stop in options.get("stop_strings", ()) if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+def check_room(task: Any, prompts: Sequence[list[int]], num_tokens: int) -> None:
+    """Raises DataError for an empty prompt, or one that leaves no room for so many tokens."""
+    for number, prompt in enumerate(prompts, start=1):
+        which = "the prompt" if len(prompts) == 1 else f"prompt {number}"
+        if not prompt:
+            raise DataError("a prompt is empty: give the model something to go on from")
+        if (length := len(prompt) + num_tokens) > task.model_length:
+            raise DataError(
+                f"{which} has {len(prompt)} tokens and --max-new-tokens is {num_tokens}: {length} together, "
+                f"this model takes at most {task.model_length}"
+            )
+
+
+class Streamer(TextStreamer):  # type: ignore[misc]
+    """Prints what is written through the console, which lets nothing through that could drive the terminal."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        say_part(text)
+
+
+def stream(
+    task: Any, model: nn.Module, texts: Sequence[str], prompts: Sequence[list[int]], *, shows_prompt: bool, **options: Any
+) -> None:
+    """Print what follows each prompt, word by word, while it is written."""
+    check_room(task, prompts, options["max_new_tokens"])
+    for number, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        if number:
+            say("---")
+        if shows_prompt:
+            say_part(text)
+        streamer = Streamer(task.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        call(task, model, [prompt], streamer=streamer, **options)
+        say("", flush=True)

@@ -1,4 +1,4 @@
-"""What a tagger gets wrong: which words of which rows, how sure it was of them, and the figures of each kind."""
+"""What a tagger gets wrong: which words of which rows, how sure it was of them, and which tag it takes for which."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.data.batch import Batch
 from engine.data.form import Columns
 from engine.data.tables import origin_of, row_name, row_number
 from tasks.classification.mistakes import Mistakes
-from tasks.tagging.tags import ThingMetrics, kinds_of, of_rows, tags_of_rows
+from tasks.tagging.tags import of_rows, tags_of_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,8 +24,6 @@ class TagMistakes:
 
     def __init__(self, names: Sequence[str], sentences: Dataset, places: Sequence[Place], text_column: str):
         self.names, self.sentences, self.places, self.text_column = names, sentences, places, text_column
-        kinds = kinds_of(names)
-        self.figures = ThingMetrics(names, kinds) if kinds is not None else None
         self.confused = Mistakes(names, sentences)
         self.wrong: list[tuple[float, int, int, int, int]] = []  # (confidence, row, word, tag, prediction)
 
@@ -33,8 +31,6 @@ class TagMistakes:
         """``outputs.logits``: [1, N, L]."""
         sure = of_rows(outputs.logits.squeeze(0).float().softmax(-1).max(-1).values, batch)
         for (_, row), (tags, predicted), scores in zip(batch.keys, tags_of_rows(outputs, batch), sure, strict=True):
-            if self.figures is not None:
-                self.figures.count(tags, predicted)
             sentence, words = self.places[row]
             np.add.at(self.confused.counts, (tags.numpy(), predicted.numpy()), 1)
             for i in (tags != predicted).nonzero()[:, 0].tolist():
@@ -56,10 +52,6 @@ class TagMistakes:
             numbers = where(self.sentences, row), word
             found.append([*numbers, self.text(row), self.names[tag], self.names[predicted], round(score, 4)])
         return ["row", "word", self.text_column, "tag", "prediction", "confidence"], found
-
-    def classes(self) -> dict[str, dict[str, float]]:
-        """Of each kind of name; where tags stand for themselves, of each tag."""
-        return self.confused.classes() if self.figures is None else self.figures.classes()
 
     def table(self) -> str:
         """Which tag is taken for which."""

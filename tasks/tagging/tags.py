@@ -122,7 +122,7 @@ class WordMetrics(ClassificationMetrics):
     """accuracy, f1 (macro), mcc over words, whose tags are no parts of things."""
 
     def __init__(self, names: Sequence[str]):
-        super().__init__("single_label", len(names))
+        super().__init__("single_label", names)
 
     def update(self, model: nn.Module, outputs: Any, batch: Batch) -> None:
         super().update(model, SimpleNamespace(logits=outputs.logits.squeeze(0)), batch)  # [N, L] of the N words

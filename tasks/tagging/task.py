@@ -26,8 +26,9 @@ from engine.data.sources import HubData
 from engine.data.tables import row_name
 from engine.data.tokens import TokenDataset
 from engine.errors import DataError
-from engine.task import Examples, Metrics, Row
+from engine.task import Examples, Metrics, Row, held_out
 from tasks.classification.column import class_names
+from tasks.classification.labels import warn_of_lookalikes
 from tasks.language.task import LanguageModel
 from tasks.options import DEFAULTS, TaggingOptions
 from tasks.samples import entities
@@ -60,8 +61,8 @@ class Tagging(LanguageModel[TaggingOptions]):
         super().__init__(options, source)
         self.names: tuple[str, ...] | None = None  # of the tags, in the order of the model's outputs
         self.is_finished = False
-        self._held_out: Dataset | None = None
-        self._places: list[Place] = []  # of each row that is evaluated
+        self._held_out: dict[str, Dataset] = {}
+        self._places: dict[str, list[Place]] = {}  # of each row of a split
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -102,7 +103,7 @@ class Tagging(LanguageModel[TaggingOptions]):
         if self.names is None:
             self.names = self.names_for(sentences["train"], tables["train"])
             self.say_what_there_is(sentences["train"])
-        self._held_out = tables.get("eval")
+        self._held_out = held_out(tables)
         return {split: self.on_tokens(some, tables[split], split) for split, some in sentences.items()}
 
     def read(self, table: Dataset, split: str) -> list[Tagged]:
@@ -132,6 +133,7 @@ class Tagging(LanguageModel[TaggingOptions]):
                 )
             note(f"tags: those of {self.source.config.model}: {', '.join(own)}")
             names = own
+        warn_of_lookalikes(names, "tags")
         if len(names) < 2:
             raise DataError(f"the training data have one tag only, {names[0]!r}: there is nothing to tell apart")
         return names
@@ -160,10 +162,14 @@ class Tagging(LanguageModel[TaggingOptions]):
         of_words = [np.array([numbers[tag] for tag in sentences[row][1]]) for row in kept]
         labels = [np.where(w >= 0, of_words[s][w], -100) for w, s in zip(found.words, found.sentence, strict=True)]
         flat = np.concatenate(labels)
+        if not (flat != -100).any():
+            raise DataError(
+                f"{split} data: no word has a token of {self.path}: their characters cannot be seen, or it knows none"
+            )
         if lost := sum(map(len, of_words)) - int((flat != -100).sum()):
             note(f"{split} data: {lost} words have no token, as their characters cannot be seen: they are not tagged")
-        if split == "eval":
-            self._places = [(kept[s], words[words >= 0]) for s, words in zip(found.sentence, found.words, strict=True)]
+        if split != "train":
+            self._places[split] = [(kept[s], words[words >= 0]) for s, words in zip(found.sentence, found.words, strict=True)]
         return TokenDataset(
             found.tokens(),
             token_columns={"labels": flat.astype(np.int32)},
@@ -198,9 +204,8 @@ class Tagging(LanguageModel[TaggingOptions]):
         kinds = kinds_of(names)
         return WordMetrics(names) if kinds is None else ThingMetrics(names, kinds)
 
-    def review(self) -> TagMistakes:
-        assert self._held_out is not None
-        return TagMistakes(self.known(self.names), self._held_out, self._places, self.options.text_column)
+    def review(self, split: str) -> TagMistakes:
+        return TagMistakes(self.known(self.names), self._held_out[split], self._places[split], self.options.text_column)
 
     def label_names(self, model: nn.Module) -> Sequence[str]:
         names: Mapping[int, str] = getattr(getattr(model, "config", None), "id2label", None) or {}

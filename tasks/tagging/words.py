@@ -6,13 +6,14 @@ A row is a list of words beside a list of tags, or a text beside the spans that 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.checked import is_a
 from engine.console import note
 from engine.data.tables import row_name
 from engine.data.tokens import CHUNK_ROWS, Tokens, cells_of, left_as_found
@@ -23,17 +24,30 @@ if TYPE_CHECKING:
 
 Tagged = tuple[list[str], list[str]]  # the words of a sentence, and a tag for each
 WORD = re.compile(r"\w+|[^\w\s]")
+LETTERS = re.compile(r"[0-9A-Za-z\u00c0-\u052f]{2}")  # two of Latin, Greek or Cyrillic
 
 
 def tagged_words(table: Dataset, text_column: str, label_column: str, where: str, names: Sequence[str] | None) -> list[Tagged]:
     """The sentences of a table. ``names``: of tags that are numbers. Raises DataError with the row."""
-    row, found = partial(row_name, table), []
-    for number, cells in enumerate(zip(cells_of(table[text_column]), cells_of(table[label_column]), strict=True)):
+    row, found, cut = partial(row_name, table), [], []
+    for number, (text, tags) in enumerate(zip(cells_of(table[text_column]), cells_of(table[label_column]), strict=True)):
         try:
-            found.append(sentence(*cells, names))
+            found.append(sentence(text, tags, names))
         except ValueError as error:
             raise DataError(f"{where}, {row(number)}: {error}") from error
+        if isinstance(text, str) and any(isinstance(span, dict) and cuts_a_word(text, span) for span in tags):
+            cut.append(number)
+    if cut:
+        note(
+            f"warning: {where}: in {len(cut)} of {len(found)} rows a span begins or ends within a word (the first: {row(cut[0])}); "
+            "do its numbers count characters, from 0, and to before end?"
+        )
     return found
+
+
+def cuts_a_word(text: str, span: Mapping[str, Any]) -> bool:
+    """Does it begin or end between two letters or digits? Not where words are written without blanks, as in Chinese."""
+    return any(LETTERS.fullmatch(text[max(at - 1, 0) : at + 1]) is not None for at in (span["start"], span["end"]))
 
 
 def sentence(text: Any, tags: Any, names: Sequence[str] | None) -> Tagged:
@@ -72,7 +86,7 @@ def from_spans(text: str, spans: Sequence[dict[str, Any]]) -> Tagged:
     marked = []
     for span in spans:
         start, stop, label = span.get("start"), span.get("end"), span.get("label")
-        if not (isinstance(start, int) and isinstance(stop, int) and isinstance(label, str) and label):
+        if not (is_a(start, int) and is_a(stop, int) and isinstance(label, str) and label.strip()):
             raise ValueError(f"a span is {{start, end, label}}, found {span}")
         if not 0 <= start < stop <= len(text) or not text[start:stop].strip():
             raise ValueError(f"there is no word from {start} to {stop} of a text of {len(text)} characters")

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.reliability import forked, kill, kill_points
+from bench.reliability import forked, kill, kill_phases, kill_points
 from bench.reliability.lab import differences, tiny_lab
 
 ROOT = Path(__file__).parent.parent.parent
-POINTS = ["between two micro-batches of step 9", "between commit and rotation", "finish: all but the last run.json"]
+POINTS = [
+    "between two micro-batches of step 9",
+    "amending: the old one un-named, the new one not yet named",
+    "finish: all but the last run.json",
+]
 
 
 def program(folder: Path) -> dict:
@@ -34,6 +39,7 @@ def program(folder: Path) -> dict:
         "points": kill_points.kill_points(lab, [0], ["fp32"], POINTS)
         + kill_points.kill_points(lab, [2], ["fp32"], ["saving: all written, not yet renamed"], ["--async-save"]),
         "controls": kill_points.controls(lab),
+        "phases": [{"phase": "overwrite"} | kill_phases.kills_within(lab, "overwrite", 2, random.Random(1))],
     }
 
 
@@ -59,6 +65,14 @@ def test_with_another_optimizer_and_an_average_the_end_is_the_same(document):
     [found] = document["optimizers"]
     assert found["kills"] >= 3 and found["equal"] == found["runs"]
     found["wrong"] = [{"flags": "", "differences": ["model.safetensors"]}]
+    assert not kill.is_clean(document)
+    found["wrong"] = []
+
+
+def test_killed_while_it_overwrites_the_end_is_the_same(document):
+    [found] = document["phases"]
+    assert found["kills"] >= 2 and found["equal"] == found["runs"] and 0 < found["phase_seconds"] < 60
+    found["wrong"] = [{"differences": ["model.safetensors"]}]
     assert not kill.is_clean(document)
     found["wrong"] = []
 

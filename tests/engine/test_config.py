@@ -277,7 +277,8 @@ def test_the_other_parts_have_ranges_too(kind, settings, flag):
     ["--eval-file", "a.csv"],
     ["--train-file", "a.csv", "--eval-file", "b.csv", "--eval-fraction", "0.1"],
     ["--problem", "regression", "--label-smoothing", "0.1"],
-    ["--problem", "multi_label", "--class-weights", "balanced"],
+    ["--problem", "regression", "--class-weights", "balanced"],
+    ["--problem", "multi_label", "--label-smoothing", "0.1"],
 ])  # fmt: skip
 def test_flags_that_contradict_each_other_are_refused_by_name(argv):
     message = refusal(*argv)

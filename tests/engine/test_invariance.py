@@ -25,6 +25,7 @@ KINDS = {
     "smoothed": {"label_smoothing": 0.1},
     "weighted": {"class_weights": "0.5,1,3"},
     "multi_label": {"problem": "multi_label"},
+    "multi_label, weighted": {"problem": "multi_label", "class_weights": "0.5,1,3"},
     "regression": {"problem": "regression"},
 }
 
@@ -40,7 +41,7 @@ def make_task(kind: str) -> Classification:
 def make_rows(kind: str, num_rows: int = 12, ignore: int = 0) -> TokenDataset:
     rows = tiny.token_rows(num_rows)
     generator = np.random.default_rng(3)
-    if kind == "multi_label":
+    if kind.startswith("multi_label"):
         rows.columns["labels"] = generator.integers(0, 2, (num_rows, 3)).astype(np.float32)
     elif kind == "regression":
         rows.columns["labels"] = generator.normal(size=num_rows).astype(np.float32)

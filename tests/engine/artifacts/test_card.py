@@ -150,6 +150,15 @@ def test_base_model_and_licence_come_from_the_checkpoints_card(tmp_path):
     (folder / "README.md").write_text("---\n: [ not YAML\n---\n")
     assert base(str(folder)) == {"base_model": None, "license": None}
     assert card.base_of(Source()) == {"base_model": None, "license": None}
+    (folder / "README.md").write_text('---\nlicense: "mit\\n---\\n\\e[2J"\nbase_model: "%s"\n---\n' % ("x" * 10**5))
+    assert base(str(folder)) == {"base_model": "x" * 200, "license": "mit ---  [2J"}, "one line, and not a long one"
+    (tmp_path / "notes.md").write_text("---\nlicense: of another file of this machine\n---\n")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(tmp_path / "notes.md")
+    assert base(str(folder)) == {"base_model": None, "license": None}, "a link that leads out"
+    (folder / "README.md").unlink()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n" + "x" * (1 << 20))
+    assert base(str(folder)) == {"base_model": None, "license": None}, "more than a card is read"
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,38 @@ def test_a_profile_and_mistakes_are_shown_when_they_are_there(run, tmp_path):
     )
 
 
+def test_whatever_numbers_and_names_a_profile_has_the_page_is_drawn(run, tmp_path):
+    """An infinity ended the drawing of all charts behind it; steps on a recorded graph have other phases, and were refused."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/profile").mkdir()
+    names = [f"phase {i}" for i in range(5000)]
+    steps = [{"step": step, "phases": {"forward": 1e308, **dict.fromkeys(names, 0.1)}, "memory_gb": {after: 1.5, EVIL: 1e308}}
+             for step, after in ((4, "forward"), (5, "graph"), (6, "graph"))]  # fmt: skip
+    operations = [{"name": EVIL + "z" * 5000, "milliseconds": 1e308, "calls": 1e308, "share": 1e308}] * 5000
+    profile = {"device": "cuda", "steps": steps, "operations": operations, "busy": None}
+    (tmp_path / "run/profile/profile.json").write_text(json.dumps(profile))
+    report(ReportConfig(model=str(tmp_path / "run")), [], None)
+    page = (tmp_path / "run/report.html").read_text()
+    charts = charts_of(page)
+    assert "Infinity" not in page and len(page) < 1_000_000
+    assert len(charts["Profiled steps"]["series"]) == 99 and "forward" not in str(charts["Profiled steps"]["series"])
+    memory = {series["name"]: series["points"] for series in charts["Memory in the profiled steps"]["series"]}
+    assert memory["after forward"] == [[4, 1.5]] and memory["after graph"] == [[5, 1.5], [6, 1.5]]
+
+
+@pytest.mark.parametrize("within", ["settings", "versions", "metrics", "files", "sources", "data.num_examples"])
+def test_a_run_json_of_very_many_entries_is_refused(run, tmp_path, within):
+    """push searched a million of them for a minute, and compare printed each."""
+    shutil.copytree(run, tmp_path / "run")
+    document = json.loads((tmp_path / "run/run.json").read_text())
+    *above, name = within.split(".")
+    holder = document[above[0]] if above else document
+    holder[name] = dict.fromkeys(map(str, range(10_001)), 1 if name in ("metrics", "num_examples") else "1")
+    (tmp_path / "run/run.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=f"{name} has 10,001 entries, and 10,000 are the most"):
+        report(ReportConfig(model=str(tmp_path / "run")), [], None)
+
+
 def test_mistakes_that_cannot_be_read_are_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run/errors.csv").write_bytes(b"\xff\xfe\x00")

@@ -17,7 +17,19 @@ from bench.toys import tiny
 from engine.build import build
 from engine.checkpoint import store
 from engine.checkpoint.snapshot import load_state, model_tensors, take_snapshot
-from engine.checkpoint.store import DamagedError, commit, newest, open_checkpoint, rotate, sealed, steps_in
+from engine.checkpoint.store import (
+    DamagedError,
+    amended,
+    clean,
+    commit,
+    discard_all,
+    newest,
+    open_checkpoint,
+    rotate,
+    sealed,
+    steps_in,
+)
+from engine.checkpoint.tensor_file import TensorFile
 from engine.config import TrainConfig
 from engine.errors import ModelError, ResourceError
 from engine.seed import get_rng, set_rng
@@ -69,6 +81,44 @@ def test_a_damaged_newest_one_falls_back_with_a_warning(tmp_path, capsys):
     (tmp_path / "step-00000001" / "MANIFEST.json").unlink()
     with pytest.raises(ModelError, match="--overwrite"):
         newest(tmp_path)
+
+
+def test_a_checkpoint_amended_after_its_evaluation_stands_at_every_moment(tmp_path, monkeypatch):
+    """Killed between the two renames, the one that was to be replaced has its name again; it may be the only one."""
+    model = TensorFile({"weight": torch.ones(2)})
+    before, after = ({"model.safetensors": model, "state.json": files(1)["state.json"] + end} for end in (b"", b" "))
+    commit(tmp_path, 1, before)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "rename", once_then_die(os.rename))
+        with pytest.raises(KeyboardInterrupt):
+            commit(tmp_path, 1, amended(tmp_path, 1, after))
+    assert steps_in(tmp_path) == []
+    clean(tmp_path)
+    found = newest(tmp_path)
+    assert found is not None and found["state.json"] == before["state.json"]
+    commit(tmp_path, 1, amended(tmp_path, 1, after))
+    assert newest(tmp_path)["state.json"] == after["state.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_what_was_to_be_replaced_goes_with_the_rest(tmp_path):
+    commit(tmp_path, 1, files(1))
+    (tmp_path / "step-00000001").rename(tmp_path / ".replaced-step-00000001")
+    commit(tmp_path, 2, files(2))
+    discard_all(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def once_then_die(rename):
+    calls = iter([rename])
+
+    def renamed(*paths):
+        call = next(calls, None)
+        if call is None:
+            raise KeyboardInterrupt
+        call(*paths)
+
+    return renamed
 
 
 def test_none_is_none(tmp_path):

@@ -149,9 +149,13 @@ def test_the_figures_of_every_task_merge(num_rows):
         pairs = torch.cat([vectors[:num_rows][mine], vectors[num_rows:][mine]])
         counts = {"num_examples": len(mine), "num_tokens": 0, "executed_tokens": 0, "sum_squares": 0, "longest": 0}
         given: list[tuple[Any, Any, dict[str, Tensor]]] = [
-            (ClassificationMetrics("single_label", 3), SimpleNamespace(logits=logits[mine]), {"labels": labels[mine]}),
-            (ClassificationMetrics("multi_label", 3), SimpleNamespace(logits=logits[mine]), {"labels": several[mine]}),
-            (ClassificationMetrics("regression", 1), SimpleNamespace(logits=logits[mine, :1]), {"labels": scores[mine]}),
+            (ClassificationMetrics("single_label", "abc"), SimpleNamespace(logits=logits[mine]), {"labels": labels[mine]}),
+            (ClassificationMetrics("multi_label", "abc"), SimpleNamespace(logits=logits[mine]), {"labels": several[mine]}),
+            (
+                ClassificationMetrics("regression", ["value"]),
+                SimpleNamespace(logits=logits[mine, :1]),
+                {"labels": scores[mine]},
+            ),
             (LanguageMetrics(0.5), SimpleNamespace(logits=logits[mine][None]), {"labels": labels[mine]}),
             (RetrievalMetrics(), pairs, {}),
             (ScoreMetrics(), pairs, {"scores": scores[mine], "labels": scores[mine]}),

@@ -483,9 +483,35 @@ def test_pictures_of_any_size_are_refused(tmp_path, capsys):
         assert code == 4 and "points a side; 4096 are the most" in line
 
 
+def test_captions_of_a_file_and_a_picture_of_them(models, folder, tmp_path, capsys):
+    """The names lie beside the file; the title of each picture is its caption."""
+    folder = shutil.copytree(folder / "test", tmp_path / "pictures")
+    names = ["000.png", "001.png", "002.png"]
+    (folder / "names.csv").write_text("id,file_name\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    arguments = ["caption", "--model", str(models["git"]), "--device", "cpu"]
+    assert run.main([*arguments, *(str(folder / name) for name in names)]) == 0
+    expected = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    output, drawn = tmp_path / "captions.jsonl", tmp_path / "captions.svg"
+    rest = ["--input", str(folder / "names.csv"), "--output", str(output), "--picture", str(drawn)]
+    assert run.main([*arguments, *rest]) == 0
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    assert found == [{"id": str(i), "file_name": name, "caption": text}
+                     for i, (name, text) in enumerate(zip(names, expected, strict=True))]  # fmt: skip
+    assert drawn.read_text().count("<image") == 3
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/names.csv").write_text(f"file_name\n{folder / names[0]}\n")
+    rest = ["--input", str(tmp_path / "elsewhere/names.csv")]
+    assert "does not lie in" in fails([*arguments, *rest], capsys)[1]
+    rest += ["--image-folder", str(folder)]
+    assert run.main([*arguments, *rest]) == 0
+    assert capsys.readouterr().out.startswith(expected[0])
+    many = [str(folder / names[0])] * 17
+    assert "--picture shows at most 16 pictures, found 17" in fails([*arguments, "--picture", str(drawn), *many], capsys)[1]
+
+
 def test_what_caption_refuses(models, server, tmp_path, capsys):
     arguments = ["caption", "--model", str(models["git"]), "--device", "cpu"]
-    assert fails(arguments, capsys) == (2, "error: give one or more pictures: files or http addresses")
+    assert fails(arguments, capsys) == (2, "error: give a picture: python run.py caption photo.jpg; or --input FILE")
     assert fails([*arguments, "no.png"], capsys)[0] == 3
     assert fails([*arguments, f"{server}/test/none.png"], capsys)[0] == 3
     assert fails([*arguments, "http:///a.png"], capsys)[0] == fails([*arguments, "http://[::1/a.png"], capsys)[0] == 3

@@ -283,6 +283,14 @@ def test_balanced_weights_need_every_class():
         Labels(("a", "b"), np.array([3, 0])).weights("balanced")
 
 
+def test_balanced_weights_of_several_labels_let_both_sides_weigh_the_same():
+    counts = np.array([3.0, 50.0, 90.0])
+    weights = np.array(Labels(("a", "b", "c"), counts, 100).weights("balanced"))
+    np.testing.assert_allclose(weights * counts, 100 - counts)
+    with pytest.raises(DataError, match="every training example has the label 'b'"):
+        Labels(("a", "b"), np.array([3.0, 5.0]), 5).weights("balanced")
+
+
 def test_weights_may_be_given_as_numbers():
     assert Labels(("a", "b"), np.array([1, 1])).weights("1, 2.5") == [1.0, 2.5]
 

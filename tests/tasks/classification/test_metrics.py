@@ -35,7 +35,7 @@ def batch_of(labels) -> Batch:
 
 def figures(problem, num_labels, logits, labels, cuts=()):
     """Fed in pieces that end at ``cuts``."""
-    metrics = ClassificationMetrics(problem, num_labels)
+    metrics = ClassificationMetrics(problem, list(map(str, range(num_labels))))
     for start, stop in zip([0, *cuts], [*cuts, len(labels)], strict=True):
         outputs = SimpleNamespace(logits=torch.as_tensor(logits[start:stop]))
         metrics.update(None, outputs, batch_of(labels[start:stop]))
@@ -337,17 +337,40 @@ def test_logits_of_half_precision_are_taken(dtype):
 
 
 def test_each_problem_has_its_figures_and_fresh_ones_start_at_nothing():
-    assert ClassificationMetrics("single_label", 3).names == ("accuracy", "f1", "mcc")
-    assert ClassificationMetrics("multi_label", 3).names == ("f1_micro", "f1_macro", "average_precision")
-    assert ClassificationMetrics("regression", 1).names == ("rmse", "pearson", "spearman")
+    assert ClassificationMetrics("single_label", "abc").names == ("accuracy", "f1", "mcc")
+    assert ClassificationMetrics("multi_label", "abc").names == ("f1_micro", "f1_macro", "average_precision")
+    assert ClassificationMetrics("regression", ["value"]).names == ("rmse", "pearson", "spearman")
     logits, labels = classes(0)
     assert figures("single_label", 5, logits, labels) == figures("single_label", 5, logits, labels)
+
+
+@pytest.mark.parametrize("num_labels", [1, 4])
+@pytest.mark.parametrize("problem", ["single_label", "multi_label"])
+def test_figures_of_each_class(problem, num_labels):
+    """As scikit-learn has them, of a class that is absent, or never predicted, 0."""
+    if problem == "single_label":
+        logits, labels = classes(3, num_labels=5)
+        labels[labels == 2], logits[:, 3] = 4, -100  # one that is not there, one that is never predicted
+        predicted, names = logits.argmax(1), "abcde"
+    else:
+        logits, labels = several(3, num_labels=num_labels)
+        predicted, names = (logits > 0).astype(int), "abcd"[:num_labels]
+    metrics = ClassificationMetrics(problem, names)
+    for start, stop in ((0, 50), (50, 51), (51, len(labels))):
+        metrics.update(None, SimpleNamespace(logits=torch.as_tensor(logits[start:stop])), batch_of(labels[start:stop]))
+    found = metrics.classes()
+    assert list(found) == list(names)
+    which = {"labels": range(len(names))} if problem == "single_label" else {}
+    wanted = reference.precision_recall_fscore_support(labels, predicted, zero_division=0, average=None, **which)
+    for i, figures_of_it in enumerate(found.values()):
+        assert list(figures_of_it.values()) == pytest.approx([float(row[i]) for row in wanted], abs=1e-12)
+    assert ClassificationMetrics("regression", ["value"]).classes() == {}
 
 
 def test_the_metrics_say_of_which_figures_less_is_better():
     """The best model is chosen by it; a figure that is named there exists."""
     for kind, lower in (("single_label", set()), ("multi_label", set()), ("regression", {"rmse"})):
-        metrics = ClassificationMetrics(kind, 1 if kind == "regression" else 3)
+        metrics = ClassificationMetrics(kind, "a" if kind == "regression" else "abc")
         assert {*metrics.lower_is_better} & {*metrics.names} == lower
     language = LanguageMetrics(tokens_per_byte=0.3)
     assert {*language.lower_is_better} == {"perplexity", "bits_per_byte"} < {*language.names}

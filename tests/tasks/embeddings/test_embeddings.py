@@ -481,6 +481,17 @@ def test_search_finds_what_comparing_all_finds(finished, corpus, tmp_path, capsy
     assert rows[5]["query"] == "w77" and rows[5]["rank"] == 2 and rows[0]["id"].startswith("00")
 
 
+def test_search_in_sentences_given_as_arguments(finished, corpus, tmp_path, capsys):
+    with open(corpus, newline="") as stream:
+        texts = [row["text"] for row in csv.DictReader(stream)]
+    arguments = ["search", "w1 w2", "--model", str(finished / "run"), "--top-k", "4", "--device", "cpu"]
+    assert run.main([*arguments, "--corpus", str(corpus)]) == 0
+    expected = capsys.readouterr().out
+    assert run.main([*arguments, "--sentences", *texts]) == 0
+    assert capsys.readouterr().out == expected
+    assert run.main([*arguments, "--sentences", *texts, "--output", str(tmp_path / "found.csv")]) == 0
+
+
 def test_a_corpus_is_embedded_once(finished, corpus, monkeypatch, capsys):
     embedded = []
     vectors = Embeddings.vectors
@@ -531,12 +542,16 @@ def test_the_vectors_are_those_of_this_configuration(start):
 
 def test_what_search_refuses(finished, corpus, capsys):
     arguments = ["search", "--model", str(finished / "run"), "--corpus", str(corpus)]
-    assert fails(arguments, capsys) == (2, "error: give one or more queries to search for")
+    assert fails(arguments, capsys) == (
+        2, "error: give one or more queries to search for; before --sentences, whose texts would take them in"
+    )  # fmt: skip
     assert "--top-k must be at least 1" in fails([*arguments, "q", "--top-k", "0"], capsys)[1]
     assert fails([*arguments, "q", "--text-column", "body"], capsys)[0] == 3
     assert "must end in .csv or .jsonl" in fails([*arguments, "q", "--output", "x.xls"], capsys)[1]
     assert "is the input" in fails([*arguments, "q", "--output", str(corpus)], capsys)[1]
-    assert fails(["search", "q"], capsys) == (2, "error: --corpus must name a file to search in, found ''")
+    way = "give texts to search in, either as --corpus FILE or as --sentences A B C"
+    assert fails(["search", "q"], capsys) == fails([*arguments, "q", "--sentences", "a"], capsys) == (2, f"error: {way}")
+    assert "leave it out" in fails(["search", "q", "--sentences", "a", "--text-column", "b"], capsys)[1]
     assert fails(["search", "q", "--corpus", "nothing.csv"], capsys)[0] == 3
 
 

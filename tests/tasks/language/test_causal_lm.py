@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import run
 from bench.toys import tiny
+from engine.console import printable_lines
 from engine.data.sources import Source, SourceConfig
 from tasks.language.causal_lm import CausalLM, CausalOptions
 from tasks.language.scratch import END, train_tokenizer
@@ -151,6 +152,68 @@ def test_sampling_equals_transformers_generate_with_the_same_seed(project, capsy
     assert len(set(printed)) > 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--num-beams", "3", "--num-return-sequences", "2"], {"num_beams": 3, "num_return_sequences": 2}),
+        (["--repetition-penalty", "1.7"], {"repetition_penalty": 1.7}),
+        (["--top-k", "3"], {"do_sample": True, "top_k": 3}),
+        (["--top-k", "0", "--temperature", "2"], {"do_sample": True, "top_k": 0, "temperature": 2.0}),
+    ],
+)
+def test_settings_of_writing_are_those_of_transformers(project, capsys, flags, options):
+    assert (
+        run.main(["generate", "--model", str(project / "run"), "w1 w2", "--max-new-tokens", "9", "--device", "cpu", *flags])
+        == 0
+    )
+    printed = capsys.readouterr().out.removesuffix("\n").split("\n---\n")
+    model, tokenizer = (auto.from_pretrained(project / "run") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    torch.manual_seed(42)
+    rows = model.generate(**tokenizer("w1 w2", return_tensors="pt"), max_new_tokens=9, **options)
+    assert printed == [printable_lines(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+
+def test_it_ends_before_a_word_that_stops_it(project, capsys):
+    arguments = ["generate", "--model", str(project / "run"), "w1 w2", "--max-new-tokens", "12", "--device", "cpu"]
+    assert run.main(arguments) == 0
+    whole = capsys.readouterr().out.removesuffix("\n")
+    words = whole.removeprefix("w1 w2").split()
+    stop = words[4]
+    assert run.main([*arguments, "--stop", "never", stop]) == 0
+    assert capsys.readouterr().out.removesuffix("\n") == "w1 w2" + whole.removeprefix("w1 w2").partition(stop)[0]
+
+
+def test_streamed_text_is_the_same_text(project, capsys):
+    arguments = ["generate", "--model", str(project / "run"), "w1 w2", "w3", "--max-new-tokens", "12", "--device", "cpu"]
+    assert run.main(arguments) == 0
+    whole = capsys.readouterr().out
+    assert run.main([*arguments, "--stream"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [line.split() for line in whole.splitlines()]
+
+
+def test_a_file_of_prompts_is_written_on_in_batches(project, tmp_path, capsys, monkeypatch):
+    """In the order of the file, its columns kept, and each as alone: none is padded."""
+    from tasks.language import generate
+
+    prompts = ["w1 w2", "w40 w3 w4 w5", "w7 w8", "w9", "w2 w1"]
+    arguments = ["generate", "--model", str(project / "run"), "--device", "cpu", "--max-new-tokens", "12"]
+    assert run.main([*arguments, *prompts, "--batch-size", "1"]) == 0
+    expected = capsys.readouterr().out.removesuffix("\n").split("\n---\n")
+    (tmp_path / "prompts.csv").write_text("id,text\n" + "".join(f"{i},{prompt}\n" for i, prompt in enumerate(prompts)))
+    sizes, call = [], generate.call
+
+    def watched(task, model, together, **options):
+        sizes.append(len(together))
+        return call(task, model, together, **options)
+
+    monkeypatch.setattr(generate, "call", watched)
+    output = tmp_path / "written.jsonl"
+    assert run.main([*arguments, "--input", str(tmp_path / "prompts.csv"), "--output", str(output), "--batch-size", "2"]) == 0
+    assert capsys.readouterr().out == f"5 texts written to {output}\n" and sizes == [1, 2, 1, 1]
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["text"] + line["generated"] for line in found] == expected and [line["id"] for line in found] == list("01234")
+
+
 def test_any_causal_model_directory_will_do(project, capsys):
     assert run.main(["generate", "--model", str(project / "model"), "w1 w2", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out.startswith("w1 w2")
@@ -166,6 +229,13 @@ def test_any_causal_model_directory_will_do(project, capsys):
         (["w1", "--temperature", "0"], 2, "--temperature must be positive, found 0.0"),
         (["w1", "--top-p", "1.5"], 2, "--top-p must be positive and at most 1, found 1.5"),
         (["w1", "--max-new-tokens", "0"], 2, "--max-new-tokens must be at least 1, found 0"),
+        (["w1", "--top-k", "-1"], 2, "--top-k must not be negative, found -1"),
+        (["w1", "--repetition-penalty", "0"], 2, "--repetition-penalty must be positive, found 0.0"),
+        (["w1", "--num-beams", "2", "--num-return-sequences", "3"], 2, "or follow as many with --num-beams"),
+        (["w1", "--stream", "--num-beams", "2"], 2, "--stream prints a text while it is written: leave out"),
+        (["w1", "--input", "prompts.txt"], 2, "give either a prompt, or --input FILE"),
+        (["w1", "--text-column", "prompt"], 2, "--text-column names a column of --input FILE"),
+        (["--input", "no.txt"], 3, "no.txt"),
     ],
 )
 def test_bad_prompts_are_one_line(project, capsys, arguments, code, words):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 from transformers import AutoModelForMaskedLM, pipeline
@@ -71,6 +72,22 @@ def test_one_text_with_one_mask_is_token_and_score_alone(project, capsys):
     lines = capsys.readouterr().out.splitlines()
     scores = [float(line.split("\t")[1]) for line in lines]
     assert len(lines) == 5 and scores == sorted(scores, reverse=True)
+
+
+def test_a_file_is_filled_in(project, tmp_path, capsys):
+    file, output = tmp_path / "texts.txt", tmp_path / "filled.jsonl"
+    file.write_text("".join(f"{text}\n" for text in TEXTS))
+    assert run.main(["fill", "--model", str(project / "run"), *TEXTS, "--top-k", "2"]) == 0
+    scores = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
+    assert run.main(["fill", str(project / "run"), "--input", str(file), "--output", str(output), "--top-k", "2"]) == 0
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    found = [pair for line in lines for mask in line["masks"] for pair in mask]
+    assert [(token.strip(), f"{p:.4f}") for token, p in found] == [tuple(pair) for pair in scores]
+    for text, line in zip(TEXTS, lines, strict=True):
+        best = iter([mask[0][0].strip() for mask in line["masks"]])
+        assert line["text"] == text and line["filled"] == "".join(
+            part if part != "[MASK]" else next(best) for part in re.split(r"(\[MASK\])", text)
+        )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import subprocess
 import warnings
 
 import numpy as np
@@ -28,6 +29,7 @@ import run
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.conll_rows import read_conll
+from engine.data.files import read_table
 from engine.data.sources import Source, SourceConfig
 from engine.distributed import join
 from engine.distributed.world import World
@@ -132,6 +134,8 @@ def test_spans_become_words_with_tags_cut_where_a_span_begins_or_ends():
         (["a"], [True], "found True"),
         (["a"], [1], "nothing names it: --label-names"),
         ("a b", [{"start": 0, "end": 2, "tag": "x"}], "a span is {start, end, label}"),
+        ("a b", [{"start": False, "end": True, "label": "x"}], "a span is {start, end, label}"),
+        ("a b", [{"start": 0, "end": 1, "label": " "}], "a span is {start, end, label}"),
         ("a b", [{"start": 1, "end": 2, "label": "x"}], "no word from 1 to 2"),
         ("a b", [{"start": 2, "end": 9, "label": "x"}], "no word from 2 to 9 of a text of 3"),
         ("a b", [{"start": 0, "end": 3, "label": "x"}, {"start": 2, "end": 3, "label": "y"}], "spans overlap at 2 (x and y)"),
@@ -143,6 +147,34 @@ def test_a_row_that_is_no_tagged_sentence_is_refused(text, tags, words):
     with pytest.raises(ValueError) as error:
         sentence(text, tags, None)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end", "is_cut"),
+    [("Ada flew", 0, 2, True), ("Ada flew", 1, 3, True), ("Ada flew", 0, 3, False), ("Ada flew", 4, 8, False),
+     ("\u0410\u0434\u0430", 0, 2, True), ("Ada's", 0, 3, False), ("\u6771\u4eac\u306b", 0, 2, False), ("B2B", 1, 2, True)],
+)  # fmt: skip
+def test_spans_that_cut_words_are_told_of(capsys, text, start, end, is_cut):
+    """Of data whose end is that of the last character every name would lose it without a word."""
+    rows = [("a b", [{"start": 0, "end": 1, "label": "x"}]), (text, [{"start": start, "end": end, "label": "x"}])]
+    table = Dataset.from_dict({"text": [row[0] for row in rows], "spans": [row[1] for row in rows]})
+    assert len(tagged_words(table, "text", "spans", "train data", None)) == 2
+    said = "train data: in 1 of 2 rows a span begins or ends within a word (the first: row 2)"
+    assert (said in capsys.readouterr().err) == is_cut
+
+
+def test_tags_that_look_alike_are_told_of_and_words_without_any_token_refused(project, tmp_path, capsys):
+    rows = [
+        {"tokens": ["ab", "cz"], "tags": ["B-person", "I-person "]},
+        {"tokens": ["ab", "cz"], "tags": ["B-person", "I-person"]},
+    ]
+    save_rows(tmp_path / "train.jsonl", rows * 4)
+    arguments = [*command(project)[:4], "--train-file", str(tmp_path / "train.jsonl"), "--device", "cpu", "--max-steps", "1"]
+    assert run.main([*arguments, "--output-dir", str(tmp_path / "run")]) == 0
+    assert "warning: the tags 'I-person' and 'I-person ' look alike, and are two classes" in capsys.readouterr().err
+    save_rows(tmp_path / "train.jsonl", [{"tokens": ["", ""], "tags": ["B-person", "O"]}] * 8)
+    code, line = fails([*arguments, "--output-dir", str(tmp_path / "none")], capsys)
+    assert code == 3 and "train data: no word has a token" in line
 
 
 def test_ids_are_the_names_of_their_class_label_whatever_these_look_like():
@@ -185,21 +217,37 @@ def test_a_tokenizer_that_does_not_know_its_words_is_refused():
 
 
 def test_conll_files(tmp_path):
-    text = "-DOCSTART- -X- O\n\n# text = EU rejects\nEU NNP B-ORG\r\nrejects VB O\n\n\n# 1 O\n"
+    text = "-DOCSTART- -X- O\n\n# text = EU rejects\nEU NNP B-ORG\r\nrejects VB O\n\n\n# end\n"
     (tmp_path / "a.conll").write_text(text)
     [piece] = read_conll(tmp_path / "a.conll", None, text.splitlines(keepends=True))
     assert piece == {"tokens": [["EU", "rejects"]], "tags": [["B-ORG", "O"]]}
-    [piece] = read_conll(tmp_path / "b", None, ["New York\tB-x\n", "#\tO\n"])
-    assert piece == {"tokens": [["New York", "#"]], "tags": [["B-x", "O"]]}
+    [piece] = read_conll(tmp_path / "b", None, ["# O\n", "New York\tB-x\n", "#\tO\n", "\n", "# O\n", "#\tO\n"])
+    assert piece == {"tokens": [["New York", "#"], ["#"]], "tags": [["B-x", "O"], ["O"]]}
     for lines, words in (
         (["EU B-ORG\n", "rejects\n"], "line 2: 2 columns"),
         (["EU\n"], "line 1: a word and its tag"),
         (["a\t\n"], "line 1"),
+        (["# O\n", "EU B-ORG\n"], "line 1: '# O' may be a comment, or the word '#' and its tag"),
+        (["EU B-ORG\n", "\n", "# O\n", "a O\n"], "line 3: '# O' may be a comment"),
     ):
         with pytest.raises(DataError, match=words):
             list(read_conll(tmp_path / "b", None, lines))
     many = list(read_conll(tmp_path / "b", None, (line for _ in range(2500) for line in ("a O\n", "\n"))))
     assert [len(piece["tokens"]) for piece in many] == [1000, 1000, 500]
+
+
+def test_words_that_are_numbers_of_words_are_refused_with_the_way_in(tmp_path):
+    """The columns of CoNLL-U are number, word, lemma, part of speech ...; read as they stand, a tagger of 1, 2, 3 was trained."""
+    path = tmp_path / "a b.conll"
+    rows = [("1-2", "zum", "_", "_", "_"), ("1", "zu", "zu", "ADP", "_"), ("2", "dem", "der", "DET", "SpaceAfter=No")]
+    text = "# sent_id = 1\n" + "".join("\t".join(row) + "\n" for row in rows)
+    path.write_text(f"{text}\n1\tEin\tein\tDET\t_\n")
+    with pytest.raises(DataError, match="its first column numbers the words, as CoNLL-U does, and which of its 5") as error:
+        read_table(path)
+    subprocess.run(str(error.value).partition("(")[2].removesuffix(")"), shell=True, check=True, cwd=tmp_path)
+    assert read_table(tmp_path / "words.conll")["tokens"] == [["zum", "zu", "dem"], ["Ein"]]
+    path.write_text("1 CD B-x\n2 CD I-x\n\n2 CD O\n")
+    assert read_table(path)["tokens"] == [["1", "2"], ["2"]], "numbers that are not those of the words"
 
 
 # ---------------------------------------------------------------------------------------------------------- figures

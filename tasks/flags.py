@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, FileConfig, PredictConfig, require_csv
+from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, require_csv
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
@@ -54,6 +54,25 @@ class EvaluateFlags(EvaluateConfig):
     )
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
     allow_urls: bool = pictures(False, ALLOW_URLS)
+
+
+@dataclass(frozen=True)
+class FileConfig:
+    """Settings of a command that takes texts as arguments, or a file of them."""
+
+    input: str | None = setting(
+        None, "file of texts in place of arguments: text (one a line), CSV, TSV, JSON, JSONL, Parquet, Arrow", several=True
+    )
+    text_column: str | None = setting(None, "column of the text in --input (default: text, or the only one)")
+    output: str | None = setting(None, "CSV or JSONL file for what is found (default: print it)")
+    excel_safe: bool = setting(False, EXCEL_SAFE)
+    delimiter: str | None = setting(None, DELIMITER)
+    encoding: str | None = setting(None, ENCODING)
+    quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
+    column_names: str | None = setting(None, COLUMN_NAMES)
+
+    def __post_init__(self) -> None:
+        require_csv(self.excel_safe, self.output)
 
 
 @dataclass(frozen=True)

@@ -52,25 +52,6 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
-class FileConfig:
-    """Settings of a command that takes texts as arguments, or a file of them."""
-
-    input: str | None = setting(
-        None, "file of texts in place of arguments: text (one a line), CSV, TSV, JSON, JSONL, Parquet, Arrow", several=True
-    )
-    text_column: str | None = setting(None, "column of the text in --input (default: text, or the only one)")
-    output: str | None = setting(None, "CSV or JSONL file for what is found (default: print it)")
-    excel_safe: bool = setting(False, EXCEL_SAFE)
-    delimiter: str | None = setting(None, DELIMITER)
-    encoding: str | None = setting(None, ENCODING)
-    quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
-    column_names: str | None = setting(None, COLUMN_NAMES)
-
-    def __post_init__(self) -> None:
-        require_csv(self.excel_safe, self.output)
-
-
-@dataclass(frozen=True)
 class EvaluateConfig:
     """Settings of ``evaluate``."""
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.commands.inputs import texts_given, write_found
 from engine.commands.output import check_output, is_flat
 from engine.commands.picture import PICTURES, check_matplotlib, save_figure
 from engine.commands.predict import folder_of
@@ -16,6 +15,7 @@ from engine.errors import UsageError
 from engine.finished import Find, open_model
 from tasks.captioning.pictures import open_picture
 from tasks.flags import CaptionConfig
+from tasks.inputs import texts_given, write_found
 
 MOST_DRAWN, IN_A_ROW = 16, 4
 

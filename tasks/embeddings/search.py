@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.commands.inputs import text_column
 from engine.commands.output import TABLES, check_output, check_writable, write_predictions
 from engine.console import say, shown
 from engine.data.cache import entry
@@ -30,6 +29,7 @@ from engine.model.packing_check import described
 from engine.settings.own import code_fingerprint
 from tasks.embeddings.task import DOCUMENT, QUERY, Embeddings
 from tasks.flags import SearchConfig
+from tasks.inputs import text_column
 from tasks.text import checked_texts
 
 

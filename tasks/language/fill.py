@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.commands.flags import with_model
-from engine.commands.inputs import texts_given, write_found
 from engine.console import say, shown
 from engine.finished import Find, open_model
 from tasks.flags import FillConfig
+from tasks.inputs import texts_given, write_found
 
 EXAMPLE = 'fill runs/mlm "This is a [MASK] movie!"'
 

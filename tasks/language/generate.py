@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import TextStreamer
 
 from engine.commands.flags import with_model
-from engine.commands.inputs import texts_given, write_found
 from engine.console import say, say_lines, say_part
 from engine.errors import DataError, ModelError
 from engine.finished import Find, open_model
 from tasks.flags import GenerateConfig
+from tasks.inputs import texts_given, write_found
 from tasks.language.templates import TemplateError, within_limits
 from tasks.text import checked_texts
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.commands.flags import FileConfig
 from engine.commands.output import TABLES, check_output, check_writable, write_predictions
 from engine.console import printable, say
 from engine.data.files import read_named
 from engine.data.form import Columns, Form
 from engine.errors import DataError, UsageError
+from tasks.flags import FileConfig
 
 
 def texts_given(

@@ -20,7 +20,7 @@ from engine.checked import is_half
 from engine.console import note
 from engine.data.files import read_named
 from engine.data.form import Form
-from engine.data.sources import HubData, TakenModel
+from engine.data.sources import HubData, SourceConfig, TakenModel
 from engine.data.tables import RowName, chosen, plain_row
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
@@ -269,6 +269,13 @@ def add_tokens(tokenizer: Any, name: str) -> None:
         raise DataError(f"--add-tokens {name}: none of its {len(wanted)} lines is a token that the tokenizer lacks")
     tokenizer.add_tokens(new)
     note(f"tokenizer: {len(new)} tokens added, such as {new[0]!r}; {len(wanted) - len(new)} of {len(wanted)} were known")
+
+
+def refuse_settings(config: SourceConfig, what: str, *names: str) -> None:
+    """Raises UsageError for settings that would silently have no effect on such data."""
+    for name in names:
+        if getattr(config, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
 
 
 def containing(table: Dataset, wanted: str, column: str, split: str) -> Dataset:

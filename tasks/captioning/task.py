@@ -36,7 +36,7 @@ from tasks.captioning.pictures import Pictures
 from tasks.image import ImageTask
 from tasks.options import CAPTION_TOKENS, CaptioningOptions
 from tasks.samples.shapes import drawn, small_captioner
-from tasks.text import checked_texts
+from tasks.text import checked_texts, refuse_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,7 +59,7 @@ class Captioning(ImageTask[CaptioningOptions]):
 
     def __init__(self, options: CaptioningOptions, source: Source):
         super().__init__(options, source)
-        source.refuse("a model that describes pictures", "tokenizer", "add_tokens")
+        refuse_settings(source.config, "a model that describes pictures", "tokenizer", "add_tokens")
         self._captions: list[str] = []
         self._references: dict[str, list[list[str]]] = {}
 

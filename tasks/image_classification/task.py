@@ -35,6 +35,7 @@ from tasks.classification.labels import listed
 from tasks.image import ImageTask
 from tasks.options import ImageClassificationOptions
 from tasks.samples import digits
+from tasks.text import refuse_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +53,7 @@ class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageC
 
     def __init__(self, options: ImageClassificationOptions, source: Source):
         super().__init__(options, source)
-        source.refuse("pictures", "contains", "tokenizer", "add_tokens")
+        refuse_settings(source.config, "pictures", "contains", "tokenizer", "add_tokens")
         self.best_metric = "accuracy" if options.problem == "single_label" else "loss"
 
     # ---------------------------------------------------------------------------------------------------------- data

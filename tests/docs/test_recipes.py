@@ -82,7 +82,7 @@ def task(copy: Copy) -> None:
 def loss(copy: Copy) -> None:
     [code] = blocks(PAGE, "Another loss")
     [method] = re.findall(r"    def loss.*", code, re.DOTALL)
-    copy.edit("tasks/classification/task.py", "    def loss(self,", f"{method}\n    def plain_loss(self,")
+    copy.edit("tasks/classification/labelled.py", "    def loss(self,", f"{method}\n    def plain_loss(self,")
 
 
 def order(copy: Copy) -> None:

@@ -1,6 +1,6 @@
 """What tasks on texts have in common: the splits, the tokenizer and its limits, loading and saving.
 
-Next: classification/task.py, which is the fullest of them.
+Next: classification/labelled.py, which is the fullest of them.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Tagging(LanguageModel[TaggingOptions]):
 
         parts = {"train": entities.sentences(TRAIN, seed=0), "eval": entities.sentences(EVAL, seed=1)}
         tables = {split: Dataset.from_dict({"tokens": words, "ner_tags": tags}) for split, (words, tags) in parts.items()}
-        return tables, "embedded sample (synthetic sentences with names, made by this project, version 1)"
+        return tables, "embedded sample (synthetic sentences with names, made by this project, version 2)"
 
     @property
     def tokenizer(self) -> Any:

@@ -291,6 +291,7 @@ def test_resume_is_bitwise(project, tmp_path):
     assert_same_bits(whole, train_to(tmp_path / "cut", make_task(project), config, resume=True))
 
 
+@pytest.mark.slow  # four processes
 def test_a_sigkill_changes_nothing(project, tmp_path):
     more = ["--epochs", "3", "--save-steps", "5", "--log-steps", "1", "--learning-rate", "1e-3"]
     assert_sigkill_changes_nothing(command(project, *more), tmp_path, at_step=20, last=45)

@@ -31,9 +31,11 @@ from engine.config import TrainConfig
 from engine.data.conll_rows import read_conll
 from engine.data.files import read_table
 from engine.data.sources import Source, SourceConfig
+from engine.distributed import join
 from engine.distributed.world import World
 from engine.errors import DataError, ModelError
 from engine.finished import open_model
+from engine.fit import fit
 from engine.loop import train_step
 from tasks import find
 from tasks.options import TaggingOptions
@@ -42,6 +44,8 @@ from tasks.tagging.tags import ThingMetrics, kinds_of, things
 from tasks.tagging.task import Tagging
 from tasks.tagging.words import cuts, encode, from_spans, sentence, tagged_words
 from tests.toys.cli import fails
+from tests.toys.killed import assert_same_bits, assert_sigkill_changes_nothing, train_to
+from tests.toys.ranks import assert_close_runs, in_ranks
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz.,&", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]  # fmt: skip
 TAGS = ("O", "B-person", "I-person", "B-place", "I-place")
@@ -99,6 +103,11 @@ def project(tmp_path_factory):
 def command(folder, train="train.jsonl", evaluation="eval.jsonl") -> list[str]:
     return ["--task", "ner", "--model", str(folder / "model"), "--train-file", str(folder / train), "--eval-file",
             str(folder / evaluation), "--device", "cpu", "--batch-size", "8"]  # fmt: skip
+
+
+def make_task(folder) -> Tagging:
+    files = {"train_file": str(folder / "train.jsonl"), "eval_file": str(folder / "eval.jsonl")}
+    return Tagging(TaggingOptions(), Source(SourceConfig(**files, model=str(folder / "model"))))
 
 
 # --------------------------------------------------------------------------------------------------- words and tags
@@ -291,8 +300,7 @@ def test_other_ways_to_mark_a_name():
 
 def test_run_ners_losses_and_weights(project, tmp_path):
     """DataCollatorForTokenClassification and Trainer on the same rows, thirty steps with dropout off."""
-    source = Source(SourceConfig(train_file=str(project / "train.jsonl"), model=str(project / "model")))
-    task = Tagging(TaggingOptions(), source)
+    task = make_task(project)
     rows = task.examples()["train"]
     torch.manual_seed(1)
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -322,6 +330,43 @@ def test_run_ners_losses_and_weights(project, tmp_path):
     np.testing.assert_allclose([float(r.loss_sum / r.num_items) for r in records], [line["loss"] for line in log], rtol=1e-5)
     gaps = [(a - b).abs().max().item() for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)]
     assert max(gaps) < 1e-6
+
+
+@pytest.mark.parametrize("batching", ["packed", "padded"])
+def test_resume_is_bitwise(project, tmp_path, batching):
+    """With dropout, and an evaluation in between."""
+    chosen = TrainConfig(
+        batch_size=8, epochs=2, learning_rate=1e-3, save_steps=4, eval_steps=3, device="cpu", batching=batching
+    )
+    whole = train_to(tmp_path / "whole", make_task(project), chosen)
+    train_to(tmp_path / "cut", make_task(project), chosen, until=10)
+    assert_same_bits(whole, train_to(tmp_path / "cut", make_task(project), chosen, resume=True))
+
+
+@pytest.mark.slow  # four processes
+def test_a_sigkill_changes_nothing(project, tmp_path):
+    more = ["--epochs", "3", "--save-steps", "5", "--log-steps", "1", "--learning-rate", "1e-3"]
+    assert_sigkill_changes_nothing([*command(project), *more], tmp_path, at_step=20, last=45)
+
+
+@pytest.mark.distributed
+def test_two_ranks_are_one(project, tmp_path):
+    """Their words, and so their items, differ in number; the last micro-batch of 120 rows has one row, and one rank none."""
+    chosen = {"batch_size": 7, "accumulation_steps": 2, "epochs": 1, "log_steps": 1, "device": "cpu", "precision": "fp32"}
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+    def train(name, world=None):
+        torch.manual_seed(1)
+        model = BertForTokenClassification(config(num_labels=len(TAGS), **still))
+        fit(make_task(project), TrainConfig(output_dir=str(tmp_path / name), **chosen), model, world)
+
+    def of_rank(rank):
+        with join.join("cpu", 60) as world:
+            train("two", world)
+
+    assert in_ranks(2, of_rank) == [None, None]
+    train("one")
+    assert_close_runs(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_run_learns_and_its_figures_are_seqevals_on_the_pipelines_own_output(project, capsys):

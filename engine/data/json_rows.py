@@ -14,6 +14,7 @@ from engine.console import note
 from engine.data import form as forms
 from engine.data.form import Columns, Form, choose, follow, nested_hint, way_to
 from engine.data.streams import open_text
+from engine.data.squad_rows import are_articles, questions_in
 from engine.errors import DataError
 
 Objects = Iterator[tuple[str, dict[str, Any]]]  # what errors call a row, and the row
@@ -93,6 +94,9 @@ def objects_in(path: Path, columns: Sequence[str] | None, form: Form) -> Objects
         return
     document = parsed("".join([first, second, *lines]), str(path))
     rows = document if isinstance(document, list) else rows_of(path, an_object(document, str(path)), columns)
+    if are_articles(rows, columns):
+        yield from questions_in(path, rows)
+        return
     for number, row in enumerate(rows, start=1):
         yield f"row {number}", an_object(row, f"{path} row {number}")
 

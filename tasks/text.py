@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 from engine.checked import is_half
 from engine.console import note
 from engine.data.sources import HubData, TakenModel
-from engine.data.tables import RowName, plain_row
+from engine.data.tables import RowName, plain_row, row_name
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
@@ -235,6 +235,11 @@ def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_ro
     if blank:
         note(f"{where}: {blank} of {len(texts)} texts are blank")
     return texts
+
+
+def name_of_piece(table: Dataset, rows: Sequence[int], piece: int) -> str:
+    """What errors call a row of tokens, of which a row of the table may have several: ``rows`` are those that each is of."""
+    return row_name(table, rows[piece])
 
 
 SPARE = 2**28  # parameters that a model may have more than its files have bytes: a new head

@@ -13,8 +13,8 @@ from engine.checked import each_once, parse_json
 from engine.console import note
 from engine.data import form as forms
 from engine.data.form import Columns, Form, choose, follow, nested_hint, way_to
-from engine.data.streams import open_text
 from engine.data.squad_rows import are_articles, questions_in
+from engine.data.streams import open_text
 from engine.errors import DataError
 
 Objects = Iterator[tuple[str, dict[str, Any]]]  # what errors call a row, and the row

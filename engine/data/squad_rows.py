@@ -1,7 +1,7 @@
 """Questions in articles, as the files of SQuAD have them: {"data": [{"title", "paragraphs": [{"context", "qas": [...]}]}]}.
 
-Each question becomes a row of its own: id, title, context, question, and answers as {text: [...], answer_start: [...]}, as in the
-data set on the Hub. One that is marked as impossible has two empty lists; one without the field "answers", as in a test set,
+Each question becomes a row of its own: id, title, context, question, and answers as {text: [...], answer_start: [...]}, as
+the Hub has them. One that is marked as impossible has two empty lists; one without the field "answers", as in a test set,
 has none.
 """
 

@@ -36,7 +36,7 @@ from tasks.qa.rows import Question, asked, questions_of
 from tasks.qa.spans import MAX_ANSWER_LENGTH, N_BEST, Found, answers, best_spans, of_windows
 from tasks.qa.windows import NOT_AN_ITEM, Windows, encode
 from tasks.samples import passages
-from tasks.text import check_loaded
+from tasks.text import check_loaded, name_of_piece
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,14 +95,14 @@ class QuestionAnswering(LanguageModel[QAOptions]):
         if self.may_be_none is None:
             first = next(iter(questions.values()))
             trained = bool(getattr(self.config, "no_answer", False))  # the model that is trained on
-            self.may_be_none = (
-                trained or any(not question.answers for question in first)
-                if self.options.no_answer is None
-                else (self.options.no_answer == "yes")
-            )
+            self.may_be_none = self.told(trained or any(not question.answers for question in first))
         for split, some in questions.items():
             self.say_what_there_is(some, split)
         return {split: self.on_tokens(some, tables[split], split) for split, some in questions.items()}
+
+    def told(self, otherwise: bool | None) -> bool | None:
+        """May there be no answer, by --no-answer, or else as it is?"""
+        return otherwise if self.options.no_answer is None else self.options.no_answer == "yes"
 
     def say_what_there_is(self, questions: Sequence[Question], split: str) -> None:
         """How many have no answer, and what that means."""
@@ -114,11 +114,13 @@ class QuestionAnswering(LanguageModel[QAOptions]):
         """Windows, with the first and the last token of the answer in each."""
         name, where = partial(row_name, table), f"{split} data"
         windows = encode(questions, self.tokenizer, self.max_length, self.stride, where, name)
+        if (number := len(windows.ids)) > len(questions):
+            note(f"{where}: {len(questions)} questions in {number} windows of at most {self.max_length} tokens")
         spans = windows.spans(questions, where)
         if split == "eval":
             self._held_out = table, list(questions), windows
         columns = {"first": spans[:, 0].astype(np.int64), "last": spans[:, 1].astype(np.int64)}
-        return TokenDataset(windows.tokens(), columns, row_name=lambda window: name(windows.question[window]))
+        return TokenDataset(windows.tokens(), columns, row_name=partial(name_of_piece, table, windows.question))
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         """``targets``: "tokens" [B, T], where in the batch the tokens of each window are, -1 behind its end; and in which of
@@ -144,9 +146,7 @@ class QuestionAnswering(LanguageModel[QAOptions]):
         return self.with_room_for_the_tokens(model, self.path)
 
     def adopt(self, model: nn.Module) -> None:
-        self.is_finished = True
-        trained = getattr(model.config, "no_answer", None)
-        self.may_be_none = trained if self.options.no_answer is None else self.options.no_answer == "yes"
+        self.may_be_none, self.is_finished = self.told(getattr(model.config, "no_answer", None)), True
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         both = (outputs.start_logits, "first"), (outputs.end_logits, "last")

@@ -96,7 +96,7 @@ def encode(
     """The windows of each question, in order. Raises DataError for a question that leaves no room for its text, ModelError."""
     if not tokenizer.is_fast:
         raise ModelError(f"answers need a fast tokenizer, which knows where a token stands; {type(tokenizer).__name__} is none")
-    found, long = Windows(), 0
+    found = Windows()
     with left_as_found(tokenizer):
         for start in range(0, len(questions), CHUNK_ROWS):
             chunk = questions[start : start + CHUNK_ROWS]
@@ -113,13 +113,10 @@ def encode(
                         f"{max(room, 0)} of its text, of which {stride} are the last window's: "
                         + ("a smaller --stride, or a larger --max-length" if room > 0 else "shorten it, or --max-length")
                     )
-                long += 1
                 parts = tokenizer(
                     [question.question], [question.context], truncation="only_second", max_length=max_length, stride=stride,
                     return_overflowing_tokens=True, return_offsets_mapping=True,
                 )  # fmt: skip
                 for row in range(len(parts["input_ids"])):
                     found.add(parts, row, start + i, tokenizer)
-    if long and where:
-        note(f"{where}: {long} of {len(questions)} texts have several windows of at most {max_length} tokens")
     return found

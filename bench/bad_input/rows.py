@@ -17,6 +17,7 @@ from bench.bad_input import (  # noqa: F401
     flag_rows,
     model_rows,
     odd_rows,
+    question_rows,
     run_rows,
 )
 

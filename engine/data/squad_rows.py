@@ -48,6 +48,8 @@ def listed(value: Any, name: str, where: str) -> list[Any]:
 
 def row_of(question: Any, paragraph: Any, article: Any) -> dict[str, Any]:
     """Raises ValueError for a question that has answers and is impossible, KeyError for a field that is missing."""
+    if not isinstance(question, dict):
+        raise TypeError(f"a question is an object, found {question!r:.60}")
     row = {
         "id": question.get("id"),
         "title": article.get("title"),

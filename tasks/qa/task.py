@@ -146,7 +146,10 @@ class QuestionAnswering(LanguageModel[QAOptions]):
         return self.with_room_for_the_tokens(model, self.path)
 
     def adopt(self, model: nn.Module) -> None:
-        self.may_be_none, self.is_finished = self.told(getattr(model.config, "no_answer", None)), True
+        learned = getattr(model.config, "no_answer", None)
+        if not isinstance(learned, bool | None):
+            raise ModelError(f"config.json of the model: no_answer must be true or false, found {learned!r:.60}")
+        self.may_be_none, self.is_finished = self.told(learned), True
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         both = (outputs.start_logits, "first"), (outputs.end_logits, "last")

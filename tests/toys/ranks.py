@@ -77,7 +77,9 @@ def make(kind: str, dropout: float = 0.0, num_rows: int = 50) -> tuple[Any, torc
         text.examples = lambda: parts
         return text, language.make_model(kind, dropout)
     if kind == "qa":
-        return answers.make_task(num_rows), answers.model(dropout)
+        net = answers.model(dropout)
+        net.qa_outputs.bias.requires_grad_(False)  # a softmax over tokens does not see it: AdamW makes steps of mere rounding
+        return answers.make_task(num_rows), net
     task = Tagging if kind == "tagging" else tiny.TokenTask
     rows, held_out = tiny.token_rows(num_rows), tiny.token_rows(21, seed=5)
     return task(train=rows, evaluation=held_out), tagger(dropout) if kind == "tagging" else tiny.bert(dropout=dropout)

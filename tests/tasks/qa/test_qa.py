@@ -437,7 +437,7 @@ def test_few_shapes_where_they_are_wanted():
     packing.enable(net, "token")
     plain, rounded = (task.collate([data[i] for i in range(5)], layout) for layout in layouts)
     assert rounded.targets["tokens"].shape == (5, 32) and rounded.inputs["input_ids"].shape[1] % 128 == 0
-    one, other = (float(task.loss(task.forward(net.eval(), batch), batch)) for batch in (plain, rounded))
+    one, other = (float(task.loss(task.forward(net.eval(), batch), batch).detach()) for batch in (plain, rounded))
     assert one == pytest.approx(other, rel=1e-6)
 
 
@@ -629,6 +629,10 @@ def test_questions_without_an_answer_decide_what_the_model_may_say(project, tmp_
     assert "counted as wrong" not in capsys.readouterr().err
     assert [json.loads((tmp_path / name / "config.json").read_text())["no_answer"] for name in "ab"] == [False, True]
     assert [open_model(str(tmp_path / name), find, device="cpu")[0].may_be_none for name in "ab"] == [False, True]
+    document = json.loads((tmp_path / "b/config.json").read_text()) | {"no_answer": "perhaps"}
+    (tmp_path / "b/config.json").write_text(json.dumps(document))
+    with pytest.raises(ModelError, match="no_answer must be true or false, found 'perhaps'"):
+        open_model(str(tmp_path / "b"), find, device="cpu")
     task, *_ = open_model(str(tmp_path / "a"), find, device="cpu", changes={"no_answer": "yes"})
     assert task.may_be_none
     arguments[arguments.index("--model") + 1] = str(project / "run")  # trained on: what it may say, it may still

@@ -78,7 +78,8 @@ def make(kind: str, dropout: float = 0.0, num_rows: int = 50) -> tuple[Any, torc
         return text, language.make_model(kind, dropout)
     if kind == "qa":
         net = answers.model(dropout)
-        net.qa_outputs.bias.requires_grad_(False)  # a softmax over tokens does not see it: AdamW makes steps of mere rounding
+        for unseen in (net.qa_outputs.bias, net.bert.encoder.layer[-1].output.LayerNorm.bias):
+            unseen.requires_grad_(False)  # a softmax over tokens does not see it: AdamW makes steps of mere rounding
         return answers.make_task(num_rows), net
     task = Tagging if kind == "tagging" else tiny.TokenTask
     rows, held_out = tiny.token_rows(num_rows), tiny.token_rows(21, seed=5)

@@ -20,8 +20,9 @@ from engine.checked import is_half
 from engine.console import note
 from engine.data.files import read_named
 from engine.data.form import Form
-from engine.data.sources import HubData, SourceConfig, TakenModel
-from engine.data.tables import RowName, chosen, plain_row
+from engine.data.sources import SourceConfig
+from engine.data.tables import RowName, chosen, plain_row, row_name
+from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.model import lora
@@ -296,6 +297,11 @@ def said_in(cell: Any) -> str:
     if isinstance(cell, Mapping):
         return said_in([value for key, value in cell.items() if key != "role"])
     return " ".join(map(said_in, cell)) if isinstance(cell, list) else str(cell)
+
+
+def name_of_piece(table: Dataset, rows: Sequence[int], piece: int) -> str:
+    """What errors call a row of tokens, of which a row of the table may have several: ``rows`` are those that each is of."""
+    return row_name(table, rows[piece])
 
 
 SPARE = 2**28  # parameters that a model may have more than its files have bytes: a new head

@@ -46,7 +46,7 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
     folder = folder_of(config.input) if config.input and config.input != STDIN else None
     task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes, folder=folder)
-    inputs = task.inputs_of(rows) if config.input else list(texts)
+    inputs = task.inputs_of(rows) if config.input else task.inputs_typed(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:
         path = Path(config.output)

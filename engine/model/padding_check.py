@@ -18,7 +18,7 @@ import transformers
 from torch import nn
 
 from engine.data.collate import Layout, arrange
-from engine.model.packing_check import fingerprint, small_copy, some_rows
+from engine.model.packing_check import fingerprint, first_output, small_copy, some_rows
 
 TOLERANCE = 1e-4  # of logits, relative to the largest of them where that is above 1
 POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")  # tables of a vector for each position
@@ -90,4 +90,4 @@ def logits(model: nn.Module, rows: Any, tokenizer: Any) -> tuple[torch.Tensor, t
     """The model's first output, in float32, and the mask of the rows."""
     inputs, _ = arrange(rows, Layout(), tokenizer)
     with torch.inference_mode():
-        return model(**inputs)[0].float(), inputs["attention_mask"]
+        return first_output(model(**inputs)), inputs["attention_mask"]

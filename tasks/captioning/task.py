@@ -27,8 +27,9 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange, per_token
-from engine.data.sources import HubData, Source, TakenModel
+from engine.data.sources import Source
 from engine.data.tables import row_name
+from engine.data.taken import HubData, TakenModel
 from engine.errors import DataError, ModelError
 from engine.task import Examples, Row
 from tasks.captioning.metrics import CaptionMetrics

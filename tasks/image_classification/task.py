@@ -23,8 +23,9 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
 from engine.data.places import UNNAMED
-from engine.data.sources import HubData, Source, TakenModel
+from engine.data.sources import Source
 from engine.data.tables import origin_of, with_origin
+from engine.data.taken import HubData, TakenModel
 from engine.errors import ModelError
 from engine.settings.fields import user_path
 from engine.task import Examples, Row, held_out

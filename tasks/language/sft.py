@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from engine.console import note
-from engine.data.sources import HubData
 from engine.data.tables import RowName, row_name
+from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, Tokens
 from engine.errors import DataError, ModelError
 from engine.task import Examples

@@ -16,8 +16,9 @@ import run
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
-from engine.data.sources import Source, SourceConfig, TakenModel
+from engine.data.sources import Source, SourceConfig
 from engine.data.tables import as_dataset
+from engine.data.taken import TakenModel
 from engine.errors import DataError, ModelError
 from engine.loop import train_step
 from engine.model import packing, target_logits

@@ -115,9 +115,11 @@ class Encoded:
         self.words: list[np.ndarray] = []
         self.sentence: list[int] = []
 
-    def add(self, encoding: Any, row: int, sentence: int, first_word: int) -> None:
-        """One row of what a fast tokenizer returns, whose words are counted from ``first_word``."""
-        numbers = np.array([-1 if word is None else word for word in encoding.word_ids(row)])
+    def add(
+        self, encoding: Any, row: int, sentence: int, first_word: int, word_ids: Sequence[int | None] | None = None
+    ) -> None:
+        """One row of what a fast tokenizer returns, whose words are counted from ``first_word``; ``word_ids``: not its own."""
+        numbers = np.array([-1 if word is None else word for word in word_ids or encoding.word_ids(row)])
         begins = (numbers >= 0) & (numbers != np.append(-1, numbers[:-1]))
         self.words.append(np.where(begins, numbers + first_word, -1))
         self.ids.append(np.asarray(encoding["input_ids"][row], dtype=np.int32))

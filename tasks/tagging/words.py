@@ -39,7 +39,8 @@ def tagged_words(table: Dataset, text_column: str, label_column: str, where: str
             cut.append(number)
     if cut:
         note(
-            f"warning: {where}: in {len(cut)} of {len(found)} rows a span begins or ends in a word (the first: {row(cut[0])}): "
+            f"warning: {where}: in {len(cut)} of {len(found)} rows a span begins or ends "
+            f"within a word (the first: {row(cut[0])}): "
             "do its numbers count characters, from 0, and to before end?"
         )
     return found

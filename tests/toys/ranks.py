@@ -164,3 +164,19 @@ def cut_and_whole(size: int, out: Path, **more: Any) -> bool:
     assert in_ranks(size, cut) == [None] * size == in_ranks(size, others)
     ours, theirs = (load_file(out / name / "model.safetensors") for name in ("whole", "cut"))
     return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def assert_two_ranks_are_one(out: Path, task: Callable[[], Any], model: Callable[[], torch.nn.Module]) -> None:
+    """An epoch over the task's rows, in micro-batches of 7: losses, norms, counts, evaluations and weights. ``model``: one
+    without dropout, the same at each call."""
+
+    def train(name: str, world: World | None = None) -> None:
+        fit(task(), config(out / name, epochs=1), model(), world)
+
+    def of_rank(rank: int) -> None:
+        with join.join("cpu", 60) as world:
+            train("two", world)
+
+    assert in_ranks(2, of_rank) == [None, None]
+    train("one")
+    assert_close_runs(out / "one", out / "two")

@@ -32,7 +32,6 @@ import run
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.sources import Source, SourceConfig
-from engine.distributed import join
 from engine.errors import ModelError, UsageError
 from engine.finished import open_model
 from engine.fit import fit
@@ -44,7 +43,7 @@ from tasks.samples import digits
 from tests.toys.cli import fails
 from tests.toys.killed import assert_same_bits, assert_sigkill_changes_nothing, train_to
 from tests.toys.parity import assert_parameters_equal
-from tests.toys.ranks import assert_close_runs, in_ranks
+from tests.toys.ranks import assert_two_ranks_are_one
 
 SIDE = 16
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": SIDE,
@@ -222,16 +221,16 @@ def test_repeated_pictures_and_the_constant_answer_are_said(project, tmp_path, c
 # ------------------------------------------------------------------------------------------------------- training
 
 
-def no_dropout(root: Path, names=tuple(COLOURS)) -> ViTForImageClassification:
+def no_dropout() -> ViTForImageClassification:
     torch.manual_seed(1)
-    return ViTForImageClassification(ViTConfig(**SIZES, num_labels=len(names)))
+    return ViTForImageClassification(ViTConfig(**SIZES, num_labels=len(COLOURS)))
 
 
 def test_thirty_steps_equal_trainer(project, tmp_path):
     """The same rows in the same order, dropout off: losses to 1e-6, weights bit for bit."""
     task = make_task(project)
     rows = task.examples()["train"]
-    ours = no_dropout(project)
+    ours = no_dropout()
     theirs = copy.deepcopy(ours)
     chosen = {"learning_rate": 1e-3, "weight_decay": 0.1, "seed": 7, "max_grad_norm": 0.5}
     arguments = TrainingArguments(
@@ -257,7 +256,7 @@ def test_thirty_steps_equal_trainer(project, tmp_path):
 def test_accumulation_gives_the_gradient_of_the_whole(project):
     task = make_task(project)
     rows = task.examples()["train"]
-    model = no_dropout(project).train()
+    model = no_dropout().train()
     found = {}
     for number in (1, 2, 4):
         model.zero_grad()
@@ -277,7 +276,7 @@ def test_accumulated_runs_end_in_the_same_weights(project, tmp_path):
     ends = {}
     for size, number in ((24, 1), (12, 2), (6, 4)):
         config = TrainConfig(batch_size=size, accumulation_steps=number, epochs=1, device="cpu", precision="fp32")
-        ends[number] = train_to(tmp_path / str(number), make_task(project), config, no_dropout(project)).model.state_dict()
+        ends[number] = train_to(tmp_path / str(number), make_task(project), config, no_dropout()).model.state_dict()
     for name, weight in ends[1].items():
         for number in (2, 4):
             torch.testing.assert_close(ends[number][name], weight, rtol=0, atol=1e-6)
@@ -299,18 +298,7 @@ def test_a_sigkill_changes_nothing(project, tmp_path):
 
 @pytest.mark.distributed
 def test_two_ranks_are_one(project, tmp_path):
-    settings = {"batch_size": 7, "accumulation_steps": 2, "epochs": 1, "log_steps": 1, "device": "cpu", "precision": "fp32"}
-
-    def train(name: str, world=None) -> None:
-        fit(make_task(project), TrainConfig(output_dir=str(tmp_path / name), **settings), no_dropout(project), world)
-
-    def of_rank(rank: int) -> None:
-        with join.join("cpu", 60) as world:
-            train("two", world)
-
-    assert in_ranks(2, of_rank) == [None, None]
-    train("one")
-    assert_close_runs(tmp_path / "one", tmp_path / "two")
+    assert_two_ranks_are_one(tmp_path, lambda: make_task(project), no_dropout)
 
 
 @pytest.mark.parametrize("flags", [["--lora"], ["--lora", "--lora-merge"], ["--freeze", "embeddings"], ["--ema-decay", "0.9"],

@@ -31,11 +31,9 @@ from engine.config import TrainConfig
 from engine.data.conll_rows import read_conll
 from engine.data.files import read_table
 from engine.data.sources import Source, SourceConfig
-from engine.distributed import join
 from engine.distributed.world import World
 from engine.errors import DataError, ModelError
 from engine.finished import open_model
-from engine.fit import fit
 from engine.loop import train_step
 from tasks import find
 from tasks.options import TaggingOptions
@@ -46,7 +44,7 @@ from tasks.tagging.task import Tagging
 from tasks.tagging.words import Encoded, cuts, encode, from_spans, sentence, tagged_words
 from tests.toys.cli import fails
 from tests.toys.killed import assert_same_bits, assert_sigkill_changes_nothing, train_to
-from tests.toys.ranks import assert_close_runs, in_ranks
+from tests.toys.ranks import assert_two_ranks_are_one
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz.,&", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]  # fmt: skip
 TAGS = ("O", "B-person", "I-person", "B-place", "I-place")
@@ -353,21 +351,13 @@ def test_a_sigkill_changes_nothing(project, tmp_path):
 @pytest.mark.distributed
 def test_two_ranks_are_one(project, tmp_path):
     """Their words, and so their items, differ in number; the last micro-batch of 120 rows has one row, and one rank none."""
-    chosen = {"batch_size": 7, "accumulation_steps": 2, "epochs": 1, "log_steps": 1, "device": "cpu", "precision": "fp32"}
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
-    def train(name, world=None):
+    def model():
         torch.manual_seed(1)
-        model = BertForTokenClassification(config(num_labels=len(TAGS), **still))
-        fit(make_task(project), TrainConfig(output_dir=str(tmp_path / name), **chosen), model, world)
+        return BertForTokenClassification(config(num_labels=len(TAGS), **still))
 
-    def of_rank(rank):
-        with join.join("cpu", 60) as world:
-            train("two", world)
-
-    assert in_ranks(2, of_rank) == [None, None]
-    train("one")
-    assert_close_runs(tmp_path / "one", tmp_path / "two")
+    assert_two_ranks_are_one(tmp_path, lambda: make_task(project), model)
 
 
 def test_the_run_learns_and_its_figures_are_seqevals_on_the_pipelines_own_output(project, capsys):

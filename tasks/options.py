@@ -180,7 +180,9 @@ class SFTOptions:
 
     max_length: int | None = setting(None, "tokens per conversation; longer ones are cut (default: 512)")
     messages_column: str = setting("messages", "column of the conversations: lists of {role, content}")
-    prompt_column: str | None = setting(None, "column of prompts, for data without messages")
+    prompt_column: str | None = setting(
+        None, "column of prompts, for data without messages; of several, a line each: instruction,input"
+    )
     completion_column: str = setting("completion", "column of what is to follow each prompt")
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from engine.data.sources import SourceConfig
 from engine.data.tables import RowName, chosen, plain_row, row_name
 from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import Tokens, cells_of, tokenize
-from engine.errors import DataError, ModelError, UsageError
+from engine.errors import DataError, MissingColumnError, ModelError, UsageError
 from engine.model import lora
 from engine.model.capabilities import ANY_TYPE, first_position, num_token_types, rows_of_token_table, without_weights
 from engine.task import Task, held_out
@@ -89,7 +89,17 @@ class TextTask(Task[O]):
 
     def tables(self) -> dict[str, Dataset]:
         """The raw rows of each split; subclasses filter here."""
-        return self.source.tables(self.columns(), self.hub_data, self.sample if self.hub_data else None)
+        try:
+            return self.source.tables(self.columns(), self.hub_data, self.sample if self.hub_data else None)
+        except MissingColumnError as error:
+            flags = [f"--{name.replace('_', '-')}" for name, value in vars(self.options).items()
+                     if name.endswith("_column") and error.column in str(value).split(",")]  # fmt: skip
+            way = self.way_in(error.found) or " or ".join(f"{flag} NAME" for flag in flags)
+            raise DataError(f"{error}{f'; another column: {way}' if way else ''}") from error
+
+    def way_in(self, found: Sequence[str]) -> str:
+        """Flags that take these columns as they are; "": there is nothing to say of them."""
+        return ""
 
     def strata(self, table: Dataset) -> Sequence[Any] | None:
         """A value per row; each is held out in the same share."""

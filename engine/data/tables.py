@@ -21,7 +21,7 @@ from engine.data.cache import held_folder
 from engine.data.files import PLAIN, has_types, read_pieces
 from engine.data.form import Columns, Form, follow, way_to
 from engine.data.remote import by_address, spoken
-from engine.errors import DataError
+from engine.errors import DataError, MissingColumnError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -279,4 +279,4 @@ def check_columns(where: str, found: Sequence[str], wanted: Sequence[str]) -> No
     """Raises DataError naming the columns there are."""
     for name in wanted:
         if name not in found:
-            raise DataError(f"{where} has no column {name!r} (it has: {', '.join(found)})")
+            raise MissingColumnError(f"{where} has no column {name!r} (it has: {', '.join(found)})", name, found)

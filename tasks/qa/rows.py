@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,14 +72,3 @@ def placed(text: Any, start: Any, context: str) -> tuple[str, int]:
             f"the answer {shown(text, 60)!r} is not at {start} of its context, where {shown(there, 60)!r} is: {hint}"
         )
     return text.strip(), start + len(text) - len(text.lstrip())
-
-
-def asked(item: Any, number: int) -> Question:
-    """What ``predict`` is given: question and text as a pair, by name, or in a line with a tab between. Raises DataError."""
-    if isinstance(item, Mapping) and {"question", "context"} <= item.keys():
-        item = (item["question"], item["context"])
-    pair: Sequence[Any] = item.split("\t", 1) if isinstance(item, str) else item
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise DataError(f"the input, row {number}: a question and, behind a tab, the text it is asked of, found {item!r:.60}")
-    question, context = checked_texts(pair, f"the input, row {number}", ("question", "context").__getitem__)
-    return Question(question, context)

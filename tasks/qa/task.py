@@ -22,19 +22,24 @@ from engine.console import note, shown
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns
+<<<<<<< HEAD
 from engine.data.plan import eval_batches
+=======
+from engine.data.sources import HubData
+>>>>>>> qa
 from engine.data.tables import plain_row, row_name
 from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset
-from engine.errors import DataError, ModelError, UsageError
+from engine.errors import ModelError
 from engine.task import Examples, Row
 from tasks.language.task import LanguageModel
 from tasks.options import DEFAULTS, QAOptions
 from tasks.qa.metrics import AnswerMetrics
 from tasks.qa.mistakes import AnswerMistakes
-from tasks.qa.rows import Question, asked, questions_of
-from tasks.qa.spans import MAX_ANSWER_LENGTH, N_BEST, Found, answers, best_spans, of_windows
-from tasks.qa.windows import NOT_AN_ITEM, Windows, encode
+from tasks.qa.predicted import ROWS, asked, described, found_in, pairs, typed
+from tasks.qa.rows import Question, questions_of
+from tasks.qa.spans import MAX_ANSWER_LENGTH, answers, of_windows
+from tasks.qa.windows import NOT_AN_ITEM, Windows, encode, places
 from tasks.samples import passages
 from tasks.text import check_loaded, name_of_piece
 
@@ -42,7 +47,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TRAIN, EVAL = 2000, 500  # questions of the sample
-PREDICT_ROWS = 32
 
 
 class QuestionAnswering(LanguageModel[QAOptions]):
@@ -130,16 +134,10 @@ class QuestionAnswering(LanguageModel[QAOptions]):
         """``targets``: "tokens" [B, T], where in the batch the tokens of each window are, -1 behind its end; and in which of
         these the answer begins and ends, "first" and "last" [B], -100 in a window that is no item."""
         inputs, counts = arrange(rows, layout, self.tokenizer)
-        lengths = np.array([len(row["input_ids"]) for row in rows])
-        width = inputs["input_ids"].shape[1]
-        begins = np.cumsum(lengths) - lengths if layout.kind == "packed" else np.arange(len(rows)) * width
-        if layout.kind != "packed" and layout.pads_left(self.tokenizer):
-            begins += width - lengths
-        within = np.arange(layout.max_length or lengths.max())
-        tokens = np.where(within < lengths[:, None], begins[:, None] + within, -1)
+        tokens = places([len(row["input_ids"]) for row in rows], inputs["input_ids"].shape[1], layout, self.tokenizer)
         targets = {name: torch.tensor([int(row[name]) for row in rows]) for name in ("first", "last")}
         items = int((targets["first"] != NOT_AN_ITEM).sum())
-        return Batch(inputs=inputs, targets=targets | {"tokens": torch.from_numpy(tokens)}, num_items=items, **counts)
+        return Batch(inputs=inputs, targets=targets | {"tokens": tokens}, num_items=items, **counts)
 
     # --------------------------------------------------------------------------------------------------------- model
 
@@ -175,26 +173,10 @@ class QuestionAnswering(LanguageModel[QAOptions]):
     # ----------------------------------------------------------------------------------------------------- inference
 
     def inputs_of(self, rows: Columns) -> list[Any]:
-        """Pairs of two columns; or of one, ``text``, lines with a tab between question and text."""
-        columns = [rows.get(name) for name in self.options.texts]
-        if list(rows) == ["text"]:
-            return list(rows["text"])
-        if None in columns:
-            missing = self.options.texts[columns.index(None)]
-            raise DataError(
-                f"the input has no column {missing!r} (it has: {', '.join(rows)}): --question-column, --context-column"
-            )
-        return list(zip(*columns, strict=True))
+        return pairs(rows, self.options.texts)
 
     def inputs_typed(self, texts: Sequence[str]) -> list[Any]:
-        """Questions, and last the text that all of them are asked of; or each with its text behind a tab."""
-        if all("\t" in text for text in texts):
-            return list(texts)
-        if len(texts) < 2:
-            raise UsageError(
-                'an answer is found in a text: give it behind the question: predict runs/mine "Who flew?" "Ada flew to Lima."'
-            )
-        return [(question, texts[-1]) for question in texts[:-1]]
+        return typed(texts)
 
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each question and its text ``{"answer", "start", "end", "score"}``: characters from ``start`` to before ``end``.
@@ -204,37 +186,18 @@ class QuestionAnswering(LanguageModel[QAOptions]):
         if not self.is_finished:
             self.adopt(model)
         questions = [asked(item, number) for number, item in enumerate(inputs, start=1)]
-        for start in range(0, len(questions), PREDICT_ROWS):
-            some = questions[start : start + PREDICT_ROWS]
+        for start in range(0, len(questions), ROWS):
+            some = questions[start : start + ROWS]
             names = [plain_row(start + row) for row in range(len(some))]
             windows = encode(some, self.tokenizer, self.max_length, self.stride, "the input", names.__getitem__)
-            for found, question in zip(self.found(model, windows, len(some), layout), some, strict=True):
+            for found, question in zip(found_in(self, model, windows, len(some), layout), some, strict=True):
                 listed = answers(found, question, may_be_none=bool(self.may_be_none))
                 yield listed[0] | ({"answers": listed[: self.options.n_best]} if self.options.n_best else {})
 
-    def found(self, model: nn.Module, windows: Windows, number: int, layout: Layout) -> list[list[Found]]:
-        """The best spans of all windows of each question. Raises ModelError for a model that gives no finite numbers."""
-        of_each: list[list[Found]] = [[] for _ in range(number)]
-        tokens, device = windows.tokens(), next(model.parameters()).device
-        examples = TokenDataset(tokens, dict.fromkeys(("first", "last"), np.zeros(len(windows.ids), np.int64)))
-        for keys in eval_batches(tokens.lengths, PREDICT_ROWS, same_length=layout.padding_matters):
-            rows = [row for _, row in keys]
-            batch = self.collate([examples[row] for row in rows], layout).to(device)
-            with torch.inference_mode():
-                outputs = self.forward(model, batch)
-            if not (outputs.start_logits.isfinite().all() and outputs.end_logits.isfinite().all()):
-                raise ModelError("the model gives no finite numbers for these inputs: its weights have diverged")
-            for row, its in zip(rows, best_spans(outputs, batch, windows, rows, self.longest, N_BEST), strict=True):
-                of_each[windows.question[row]].append(its)
-        return of_each
-
     def describe(self, prediction: Mapping[str, Any]) -> str:
-        listed = prediction.get("answers", [prediction])
-        return "; ".join(f"{shown(each['answer']) or '(no answer)'} ({each['score']:.2f})" for each in listed)
+        return described(prediction.get("answers", [prediction]), "; ", shown)
 
     def columns_of(self, prediction: Mapping[str, Any], flat: bool) -> dict[str, Any]:
         """In a CSV file the answers are one cell: ``Lima (0.93)|Norbury (0.04)``."""
-        cells = dict(prediction)
-        if flat and "answers" in cells:
-            cells["answers"] = "|".join(f"{each['answer']} ({each['score']:.2f})" for each in cells["answers"])
-        return cells
+        in_one = {"answers": described(prediction["answers"], "|")} if flat and "answers" in prediction else {}
+        return dict(prediction) | in_one

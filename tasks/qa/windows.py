@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from engine.console import note
+from engine.data.collate import Layout
 from engine.data.tables import RowName
 from engine.data.tokens import CHUNK_ROWS, Tokens, left_as_found
 from engine.errors import DataError, ModelError
@@ -58,8 +61,9 @@ class Windows:
 
         An answer that no window holds whole is not learned: -100 in the windows that hold a part of it, which is said.
         """
-        found = np.array([self.span(w, questions[q]) or (self.first[w],) * 2 for w, q in enumerate(self.question)])
-        whole = {q for w, q in enumerate(self.question) if self.span(w, questions[q])}
+        spans = [self.span(window, questions[q]) for window, q in enumerate(self.question)]
+        found = np.array([span or (self.first[window],) * 2 for window, span in enumerate(spans)])
+        whole = {q for q, span in zip(self.question, spans, strict=True) if span}
         cut = sorted({q for q in self.question if questions[q].answers} - whole)
         for window, q in enumerate(self.question):
             if q in cut and self.touches(window, questions[q]):
@@ -88,6 +92,16 @@ class Windows:
         text, start = question.answers[0]
         begins, ends = self.chars[window].T
         return bool(((begins < start + len(text)) & (ends > start)).any())
+
+
+def places(lengths: Sequence[int], width: int, layout: Layout, tokenizer: Any) -> Tensor:
+    """[B, T]: where the tokens of each window are in a batch, all rows of ``width`` end to end; -1 behind its end."""
+    sizes = np.asarray(lengths)
+    begins = np.cumsum(sizes) - sizes if layout.kind == "packed" else np.arange(len(sizes)) * width
+    if layout.kind != "packed" and layout.pads_left(tokenizer):
+        begins += width - sizes
+    within = np.arange(layout.max_length or sizes.max())
+    return torch.from_numpy(np.where(within < sizes[:, None], begins[:, None] + within, -1))
 
 
 def encode(

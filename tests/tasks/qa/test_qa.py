@@ -37,7 +37,8 @@ from engine.model.packing_check import compare_small_copy
 from tasks import find
 from tasks.options import QAOptions
 from tasks.qa.metrics import AnswerMetrics, score
-from tasks.qa.rows import Question, answers_of, asked, questions_of
+from tasks.qa.predicted import asked
+from tasks.qa.rows import Question, answers_of, questions_of
 from tasks.qa.spans import Found, answers, best_spans
 from tasks.qa.windows import encode
 from tasks.samples import passages

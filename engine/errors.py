@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.console import is_main_process, one_line
@@ -42,6 +44,14 @@ class DataError(UserError):
     """A file or a data set that does not hold what the task needs (exit code 3)."""
 
     exit_code = 3
+
+
+class MissingColumnError(DataError):
+    """A table without a column that is asked for. ``column``; ``found``: those that there are."""
+
+    def __init__(self, message: str, column: str, found: Sequence[str]):
+        super().__init__(message)
+        self.column, self.found = column, found
 
 
 class ModelError(UserError):
@@ -114,9 +124,10 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return one_line(f"error: {place}: {error}: install it, or mend the file; what is on disk stands"), UsageError.exit_code
     is_panic = type(error).__name__ == "PanicException"  # of a library in Rust, and no Exception
     if (is_panic or isinstance(error, Exception)) and (library := raised_within(error)):
+        half = "--precision fp32 may do without it. " if re.search("BFloat16|Half", str(error)) else ""
         return one_line(
             f"error: the model does not work as its files say: {library} fails with it ({type(error).__name__}: {error}). "
-            "If they are whole, it is a defect of ours (--debug shows where); what is on disk stands"
+            f"{half}If they are whole, it is a defect of ours (--debug shows where); what is on disk stands"
         ), ModelError.exit_code
     return None
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
 from engine.data.form import Columns
-from engine.data.sources import Source, TakenModel
+from engine.data.sources import Source
+from engine.data.taken import TakenModel
 from engine.distributed.world import World
 from engine.errors import UsageError
 
@@ -99,7 +100,7 @@ class Task(ABC, Generic[O]):
     pipeline_tag: ClassVar[str | None] = None  # the Hub's name of what the model does
     library: ClassVar[str] = "transformers"  # that loads the model, for the card
     loading: ClassVar[tuple[str, str] | None] = None  # how: an import, and an expression of ``name``; else its pipeline
-    try_it: ClassVar[Sequence[str]] = ()  # inputs that are predicted when training has ended
+    try_it: ClassVar[Sequence[Any]] = ()  # inputs that are predicted when training has ended
     max_length: int | None = None  # the most tokens of a row; None where rows have no such limit
     hub_model: str | None = None  # the checkpoint on the Hub that --model auto stands for
 
@@ -171,6 +172,10 @@ class Task(ABC, Generic[O]):
     def inputs_of(self, rows: Columns) -> list[Any]:
         """What ``predict`` takes, from the columns of a file. Raises DataError."""
         return next(iter(rows.values()))
+
+    def inputs_typed(self, texts: Sequence[str]) -> list[Any]:
+        """What ``predict`` takes, from texts on the command line. Raises UsageError."""
+        return list(texts)
 
     @abstractmethod
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,8 @@ TASKS = {
                        "one's own CSV, JSONL, Parquet or Hub data: classes, several labels, or a number"),
     "ner": ("tasks.options:TaggingOptions", "tasks.tagging.task:Tagging",
             "a tag for each word: names of people and places, parts of speech"),
+    "qa": ("tasks.options:QAOptions", "tasks.qa.task:QuestionAnswering",
+           "where in a text the answer to a question stands: SQuAD, or one's own"),
     "mlm": ("tasks.options:MaskedOptions", "tasks.language.masked_lm:MaskedLM",
             "predict hidden words: masked language modelling"),
     "clm": ("tasks.options:CausalOptions", "tasks.language.causal_lm:CausalLM",

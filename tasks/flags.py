@@ -12,7 +12,7 @@ from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, req
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
-from tasks.options import ALLOW_URLS, DEFAULT_TASK, IMAGE_FOLDER
+from tasks.options import ALLOW_URLS, DEFAULT_TASK, IMAGE_FOLDER, N_BEST, NO_ANSWER
 
 TASK = f"for a task of your own FILE.py:CLASS; for a model without run.json its task (default: {DEFAULT_TASK})"
 
@@ -20,6 +20,11 @@ TASK = f"for a task of your own FILE.py:CLASS; for a model without run.json its 
 def column(of: str, before: str) -> str | None:
     """The setting of a column of the data, listed before another setting."""
     return setting(None, f"column of {of} (default: as in training)", replaces_run=True, before=before)  # type: ignore[no-any-return]
+
+
+def no_answer() -> Any:
+    """The setting of whether there may be no answer."""
+    return setting(None, NO_ANSWER.format("as in training"), replaces_run=True, before="task")
 
 
 def pictures(default: Any, what: str) -> Any:
@@ -34,6 +39,10 @@ class PredictFlags(PredictConfig):
     task: str | None = setting(None, TASK)
     text_column: str | None = column("the text", before="id_column")
     text_pair_column: str | None = column("the second text", before="id_column")
+    question_column: str | None = column("the question", before="id_column")
+    context_column: str | None = column("the text that it is asked of", before="id_column")
+    no_answer: Literal["yes", "no"] | None = no_answer()
+    n_best: int | None = setting(None, N_BEST, replaces_run=True, before="task")
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
     allow_urls: bool = pictures(False, ALLOW_URLS)
 
@@ -45,6 +54,9 @@ class EvaluateFlags(EvaluateConfig):
     task: str | None = setting(None, TASK)
     text_column: str | None = column("the text", before="delimiter")
     text_pair_column: str | None = column("the second text", before="delimiter")
+    question_column: str | None = column("the question", before="delimiter")
+    context_column: str | None = column("the text that it is asked of", before="delimiter")
+    answers_column: str | None = column("the answers", before="delimiter")
     label_column: str | None = column("the label", before="delimiter")
     label_values: Literal["auto", "names", "ids", "onehot"] | None = setting(
         None, "what label cells hold (default: as in training)", replaces_run=True, before="delimiter"
@@ -52,6 +64,7 @@ class EvaluateFlags(EvaluateConfig):
     label_separator: str | None = setting(
         None, "between the labels in a CSV cell (default: as in training)", replaces_run=True, before="delimiter"
     )
+    no_answer: Literal["yes", "no"] | None = no_answer()
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
     allow_urls: bool = pictures(False, ALLOW_URLS)
 

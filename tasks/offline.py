@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.data.offline import packaged_file
-from engine.data.sources import TakenModel
+from engine.data.taken import TakenModel
 
 
 def minilm() -> TakenModel | None:

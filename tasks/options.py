@@ -13,6 +13,8 @@ from engine.errors import UsageError
 from engine.settings.fields import require, setting
 
 CAPTION_TOKENS = 64
+NO_ANSWER = "may the answer be that the text has none (default: {})"
+N_BEST = "answers that predict lists for a question, the best first (default: one)"
 
 DEFAULT_TASK = "classification"  # of a model that does not say which
 DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and source's settings, by task
@@ -20,6 +22,7 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and
     "mlm": {"max_train_examples": 5000, "max_eval_examples": 500, "learning_rate": 1e-4, "warmup_ratio": 0.06},
     "clm": {"learning_rate": 5e-5},
     "ner": {"learning_rate": 5e-5},
+    "qa": {"learning_rate": 3e-5},
 }
 
 
@@ -106,6 +109,39 @@ class TaggingOptions:
 
 
 @dataclass(frozen=True)
+class QAOptions:
+    """What a task on questions whose answers stand in a text is told."""
+
+    max_length: int | None = setting(
+        None, "tokens of a question and a window of its text (default: 384, or what the model takes)"
+    )
+    stride: int | None = setting(None, "tokens that neighbouring windows of a text share (default: a third of --max-length)")
+    max_answer_length: int | None = setting(None, "tokens of an answer that is given, at most (default: 30)")
+    no_answer: Literal["yes", "no"] | None = setting(None, NO_ANSWER.format("yes, if the training data have such rows"))
+    question_column: str = setting("question", "column of the question")
+    context_column: str = setting("context", "column of the text that it is asked of")
+    answers_column: str = setting("answers", "column of the answers: {text, answer_start}, two lists")
+    n_best: int | None = setting(None, N_BEST, changes_weights=False)
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_length", 1), ("stride", 0), ("max_answer_length", 1), ("n_best", 1)):
+            require(self, name, getattr(self, name) is None or getattr(self, name) >= least, f"must be at least {least}")
+        columns = [*self.texts, self.answers_column]
+        if len(set(columns)) < 3 or "" in columns:
+            raise UsageError(f"question, context and answers must be different columns, found {', '.join(map(repr, columns))}")
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of a row's two texts."""
+        return [self.question_column, self.context_column]
+
+    @property
+    def text_pair_column(self) -> str:
+        """The second text, as other tasks call it."""
+        return self.context_column
+
+
+@dataclass(frozen=True)
 class MaskedOptions:
     """What the task is told."""
 
@@ -144,7 +180,9 @@ class SFTOptions:
 
     max_length: int | None = setting(None, "tokens per conversation; longer ones are cut (default: 512)")
     messages_column: str = setting("messages", "column of the conversations: lists of {role, content}")
-    prompt_column: str | None = setting(None, "column of prompts, for data without messages")
+    prompt_column: str | None = setting(
+        None, "column of prompts, for data without messages; of several, a line each: instruction,input"
+    )
     completion_column: str = setting("completion", "column of what is to follow each prompt")
 
     def __post_init__(self) -> None:

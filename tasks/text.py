@@ -20,10 +20,11 @@ from engine.checked import is_half
 from engine.console import note
 from engine.data.files import read_named
 from engine.data.form import Form
-from engine.data.sources import HubData, TakenModel
-from engine.data.tables import RowName, chosen, plain_row
+from engine.data.sources import SourceConfig
+from engine.data.tables import RowName, chosen, plain_row, row_name
+from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import Tokens, cells_of, tokenize
-from engine.errors import DataError, ModelError, UsageError
+from engine.errors import DataError, MissingColumnError, ModelError, UsageError
 from engine.model import lora
 from engine.model.capabilities import ANY_TYPE, first_position, num_token_types, rows_of_token_table, without_weights
 from engine.task import Task, held_out
@@ -88,7 +89,17 @@ class TextTask(Task[O]):
 
     def tables(self) -> dict[str, Dataset]:
         """The raw rows of each split; subclasses filter here."""
-        return self.source.tables(self.columns(), self.hub_data, self.sample if self.hub_data else None)
+        try:
+            return self.source.tables(self.columns(), self.hub_data, self.sample if self.hub_data else None)
+        except MissingColumnError as error:
+            flags = [f"--{name.replace('_', '-')}" for name, value in vars(self.options).items()
+                     if name.endswith("_column") and error.column in str(value).split(",")]  # fmt: skip
+            way = self.way_in(error.found) or " or ".join(f"{flag} NAME" for flag in flags)
+            raise DataError(f"{error}{f'; another column: {way}' if way else ''}") from error
+
+    def way_in(self, found: Sequence[str]) -> str:
+        """Flags that take these columns as they are; "": there is nothing to say of them."""
+        return ""
 
     def strata(self, table: Dataset) -> Sequence[Any] | None:
         """A value per row; each is held out in the same share."""
@@ -271,6 +282,13 @@ def add_tokens(tokenizer: Any, name: str) -> None:
     note(f"tokenizer: {len(new)} tokens added, such as {new[0]!r}; {len(wanted) - len(new)} of {len(wanted)} were known")
 
 
+def refuse_settings(config: SourceConfig, what: str, *names: str) -> None:
+    """Raises UsageError for settings that would silently have no effect on such data."""
+    for name in names:
+        if getattr(config, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
+
+
 def containing(table: Dataset, wanted: str, column: str, split: str) -> Dataset:
     """The rows whose text, or words, or messages, contain what is wanted, in capitals or not; says how many are left.
 
@@ -289,6 +307,11 @@ def said_in(cell: Any) -> str:
     if isinstance(cell, Mapping):
         return said_in([value for key, value in cell.items() if key != "role"])
     return " ".join(map(said_in, cell)) if isinstance(cell, list) else str(cell)
+
+
+def name_of_piece(table: Dataset, rows: Sequence[int], piece: int) -> str:
+    """What errors call a row of tokens, of which a row of the table may have several: ``rows`` are those that each is of."""
+    return row_name(table, rows[piece])
 
 
 SPARE = 2**28  # parameters that a model may have more than its files have bytes: a new head

@@ -91,7 +91,7 @@ def words_of_tasks() -> dict[str, str]:
     columns = {
         field.name for name in TASKS for field in dataclasses.fields(flags_of(name)[0]) if field.name.endswith("_column")
     }
-    names = [*TASKS, *classes, *columns, "minilm", "mask_token", "1_pooling", "text-classification", "token-classification",
+    names = [*TASKS, *classes, *columns, "minilm", "mask_token", "1_pooling", "text-classification", "token-classification", "question-answering",
              "fill-mask", "text-generation", "sentence-similarity", "image-to-text", "sentiment", "captions?"]  # fmt: skip
     found = {name: rf"(?<![a-z]){name}(?![a-z])" for name in map(str.lower, names)}  # with _ before or behind it, too
     whole_words = {name: rf"\b{name}\b" for name in ("embeddings", "pooling")}  # transformers has max_position_embeddings

@@ -151,6 +151,7 @@ refused("a .gz that is none", "is damaged, or cut off", "t.csv.gz", ROWS_OF_DATA
 refused("a .zip that is none", "cannot be unpacked", "t.zip", ROWS_OF_DATA)
 refused("a .zst that is none", "is damaged, or cut off", "t.csv.zst", ROWS_OF_DATA)
 refused("an .arrow file that is none", "is not a readable Arrow file", "t.arrow", ROWS_OF_DATA)
+refused("a spreadsheet", "save the sheet as CSV", "t.xlsx", "PK")
 
 
 def named(what: str, code: int, words: str, *flags: str, **files: str) -> None:

@@ -48,6 +48,9 @@ TUTORIALS = {
                     'generate --model runs/sft --chat "Which word comes last: red, moon, cat?"', "accuracy"),
     "ner": Tutorial("--task ner --epochs 2 --learning-rate 2e-4",
                     'predict --model runs/ner "Maria Dalton flew from Norbury to Kelsey."', "f1"),
+    "qa": Tutorial("--task qa --epochs 1 --learning-rate 3e-4",
+                   'predict --model runs/qa "Where does Ada live?" "Olga moved to Norbury. Ada lives in Kelsey."',
+                   "exact_match"),
     "captioning": Tutorial("--task captioning --batch-size 32 --epochs 14 --learning-rate 1e-3 --warmup-ratio 0.1",
                            "caption --model runs/captioning picture.png", "exact_match"),
     "image-classification": Tutorial(
@@ -95,8 +98,11 @@ def trivial(name: str) -> float:
     from engine.loader import eval_loader
     from tasks import find
     from tasks.embeddings.retrieval import TOP
+    from tasks.samples import passages
     from tasks.samples.shapes import drawn
 
+    if name == "qa":
+        return 1 / passages.PEOPLE  # better than any fixed one: a fact of the kind that is asked for, of anybody in the text
     if name == "captioning":
         answers = Counter(drawn("eval")[1])
     else:

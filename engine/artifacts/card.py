@@ -213,14 +213,14 @@ def figures_of(document: RunDocument) -> dict[str, float]:
 def without_folders(document: RunDocument) -> RunDocument:
     """run.json with the paths among its settings cut to their last name, wherever they stand in it.
 
-    Each of several files is cut by itself, and an address loses what may be a secret: its user, and what follows a "?".
+    Each of several files is cut by itself, and the address of one loses what may be a secret: its user, and what follows a "?".
     """
     lists = settings_where(lambda traits: traits.several, SourceConfig)
     values = {name: value for name, value in document.settings.items() if isinstance(value, str)}
     pieces = [each for name, value in values.items() for each in (files_in(value) if name in lists else [value])]
     short = {path: Path(path).name for path in pieces if not is_address(path) and is_path(path)}
     short |= {str(user_path(path)): name for path, name in short.items()}
-    short |= {piece: without_secrets(piece) for piece in pieces if is_address(piece)}
+    short |= {file: without_secrets(file) for name in lists for file in files_in(values.get(name, "")) if is_address(file)}
     text = dumps(document)
     for path in sorted(short, key=len, reverse=True):
         text = text.replace(json.dumps(path)[1:-1], json.dumps(short[path])[1:-1])

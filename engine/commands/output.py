@@ -18,6 +18,7 @@ from engine.errors import DataError, ResourceError, UsageError, UserError
 from engine.settings.fields import user_path
 
 TABLES = (".csv", ".jsonl")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: in full width
 
 
 def check_output(
@@ -72,7 +73,7 @@ def is_flat(path: Path) -> bool:
 
 def without_formula(value: Any) -> Any:
     """A cell that a spreadsheet takes for a text and does not compute (CSV injection, OWASP): with a quote before it."""
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    is_formula = isinstance(value, str) and value.startswith(FORMULAS)
     return f"'{value}" if is_formula else value
 
 

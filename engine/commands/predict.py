@@ -40,13 +40,14 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
         choose(config.input, list(rows), [name for name in columns if name not in rows])
         id_column = config.id_column or "id"
         refuse_repeated(rows.get(id_column, []), config.input)
-        if config.output:
-            check_writable(rows, Path(config.output), config.input)
     elif columns:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
+    if config.output:
+        where = {None: "the texts", STDIN: "standard input"}.get(config.input, config.input)
+        check_writable(rows, Path(config.output), where or "")
     folder = folder_of(config.input) if config.input and config.input != STDIN else None
     task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes, folder=folder)
-    inputs = task.inputs_of(rows) if config.input else list(texts)
+    inputs = task.inputs_of(rows) if config.input else task.inputs_typed(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:
         path = Path(config.output)

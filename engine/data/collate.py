@@ -21,7 +21,8 @@ class Layout:
     one row, positions restarting at ``position_start``. ``round_to``: a packed row is filled up to a multiple of it by
     segments that nobody reads, so that few shapes occur. ``sides``: those on which padding leaves the model's answer as it is
     (engine/model/padding_check.py); the tokenizer's own side counts if it is one of them, or if there is none: then
-    ``padding_matters``, and a text's answer is that of its rows of equal length alone.
+    ``padding_matters``, and a text's answer is that of its rows of equal length alone. ``shortest``: the least tokens that the
+    model takes, to which shorter rows are padded in any case.
     """
 
     kind: Literal["padded", "max_length", "packed"] = "padded"
@@ -29,6 +30,7 @@ class Layout:
     position_start: int = 0
     round_to: int = 1
     sides: tuple[str, ...] = ("right", "left")
+    shortest: int = 1
 
     def pads_left(self, tokenizer: Any) -> bool:
         side = tokenizer.padding_side
@@ -74,7 +76,7 @@ def per_token(values: Sequence[np.ndarray], layout: Layout, fill: int, *, left: 
         packed = np.full((1, -(-sum(lengths) // layout.round_to) * layout.round_to), fill, dtype=np.int64)
         packed[0, : sum(lengths)] = np.concatenate(values)
         return torch.from_numpy(packed)
-    width = layout.max_length if layout.kind == "max_length" else max(lengths)
+    width = layout.max_length if layout.kind == "max_length" else max(*lengths, layout.shortest)
     array = np.full((len(values), width), fill, dtype=np.int64)
     for i, (row, length) in enumerate(zip(values, lengths, strict=True)):
         array[i, width - length if left else 0 : width if left else length] = row

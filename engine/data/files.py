@@ -24,6 +24,7 @@ from engine.data.streams import ARROW, SUFFIXES, TEXTS, check_readable, kind_of,
 from engine.errors import DataError, UsageError
 
 PLAIN = Form()
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 CUT = (".csv", ".tsv", ".txt")  # what a delimiter cuts
 
 
@@ -95,4 +96,9 @@ def pieces_of(path: Path, columns: Sequence[str] | None, form: Form) -> Iterator
         return read_conll(path, columns, open_text(path, form.encoding))
     if kind == ".txt":
         return read_lines(path, columns, form)
+    if kind in SPREADSHEETS:
+        raise DataError(
+            f"{path} is a spreadsheet, whose cells hold numbers and dates where a page shows texts (007, 1.5.2024): save the "
+            "sheet as CSV, where each cell stands as it is shown (Excel: Save as, 'CSV UTF-8'), and name that file"
+        )
     raise DataError(f"{path}: cannot read files of kind {kind or '(none)'!r}; known kinds: {' '.join(SUFFIXES)}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.errors import DataError, UsageError
+from engine.errors import DataError, MissingColumnError, UsageError
 
 Columns = dict[str, list[Any]]  # columns of equal length
 Quoting = Literal["csv", "none", "backslash"]
@@ -66,7 +66,8 @@ def choose(path: Path | str, found: Sequence[str], wanted: Sequence[str] | None,
     """The wanted columns (None: all), all of which must be there. Raises DataError; ``hint``: its end."""
     for name in wanted or ():
         if name not in found:
-            raise DataError(f"{path} has no column {name!r} (it has: {', '.join(map(repr, found))}){hint}")
+            words = f"{path} has no column {name!r} (it has: {', '.join(map(repr, found))}){hint}"
+            raise MissingColumnError(words, name, found)
     return list(wanted if wanted is not None else found)
 
 

@@ -13,6 +13,7 @@ from engine.checked import each_once, parse_json
 from engine.console import note
 from engine.data import form as forms
 from engine.data.form import Columns, Form, choose, follow, nested_hint, way_to
+from engine.data.squad_rows import are_articles, questions_in
 from engine.data.streams import open_text
 from engine.errors import DataError
 
@@ -93,6 +94,9 @@ def objects_in(path: Path, columns: Sequence[str] | None, form: Form) -> Objects
         return
     document = parsed("".join([first, second, *lines]), str(path))
     rows = document if isinstance(document, list) else rows_of(path, an_object(document, str(path)), columns)
+    if are_articles(rows, columns):
+        yield from questions_in(path, rows)
+        return
     for number, row in enumerate(rows, start=1):
         yield f"row {number}", an_object(row, f"{path} row {number}")
 

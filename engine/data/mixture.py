@@ -20,6 +20,8 @@ from engine.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+MOST_TIMES = 10_000  # that a row may stand in an epoch; more is a slip in a share
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -48,7 +50,14 @@ class Mixture:
         there = np.bincount(of, minlength=len(self.names))
         if not there.all():
             raise DataError(f"{self.names[int(there.argmin())]}: no row of it is left to train on")
-        wanted = np.rint(np.max(there / self.shares) * np.asarray(self.shares)).astype(int)
+        rows_wanted = np.max(there / self.shares) * np.asarray(self.shares)
+        if (times := rows_wanted / there).max() > MOST_TIMES:
+            often, seldom = int(times.argmax()), int(times.argmin())
+            raise DataError(
+                f"{self.names[seldom]}: its share of {self.shares[seldom]:.4g} is so small that {self.names[often]} would "
+                f"stand {times[often]:,.0f} times in an epoch that holds all rows: give it a larger one"
+            )
+        wanted = np.rint(rows_wanted).astype(int)
         generator = np.random.default_rng((seed, 3))
         rows: list[np.ndarray] = []
         for part, number in enumerate(wanted):

@@ -7,13 +7,14 @@ each model before it loads anything of it.
 
 from __future__ import annotations
 
+import re
 import shlex
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.checked import is_a, is_within, leads_within, parse_object, read_bytes, shortened
+from engine.checked import is_a, is_within, leads_within, levels, parse_object, read_bytes, shortened
 from engine.data import hub
 from engine.errors import ModelError
 
@@ -34,6 +35,9 @@ MAY_BE_PATHS = ("vocab", "merges")  # of a tokenizer, which reads a text as a pa
 IMPLEMENTATIONS = ("eager", "sdpa", "batched_mm", "grouped_mm")
 MOST = {"layer": 1000, "depth": 1000, "expert": 10_000, "label": 1_000_000, "head": 1_000_000, "size": 10**8, "dim": 10**8}
 NO_LIMIT = 10**300  # tokenizers say 10**30 for a length without one
+TOKENIZER, MOST_TOKENIZER_BYTES = "tokenizer.json", 1 << 30
+MAY_GROW = re.compile(rb'"(pattern|prepend)"\s*:\s*["{]|\\u00[2-7]')  # also with letters that are escaped; most files have none
+MOST_GROWTH, MOST_PREPENDED = 1000, 10_000  # times that a text may become longer before it is cut into tokens; characters
 LENGTHS = ("max_position_embeddings", "model_max_length")
 LABELS = ("id2label", "label2id")  # their keys and values are the user's
 
@@ -43,9 +47,12 @@ def check_settings(model: str, find: Callable[[str], Path | None]) -> None:
 
     ``find``: where one of FILES, or the index of its weights, lies; None: the model has none.
     """
-    for name in (*FILES, INDEX):
+    for name in (*FILES, INDEX, TOKENIZER):
         if (path := find(name)) is not None:
             try:
+                if name == TOKENIZER:
+                    check_growth(read_bytes(path, MOST_TOKENIZER_BYTES))
+                    continue
                 found = parse_object(read_bytes(path), constants=True)  # some models know no limit of a time
                 check_index(found) if name == INDEX else check_values(found)
             except (OSError, ValueError) as error:
@@ -82,6 +89,26 @@ def check_values(found: Any, within: str = "") -> None:
         most = min((most for word, most in MOST.items() if word in words), default=NO_LIMIT)
         if abs(found) > most and not isinstance(found, float):
             raise ValueError(f"{within} is {shortened(found)}, and {most} is the most that is believed")
+
+
+def check_growth(content: bytes) -> None:
+    """Raises ValueError for a tokenizer by whose replacements a few letters would fill the memory, and Ctrl-C end nothing.
+
+    Those of the normalizer, and of the decoder, work one after the other.
+    """
+    if MAY_GROW.search(content) is None:
+        return
+    found = parse_object(content, constants=True)
+    times, prepended = 1.0, 0
+    for level in levels({name: part for name, part in found.items() if name not in ("model", "added_tokens")}):
+        for part in filter(lambda value: isinstance(value, dict), level):
+            pattern, put, prepend = part.get("pattern"), part.get("content"), part.get("prepend")
+            plain = pattern.get("String") if isinstance(pattern, dict) else pattern
+            if isinstance(put, str) and "pattern" in part:
+                times *= max(1.0, len(put) / max(len(plain) if isinstance(plain, str) else 1, 1))
+            prepended += len(prepend) if isinstance(prepend, str) else 0
+    if times > MOST_GROWTH or prepended > MOST_PREPENDED:
+        raise ValueError(f"it makes a text up to {times:,.0f} times as long, and {prepended:,} characters longer")
 
 
 def check_index(found: Mapping[str, Any]) -> None:

@@ -50,7 +50,9 @@ def parts_of(text: str, flag: str = "--train-file", fetch: Fetch = fetched) -> l
         share = float(weighed[2]) if weighed else None
         file = weighed[1] if weighed else name
         parts.append(Part(file, files_named(file, fetch), share))
-    if len({part.share is None for part in parts}) > 1 or any(part.share == 0 for part in parts):
+    if len({part.share is None for part in parts}) > 1 or any(
+        part.share is not None and not 1e-100 < part.share < 1e100 for part in parts
+    ):
         raise UsageError(f"{flag} {text}: give all files a share above 0, FILE:0.7,FILE:0.3, or none")
     files = [file.resolve() for part in parts for file in part.files]
     if twice := next((file for i, file in enumerate(files) if file in files[:i]), None):

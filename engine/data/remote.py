@@ -189,6 +189,5 @@ def by_address() -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if (said := spoken(str(error))) == str(error):
-            raise
-        raise DataError(said) from error
+        error.args = (spoken(str(error)),)
+        raise

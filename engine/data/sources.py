@@ -19,6 +19,7 @@ from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING, Form
 from engine.data.places import UNNAMED, files_in, parts_of_splits, sets_of
 from engine.data.remote import check_address
 from engine.data.streams import looks_like_a_file
+from engine.data.taken import HubData, NotCachedError, TakenData, TakenModel
 from engine.errors import DataError, ModelError, UsageError
 from engine.settings.fields import address_in, is_address, require, setting, user_path
 
@@ -92,37 +93,6 @@ def refuse_missing(config: SourceConfig) -> None:
     for flag, name in (("--train-file", config.train_file), *(("--eval-file", name) for name in held_out)):
         if name is not None:
             check_form(name, flag, Form.of(config), fetch=check_address)
-
-
-@dataclass(frozen=True)
-class HubData:
-    """A data set of the Hub and the splits to use; ``eval=None`` takes test, else validation, if there."""
-
-    path: str
-    config: str | None = None
-    train: str = "train"
-    eval: str | None = None
-
-
-@dataclass(frozen=True)
-class TakenData:
-    """The data that a Source has taken: in words, and by their name on the Hub if they come from there."""
-
-    description: str
-    hub_name: str | None = None
-
-
-@dataclass(frozen=True)
-class TakenModel:
-    """The model that a Source has taken: what ``from_pretrained`` is given, in words, and its name on the Hub, if known."""
-
-    path: str
-    description: str
-    hub_name: str | None = None
-
-
-class NotCachedError(DataError):
-    """The Hub cannot be reached and its cache has no copy."""
 
 
 class Source:
@@ -234,12 +204,6 @@ class Source:
             if len(part) == 0:
                 raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")
         return parts
-
-    def refuse(self, what: str, *names: str) -> None:
-        """Raises UsageError for settings that would silently have no effect. ``what``: the kind of task that knows none."""
-        for name in names:
-            if getattr(self.config, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
 
     def only_for_the_hub(self, where: str) -> None:
         """Raises UsageError for a setting that would silently have no effect on data that are not the Hub's."""

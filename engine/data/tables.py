@@ -21,7 +21,7 @@ from engine.data.cache import held_folder
 from engine.data.files import PLAIN, has_types, read_pieces
 from engine.data.form import Columns, Form, follow, way_to
 from engine.data.remote import by_address, spoken
-from engine.errors import DataError
+from engine.errors import DataError, MissingColumnError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -210,7 +210,6 @@ def widened(batch: RecordBatch, schema: Schema) -> RecordBatch:
 
 def with_class_names(table: Dataset, files: Sequence[Path]) -> Dataset:
     """The ClassLabels that ``datasets`` has noted in Parquet and Arrow files: their ids have names, the same in all files."""
-
     noted = [noted_features(file) if has_types(file) else {} for file in files]
     for name in table.column_names:
         ways = [way_to(each, name) for each in noted]
@@ -280,4 +279,4 @@ def check_columns(where: str, found: Sequence[str], wanted: Sequence[str]) -> No
     """Raises DataError naming the columns there are."""
     for name in wanted:
         if name not in found:
-            raise DataError(f"{where} has no column {name!r} (it has: {', '.join(found)})")
+            raise MissingColumnError(f"{where} has no column {name!r} (it has: {', '.join(found)})", name, found)

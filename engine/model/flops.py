@@ -58,18 +58,19 @@ def count_flops(model: nn.Module, level: str | None) -> FlopCount | None:
     if not layers:
         return None
     in_body = {id(m) for name, m in body.named_modules() if not name.startswith("pooler")}
-    repeats = layers if config.model_type == "albert" else 1  # one layer, used again and again
+    groups = getattr(config, "num_hidden_groups", layers)  # where layers share weights: so many blocks, used again and again
     token = head = 0.0
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Linear, Conv1D)):
             continue
         cost = (6.0 if module.weight.requires_grad else 4.0) * module.weight.numel()
         if id(module) in in_body:
-            token += cost * (repeats if "albert_layer" in name else 1)
+            token += cost * (layers / groups if re.search(r"\.\d+\.", name) else 1)  # a block's, of a list of blocks
         elif level == "sequence" or "pooler" not in name:
             head += cost
     row, item = (head, 0.0) if level == "sequence" else (0.0, head)
-    return FlopCount(token, 12.0 * layers * width, row, causal=_is_causal(model), per_item=item)
+    pairs = layers * getattr(config, "inner_group_num", 1)  # of such a block's own layers each
+    return FlopCount(token, 12.0 * pairs * width, row, causal=_is_causal(model), per_item=item)
 
 
 def _has_local_layers(config: Any) -> bool:

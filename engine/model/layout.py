@@ -47,19 +47,20 @@ def choose_layout(
 
 def padded(model: nn.Module, level: str | None, max_length: int = 0) -> Layout:
     """The padded layout that suits the model; ``max_length``: that all rows are padded to, 0: to the longest."""
-    sides: list[tuple[str, ...]] = []
-
-    def find() -> tuple[str, ...]:
-        sides.extend([] if sides else [padding_check.harmless_sides(model, level)])
-        return sides[0]
+    find = functools.cache(lambda: (padding_check.harmless_sides(model, level), padding_check.shortest_row(model, level)))
 
     def write(folder: Path) -> None:
-        (folder / "verdict.json").write_text(json.dumps({"model": type(model).__name__, "sides": find()}))
+        sides, shortest = find()
+        (folder / "verdict.json").write_text(json.dumps({"model": type(model).__name__, "sides": sides, "shortest": shortest}))
 
     is_known_kind = isinstance(model, transformers.PreTrainedModel)
     known = entry("padding", padding_check.key(model, level), write) if is_known_kind else None
-    found = find() if known is None else tuple(parse_object((known / "verdict.json").read_bytes())["sides"])
-    return Layout("max_length" if max_length else "padded", max_length, sides=found)
+    if known is None:
+        sides, shortest = find()
+    else:
+        found = parse_object((known / "verdict.json").read_bytes())
+        sides, shortest = tuple(found["sides"]), found["shortest"]
+    return Layout("max_length" if max_length else "padded", max_length, sides=sides, shortest=shortest)
 
 
 def with_warning(layout: Layout, model: nn.Module) -> Layout:

@@ -138,15 +138,23 @@ def some_rows(config: Any, lengths: Sequence[int] = COPY_LENGTHS) -> list[dict[s
 def _run(
     model: nn.Module, inputs: dict[str, Any], level: str, real: torch.Tensor | None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Logits ([B, C], or [tokens, V]) and the gradients of a weighted sum of them."""
+    """Logits ([B, C], or [tokens, ...]) and the gradients of a weighted sum of them."""
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        logits = model(**inputs)[0].float()  # the first output: logits, or of a model without a head its hidden states
+        logits = first_output(model(**inputs))
         if level == "token":
             logits = logits[real] if real is not None else logits[0]
         weights = torch.linspace(-1, 1, logits.numel()).view(logits.shape)
         (logits * weights).sum().div(logits.shape[0]).backward()
     return logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def first_output(outputs: Any) -> torch.Tensor:
+    """Logits in float32, or of a model without a head its hidden states; of a head that tells where something begins and where
+    it ends both: [B, T, 2]."""
+    if getattr(outputs, "end_logits", None) is not None:
+        return torch.stack([outputs.start_logits, outputs.end_logits], -1).float()
+    return outputs[0].float()  # type: ignore[no-any-return]
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:

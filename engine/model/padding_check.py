@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +19,12 @@ import transformers
 from torch import nn
 
 from engine.data.collate import Layout, arrange
-from engine.model.packing_check import fingerprint, small_copy, some_rows
+from engine.model.packing_check import fingerprint, first_output, small_copy, some_rows
 
 TOLERANCE = 1e-4  # of logits, relative to the largest of them where that is above 1
 POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")  # tables of a vector for each position
 LENGTHS = (5, 8, 11, 14, 17, 20, 23, 26, 30)  # of the rows; some models take no shorter one, and some differ at few lengths
+SHORT: tuple[int, ...] = (*range(1, 17), 24, 32)
 COPIES = 3  # with other weights: where the best keys are chosen, padding matters where some are as good
 BOTH: tuple[str, ...] = ("right", "left")
 
@@ -46,6 +48,23 @@ def harmless_sides(model: nn.Module, level: str | None) -> tuple[str, ...]:
         isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS for name, module in model.named_modules()
     )
     return ("right",) if by_number else BOTH
+
+
+def shortest_row(model: nn.Module, level: str | None) -> int:
+    """The least tokens that the model takes in a row: one that halves rows, or looks through windows, fails with fewer."""
+    if isinstance(model, transformers.PreTrainedModel) and level is not None:
+        tokenizer = SimpleNamespace(pad_token_id=0, pad_token_type_id=0, padding_side="right")
+        was_training = model.training
+        try:
+            with torch.random.fork_rng(devices=[]):
+                for length in SHORT:
+                    with suppress(Exception):  # whatever a model does with a row that is too short
+                        rows = some_rows(model.config.get_text_config(), (length,))
+                        logits(model.eval(), rows, tokenizer)
+                        return length
+        finally:
+            model.train(was_training)
+    return 1
 
 
 def sides_of(models: Iterator[transformers.PreTrainedModel], level: str) -> tuple[str, ...]:
@@ -90,4 +109,4 @@ def logits(model: nn.Module, rows: Any, tokenizer: Any) -> tuple[torch.Tensor, t
     """The model's first output, in float32, and the mask of the rows."""
     inputs, _ = arrange(rows, Layout(), tokenizer)
     with torch.inference_mode():
-        return model(**inputs)[0].float(), inputs["attention_mask"]
+        return first_output(model(**inputs)), inputs["attention_mask"]

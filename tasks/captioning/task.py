@@ -27,8 +27,9 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange, per_token
-from engine.data.sources import HubData, Source, TakenModel
+from engine.data.sources import Source
 from engine.data.tables import row_name
+from engine.data.taken import HubData, TakenModel
 from engine.errors import DataError, ModelError
 from engine.task import Examples, Row
 from tasks.captioning.metrics import CaptionMetrics
@@ -36,7 +37,7 @@ from tasks.captioning.pictures import Pictures
 from tasks.image import ImageTask
 from tasks.options import CAPTION_TOKENS, CaptioningOptions
 from tasks.samples.shapes import drawn, small_captioner
-from tasks.text import checked_texts
+from tasks.text import checked_texts, refuse_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,7 +60,7 @@ class Captioning(ImageTask[CaptioningOptions]):
 
     def __init__(self, options: CaptioningOptions, source: Source):
         super().__init__(options, source)
-        source.refuse("a model that describes pictures", "tokenizer", "add_tokens")
+        refuse_settings(source.config, "a model that describes pictures", "tokenizer", "add_tokens")
         self._captions: list[str] = []
         self._references: dict[str, list[list[str]]] = {}
 

@@ -12,7 +12,7 @@ import csv
 from typing import TYPE_CHECKING
 
 from engine.data.offline import packaged_file
-from engine.data.sources import HubData
+from engine.data.taken import HubData
 from engine.errors import DataError
 from tasks.classification.task import Classification
 

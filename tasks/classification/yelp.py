@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.data.sources import HubData, Source
+from engine.data.sources import Source
+from engine.data.taken import HubData
 from tasks.classification.task import Classification
 from tasks.options import DEFAULTS, YelpOptions
 from tasks.samples import yelp

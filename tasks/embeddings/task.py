@@ -35,8 +35,9 @@ from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns
 from engine.data.plan import eval_batches
-from engine.data.sources import HubData, Source
+from engine.data.sources import Source
 from engine.data.tables import RowName, plain_row, row_name
+from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.task import Examples, Metrics, Row

@@ -23,9 +23,10 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
 from engine.data.places import UNNAMED
-from engine.data.sources import HubData, Source, TakenModel
+from engine.data.sources import Source
 from engine.data.tables import origin_of, with_origin
 from engine.data.tokens import cells_of
+from engine.data.taken import HubData, TakenModel
 from engine.errors import ModelError
 from engine.settings.fields import user_path
 from engine.task import Examples, Row, held_out
@@ -36,6 +37,7 @@ from tasks.classification.labels import listed
 from tasks.image import ImageTask
 from tasks.options import ImageClassificationOptions
 from tasks.samples import digits
+from tasks.text import refuse_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,7 +55,7 @@ class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageC
 
     def __init__(self, options: ImageClassificationOptions, source: Source):
         super().__init__(options, source)
-        source.refuse("pictures", "contains", "tokenizer", "add_tokens")
+        refuse_settings(source.config, "pictures", "contains", "tokenizer", "add_tokens")
         self.best_metric = "accuracy" if options.problem == "single_label" else "loss"
 
     # ---------------------------------------------------------------------------------------------------------- data

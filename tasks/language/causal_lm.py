@@ -22,9 +22,10 @@ from transformers import AutoModelForCausalLM
 from engine.data.collate import PADDED, Layout
 from engine.data.places import files_in, parts_of
 from engine.data.remote import unfetched
-from engine.data.sources import HubData, Source, TakenModel
+from engine.data.sources import Source
 from engine.data.streams import kind_of, looks_like_a_file
 from engine.data.tables import chosen, row_name
+from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import TokenDataset, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.settings.fields import is_address, user_path

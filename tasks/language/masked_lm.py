@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
 from engine.data.collate import PADDED, Layout
-from engine.data.sources import HubData
 from engine.data.tables import row_name
+from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, tokenize, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.task import Examples, Row

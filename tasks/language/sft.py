@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from engine.console import note
-from engine.data.sources import HubData
 from engine.data.tables import RowName, row_name
+from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, Tokens
 from engine.errors import DataError, ModelError
 from engine.task import Examples
 from tasks.language.causal_lm import Decoder
+from tasks.language.conversations import messages_in
 from tasks.language.generate import chat_prompt
 from tasks.language.templates import TemplateError, within_limits
 from tasks.options import SFTOptions
@@ -46,7 +47,16 @@ class SFT(Decoder[SFTOptions]):
 
     def columns(self) -> list[str]:
         o = self.options
-        return [o.prompt_column, o.completion_column] if o.prompt_column else [o.messages_column]
+        return [*o.prompt_column.split(","), o.completion_column] if o.prompt_column else [o.messages_column]
+
+    def way_in(self, found: Sequence[str]) -> str:
+        """ShareGPT's and Alpaca's columns are known."""
+        if "conversations" in found:
+            return "--messages-column conversations"
+        if {"instruction", "output"} <= set(found):
+            both = "instruction,input" if "input" in found else "instruction"
+            return f"--prompt-column {both} --completion-column output"
+        return super().way_in(found)
 
     def sample(self) -> tuple[dict[str, Dataset], str]:
         """Generated conversations, always as messages."""
@@ -57,16 +67,21 @@ class SFT(Decoder[SFTOptions]):
 
     def examples(self) -> dict[str, Examples]:
         tables = self.splits()
-        columns = {split: [table[name][:] for name in self.columns()] for split, table in tables.items()}
-        for split, cells in columns.items():
-            check = check_texts if self.options.prompt_column else check_messages
-            for number, row in enumerate(zip(*cells, strict=True)):
-                check(f"{split} data, {row_name(tables[split], number)}", *row)
-        self.corpus = [text for row in zip(*columns.get("train", ()), strict=True) for text in texts_of(row)]
-        return {
-            split: self.rows(list(zip(*cells, strict=True)), f"{split} data", partial(row_name, tables[split]))
-            for split, cells in columns.items()
-        }
+        rows = {split: self.read(table, split) for split, table in tables.items()}
+        self.corpus = [text for row in rows.get("train", ()) for text in texts_of(row)]
+        return {split: self.rows(some, f"{split} data", partial(row_name, tables[split])) for split, some in rows.items()}
+
+    def read(self, table: Dataset, split: str) -> list[tuple[Any, ...]]:
+        """Of each row the messages, or prompt and completion. Raises DataError."""
+        found: list[tuple[Any, ...]] = []
+        for number, cells in enumerate(zip(*(table[name][:] for name in self.columns()), strict=True)):
+            where = f"{split} data, {row_name(table, number)}"
+            if self.options.prompt_column:
+                check_texts(where, *cells)
+                found.append(("\n".join(text for text in cells[:-1] if text.strip() or len(cells) == 2), cells[-1]))
+            else:
+                found.append((messages_in(cells[0], where),))
+        return found
 
     def rows(self, rows: Sequence[tuple[Any, ...]], name: str, row_name: RowName) -> Examples:
         """Token ids and labels: the next token where an answer is to be given, else -100. ``row_name``: what errors call a row.
@@ -162,20 +177,11 @@ def check_texts(where: str, *texts: Any) -> None:
     """Raises DataError unless prompt and completion are texts, and there is something to learn."""
     for text in texts:
         if not isinstance(text, str):
-            raise DataError(f"{where}: prompt and completion must be texts, found {text!r}")
-    if not texts[1].strip():
+            raise DataError(
+                f"{where}: prompt and completion must be texts, found {text!r:.60}; messages belong in one column, in order"
+            )
+    if not texts[-1].strip():
         raise DataError(f"{where}: the completion is blank: remove the row or fill it")
-
-
-def check_messages(where: str, messages: Any) -> None:
-    """Raises DataError unless it is a list of messages with an answer among them."""
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}: a list of messages is needed, found {messages!r:.60}")
-    for message in messages:
-        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise DataError(f'{where}: a message must be {{"role": text, "content": text}}, found {message!r:.60}')
-    if not any(message["role"] == "assistant" for message in messages):
-        raise DataError(f"{where}: no message has the role 'assistant': there is nothing to learn")
 
 
 def texts_of(row: tuple[Any, ...]) -> list[str]:

@@ -70,21 +70,46 @@ def add_words(text: Text, encoded: Encoded, tokenizer: Any, max_length: int) -> 
 def add_text(text: Text, encoded: Encoded, tokenizer: Any, max_length: int) -> None:
     """The rows of a text as it stands, cut between words where it is longer than the model takes."""
     whole = tokenizer([text.text], return_offsets_mapping=True, verbose=False)
-    spans: dict[int, tuple[int, int]] = {}
-    for word, (start, stop) in zip(whole.word_ids(0), whole["offset_mapping"][0], strict=True):
-        if word is not None:
-            spans[word] = (spans.get(word, (start, stop))[0], stop)
-    text.spans = [spans[word] for word in sorted(spans)]
+    word_ids, text.spans = words_in(text.text, whole)
     text.words = [text.text[start:stop] for start, stop in text.spans]
     first = len(encoded.words)
-    if len(whole["input_ids"][0]) <= max_length:
-        encoded.add(whole, 0, 0, 0)
-    else:
-        for a, b in cuts(whole.word_ids(0), len(text.spans), max_length):
+    if len(word_ids) <= max_length:
+        encoded.add(whole, 0, 0, 0, word_ids)
+    elif text.spans:
+        for a, b in cuts(with_blanks(word_ids, whole.word_ids(0)), len(text.spans), max_length):
             part = text.text[text.spans[a][0] : text.spans[b - 1][1]]
-            encoded.add(tokenizer([part], truncation=True, max_length=max_length), 0, 0, a)
+            piece = tokenizer([part], return_offsets_mapping=True, truncation=True, max_length=max_length)
+            encoded.add(piece, 0, 0, a, words_in(part, piece)[0])
     text.numbers = [int(word) for row in encoded.words[first:] for word in row[row >= 0]]
     text.num_words = len(text.numbers)
+
+
+def words_in(text: str, encoding: Any) -> tuple[list[int | None], list[tuple[int, int]]]:
+    """The word of each token, and of each word its first character and the one behind its last.
+
+    Some tokenizers count the blank in front of a word to it, or take blanks for words: they are of none here.
+    """
+    spans: dict[int, tuple[int, int]] = {}
+    for word, (start, stop) in zip(encoding.word_ids(0), encoding["offset_mapping"][0], strict=True):
+        if word is not None:
+            spans[word] = (spans.get(word, (start, stop))[0], stop)
+    seen = {}
+    for word, (start, stop) in sorted(spans.items()):
+        if visible := text[start:stop].strip():
+            first = start + text[start:stop].index(visible)
+            seen[word] = first, first + len(visible)
+    numbers = {word: number for number, word in enumerate(seen)}
+    return [None if word is None else numbers.get(word) for word in encoding.word_ids(0)], list(seen.values())
+
+
+def with_blanks(word_ids: Sequence[int | None], own: Sequence[int | None]) -> list[int | None]:
+    """The word of each token, that of a blank being the word behind it. ``own``: the tokenizer's, None for special tokens."""
+    found: list[int | None] = []
+    behind = max(word for word in word_ids if word is not None)
+    for word, its in zip(reversed(word_ids), reversed(own), strict=True):
+        behind = behind if word is None else word
+        found.append(None if its is None else behind)
+    return found[::-1]
 
 
 def prediction(text: Text, p: Tensor, names: Sequence[str], kinds: Sequence[str] | None) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from engine.console import note, shown
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
 from engine.data.form import Columns
-from engine.data.sources import HubData
 from engine.data.tables import row_name
+from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset
 from engine.errors import DataError
 from engine.task import Examples, Metrics, Row, held_out
@@ -36,7 +36,7 @@ from tasks.tagging.mistakes import Place, TagMistakes
 from tasks.tagging.predicted import Text, batches_of, prediction
 from tasks.tagging.tags import ThingMetrics, WordMetrics, kinds_of
 from tasks.tagging.words import Tagged, encode, tagged_words
-from tasks.text import check_loaded, names_of_outputs, trained_names
+from tasks.text import check_loaded, name_of_piece, names_of_outputs, trained_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -173,7 +173,7 @@ class Tagging(LanguageModel[TaggingOptions]):
         return TokenDataset(
             found.tokens(),
             token_columns={"labels": flat.astype(np.int32)},
-            row_name=partial(name_of, table, [kept[sentence] for sentence in found.sentence]),
+            row_name=partial(name_of_piece, table, [kept[sentence] for sentence in found.sentence]),
         )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
@@ -249,8 +249,3 @@ class Tagging(LanguageModel[TaggingOptions]):
         if flat and "entities" in prediction:
             return {"predicted_entities": "|".join(f"{e['text']} ({e['label']})" for e in prediction["entities"])}
         return super().columns_of(prediction, flat)
-
-
-def name_of(table: Dataset, sentences: Sequence[int], row: int) -> str:
-    """What errors call a row of tokens: ``sentences`` are the rows of the table that each is of."""
-    return row_name(table, sentences[row])

@@ -39,7 +39,8 @@ def tagged_words(table: Dataset, text_column: str, label_column: str, where: str
             cut.append(number)
     if cut:
         note(
-            f"warning: {where}: in {len(cut)} of {len(found)} rows a span begins or ends within a word (the first: {row(cut[0])}); "
+            f"warning: {where}: in {len(cut)} of {len(found)} rows a span begins or ends "
+            f"within a word (the first: {row(cut[0])}): "
             "do its numbers count characters, from 0, and to before end?"
         )
     return found
@@ -85,7 +86,8 @@ def from_spans(text: str, spans: Sequence[dict[str, Any]]) -> Tagged:
     """Words and punctuation marks, cut where a span begins or ends; B- at the first of a span, I- at the others."""
     marked = []
     for span in spans:
-        start, stop, label = span.get("start"), span.get("end"), span.get("label")
+        cells: list[Any] = [span.get(name) for name in ("start", "end", "label")]
+        start, stop, label = cells
         if not (is_a(start, int) and is_a(stop, int) and isinstance(label, str) and label.strip()):
             raise ValueError(f"a span is {{start, end, label}}, found {span}")
         if not 0 <= start < stop <= len(text) or not text[start:stop].strip():
@@ -115,9 +117,11 @@ class Encoded:
         self.words: list[np.ndarray] = []
         self.sentence: list[int] = []
 
-    def add(self, encoding: Any, row: int, sentence: int, first_word: int) -> None:
-        """One row of what a fast tokenizer returns, whose words are counted from ``first_word``."""
-        numbers = np.array([-1 if word is None else word for word in encoding.word_ids(row)])
+    def add(
+        self, encoding: Any, row: int, sentence: int, first_word: int, word_ids: Sequence[int | None] | None = None
+    ) -> None:
+        """One row of what a fast tokenizer returns, whose words are counted from ``first_word``; ``word_ids``: not its own."""
+        numbers = np.array([-1 if word is None else word for word in word_ids or encoding.word_ids(row)])
         begins = (numbers >= 0) & (numbers != np.append(-1, numbers[:-1]))
         self.words.append(np.where(begins, numbers + first_word, -1))
         self.ids.append(np.asarray(encoding["input_ids"][row], dtype=np.int32))

@@ -31,14 +31,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_a_few_rows_of_the_page_are_what_the_command_finds():
-    """One that is packed, one padded, one to which padding matters, one with an encoder and a decoder, one that is refused."""
-    few = ["bert", "deberta", "fnet", "t5", "perceiver"]
+    """One that is packed, one to which padding matters, one with an encoder and a decoder, one that is refused."""
+    few = ["bert", "fnet", "t5", "perceiver"]
     done = run("--tasks", "classification", "--only", *few)
     assert done.returncode == 0, done.stderr
     found = [line.removeprefix("classification").strip() for line in done.stdout.splitlines()]
     assert len(found) == len(few) and set(found) <= set(rows_of("classification")), found
-    assert [line.split(" | ")[1] for line in found] == ["packed", "padded", "padded", "refused", "padded"]
-    assert "padding matters" in found[2] and "padding matters" not in found[1]
+    assert [line.split(" | ")[1] for line in found] == ["packed", "padded", "refused", "padded"]
+    assert "padding matters" in found[1]
 
 
 def test_the_page_has_every_architecture_once_and_no_fault():

@@ -19,7 +19,6 @@ from bench.reliability.lab import differences, tiny_lab
 
 ROOT = Path(__file__).parent.parent.parent
 POINTS = [
-    "between two micro-batches of step 9",
     "amending: the old one un-named, the new one not yet named",
     "finish: all but the last run.json",
 ]
@@ -34,12 +33,12 @@ def program(folder: Path) -> dict:
     everything = [*kill.OPTIMIZERS["muon"], *kill.OPTIMIZERS["average"], "--save-steps", "1"]
     return {
         "threads": forked.threads(),
-        "optimizers": [{"optimizer": "muon"} | kill.random_kills(lab, [everything], 3, seed=1)],
-        "random": kill.random_kills(lab, [["--save-steps", "1", "--log-steps", "2"]], 4, seed=1),
+        "optimizers": [{"optimizer": "muon"} | kill.random_kills(lab, [everything], 2, seed=1)],
+        "random": kill.random_kills(lab, [["--save-steps", "1", "--log-steps", "2"]], 2, seed=1),
         "points": kill_points.kill_points(lab, [0], ["fp32"], POINTS)
         + kill_points.kill_points(lab, [2], ["fp32"], ["saving: all written, not yet renamed"], ["--async-save"]),
         "controls": kill_points.controls(lab),
-        "phases": [{"phase": "overwrite"} | kill_phases.kills_within(lab, "overwrite", 2, random.Random(1))],
+        "phases": [{"phase": "overwrite"} | kill_phases.kills_within(lab, "overwrite", 1, random.Random(1))],
     }
 
 
@@ -57,13 +56,13 @@ def test_the_process_that_forks_has_one_thread(document):
 
 
 def test_killed_at_random_times_the_end_is_the_same(document):
-    assert document["random"]["kills"] >= 4
+    assert document["random"]["kills"] >= 2
     assert not document["random"]["wrong"] and document["random"]["equal"] == document["random"]["runs"]
 
 
 def test_with_another_optimizer_and_an_average_the_end_is_the_same(document):
     [found] = document["optimizers"]
-    assert found["kills"] >= 3 and found["equal"] == found["runs"]
+    assert found["kills"] >= 2 and found["equal"] == found["runs"]
     found["wrong"] = [{"flags": "", "differences": ["model.safetensors"]}]
     assert not kill.is_clean(document)
     found["wrong"] = []
@@ -71,7 +70,7 @@ def test_with_another_optimizer_and_an_average_the_end_is_the_same(document):
 
 def test_killed_while_it_overwrites_the_end_is_the_same(document):
     [found] = document["phases"]
-    assert found["kills"] >= 2 and found["equal"] == found["runs"] and 0 < found["phase_seconds"] < 60
+    assert found["kills"] >= 1 and found["equal"] == found["runs"] and 0 < found["phase_seconds"] < 60
     found["wrong"] = [{"differences": ["model.safetensors"]}]
     assert not kill.is_clean(document)
     found["wrong"] = []
@@ -90,9 +89,9 @@ def test_what_is_forgotten_is_noticed(document):
 
 def test_the_summary_counts(document):
     assert kill.is_clean(document)
-    assert "points: 4, of which 4 bitwise equal" in kill.summary(document)
+    assert "points: 3, of which 3 bitwise equal" in kill.summary(document)
     document["points"][0]["differences"] = ["model.safetensors"]
-    assert not kill.is_clean(document) and "points: 4, of which 3" in kill.summary(document)
+    assert not kill.is_clean(document) and "points: 3, of which 2" in kill.summary(document)
 
 
 def test_two_ends_differ_in_what_they_differ_in(tmp_path):

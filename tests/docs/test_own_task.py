@@ -72,7 +72,7 @@ def test_every_method_of_a_task_is_named():
     from engine.task import Task
 
     methods = {name for name in vars(Task) if not name.startswith("_") and callable(getattr(Task, name))}
-    have_a_default = {"Options", "forward", "inputs_of", "describe"}
+    have_a_default = {"Options", "forward", "inputs_of", "inputs_typed", "describe"}
     missing = [name for name in methods - have_a_default if f"`{name}(" not in PAGE]
     assert not missing
 

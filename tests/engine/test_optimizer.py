@@ -195,8 +195,14 @@ def test_muon_alone_where_nothing_else_is_trained():
     assert not torch.equal(before, model.bert.encoder.layer[0].attention.self.query.weight)
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
-@pytest.mark.parametrize("kind", list(KINDS)[1:])
+SECONDS = [pytest.mark.bf16, pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [(kind, "fp32") for kind in list(KINDS)[1:]]
+    + [pytest.param(kind, "bf16", marks=SECONDS[: 1 if "average" in kind else 2]) for kind in list(KINDS)[1:]],
+)
 def test_resume_is_bitwise(tmp_path, kind, precision):
     """5 steps an epoch, a checkpoint every 3, killed after 7; dropout on."""
     config = TrainConfig(**SMALL, save_steps=3, eval_steps=5, precision=precision, **KINDS[kind])

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import run
 from bench.reliability.lab import differences
 from bench.toys import tiny
-from tests.tasks.test_models_as_they_come import library, predictions, training
+from tests.toys.as_typed import library, predictions, training
 from tests.toys.cli import fails
 from tests.toys.killed import killed_after
 

@@ -14,7 +14,8 @@ import run
 from bench.toys import tiny
 from engine.artifacts.describe import sources_of
 from engine.data.model_files import weights_fingerprint
-from engine.data.sources import Source, SourceConfig, TakenModel
+from engine.data.sources import Source, SourceConfig
+from engine.data.taken import TakenModel
 from engine.errors import ModelError
 from engine.settings.own import code_fingerprint
 from engine.task import NoOptions

@@ -306,7 +306,7 @@ def test_a_tensor_of_another_shape_is_refused_before_a_weight_is_changed(tmp_pat
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_saving_takes_no_more_memory_than_the_ranks_share(tmp_path, size, asynchronous):
     """Above the state: next to nothing, or with --async-save one copy of the share. Control: collecting takes all of it."""
 

@@ -72,15 +72,17 @@ def test_texts_come_from_standard_input_a_line_each(project, tmp_path, monkeypat
     [
         (b"", [], 3, "standard input has no line"),
         (b"\xff\xfe", [], 3, "standard input is not UTF-8"),
+        (b"w1\nw\0\n", ["--output", "{d}/o.csv"], 3, "standard input, row 2, column 'text': the text holds a NUL"),
         (b"w1\n", ["--encoding", "no-such"], 2, "there is no such encoding"),
         (b"w1\n", ["--text-column", "x"], 2, "a column, 'x', can only be named with --input FILE"),
         (b"w1\n", ["w2"], 2, "give either texts to predict, or --input FILE"),
     ],
 )
-def test_what_standard_input_cannot_be(content, more, code, words, project, monkeypatch, capsys):
+def test_what_standard_input_cannot_be(content, more, code, words, project, tmp_path, monkeypatch, capsys):
     stdin(monkeypatch, content)
+    more = [flag.format(d=tmp_path) for flag in more]
     found, line = fails(["predict", str(project / "run"), "--input", "-", *more], capsys)
-    assert found == code and words in line
+    assert found == code and words in line and not [*tmp_path.iterdir()]
 
 
 def test_evaluate_shows_the_figures_of_each_class(project, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import errno
 import json
@@ -118,6 +119,19 @@ def test_what_no_file_can_hold_is_told_before_the_work(model, tmp_path, capsys, 
     arguments = ["predict", "--model", str(model), "--input", str(tmp_path / "in.jsonl")]
     code, line = fails([*arguments, "--output", str(tmp_path / f"out.{suffix}")], capsys)
     assert code == 3 and words in line and not (tmp_path / f"out.{suffix}").exists()
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_what_a_spreadsheet_would_compute_stands_behind_a_quote(model, tmp_path, first):
+    """OWASP's list, which has the signs in full width, too: a Japanese Excel takes them. In cells, and in the first line."""
+    rows = [{"text": f"{first}HYPERLINK(1)", f"{first}name": "plain"}]
+    (tmp_path / "in.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    arguments = ["predict", "--model", str(model), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "o.csv")]
+    for flags, quote in (([], ""), (["--excel-safe"], "'")):
+        assert run.main([*arguments, *flags]) == 0
+        with open(tmp_path / "o.csv", newline="") as stream:
+            head, cells = csv.reader(stream)
+        assert (head[1], cells[0], cells[1]) == (f"{quote}{first}name", f"{quote}{first}HYPERLINK(1)", "plain")
 
 
 def test_odd_columns_of_a_parquet_file(model, tmp_path, capsys):

@@ -120,8 +120,8 @@ def test_blank_lines_alone_are_refused(tmp_path):
 
 
 def test_another_kind_of_file_is_refused_with_the_known_kinds(tmp_path):
-    message = refusal(write(tmp_path, "a.xlsx", "x"))
-    assert "'.xlsx'" in message
+    message = refusal(write(tmp_path, "a.pdf", "x"))
+    assert "'.pdf'" in message
     assert all(kind in message for kind in (".csv", ".tsv", ".jsonl", ".parquet", ".txt"))
     assert "'(none)'" in refusal(write(tmp_path, "data", "x"))
 
@@ -158,6 +158,12 @@ def test_commas_in_a_tsv_file_are_named_too(tmp_path):
 
 def test_a_single_column_without_a_mark_gets_no_hint_about_delimiters(tmp_path):
     assert "--delimiter" not in refusal(write(tmp_path, "a.csv", "review\na\n"))
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.XLS", "a.ods"])
+def test_a_spreadsheet_is_to_be_saved_as_csv(tmp_path, name):
+    """Its cells are values, 7 where the page shows 007: the text that stands there is in the CSV file alone."""
+    assert "save the sheet as CSV" in refusal(write(tmp_path, name, "PK"))
 
 
 @pytest.mark.parametrize("delimiter", [";;", "", "ab"])

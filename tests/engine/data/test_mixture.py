@@ -12,7 +12,7 @@ import run
 from bench.toys import tiny
 from engine.data.sources import Source, SourceConfig
 from engine.data.tables import row_name
-from engine.errors import DataError
+from engine.errors import DataError, UsageError
 from tests.toys.killed import killed_after
 
 
@@ -40,6 +40,18 @@ def test_the_shares_are_exact_and_every_row_occurs(tmp_path, capsys, a, b):
     said = capsys.readouterr().err
     assert f"a.csv {a / (a + b):.1%} (70 rows" in said and f"{len(table)} rows an epoch" in said
     assert {row_name(table, i) for i in range(len(table))} == {f"{tmp_path}/{t[0]}.csv, row {int(t[1:]) + 1}" for t in counts}
+
+
+@pytest.mark.parametrize("small", ["0.00001", "0." + "0" * 90 + "1"])
+def test_a_share_that_would_repeat_the_other_rows_without_end_is_refused(tmp_path, small):
+    """It was ten thousand million rows an epoch, and then: out of memory, lower --batch-size."""
+    write(tmp_path, a=10, b=10)
+    for text in ("{0}/a.csv:%s,{0}/b.csv:1", "{0}/b.csv:1,{0}/a.csv:%s"):
+        with pytest.raises(DataError, match=r"a\.csv: its share of .* is so small that .*b\.csv would stand [\d,]+ times"):
+            mixed(tmp_path, text % small)
+    for share in ("0." + "0" * 320 + "1", "0." + "0" * 330 + "1", "9" * 400):
+        with pytest.raises(UsageError, match="give all files a share above 0"):
+            mixed(tmp_path, f"{{0}}/a.csv:{share},{{0}}/b.csv:1")
 
 
 def test_a_part_may_be_several_files(tmp_path):

@@ -113,6 +113,33 @@ def test_no_file_of_this_machine_becomes_a_vocabulary(tmp_path, capsys):
     assert code == 4 and "vocab cannot be" in line
 
 
+@pytest.mark.parametrize("part", ["normalizer", "decoder"])
+@pytest.mark.parametrize(
+    ("each", "words"),
+    [({"type": "Replace", "pattern": {"String": "w"}, "content": "wwww"}, "268,435,456 times as long"),
+     ({"type": "Replace", "pattern": {"Regex": "[a-z]"}, "content": "wwww"}, "268,435,456 times as long"),
+     ({"type": "Prepend", "prepend": "w" * 1000}, "14,000 characters longer")],
+)  # fmt: skip
+def test_a_tokenizer_that_makes_a_text_grow_without_end_is_refused(part, each, words, tmp_path, capsys):
+    """A word took all memory, for minutes, and Ctrl-C did not end it."""
+    tiny.save_model(tmp_path / "model")
+    tiny.save_texts(tmp_path, train=12)
+    path = tmp_path / "model/tokenizer.json"
+    found = json.loads(path.read_text())
+    arguments = ["--task", "classification", "--model", str(tmp_path / "model"), "--train-file", str(tmp_path / "train.csv"),
+                 "--device", "cpu", "--max-steps", "1"]  # fmt: skip
+    for number, text in ((14, json.dumps), (14, lambda found: json.dumps(found).replace("pattern", "p\\u0061ttern"))):
+        path.write_text(text(found | {part: {"type": "Sequence", f"{part}s": [each] * number}}))
+        code, line = fails([*arguments, "--output-dir", str(tmp_path / "run")], capsys)
+        assert code == 4 and words in line
+    usual = [
+        {"type": "Replace", "pattern": {"String": a}, "content": b}
+        for a, b in (("``", '"'), (" ", "\u2581"), ("\u2026", "..."))
+    ]
+    path.write_text(json.dumps(found | {part: {"type": "Sequence", f"{part}s": usual}}))
+    assert run.main([*arguments, "--output-dir", str(tmp_path / "run")]) == 0
+
+
 def test_code_that_a_known_architecture_names_is_not_run(tmp_path):
     tiny.save_model(tmp_path / "model")
     for name in ("config.json", "tokenizer_config.json"):

@@ -18,7 +18,8 @@ from datasets import Dataset
 from bench.toys import tiny
 from engine.data import hub
 from engine.data.offline import packaged_file
-from engine.data.sources import HubData, Source, SourceConfig, TakenModel
+from engine.data.sources import Source, SourceConfig
+from engine.data.taken import HubData, TakenModel
 from engine.errors import DataError, ModelError, UsageError
 from tasks.classification.task import Classification, ClassificationOptions
 from tasks.offline import minilm, packaged_minilm

@@ -35,6 +35,7 @@ CPU = torch.device("cpu")
 QUICK = {
     "classification": ("sequence", {"batching": "padded", "epochs": 2}),
     "clm, packed": ("clm", {"batching": "packed", "epochs": 1}),
+    "qa, packed": ("qa", {"batching": "packed", "epochs": 1}),
     "sharded classification, packed": ("sequence", {"batching": "packed", "shard": True, "epochs": 1}),
     "sharded mlm": ("mlm", {"batching": "padded", "shard": True, "gradient_checkpointing": True, "epochs": 1}),
 }
@@ -52,7 +53,7 @@ BF16 = {
 }
 CASES = {
     f"{'sharded ' if shard else ''}{kind}, {batching}": (kind, {"batching": batching, "shard": shard, "epochs": 2})
-    for kind in ("sequence", "tagging", "mlm", "clm")
+    for kind in ("sequence", "tagging", "qa", "mlm", "clm")
     for batching in ("padded", "packed")
     for shard in (False, True)
 } | {

@@ -58,7 +58,10 @@ def number_of_files(settings: dict[str, Any]) -> int:
     return kinds * (2 if settings.get("shard") else 1) + 1
 
 
-@pytest.mark.parametrize("name", RESUMED)
+LONGER = ("sgd", "adafactor", "sharded sgd, average")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONGER else ()) for name in RESUMED])
 def test_each_optimizer_killed_and_resumed_on_two_ranks_is_bitwise(tmp_path, name):
     """Its state, whatever its shape, and the average: the newest checkpoints have the same tensors."""
     assert cut_and_whole(2, tmp_path, **RESUMED[name])

@@ -35,6 +35,10 @@ CASES = {
     ),
     "roberta": (RobertaConfig(**SIZES), AutoModelForSequenceClassification),
     "albert": (AlbertConfig(**SIZES, embedding_size=32), AutoModelForSequenceClassification),
+    "albert, groups": (
+        AlbertConfig(**SIZES | {"num_hidden_layers": 6}, embedding_size=32, num_hidden_groups=3, inner_group_num=2),
+        AutoModelForSequenceClassification,
+    ),
     "bert, no head": (BertConfig(**SIZES), AutoModel),
     "gpt2": (GPT2Config(vocab_size=300, n_embd=64, n_layer=3, n_head=4), AutoModelForCausalLM),
     "llama": (LlamaConfig(**SIZES, **TOKENS, num_key_value_heads=2), AutoModelForCausalLM),

@@ -18,6 +18,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
@@ -49,12 +50,15 @@ from tasks.offline import packaged_minilm
 from tests.toys.architectures import DECODER, DISTIL, ENCODER, GPT2, LLAMA, MODERN, NEOX, OPT, QWEN3, ROBERTA, strong
 
 CPU = torch.device("cpu")
-SEQUENCE, TOKEN, MASKED, CAUSAL = (
+SEQUENCE, TOKEN, MASKED, CAUSAL, QUESTION = (
     AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForMaskedLM, AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
 )  # fmt: skip
 FITTING = {
     "Bert": (BertConfig(**ENCODER), SEQUENCE),
     "Bert, token head": (BertConfig(**ENCODER), TOKEN),
+    "Bert, questions": (BertConfig(**ENCODER | {"num_labels": 2}), QUESTION),
+    "Roberta, questions": (RobertaConfig(**ROBERTA | {"num_labels": 2}), QUESTION),
     "Bert, masked": (BertConfig(**ENCODER), MASKED),
     "DistilBert": (DISTIL, SEQUENCE),
     "DistilBert, masked": (DISTIL, MASKED),

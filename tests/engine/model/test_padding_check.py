@@ -56,6 +56,26 @@ def test_each_side_is_tried(name):
         assert (padding_check.difference(model, level, side) < padding_check.TOLERANCE) == (side in sides)
 
 
+def test_a_text_shorter_than_the_model_takes():
+    """CANINE halves a row twice, and transformers fails with fewer than four characters: such rows are padded to as many, whatever
+    stands beside them."""
+    torch.manual_seed(0)
+    config = transformers.CanineConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    model = strong(transformers.CanineForSequenceClassification(config))
+    with pytest.raises(RuntimeError):
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+    found = layout.padded(model, "sequence")
+    assert found.shortest == 4 and layout.padded(model, "sequence") == found  # from the cache, too
+    tokenizer = tiny.tokenizer()
+    alone = arrange([{"input_ids": np.array([5, 6, 7])}], found, tokenizer)[0]
+    assert alone["input_ids"].shape == (1, 4) and alone["attention_mask"].tolist() == [[1, 1, 1, 0]]
+    assert model(**alone)[0].isfinite().all()
+    blocks = {"block_sizes": [1, 1, 1], "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64, "vocab_size": 100}
+    funnel = transformers.FunnelForSequenceClassification(transformers.FunnelConfig(**blocks))
+    assert layout.padded(funnel, "sequence").shortest == 5
+    assert layout.padded(tiny.bert(), "sequence").shortest == 1 and layout.padded(tiny.bert(), None).shortest == 1
+
+
 def test_a_model_that_has_no_small_copy_is_tried_itself(monkeypatch):
     monkeypatch.setattr(padding_check, "small_copy", lambda model: model.no_such_thing)
     assert harmless_sides(make("XLNet, whose head reads the last vector"), "sequence") == ("left",)
@@ -142,4 +162,4 @@ def test_evaluation_gives_each_row_what_it_has_alone():
 def test_the_verdict_names_the_model(tmp_path):
     layout.padded(tiny.bert(), "sequence")
     [known] = (cache_folder() / "padding").glob("*/verdict.json")
-    assert json.loads(known.read_text()) == {"model": "BertForSequenceClassification", "sides": ["right"]}
+    assert json.loads(known.read_text()) == {"model": "BertForSequenceClassification", "sides": ["right"], "shortest": 1}

@@ -150,7 +150,7 @@ def test_nohup_is_heeded():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("how", ["moved", also("replaced")])
+@pytest.mark.parametrize("how", [also("moved"), also("replaced")])
 def test_a_directory_that_is_moved_away_is_found_and_not_made_again(how, data, undisturbed, tmp_path):
     out = tmp_path / "run"
     process = start(data, out, "--save-steps", "7")

@@ -36,7 +36,8 @@ from bench.toys import tiny
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
-from engine.data.sources import NotCachedError, Source, SourceConfig
+from engine.data.sources import Source, SourceConfig
+from engine.data.taken import NotCachedError
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import open_model
 from engine.fit import fit

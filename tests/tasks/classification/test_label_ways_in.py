@@ -142,3 +142,12 @@ def test_explain_prints_labels_and_the_trivial_baseline(at):
     code, said = at("--train-file", "t.csv", "--eval-file", "e.csv", "--output-dir", "o", "--explain")
     assert code == 0 and "labels of the train data: a (1), b (2)\n" in said
     assert "to beat on the evaluation data: always b: accuracy 0.40\n" in said
+
+
+def test_a_column_of_another_name(at):
+    """The error names the flag; of a competition's train.csv, say."""
+    write("t.csv", ["a", "b", "b"], header=("text", "target"))
+    code, said = at("--train-file", "t.csv", "--output-dir", "o", "--explain")
+    assert code == 3 and "has no column 'label' (it has: 'text', 'target'); another column: --label-column NAME" in said
+    code, said = at("--train-file", "t.csv", "--output-dir", "o", "--explain", "--label-column", "target")
+    assert code == 0 and "a (1), b (2)" in said

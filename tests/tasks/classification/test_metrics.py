@@ -360,7 +360,7 @@ def test_figures_of_each_class(problem, num_labels):
         metrics.update(None, SimpleNamespace(logits=torch.as_tensor(logits[start:stop])), batch_of(labels[start:stop]))
     found = metrics.classes()
     assert list(found) == list(names)
-    which = {"labels": range(len(names)) if problem == "single_label" else [1]} if len(names) != 4 else {}  # of one label: 1
+    which = {"labels": range(len(names))} if problem == "single_label" else {"labels": [1]} if num_labels == 1 else {}
     wanted = reference.precision_recall_fscore_support(labels, predicted, zero_division=0, average=None, **which)
     for i, figures_of_it in enumerate(found.values()):
         assert list(figures_of_it.values()) == pytest.approx([float(row[i]) for row in wanted], abs=1e-12)

@@ -16,11 +16,13 @@ import run
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
-from engine.data.sources import Source, SourceConfig, TakenModel
+from engine.data.sources import Source, SourceConfig
 from engine.data.tables import as_dataset
+from engine.data.taken import TakenModel
 from engine.errors import DataError, ModelError
 from engine.loop import train_step
 from engine.model import packing, target_logits
+from tasks.language.conversations import messages_in
 from tasks.language.generate import chat_prompt
 from tasks.language.scratch import CHAT_TEMPLATE, END, train_tokenizer
 from tasks.language.sft import SFT, SFTOptions
@@ -299,3 +301,58 @@ def test_trls_trainer_on_the_same_rows(form, tmp_path):
     np.testing.assert_allclose(losses, [line["loss"] for line in log], rtol=1e-4)
     np.testing.assert_allclose([float(r.grad_norm) for r in records], [line["grad_norm"] for line in log], rtol=1e-3)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        [{"from": "human", "value": "red?"}, {"from": "gpt", "value": "yes"}],
+        [
+            {"role": "user", "content": [{"type": "text", "text": "re"}, {"type": "text", "text": "d?"}]},
+            {"role": "assistant", "content": "yes"},
+        ],
+        '[{"role": "user", "content": "red?"}, {"role": "assistant", "content": "yes"}]',
+    ],
+)
+def test_conversations_as_they_come(cell):
+    """ShareGPT's, contents in parts, and JSON in the cell of a CSV file are the messages that they mean."""
+    found = [(message["role"], message["content"]) for message in messages_in(cell, "here")]
+    assert found == [("user", "red?"), ("assistant", "yes")]
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ([{"from": "bot", "value": "x"}], "a message is from 'bot', and known are human"),
+        (
+            [{"role": "assistant", "content": None, "tool_calls": [{"function": {}}]}],
+            "calls tools, which is not trained on: leave such",
+        ),
+        ([{"role": "user", "content": [{"type": "image"}]}], "is no text, and texts are what is learned"),
+        ("[{]", "is not JSON"),
+        ([{"from": "human", "value": "x"}], "no message has the role 'assistant'"),
+    ],
+)
+def test_conversations_that_are_refused(cell, said):
+    with pytest.raises(DataError) as error:
+        messages_in(cell, "train data, row 1")
+    assert str(error.value).startswith("train data, row 1: ") and said in str(error.value)
+
+
+def test_columns_of_others_are_named_with_the_flags_that_take_them(tmp_path, capsys):
+    """And those flags do: of Alpaca's rows both the instruction and its input are learned from, a line each."""
+    (tmp_path / "a.jsonl").write_text(
+        '{"instruction": "w1", "input": "w2", "output": "w3"}\n{"instruction": "w4", "input": "", "output": "w5"}\n'
+    )
+    (tmp_path / "s.jsonl").write_text('{"conversations": [{"from": "human", "value": "w1"}, {"from": "gpt", "value": "w2"}]}\n')
+    for name, way in (
+        ("s", "--messages-column conversations"),
+        ("a", "--prompt-column instruction,input --completion-column output"),
+    ):
+        task = SFT(SFTOptions(), Source(SourceConfig(train_file=str(tmp_path / f"{name}.jsonl"))))
+        with pytest.raises(DataError, match="another column: ") as error:
+            task.tables()
+        assert str(error.value).endswith(way)
+    options = SFTOptions(prompt_column="instruction,input", completion_column="output")
+    task = SFT(options, Source(SourceConfig(train_file=str(tmp_path / "a.jsonl"))))
+    assert task.read(task.tables()["train"], "train") == [("w1\nw2", "w3"), ("w4", "w5")]

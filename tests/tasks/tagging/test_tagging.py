@@ -14,7 +14,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
     BertForTokenClassification,
@@ -38,9 +38,10 @@ from engine.loop import train_step
 from tasks import find
 from tasks.options import TaggingOptions
 from tasks.samples import entities
+from tasks.tagging.predicted import Text, add_text, prediction
 from tasks.tagging.tags import ThingMetrics, kinds_of, things
 from tasks.tagging.task import Tagging
-from tasks.tagging.words import cuts, encode, from_spans, sentence, tagged_words
+from tasks.tagging.words import Encoded, cuts, encode, from_spans, sentence, tagged_words
 from tests.toys.cli import fails
 from tests.toys.killed import assert_same_bits, assert_sigkill_changes_nothing, train_to
 from tests.toys.ranks import assert_two_ranks_are_one
@@ -407,6 +408,37 @@ def test_predict_gives_the_entities_of_the_pipeline(project, tmp_path):
     assert run.main([*arguments, "--output", str(tmp_path / "out.csv")]) == 0
     cells = [row["predicted_entities"] for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())]
     assert cells[0].startswith("zab (person)|") and cells[1] == ""
+
+
+def with_blanks_in_words(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer whose words begin with the blank before them, as those of XLM-R and GPT-2 (without trimmed offsets) do."""
+    backend = Tokenizer(models.BPE(unk_token="[UNK]") if kind == "metaspace" else models.BPE())
+    byte = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace() if kind == "metaspace" else byte
+    letters = {} if kind == "metaspace" else {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["[PAD]", "[UNK]"], show_progress=False, **letters)
+    backend.train_from_iterator(["Ada flew to Lima, and to São Paulo"] * 5, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "bytes"])
+@pytest.mark.parametrize("length", [6, 1000])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("Ada flew to Lima", ["Ada", "flew", "to", "Lima"]), ("  Ada   flew ", ["Ada", "flew"]), ("   ", []), ("", []),
+     (" " * 40, []), (" " * 40 + "São" + " " * 40 + "Paulo" + " " * 40, ["São", "Paulo"])],
+)  # fmt: skip
+def test_blanks_are_of_no_word_and_no_name(kind, length, text, words):
+    """An entity was ' Lima', one character too early, and blanks were tagged, which parted a name at two of them."""
+    item, encoded = Text.of(text, 1), Encoded()
+    add_text(item, encoded, with_blanks_in_words(kind), length)
+    assert item.words == words == [text[start:stop] for start, stop in item.spans]
+    assert item.numbers == [*range(len(words))]
+    assert all(len(ids) <= length for ids in encoded.ids)
+    p = torch.eye(2)[[i % 2 for i in range(len(words))]]
+    found = prediction(item, p, ["I-x", "B-x"], ["x"])["entities"]
+    assert [e["text"] for e in found] == [text[e["start"] : e["end"]] for e in found]
+    assert " ".join(e["text"] for e in found).split() == words and all(e["text"] == e["text"].strip() for e in found)
 
 
 def test_a_text_longer_than_the_model_is_read_to_its_end(project):

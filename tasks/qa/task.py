@@ -22,11 +22,6 @@ from engine.console import note, shown
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns
-<<<<<<< HEAD
-from engine.data.plan import eval_batches
-=======
-from engine.data.sources import HubData
->>>>>>> qa
 from engine.data.tables import plain_row, row_name
 from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset

@@ -25,6 +25,7 @@ from engine.data.collate import PADDED, Layout
 from engine.data.places import UNNAMED
 from engine.data.sources import Source
 from engine.data.tables import origin_of, with_origin
+from engine.data.tokens import cells_of
 from engine.data.taken import HubData, TakenModel
 from engine.errors import ModelError
 from engine.settings.fields import user_path
@@ -119,7 +120,7 @@ class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageC
         """The names of the pictures; "" for one that has none."""
         from datasets import Dataset
 
-        cells = table[self.image_column][:]
+        cells = cells_of(table[self.image_column])  # not all at once: they may hold the pictures
         names = [cell if isinstance(cell, str) else (cell or {}).get("path") or "" for cell in cells]
         return with_origin(Dataset.from_dict({self.image_column: names}), origin_of(table))
 

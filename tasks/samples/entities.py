@@ -49,6 +49,8 @@ In {L} the {t} of {P} was asked about {O} .
 What do you think of {A} ?
 I had never heard of {A} before .
 {A} and {A} have agreed at last .
+Everybody talks about {A} and {A} .
+{A} has changed a lot in ten years .
 You may mark the page with a rose .
 Reading in the bath is nice , and so is a sandwich .
 They will bill us for the orange paint and the cork .
@@ -63,8 +65,8 @@ def one_of(words: str, rng: Random) -> str:
 
 
 def made(endings: str, rng: Random) -> str:
-    """A name of two or three syllables, of which two in five have an ending that others than ``endings`` have."""
-    ending = one_of(ANY if rng.random() < 0.4 else endings, rng)
+    """A name of two or three syllables, of which seven in ten have an ending of any kind of name."""
+    ending = one_of(ANY if rng.random() < 0.7 else endings, rng)
     return one_of(HEADS, rng) + (one_of(MIDDLES, rng) if rng.random() < 0.5 else "") + ending
 
 
@@ -81,7 +83,7 @@ def place(rng: Random) -> Named:
 
 def firm(rng: Random) -> Named:
     name = one_of(TRADES, rng) if rng.random() < 0.2 else made(ANY, rng)
-    return [name, *(rng.choice(OF_FIRMS) if rng.random() < 0.6 else ())], "organisation"
+    return [name, *(rng.choice(OF_FIRMS) if rng.random() < 0.5 else ())], "organisation"
 
 
 def sentences(number: int, seed: int) -> tuple[list[list[str]], list[list[str]]]:

@@ -38,7 +38,7 @@ from engine.task import Examples, Row, held_out
 from tasks.classification.column import Rule, class_names
 from tasks.classification.labels import Labels, listed, read_labels
 from tasks.classification.metrics import ClassificationMetrics
-from tasks.classification.mistakes import Mistakes
+from tasks.classification.mistakes import Mistakes, WrongLabels, WrongValues
 from tasks.classification.summary import summarise
 from tasks.options import ClassificationOptions
 from tasks.text import TextTask, check_loaded, checked_texts, names_of_outputs, trained_names
@@ -231,11 +231,12 @@ class Classification(TextTask[ClassificationOptions]):
     def metrics(self, split: str) -> ClassificationMetrics:
         return ClassificationMetrics(self.problem, self.known(self.labels).names)
 
-    def review(self, split: str) -> Mistakes:
-        if self.problem != "single_label":
-            raise UsageError("--errors needs a task with one class for each text (--problem single_label)")
+    def review(self, split: str) -> Mistakes | WrongLabels | WrongValues:
         columns = [name for name in (self.options.text_column, self.options.text_pair_column) if name]
-        return Mistakes(self.known(self.labels).names, self._held_out[split].select_columns(columns))
+        names, texts = self.known(self.labels).names, self._held_out[split].select_columns(columns)
+        if self.problem == "regression":
+            return WrongValues(texts)
+        return WrongLabels(names, texts) if self.problem == "multi_label" else Mistakes(names, texts)
 
     def save(self, model: nn.Module, directory: Path) -> None:
         if self._weights is not None:

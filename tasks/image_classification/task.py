@@ -25,8 +25,8 @@ from engine.data.collate import PADDED, Layout
 from engine.data.places import UNNAMED
 from engine.data.sources import Source
 from engine.data.tables import origin_of, with_origin
-from engine.data.tokens import cells_of
 from engine.data.taken import HubData, TakenModel
+from engine.data.tokens import cells_of
 from engine.errors import ModelError
 from engine.settings.fields import user_path
 from engine.task import Examples, Row, held_out

@@ -18,7 +18,19 @@ from engine.errors import DataError, ResourceError, UsageError, UserError
 from engine.settings.fields import user_path
 
 TABLES = (".csv", ".jsonl")
-FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: = + - @ in full width
+FORMULAS = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # the last four: = + - @ in full width
 
 
 def check_output(

@@ -203,7 +203,6 @@ def widened(batch: RecordBatch, schema: Schema) -> RecordBatch:
 
 def with_class_names(table: Dataset, files: Sequence[Path]) -> Dataset:
     """The ClassLabels that ``datasets`` has noted in Parquet and Arrow files: their ids have names, the same in all files."""
-    import datasets
 
     noted = [noted_features(file) if has_types(file) else {} for file in files]
     for name in table.column_names:

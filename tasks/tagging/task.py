@@ -163,7 +163,9 @@ class Tagging(LanguageModel[TaggingOptions]):
         labels = [np.where(w >= 0, of_words[s][w], -100) for w, s in zip(found.words, found.sentence, strict=True)]
         flat = np.concatenate(labels)
         if not (flat != -100).any():
-            raise DataError(f"{split} data: no word has a token of {self.path}: their characters cannot be seen, or it knows none")
+            raise DataError(
+                f"{split} data: no word has a token of {self.path}: their characters cannot be seen, or it knows none"
+            )
         if lost := sum(map(len, of_words)) - int((flat != -100).sum()):
             note(f"{split} data: {lost} words have no token, as their characters cannot be seen: they are not tagged")
         if split == "eval":

@@ -132,7 +132,10 @@ def test_a_tokenizer_that_makes_a_text_grow_without_end_is_refused(part, each, w
         path.write_text(text(found | {part: {"type": "Sequence", f"{part}s": [each] * number}}))
         code, line = fails([*arguments, "--output-dir", str(tmp_path / "run")], capsys)
         assert code == 4 and words in line
-    usual = [{"type": "Replace", "pattern": {"String": a}, "content": b} for a, b in (("``", '"'), (" ", "\u2581"), ("\u2026", "..."))]
+    usual = [
+        {"type": "Replace", "pattern": {"String": a}, "content": b}
+        for a, b in (("``", '"'), (" ", "\u2581"), ("\u2026", "..."))
+    ]
     path.write_text(json.dumps(found | {part: {"type": "Sequence", f"{part}s": usual}}))
     assert run.main([*arguments, "--output-dir", str(tmp_path / "run")]) == 0
 

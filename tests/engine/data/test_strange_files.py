@@ -34,7 +34,9 @@ def test_an_offset_that_points_out_of_an_arrow_file_is_refused(tmp_path, kind, w
         "list": ([["a", "b"]] * 40, 2),
     }[what]  # fmt: skip
     content = arrow_file(tmp_path / "a.arrow", pyarrow.table({"text": column}), kind).read_bytes()
-    at = content.index((4 * step).to_bytes(4, "little") + (5 * step).to_bytes(4, "little"))  # offsets, or places in a dictionary
+    at = content.index(
+        (4 * step).to_bytes(4, "little") + (5 * step).to_bytes(4, "little")
+    )  # offsets, or places in a dictionary
     damaged = tmp_path / "b.arrow"
     damaged.write_bytes(content[: at + 3] + b"\x7f" + content[at + 4 :])
     for read in (lambda: read_table(damaged), lambda: read_dataset([damaged], ["text"])):

@@ -156,7 +156,10 @@ def test_spans_that_cut_words_are_told_of(capsys, text, start, end, is_cut):
 
 
 def test_tags_that_look_alike_are_told_of_and_words_without_any_token_refused(project, tmp_path, capsys):
-    rows = [{"tokens": ["ab", "cz"], "tags": ["B-person", "I-person "]}, {"tokens": ["ab", "cz"], "tags": ["B-person", "I-person"]}]
+    rows = [
+        {"tokens": ["ab", "cz"], "tags": ["B-person", "I-person "]},
+        {"tokens": ["ab", "cz"], "tags": ["B-person", "I-person"]},
+    ]
     save_rows(tmp_path / "train.jsonl", rows * 4)
     arguments = [*command(project)[:4], "--train-file", str(tmp_path / "train.jsonl"), "--device", "cpu", "--max-steps", "1"]
     assert run.main([*arguments, "--output-dir", str(tmp_path / "run")]) == 0

@@ -61,8 +61,11 @@ class Review(Protocol):
     """What an evaluation gets wrong, gathered batch by batch.
 
     ``columns``: what of the data may stand in ``rows``: header and rows of a CSV file, the mistake first that the model was
-    surest of. ``table``: all in short, for the terminal.
+    surest of. ``order``: that of the rows, in words. ``table``: all in short, for the terminal.
     """
+
+    @property
+    def order(self) -> str: ...
 
     def update(self, outputs: Any, batch: Batch) -> None: ...
     def columns(self) -> Columns: ...

@@ -261,7 +261,9 @@ def checked_texts(texts: Sequence[Any], where: str, row_name: RowName = plain_ro
     blank = 0
     for row, text in enumerate(cells_of(texts)):
         if not isinstance(text, str):
-            raise DataError(f"{where}, {row_name(row)}: a text is needed, found {text!r}")
+            way = ": write a row for each text of the list" if isinstance(text, list) else ""
+            way = ": fill the cell, or leave the row out" if text is None else way
+            raise DataError(f"{where}, {row_name(row)}: a text is needed, found {text!r:.80}{way}")
         if is_half(text):
             raise DataError(f"{where}, {row_name(row)}: the text holds half a character (a lone surrogate)")
         blank += not text.strip()

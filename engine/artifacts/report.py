@@ -178,7 +178,8 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
         found.append(("Hottest operations", *operations(record.profile)))
     if len(record.mistakes) > 1:
         header, *rows = [[cut(cell) for cell in row] for row in record.mistakes]
-        found.append((f"Most confident mistakes (the first {len(rows)} of {MISTAKES})", header, rows))
+        what = "Largest errors" if header[-1] == "error" else "Most confident mistakes"
+        found.append((f"{what} (the first {len(rows)} of {MISTAKES})", header, rows))
     settings = record.document.settings
     found.append(("Settings", [], [[cut(name), "" if value is None else cut(str(value))] for name, value in settings.items()]))
     found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))

@@ -109,7 +109,7 @@ def write_mistakes(config: EvaluateConfig, path: Path, reviews: Mapping[str, Rev
     with writing("--errors", path) as stream:
         safe = [[without_formula(cell) for cell in row] for row in lines] if config.excel_safe else lines
         csv.writer(stream).writerows([["set", *header] if len(reviews) > 1 else header, *safe])
-    say(f"{len(lines)} wrong rows written to {path}, the surest first")
+    say(f"{len(lines)} wrong rows written to {path}, {review.order}")
     directory = user_path(config.model)
     if path.resolve() == (directory / MISTAKES).resolve() and (directory / "run.json").exists():
         draw(directory / "report.html", [record_of(directory)])

@@ -64,7 +64,8 @@ class EvaluateConfig:
     output: str | None = setting(None, "JSON file for the figures (they are printed in any case)")
     errors: str | None = setting(
         None,
-        "CSV file for the rows that are wrong, the surest first; errors.csv in the model's directory is shown in its report",
+        "CSV file for the rows that are wrong, the surest first (of numbers the furthest off); errors.csv in the model's "
+        "directory is shown in its report",
     )
     excel_safe: bool = setting(False, f"{EXCEL_SAFE}, in --errors")
     max_eval_examples: int | None = setting(

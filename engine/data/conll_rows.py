@@ -70,8 +70,8 @@ def refuse_doubtful(path: Path, comments: Iterable[tuple[int, str]], mark: str, 
     for number, line in comments:
         if len(line.split(mark)) == width:
             raise DataError(
-                f"{path}, line {number}: {line!r:.80} may be a comment, or the word '#' and its tag: remove the line, or "
-                "separate the columns of the file by tabs"
+                f"{path}, line {number}: {line!r:.80} may be a comment, or the word '#' and its tag: remove it, or separate"
+                " the columns of the file by tabs"
             )
 
 
@@ -79,8 +79,8 @@ def refuse_numbers(path: Path, sentences: Sequence[Sequence[str]], width: int) -
     """Raises DataError where the words of all sentences are 1, 2, 3 ...: of CoNLL-U, whose first column holds no words."""
     if width > 2 and any(len(words) > 1 for words in sentences) and all(map(are_counted, sentences)):
         raise DataError(
-            f"{path}: its first column numbers the words, as CoNLL-U does, and which of its {width} columns hold words and "
-            f"tags it does not say: write these two, words first (cut -f 2,4 {shlex.quote(str(path))} > words.conll)"
+            f"{path}: its first column numbers the words, as CoNLL-U does, and which of its {width} columns hold words and tags"
+            f" it does not say: write these two, words first (cut -f 2,4 {shlex.quote(str(path))} > words.conll)"
         )
 
 

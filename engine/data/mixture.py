@@ -54,8 +54,8 @@ class Mixture:
         if (times := rows_wanted / there).max() > MOST_TIMES:
             often, seldom = int(times.argmax()), int(times.argmin())
             raise DataError(
-                f"{self.names[seldom]}: its share of {self.shares[seldom]:.4g} is so small that {self.names[often]} would "
-                f"stand {times[often]:,.0f} times in an epoch that holds all rows: give it a larger one"
+                f"{self.names[seldom]}: its share of {self.shares[seldom]:.4g} is so small that {self.names[often]} would stand"
+                f" {times[often]:,.0f} times in an epoch that holds all rows: give it a larger one"
             )
         wanted = np.rint(rows_wanted).astype(int)
         generator = np.random.default_rng((seed, 3))

@@ -25,7 +25,7 @@ from engine.task import Examples, Row, held_out
 from tasks.classification.column import Rule, class_names
 from tasks.classification.labels import Labels, listed, read_labels
 from tasks.classification.metrics import ClassificationMetrics
-from tasks.classification.mistakes import Mistakes
+from tasks.classification.mistakes import Mistakes, WrongLabels, WrongValues
 from tasks.classification.summary import summarise
 from tasks.text import TextOptions, TextTask, check_loaded, names_of_outputs, trained_names
 
@@ -214,10 +214,11 @@ class Labelled(TextTask[L]):
     def metrics(self, split: str) -> ClassificationMetrics:
         return ClassificationMetrics(self.problem, self.known(self.labels).names)
 
-    def review(self, split: str) -> Mistakes:
-        if self.problem != "single_label":
-            raise UsageError("--errors needs a task with one class for each row (--problem single_label)")
-        return Mistakes(self.known(self.labels).names, self.evaluated(self._held_out[split]))
+    def review(self, split: str) -> Mistakes | WrongLabels | WrongValues:
+        names, shown = self.known(self.labels).names, self.evaluated(self._held_out[split])
+        if self.problem == "regression":
+            return WrongValues(shown)
+        return WrongLabels(names, shown) if self.problem == "multi_label" else Mistakes(names, shown)
 
     def evaluated(self, table: Dataset) -> Dataset:
         """What of the evaluated rows is shown of those that are wrong."""

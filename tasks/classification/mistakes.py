@@ -15,14 +15,35 @@ from engine.data.tables import origin_of, row_name, row_number
 if TYPE_CHECKING:
     from datasets import Dataset
 
-MAX_CLASSES, MAX_PAIRS = 10, 10
+MAX_CLASSES, MAX_PAIRS, MAX_LABELS = 10, 10, 20
 
 
-class Mistakes:
-    """Gathered batch by batch. ``texts``: the evaluated rows, of which those that are wrong are shown."""
+class Wrong:
+    """Rows that are wrong, gathered batch by batch. ``texts``: the evaluated rows, of which these are shown."""
+
+    order = "the surest first"
+
+    def __init__(self, texts: Dataset):
+        self.texts = texts
+
+    def columns(self) -> Columns:
+        return {name: self.texts[name][:] for name in self.texts.column_names}
+
+    def cells(self, row: int) -> list[Any]:
+        """``row`` of the file, from 1, of several with its name; and the texts."""
+        where = row_name if len(origin_of(self.texts).files) > 1 else row_number
+        return [where(self.texts, row), *self.texts[row].values()]
+
+    def header(self, *more: str) -> list[str]:
+        return ["row", *self.texts.column_names, *more]
+
+
+class Mistakes(Wrong):
+    """Of one class for each text."""
 
     def __init__(self, names: Sequence[str], texts: Dataset):
-        self.names, self.texts = names, texts
+        super().__init__(texts)
+        self.names = names
         self.counts = np.zeros((len(names), len(names)), dtype=np.int64)  # [label, prediction]
         self.wrong: list[tuple[float, int, int, int]] = []  # (confidence, row, label, prediction)
 
@@ -34,17 +55,12 @@ class Mistakes:
         for i in np.flatnonzero(labels != predictions):
             self.wrong.append((float(scores[i]), batch.keys[i][1], int(labels[i]), int(predictions[i])))
 
-    def columns(self) -> Columns:
-        return {name: self.texts[name][:] for name in self.texts.column_names}
-
     def rows(self) -> tuple[list[str], list[list[Any]]]:
-        """Header and rows, the most confident mistake first; ``row`` is that of the file, from 1; of several with its name."""
+        """Header and rows, the most confident mistake first."""
         found: list[list[Any]] = []
-        where = row_name if len(origin_of(self.texts).files) > 1 else row_number
         for score, row, label, prediction in sorted(self.wrong, key=lambda wrong: (-wrong[0], wrong[1])):
-            cells = (where(self.texts, row), *self.texts[row].values())
-            found.append([*cells, self.names[label], self.names[prediction], round(score, 4)])
-        return ["row", *self.texts.column_names, "label", "prediction", "confidence"], found
+            found.append([*self.cells(row), self.names[label], self.names[prediction], round(score, 4)])
+        return self.header("label", "prediction", "confidence"), found
 
     def table(self) -> str:
         """All classes against all, or with many of them the pairs that are confused most."""
@@ -57,3 +73,62 @@ class Mistakes:
         pairs = [np.unravel_index(i, off.shape) for i in np.argsort(-off, axis=None, kind="stable")[:MAX_PAIRS]]
         lines = [f"{off[i, j]:>6}  {names[i]} taken for {names[j]}" for i, j in pairs if off[i, j]]
         return "\n".join([f"most often confused, of {len(names)} classes:", *lines])
+
+
+class WrongLabels(Wrong):
+    """Of several labels at once: rows in which one is missing, or too many. ``confidence``: in the label that is most wrong."""
+
+    def __init__(self, names: Sequence[str], texts: Dataset):
+        super().__init__(texts)
+        self.names = names
+        self.wrong: list[tuple[float, int, np.ndarray, np.ndarray]] = []  # (confidence, row, labels, predictions)
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """``outputs.logits``: [B, C]."""
+        p = outputs.logits.float().sigmoid().cpu().numpy()
+        labels, predictions = batch.targets["labels"].cpu().numpy() > 0, p >= 0.5
+        for i in np.flatnonzero((labels != predictions).any(1)):
+            off = labels[i] != predictions[i]
+            sure = float(np.where(predictions[i], p[i], 1 - p[i])[off].max())
+            self.wrong.append((sure, batch.keys[i][1], labels[i], predictions[i]))
+
+    def rows(self) -> tuple[list[str], list[list[Any]]]:
+        found: list[list[Any]] = []
+        for score, row, *both in sorted(self.wrong, key=lambda wrong: (-wrong[0], wrong[1])):
+            found.append([*self.cells(row), *("|".join(np.asarray(self.names)[which]) for which in both), round(score, 4)])
+        return self.header("label", "prediction", "confidence"), found
+
+    def table(self) -> str:
+        """How often each label is missing, and how often it is given where it is none."""
+        labels, predictions = (np.array([row[k] for row in self.wrong]).reshape(-1, len(self.names)) for k in (2, 3))
+        counts = zip(self.names, (labels & ~predictions).sum(0), (predictions & ~labels).sum(0), strict=True)
+        worst = sorted(counts, key=lambda row: -(row[1] + row[2]))[:MAX_LABELS]
+        more = [f"... and {len(self.names) - len(worst)} more labels"] if len(worst) < len(self.names) else []
+        lines = [f"{shown(name, 20):<20}{missing:>10}{many:>10}" for name, missing, many in worst]
+        return "\n".join([f"{'label':<20}{'missing':>10}{'too many':>10}", *lines, *more])
+
+
+class WrongValues(Wrong):
+    """Of numbers: every row that is off, the furthest first."""
+
+    order = "the largest error first"
+
+    def __init__(self, texts: Dataset):
+        super().__init__(texts)
+        self.found: list[tuple[int, float, float]] = []  # (row, value, prediction)
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """``outputs.logits``: [B, 1]."""
+        values = zip(batch.keys, batch.targets["labels"].tolist(), outputs.logits.float().squeeze(-1).tolist(), strict=True)
+        self.found += [(row, value, prediction) for (_, row), value, prediction in values]
+
+    def rows(self) -> tuple[list[str], list[list[Any]]]:
+        wrong = sorted((each for each in self.found if each[1] != each[2]), key=lambda each: (-abs(each[2] - each[1]), each[0]))
+        return self.header("value", "prediction", "error"), [
+            [*self.cells(row), value, round(prediction, 4), round(prediction - value, 4)] for row, value, prediction in wrong
+        ]
+
+    def table(self) -> str:
+        off = np.abs([prediction - value for _, value, prediction in self.found])
+        half, most, largest = np.quantile(off, [0.5, 0.9, 1.0])
+        return f"half of the rows are off by at most {half:.4g}, nine of ten by at most {most:.4g}, the worst by {largest:.4g}"

@@ -24,7 +24,7 @@ from engine.data.places import files_in, parts_of
 from engine.data.remote import unfetched
 from engine.data.sources import Source
 from engine.data.streams import kind_of, looks_like_a_file
-from engine.data.tables import chosen, row_name
+from engine.data.tables import RowName, chosen, row_name
 from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import TokenDataset, tokenize
 from engine.errors import DataError, ModelError, UsageError
@@ -32,7 +32,7 @@ from engine.settings.fields import is_address, user_path
 from engine.task import Examples, Row, held_out
 from tasks.language.generate import write_on
 from tasks.language.scratch import small_gpt2
-from tasks.language.task import WHOLE, LanguageMetrics, LanguageModel, in_blocks, in_pieces
+from tasks.language.task import WHOLE, LanguageMetrics, LanguageModel, in_blocks, in_pieces, names_of_parts
 from tasks.options import DEFAULTS, CausalOptions
 from tasks.samples import yelp
 from tasks.text import O, checked_texts
@@ -138,30 +138,33 @@ class CausalLM(Decoder[CausalOptions]):
         return tables
 
     def examples(self) -> dict[str, Examples]:
-        texts = {
-            split: list(checked_texts(table[self.options.text_column][:], f"{split} data", partial(row_name, table)))
-            for split, table in self.splits().items()
-        }
+        tables, column = self.splits(), self.options.text_column
+        names: dict[str, RowName] = {split: partial(row_name, table) for split, table in tables.items()}
+        texts = {split: list(checked_texts(table[column][:], f"{split} data", names[split])) for split, table in tables.items()}
         self.corpus = texts.get("train", ())
-        return {split: self.rows(documents, split) for split, documents in texts.items()}
+        return {split: self.rows(documents, split, names[split]) for split, documents in texts.items()}
 
-    def rows(self, texts: list[str], split: str) -> Examples:
-        """Token ids in blocks or pieces; notes how many tokens a byte of the text takes."""
+    def rows(self, texts: list[str], split: str, row: RowName) -> Examples:
+        """Token ids in blocks or pieces; notes how many tokens a byte of the text takes. ``row``: what a text is called."""
         name = f"{split} data"
         if self.is_one_text():
-            starts = range(0, len(texts), LINES_AT_ONCE)
-            parts = ["\n".join(texts[i : i + LINES_AT_ONCE]) + "\n" for i in starts]
+            begin = [*range(0, len(texts), LINES_AT_ONCE)]
+            parts = ["\n".join(texts[i : i + LINES_AT_ONCE]) + "\n" for i in begin]
         else:
-            parts = [text for text in texts if text.strip()]
+            begin = [i for i, text in enumerate(texts) if text.strip()]
+            parts = [texts[i] for i in begin]
             if not parts:
                 raise DataError(f"{name}: all texts are blank")
         end = "" if self.is_one_text() or self.ends_by_itself() else self.tokenizer.eos_token or ""
         tokens = tokenize([part + end for part in parts], self.tokenizer, WHOLE, name=name)
         tokens = dataclasses.replace(tokens, types=None)  # generate gives none, and GPT-2 would add them to its embeddings
         self.tokens_per_byte[split] = len(tokens.ids) / sum(len(part.encode()) for part in parts)
-        if self.options.documents == "packed":
-            return TokenDataset(in_pieces(tokens, self.max_length, name), {})
-        return TokenDataset(in_blocks(tokens, self.max_length), {})
+        cut = (
+            in_pieces(tokens, self.max_length, name)
+            if self.options.documents == "packed"
+            else in_blocks(tokens, self.max_length)
+        )
+        return TokenDataset(cut, {}, row_name=names_of_parts(tokens, cut, lambda part: row(begin[part])))
 
     def ends_by_itself(self) -> bool:
         """Does the tokenizer put the end token there?"""

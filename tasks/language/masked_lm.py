@@ -25,7 +25,7 @@ from engine.data.tokens import TokenDataset, tokenize, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.task import Examples, Row
 from tasks.classification.imdb import packaged_imdb
-from tasks.language.task import WHOLE, LanguageModel, in_pieces
+from tasks.language.task import WHOLE, LanguageModel, in_pieces, names_of_parts
 from tasks.options import DEFAULTS, MaskedOptions
 from tasks.text import checked_texts
 
@@ -64,7 +64,8 @@ class MaskedLM(LanguageModel[MaskedOptions]):
         for split, table in tables.items():
             name, row = f"{split} data", partial(row_name, table)
             tokens = tokenize(checked_texts(table[column][:], name, row), self.tokenizer, WHOLE, name=name, row_name=row)
-            rows[split] = TokenDataset(in_pieces(tokens, self.max_length, name), {})
+            cut = in_pieces(tokens, self.max_length, name)
+            rows[split] = TokenDataset(cut, {}, row_name=names_of_parts(tokens, cut, row))
         return rows
 
     def vocabulary(self) -> tuple[int, Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import Layout, arrange, per_token
+from engine.data.tables import RowName
 from engine.data.tokens import Tokens
 from engine.distributed.world import World
 from engine.errors import ModelError
@@ -132,3 +133,9 @@ def in_blocks(tokens: Tokens, size: int) -> Tokens:
     """All texts end to end, cut every ``size`` tokens; the last block is what remains."""
     total = int(tokens.offsets[-1])
     return Tokens(tokens.ids, np.append(np.arange(0, total, size), total), tokens.types, 0)
+
+
+def names_of_parts(texts: Tokens, parts: Tokens, row: RowName) -> RowName:
+    """What errors call a piece of a text, or a block: the row in which it begins. ``row``: what a text's row is called."""
+    of = np.searchsorted(texts.offsets, parts.offsets[:-1], side="right") - 1
+    return lambda part: row(int(of[part]))

@@ -41,12 +41,26 @@ class AnswerMetrics:
         for others in world.gather(self.found):
             self.found |= others
 
-    def compute(self) -> dict[str, float]:
-        """nan where no question was asked."""
-        figures = []
+    def judged(self) -> list[tuple[int, float, float]]:
+        """Of each question: its number, exact match, F1."""
+        judged = []
         for number, found in by_question(self.found, self.windows).items():
             question = self.questions[number]
             best = answers(found, question, may_be_none=self.may_be_none, number=1)[0]
-            figures.append(score(best["answer"], question.texts))
-        exact, f1 = (sum(each) / len(figures) for each in zip(*figures, strict=True)) if figures else (float("nan"),) * 2
+            judged.append((number, *score(best["answer"], question.texts)))
+        return judged
+
+    def compute(self) -> dict[str, float]:
+        """nan where no question was asked."""
+        judged = [figures for _, *figures in self.judged()]
+        exact, f1 = (sum(each) / len(judged) for each in zip(*judged, strict=True)) if judged else (float("nan"),) * 2
         return {"f1": f1, "exact_match": exact}
+
+    def classes(self) -> dict[str, dict[str, float]]:
+        """Of questions that have an answer and of those that have none, where there are both."""
+        parts: dict[str, list[tuple[float, float]]] = {"answer": [], "no answer": []}
+        for number, exact, f1 in self.judged():
+            parts["answer" if self.questions[number].answers else "no answer"].append((exact, f1))
+        means = {name: [sum(each) / len(some) for each in zip(*some, strict=True)] for name, some in parts.items() if some}
+        figures = {name: {"exact_match": e, "f1": f, "questions": len(parts[name])} for name, (e, f) in means.items()}
+        return figures if len(figures) == 2 else {}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class AnswerMistakes:
     """Gathered batch by batch. ``table``: the one that was evaluated, of which ``questions`` are the rows."""
 
+    order = "the surest first"
+
     def __init__(self, table: Dataset, questions: Sequence[Question], windows: Windows, longest: int, *, may_be_none: bool):
         self.table_, self.questions, self.windows = table, questions, windows
         self.longest, self.may_be_none = longest, may_be_none
@@ -50,15 +52,6 @@ class AnswerMistakes:
         found = [[where(self.table_, n), self.questions[n].question, "|".join(dict.fromkeys(self.questions[n].texts)),
                   best["answer"], round(f1, 4), round(best["score"], 4)] for n, best, f1 in wrong]  # fmt: skip
         return ["row", "question", "answers", "prediction", "f1", "confidence"], found
-
-    def classes(self) -> dict[str, dict[str, float]]:
-        """Of questions that have an answer and of those that have none, where there are both."""
-        parts: dict[str, list[tuple[float, float]]] = {"answer": [], "no answer": []}
-        for n, _, exact, f1 in self.judged():
-            parts["answer" if self.questions[n].answers else "no answer"].append((exact, f1))
-        means = {name: [sum(each) / len(some) for each in zip(*some, strict=True)] for name, some in parts.items() if some}
-        figures = {name: {"exact_match": e, "f1": f, "questions": len(parts[name])} for name, (e, f) in means.items()}
-        return figures if len(figures) == 2 else {}
 
     def table(self) -> str:
         """How many of each kind."""

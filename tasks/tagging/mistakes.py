@@ -22,6 +22,8 @@ Place = tuple[int, np.ndarray]  # of a row of tokens: its row of the table, and 
 class TagMistakes:
     """Gathered batch by batch. ``sentences``: the table that was evaluated; ``places``: one for each row of tokens."""
 
+    order = "the surest first"
+
     def __init__(self, names: Sequence[str], sentences: Dataset, places: Sequence[Place], text_column: str):
         self.names, self.sentences, self.places, self.text_column = names, sentences, places, text_column
         self.confused = Mistakes(names, sentences)

@@ -96,8 +96,8 @@ def words_in(text: str, encoding: Any) -> tuple[list[int | None], list[tuple[int
     seen = {}
     for word, (start, stop) in sorted(spans.items()):
         if visible := text[start:stop].strip():
-            first = start + text[start:stop].index(visible)
-            seen[word] = first, first + len(visible)
+            at = start + text[start:stop].index(visible)
+            seen[word] = at, at + len(visible)
     numbers = {word: number for number, word in enumerate(seen)}
     return [None if word is None else numbers.get(word) for word in encoding.word_ids(0)], list(seen.values())
 

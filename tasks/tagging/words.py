@@ -39,9 +39,8 @@ def tagged_words(table: Dataset, text_column: str, label_column: str, where: str
             cut.append(number)
     if cut:
         note(
-            f"warning: {where}: in {len(cut)} of {len(found)} rows a span begins or ends "
-            f"within a word (the first: {row(cut[0])}): "
-            "do its numbers count characters, from 0, and to before end?"
+            f"warning: {where}: in {len(cut)} of {len(found)} rows a span begins or ends within a word (the first: "
+            f"{row(cut[0])}); do its numbers count characters, from 0, and to before end?"
         )
     return found
 
@@ -86,10 +85,10 @@ def from_spans(text: str, spans: Sequence[dict[str, Any]]) -> Tagged:
     """Words and punctuation marks, cut where a span begins or ends; B- at the first of a span, I- at the others."""
     marked = []
     for span in spans:
-        cells: list[Any] = [span.get(name) for name in ("start", "end", "label")]
-        start, stop, label = cells
-        if not (is_a(start, int) and is_a(stop, int) and isinstance(label, str) and label.strip()):
+        start, stop, label = span.get("start"), span.get("end"), span.get("label")
+        if not (isinstance(label, str) and label.strip() and all(is_a(at, int) for at in (start, stop))):
             raise ValueError(f"a span is {{start, end, label}}, found {span}")
+        assert start is not None and stop is not None
         if not 0 <= start < stop <= len(text) or not text[start:stop].strip():
             raise ValueError(f"there is no word from {start} to {stop} of a text of {len(text)} characters")
         marked.append((start, stop, label))

@@ -82,13 +82,50 @@ def test_what_is_refused(project, tmp_path, capsys):
     for name, words in (("errors.txt", "must end in .csv"), ("nowhere/errors.csv", "there is no such directory")):
         code, line = fails([*arguments, str(tmp_path / name)], capsys)
         assert code == 2 and words in line
+
+
+def trained(project, tmp_path, problem, labels):
+    """A run on texts w0, w1 ... with these labels: the labels, the wrong rows, and what predict says, each by text."""
+    rows = [(f"w{i}", label) for i, label in enumerate(labels)]
     with open(tmp_path / "t.csv", "w", newline="") as stream:
-        csv.writer(stream).writerows([("text", "label"), *((f"w{i}", i / 2) for i in range(20))])
-    train = ["--task", "classification", "--model", str(project / "model"), "--train-file", str(tmp_path / "t.csv")]
-    assert run.main([*train, "--problem", "regression", "--epochs", "1", "--eval-fraction", "0.5",
-                     "--output-dir", str(tmp_path / "run")]) == 0  # fmt: skip
-    code, line = fails(["evaluate", "--model", str(tmp_path / "run"), "--errors", str(tmp_path / "e.csv")], capsys)
-    assert code == 2 and "--errors needs a task with one class for each row" in line
+        csv.writer(stream).writerows([("text", "label"), *rows])
+    data, out = str(tmp_path / "t.csv"), str(tmp_path / "run")
+    given = ["--task", "classification", "--model", str(project / "model"), "--train-file", data, "--eval-file", data]
+    assert run.main([*given, "--problem", problem, "--epochs", "1", "--device", "cpu", "--output-dir", out]) == 0
+    assert run.main(["evaluate", out, "--device", "cpu", "--precision", "fp32", "--errors", f"{out}/errors.csv"]) == 0
+    task, model, layout = open_model(out, tasks.find, device="cpu")
+    said = dict(zip(dict(rows), task.predict(model, list(dict(rows)), layout), strict=True))
+    return dict(rows), rows_of(f"{out}/errors.csv"), said
+
+
+def test_rows_with_wrong_labels_are_those_that_predict_gets_wrong(project, tmp_path, capsys):
+    labels = [["a", "a|b", "", "b|c"][i % 4] for i in range(24)]
+    truth, found, said = trained(project, tmp_path, "multi_label", labels)
+    wrong = {text for text, label in truth.items() if set(filter(None, label.split("|"))) != set(said[text]["label"])}
+    assert wrong and [*found[0]] == ["row", "text", "label", "prediction", "confidence"]
+    assert {row["text"] for row in found} == wrong and len(found) == len(wrong)
+    for row in found:
+        p, its = said[row["text"]]["probabilities"], truth[row["text"]].split("|")
+        assert (row["label"], row["prediction"]) == (truth[row["text"]], "|".join(said[row["text"]]["label"]))
+        off = [max(x, 1 - x) for name, x in p.items() if (name in its) != (x >= 0.5)]
+        assert float(row["confidence"]) == pytest.approx(max(off), abs=1e-4)
+    out = capsys.readouterr().out
+    for line in out[out.index("missing  too many") :].splitlines()[1:4]:
+        name, gone, extra = line.split()
+        sets = [(name in truth[text].split("|"), name in said[text]["label"]) for text in truth]
+        assert (int(gone), int(extra)) == (sets.count((True, False)), sets.count((False, True)))
+    assert f"{len(wrong)} wrong rows written to" in out and "the surest first" in out
+
+
+def test_values_that_are_off_stand_in_the_order_of_their_errors(project, tmp_path, capsys):
+    truth, found, said = trained(project, tmp_path, "regression", [i / 2 for i in range(24)])
+    assert [*found[0]] == ["row", "text", "value", "prediction", "error"] and len(found) == 24
+    for row in found:
+        assert float(row["error"]) == pytest.approx(said[row["text"]]["value"] - truth[row["text"]], abs=1e-3)
+    sizes = [abs(float(row["error"])) for row in found]
+    assert sizes == sorted(sizes, reverse=True)
+    assert f"the worst by {sizes[0]:.3g}"[:-1] in capsys.readouterr().out
+    assert "Largest errors (the first 20 of errors.csv)" in (tmp_path / "run/report.html").read_text()
 
 
 def test_formulas_are_made_texts_if_asked(project, tmp_path):

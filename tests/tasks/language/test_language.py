@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from bench.toys import tiny
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
+from engine.data.sources import Source, SourceConfig
+from engine.data.tables import called
 from engine.data.tokens import TokenDataset, Tokens
 from engine.distributed.world import World
 from engine.loader import eval_loader
@@ -369,3 +373,23 @@ def test_the_masks_do_not_depend_on_what_else_is_drawn():
     np.random.rand(3)
     two = task.prepare(copy.deepcopy(row), torch.Generator().manual_seed(9))
     assert (one["input_ids"] == two["input_ids"]).all() and (one["labels"] == two["labels"]).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("mlm", {"max_length": 8}), ("clm", {"block_size": 8, "documents": "packed"}), ("clm", {"block_size": 8})],
+)
+def test_a_piece_or_a_block_is_called_by_the_row_that_it_begins_in(kind, options, tmp_path):
+    """Of a file with blank rows, of which a part is taken; by its place among the pieces nobody would find it."""
+    texts = [" ".join(f"w{word}" for word in range(row, row + 3 + 7 * (row % 3))) * (row % 5 > 0) for row in range(40)]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    task = make_task(kind, **options)
+    task.source = Source(SourceConfig(train_file=str(path), max_train_examples=30))
+    made = task.examples()["train"]
+    words = [tiny.WORDS[ids[ids > 4][0] - 5] for ids in (made[i]["input_ids"] for i in range(len(made))) if (ids > 4).any()]
+    named = [i for i in range(len(made)) if (made[i]["input_ids"] > 4).any()]
+    assert len(words) >= 25
+    for part, word in zip(named, words, strict=True):
+        found = re.fullmatch(rf"{re.escape(str(path))}, row (\d+)", called(made, [part]))
+        assert found and (word in texts[int(found[1]) - 1].split() or options == {"block_size": 8}), (part, word)

@@ -496,8 +496,8 @@ def test_lora_and_frozen_layers(project, tmp_path):
              (open_model(str(tmp_path / name), find, device="cpu") for name in ("adapter", "merged"))]  # fmt: skip
     for one, other in zip(*given, strict=True):
         assert one["answer"] == other["answer"] and one["score"] == pytest.approx(other["score"], abs=1e-5)
-    before = model().qa_outputs.weight
-    assert not torch.equal(load_file(tmp_path / "merged/model.safetensors")["qa_outputs.weight"], before)
+    saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert any("qa_outputs" in name for name in saved) and any("lora_A" in name for name in saved)
     assert json.loads((tmp_path / "adapter/config.json").read_text())["no_answer"] is True
     assert run.main([*arguments, "--freeze", "bert.embeddings", "--output-dir", str(tmp_path / "frozen")]) == 0
     start, found = (load_file(folder / "model.safetensors") for folder in (project / "model", tmp_path / "frozen"))
@@ -602,6 +602,13 @@ def test_predict_in_all_its_ways(project, tmp_path, capsys, monkeypatch):
         (tmp_path / "one.txt").write_text("ab?\n")
         code, line = fails([*use, *arguments], capsys)
         assert code in (2, 3) and words in line
+
+
+def test_a_model_whose_numbers_are_not_finite_gives_no_answer(project):
+    task, opened, layout = open_model(str(project / "run"), find, device="cpu")
+    opened.qa_outputs.weight.data.fill_(3e38)
+    with pytest.raises(ModelError, match="gives no finite numbers for these inputs"):
+        list(task.predict(opened, [("ab?", "ab cd")], layout))
 
 
 def test_a_line_of_standard_input_is_a_question_and_its_text(project):

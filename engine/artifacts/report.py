@@ -180,8 +180,10 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
         header, *rows = [[cut(cell) for cell in row] for row in record.mistakes]
         what = "Largest errors" if header[-1] == "error" else "Most confident mistakes"
         found.append((f"{what} (the first {len(rows)} of {MISTAKES})", header, rows))
-    settings = record.document.settings
-    found.append(("Settings", [], [[cut(name), "" if value is None else cut(str(value))] for name, value in settings.items()]))
+    defaults = with_defaults({}, TrainConfig, SourceConfig)
+    settings = sorted(record.document.settings.items(), key=lambda each: each[1] == defaults.get(each[0]))  # stable
+    rows = [[cut(name), "" if value is None else cut(str(value))] for name, value in settings]
+    found.append(("Settings (first those that are not the engine's defaults)", [], rows))
     found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))
     return found
 

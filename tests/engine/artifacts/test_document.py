@@ -29,11 +29,18 @@ def test_the_version_is_that_of_the_project():
 def test_a_run_writes_the_keys_of_older_runs_in_their_order(project):
     document = json.loads((project / "run/run.json").read_text())
     keys = ["format", "version", *OLDER]
-    keys[keys.index("metrics") : keys.index("metrics")] = ["sources", "kept", "files"]
+    keys[keys.index("metrics") : keys.index("metrics") + 1] = ["sources", "kept", "files", "metrics", "classes"]
     assert list(document) == keys and document["format"] == FORMAT and document["version"] == VERSION
     assert list(document["data"]) == list(OLDER["data"]) and list(document["metrics"]) == list(OLDER["metrics"])
     assert loads((project / "run/run.json").read_bytes()).to_json() == document
     assert list(document["files"]) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+
+
+@pytest.mark.parametrize("classes", [{"a": 1}, {"a": {"f1": "x"}}, [1]])
+def test_figures_of_classes_are_numbers_by_name(classes):
+    with pytest.raises(ValueError):
+        RunDocument.from_json({**OLDER, "classes": classes})
+    assert RunDocument.from_json({**OLDER, "classes": {"a": {"f1": None, "rows": 3}}}).classes
 
 
 def test_an_older_document_is_of_format_0():

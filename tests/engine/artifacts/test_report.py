@@ -393,3 +393,12 @@ def test_in_a_real_browser(run, tmp_path, width):
     assert svgs == len(charts_of(page.read_text())) > 8
     assert "alert(1)" in html.unescape(done.stdout) and done.stdout.count("<script") == 2
     assert body["data-requests"] == "0"
+
+
+def test_the_settings_that_are_not_the_defaults_come_first():
+    """The others are there, too, in their order."""
+    settings = {"task": "x", "batch_size": 16, "epochs": 7, "seed": 42}
+    page = render([Record("a", RunDocument(settings=settings))])
+    assert [page.index(f"<td>{name}</td>") for name in ("task", "epochs", "batch_size", "seed")] == sorted(
+        page.index(f"<td>{name}</td>") for name in settings
+    )

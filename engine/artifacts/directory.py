@@ -24,6 +24,7 @@ from engine.artifacts.report import MISTAKES
 from engine.checked import is_half, read_bytes
 from engine.checkpoint.store import clean, discard_all, sha256, steps_in
 from engine.config import TrainConfig
+from engine.data.places import named_files
 from engine.errors import DataError, ModelError, ResourceError, UsageError, UserError
 from engine.record.profiling import FOLDER
 from engine.settings.fields import differences, user_path
@@ -58,6 +59,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds:
         raise UsageError(f"--model {model} holds an unfinished run, whose weights are not those of its end: --resume it first")
     if model.is_dir() and (directory.resolve() == model.resolve() or directory.resolve() in model.resolve().parents):
         raise UsageError(f"--model {model} lies inside --output-dir {directory}, which will be written: choose another")
+    refuse_own_data(directory, settings)
     if directory.is_dir() and os.statvfs(directory).f_flag & os.ST_RDONLY:
         raise ResourceError(
             f"--output-dir {directory} lies on a read-only file system: mount it for writing, or choose another"
@@ -89,6 +91,16 @@ def refuse_no_text(directory: Path, settings: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} {value!r} is not UTF-8, and the run's files could not name it: rename it"
             )
+
+
+def refuse_own_data(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Raises UsageError for data in a file that the run writes anew, its log say: they would be gone."""
+    for name in ("data", "train_file", "eval_file"):
+        for file in named_files(settings.get(name) or ""):
+            if file.resolve().parent == directory.resolve() and is_own_name(file.name) and file.name != MISTAKES:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {file} is a file of the run that is written anew there: copy it first"
+                )
 
 
 def refuse_in_the_way(directory: Path) -> None:

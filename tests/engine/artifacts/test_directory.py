@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
 from bench.toys import tiny
 from engine.errors import DataError, UsageError
 from engine.fit import fit
+from tests.toys.cli import command, fails
 from tests.toys.runs import config, make_task, unfinish
 
 
@@ -179,3 +181,16 @@ def test_the_output_directory_may_lie_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     fit(make_task(), dataclasses.replace(config(tmp_path, epochs=1), output_dir="~/run"), tiny.bert())
     assert (tmp_path / "run/run.json").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "README.md"])
+def test_data_that_the_run_would_write_anew_are_refused(project, tmp_path, capsys, name):
+    """--overwrite empties the log, and what was trained on would be gone."""
+    shutil.copytree(project / "run", tmp_path / "run")
+    before = (tmp_path / "run" / name).read_bytes()
+    flags = ["--train-file", f"{tmp_path / 'run' / name}:0.5,{project / 'train.csv'}:0.5"]
+    arguments = command(project, "--output-dir", str(tmp_path / "run"), "--overwrite")
+    at = arguments.index("--train-file")
+    code, line = fails([*arguments[:at], *flags, *arguments[at + 2 :]], capsys)
+    assert code == 2 and f"{name} is a file of the run that is written anew there: copy it first" in line
+    assert (tmp_path / "run" / name).read_bytes() == before

@@ -23,7 +23,7 @@ class TrainConfig:
     Raises UsageError with the rule and the value found.
     """
 
-    task: str | None = setting(None, "what to learn: a task's name, or FILE.py:CLASS")
+    task: str | None = setting(None, "what to learn: a task's name, or FILE.py:CLASS", heading="steps")
     batch_size: int = setting(16, "examples per micro-batch, over all devices", in_card=True)
     eval_batch_size: int = setting(
         32, "examples per evaluation batch; changes speed only, never a result", changes_weights=False
@@ -38,7 +38,9 @@ class TrainConfig:
         None, "save and stop in time to be done after so many minutes; --resume continues", local=True
     )
     optimizer: Literal["adamw", "sgd", "adafactor", "muon"] = setting(
-        "adamw", "those of torch.optim; muon takes the matrices of the transformer blocks, and AdamW all else"
+        "adamw",
+        "those of torch.optim; muon takes the matrices of the transformer blocks, and AdamW all else",
+        heading="optimizer and learning rates",
     )
     adam_beta1: float = setting(0.9, "AdamW's decay of its average of gradients")
     adam_beta2: float = setting(0.999, "AdamW's decay of its average of squared gradients")
@@ -52,7 +54,9 @@ class TrainConfig:
     ema_decay: float | None = setting(
         None, "evaluate and save a moving average of the weights: after each step, so much of it and the rest of them"
     )
-    freeze: str | None = setting(None, "regular expression: parameters whose name it finds are not trained")
+    freeze: str | None = setting(
+        None, "regular expression: parameters whose name it finds are not trained", heading="what is trained"
+    )
     reinit_layers: int = setting(0, "give so many of the last transformer blocks fresh weights before training")
     lora: bool = setting(False, "train small matrices beside the frozen body (peft); wants a higher rate, such as 5e-4")
     lora_rank: int = setting(8, "rank of these matrices")
@@ -62,7 +66,12 @@ class TrainConfig:
         None, "modules that get them: names, comma-separated, or all-linear; default: peft's choice"
     )
     lora_merge: bool = setting(False, "save an ordinary model in place of an adapter")
-    weight_decay: float = setting(0.01, "decoupled, but in sgd part of the gradient; never of biases and norms", in_card=True)
+    weight_decay: float = setting(
+        0.01,
+        "decoupled, but in sgd part of the gradient; never of biases and norms",
+        in_card=True,
+        heading="decay, schedule and clipping",
+    )
     warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0 to its peak", in_card=True)
     warmup_steps: int | None = setting(None, "the same as a number of steps, in place of --warmup-ratio")
     schedule: str = setting("linear", f"what the learning rate does after warm-up: {', '.join(SCHEDULES)}", in_card=True)
@@ -75,6 +84,7 @@ class TrainConfig:
         "auto",
         "autocast; auto: bf16 (or fp16) on CUDA, bf16 on a CPU that computes in it, else fp32",
         in_card=True,
+        heading="speed, memory and devices",
     )
     batching: Literal["auto", "packed", "bucketed", "padded", "max_length"] = setting(
         "auto",
@@ -106,7 +116,9 @@ class TrainConfig:
     workers: int = setting(0, "processes that load data, for each rank", local=True)
     seed: int = setting(42, "of the new head, the order of the examples and dropout", in_card=True)
     deterministic: bool = setting(False, "only deterministic kernels; slower on a GPU")
-    log_steps: int = setting(10, "steps between two log lines", changes_weights=False)
+    log_steps: int = setting(
+        10, "steps between two log lines", changes_weights=False, heading="log, evaluation and checkpoints"
+    )
     eval_steps: int = setting(0, "steps between two evaluations; 0: at the end of each epoch", needs_evaluation=True)
     save_steps: int = setting(0, "steps between two checkpoints; 0: at the end of each epoch", changes_weights=False)
     keep_checkpoints: int | str = setting(
@@ -123,7 +135,9 @@ class TrainConfig:
     patience: int | None = setting(
         None, "stop after this many evaluations without a better one; default: never", needs_evaluation=True
     )
-    output_dir: str | None = setting(None, "the finished model, its checkpoints and logs; default: runs/TASK", local=True)
+    output_dir: str | None = setting(
+        None, "the finished model, its checkpoints and logs; default: runs/TASK", local=True, heading="the run"
+    )
     resume: bool = setting(False, "continue from the newest checkpoint in the output directory, or start", local=True)
     overwrite: bool = setting(False, "remove an earlier run from the output directory first", local=True)
     push_to_hub: str | None = setting(

@@ -192,7 +192,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if bool(self.corpus) == bool(self.sentences):
-            raise UsageError("give texts to search in, either as --corpus FILE or as --sentences A B C")
+            raise UsageError("--corpus must name a file to search in, or --sentences A B C give the texts: one of the two")
         if self.sentences and self.text_column is not None:
             raise UsageError("--text-column names a column of --corpus FILE: leave it out")
         require(self, "top_k", self.top_k >= 1, "must be at least 1")

@@ -39,7 +39,7 @@ Substitute = Callable[[], "TakenModel | None"]  # makes, or finds, a model that 
 class SourceConfig:
     """Settings of data and model."""
 
-    data: str = setting("auto", "auto, hub, sample, a file or folder, or the name of a Hub data set")
+    data: str = setting("auto", "auto, hub, sample, a file or folder, or the name of a Hub data set", heading="data")
     data_config: str | None = setting(None, "configuration of the Hub data set")
     data_revision: str | None = setting(None, "branch, tag or commit of the Hub data set")
     train_split: str | None = setting(None, "split of the Hub data set to train on (default: train)")
@@ -65,7 +65,7 @@ class SourceConfig:
     max_train_examples: int | None = setting(None, "train on a random subset of this size; 0: all")
     max_eval_examples: int | None = setting(None, "evaluate on a random subset of this size; 0: all")
     data_seed: int = setting(42, "of subsets and held-out splits; another --seed leaves the data as they are")
-    model: str = setting("auto", "auto, a folder, or the name of a Hub model")
+    model: str = setting("auto", "auto, a folder, or the name of a Hub model", heading="model")
     revision: str | None = setting(None, "branch, tag or commit of the Hub model")
     tokenizer: str | None = setting(None, "folder or Hub name of another tokenizer than the model's own")
     add_tokens: str | None = setting(None, "text file of tokens, one a line, that tokenizer and model get in addition")

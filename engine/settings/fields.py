@@ -28,7 +28,7 @@ class Traits:
     card always shows it. ``needs_evaluation``: to set it asks for evaluation data. ``replaces_run``: of a command; where it
     is given, it replaces the setting of that name of the finished run. ``several``: it may be given more than once, and names
     several things, with commas between. ``before``: of a subclass; the setting that it is
-    listed before (None: behind those of its base).
+    listed before (None: behind those of its base). ``heading``: with this setting a part of ``--help`` begins.
     """
 
     changes_weights: bool = True
@@ -38,6 +38,7 @@ class Traits:
     replaces_run: bool = False
     before: str | None = None
     several: bool = False
+    heading: str | None = None
 
     def __post_init__(self) -> None:
         assert not (self.local and self.changes_weights), "what is local cannot change the weights"
@@ -54,9 +55,10 @@ def setting(
     replaces_run: bool = False,
     before: str | None = None,
     several: bool = False,
+    heading: str | None = None,
 ) -> Any:
     """A dataclass field with its help text and its Traits. A list or tuple as the default: each instance gets its own list."""
-    traits = Traits(changes_weights and not local, local, in_card, needs_evaluation, replaces_run, before, several)
+    traits = Traits(changes_weights and not local, local, in_card, needs_evaluation, replaces_run, before, several, heading)
     metadata = {"help": help, "traits": traits}
     if isinstance(default, list | tuple):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)

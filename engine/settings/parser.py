@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any, Literal, NoReturn
 
 from engine import VERSION
@@ -27,7 +28,7 @@ from engine.checked import TwiceError, each_once, parse_json
 from engine.console import is_main_process, note
 from engine.errors import UsageError
 from engine.settings.config_file import SettingsFile, from_yaml, is_run, kind_of, save_settings, usable
-from engine.settings.fields import Traits, address_in, in_order, settings_where, user_path
+from engine.settings.fields import Traits, address_in, in_order, settings_where, traits_of, user_path
 from engine.settings.hints import hint
 
 SHORT = {"--lr": "--learning-rate", "--bs": "--batch-size"}  # as people call them
@@ -147,7 +148,22 @@ def make_parser(program: str, kinds: Sequence[type]) -> ArgumentParser:
     order = [field.name for kind in kinds for field in in_order(kind)]
     for actions in (parser._actions, parser._optionals._group_actions):  # the usage, and the list below it; --help is first
         actions.sort(key=lambda action: order.index(action.dest) if action.dest in order else -1)
+    if len(kinds) > 1:  # of a training there are a hundred
+        parser.usage = f"{program} [flags]"
+        under_headings(parser, kinds)
     return parser
+
+
+def under_headings(parser: ArgumentParser, kinds: Sequence[type]) -> None:
+    """The list of the help in parts, the last of the dataclasses first: a task's own flags, data and model, training."""
+    actions = {action.dest: action for action in parser._optionals._group_actions}
+    for kind in reversed(kinds):
+        group = parser.add_argument_group("this task")
+        for field in in_order(kind):
+            if (title := traits_of(field).heading) is not None:
+                group = parser.add_argument_group(title)
+            group._group_actions.append(actions[field.name])
+            parser._optionals._group_actions.remove(actions[field.name])
 
 
 def number_or_word(text: str) -> int | str:
@@ -159,7 +175,7 @@ class Help(HelpFormatter):
     """Help with the default behind each line, except where there is none to show."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=110)
+        super().__init__(prog, max_help_position=32, width=min(get_terminal_size().columns, 110))
 
     def _get_help_string(self, action: Any) -> str:
         text = (action.help or "").replace("%", "%%")

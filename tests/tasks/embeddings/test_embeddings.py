@@ -549,7 +549,7 @@ def test_what_search_refuses(finished, corpus, capsys):
     assert fails([*arguments, "q", "--text-column", "body"], capsys)[0] == 3
     assert "must end in .csv or .jsonl" in fails([*arguments, "q", "--output", "x.xls"], capsys)[1]
     assert "is the input" in fails([*arguments, "q", "--output", str(corpus)], capsys)[1]
-    way = "give texts to search in, either as --corpus FILE or as --sentences A B C"
+    way = "--corpus must name a file to search in, or --sentences A B C give the texts: one of the two"
     assert fails(["search", "q"], capsys) == fails([*arguments, "q", "--sentences", "a"], capsys) == (2, f"error: {way}")
     assert "leave it out" in fails(["search", "q", "--sentences", "a", "--text-column", "b"], capsys)[1]
     assert fails(["search", "q", "--corpus", "nothing.csv"], capsys)[0] == 3

@@ -276,7 +276,7 @@ def flags_for(values: dict) -> list[str]:
         if value is not None and not isinstance(value, list)
     ]
     for name, value in values.items():
-        if isinstance(value, list):
+        if isinstance(value, list) and value:
             flags += [f"--{name}", *(item for item in value if not item.startswith("-"))]
     return flags
 
@@ -309,6 +309,7 @@ def test_every_setting_comes_back(tmp_path, kinds, suffix, capsys):
         "data",
         "class_weights",
         "stream",
+        "sentences",
         "warmup_steps",
         "problem",
         "loss",

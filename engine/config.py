@@ -116,9 +116,7 @@ class TrainConfig:
     workers: int = setting(0, "processes that load data, for each rank", local=True)
     seed: int = setting(42, "of the new head, the order of the examples and dropout", in_card=True)
     deterministic: bool = setting(False, "only deterministic kernels; slower on a GPU")
-    log_steps: int = setting(
-        10, "steps between two log lines", changes_weights=False, heading="log, evaluation and checkpoints"
-    )
+    log_steps: int = setting(10, "steps between two log lines", changes_weights=False, heading="logs, evaluation, checkpoints")
     eval_steps: int = setting(0, "steps between two evaluations; 0: at the end of each epoch", needs_evaluation=True)
     save_steps: int = setting(0, "steps between two checkpoints; 0: at the end of each epoch", changes_weights=False)
     keep_checkpoints: int | str = setting(

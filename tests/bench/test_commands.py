@@ -49,7 +49,7 @@ def test_the_door_is_a_program_of_its_own():
     ("argv", "words"),
     [
         (["xyz"], "unknown name 'xyz': there are: compare, levers, "),
-        (["kill", "rondom"], "'rondom' is none of random, points, controls, optimizers, imdb"),
+        (["kill", "rondom"], "'rondom' is none of random, points, controls, optimizers, phases, imdb"),
         (
             ["kill", "--kils", "3"],
             "unknown argument '--kils': did you mean --kills? (python -m bench kill --help shows the flags)",

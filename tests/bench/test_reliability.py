@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.reliability import endurance, faults, kill
+from bench.reliability import endurance, faults, kill, kill_phases
 from engine.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -99,3 +99,10 @@ def test_the_flipped_bits_are_those_of_the_results():
     flipped, cut = (sum(number for name, number in struck if how in name) for how in ("flipped", "cut"))
     assert f"{flipped:,} flipped bits and {cut:,} cuts" in " ".join(PAGE.split()) and flipped >= 10_000
     assert faults.is_clean(found)
+
+
+def test_the_kills_within_phases_are_those_of_the_results():
+    found = json.loads((ROOT / "bench/results/rooms/kill-phases.json").read_text())["phases"]
+    kills, runs = (sum(part[name] for part in found) for name in ("kills", "runs"))
+    assert f"{kills} kills in {runs} runs" in " ".join(PAGE.split()) and kills >= 500
+    assert [part["phase"] for part in found] == [*kill_phases.PHASES] and all(part["equal"] == part["runs"] for part in found)

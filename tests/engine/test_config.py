@@ -196,6 +196,7 @@ def test_a_truth_given_as_another_text_is_refused(value):
 # --------------------------------------------------------------------------------------------------- ranges of values
 
 BAD_VALUES = {
+    "reinit_layers": [-1],
     "batch_size": [0, -1],
     "eval_batch_size": [0, -1],
     "accumulation_steps": [0, -2],
@@ -221,6 +222,7 @@ BAD_VALUES = {
     "adam_eps": [0.0, -1e-8, INF, NAN],
 }
 EDGES = {
+    "reinit_layers": [0, 1],
     "batch_size": [1], "eval_batch_size": [1], "accumulation_steps": [1], "epochs": [1], "max_steps": [1, None],
     "learning_rate": [1e-45, 10.0], "weight_decay": [0.0, 1.0], "warmup_ratio": [0.0, 0.999], "max_grad_norm": [1e-9, INF],
     "workers": [0], "seed": [0, 2**32 - 1], "log_steps": [1], "eval_steps": [0], "save_steps": [0], "keep_checkpoints": [1, "best"],
@@ -448,11 +450,11 @@ def test_the_settings_say_of_themselves_what_the_lists_said():
     assert settings_where(lambda traits: traits.needs_evaluation, *KINDS) == ["eval_steps", "best_metric", "patience"]
     assert settings_where(lambda traits: traits.replaces_run, PredictConfig) == []
     assert settings_where(lambda traits: traits.replaces_run, PredictFlags) == [
-        "text_column", "text_pair_column", "image_folder", "allow_urls"
+        "text_column", "text_pair_column", "question_column", "context_column", "no_answer", "n_best", "image_folder", "allow_urls"
     ]  # fmt: skip
     assert set(settings_where(lambda traits: traits.replaces_run, EvaluateFlags)) == {
         "text_column", "text_pair_column", "label_column", "label_values", "label_separator", "max_eval_examples",
-        "delimiter", "encoding", "quoting", "column_names", "image_folder", "allow_urls"
+        "question_column", "context_column", "answers_column", "no_answer", "delimiter", "encoding", "quoting", "column_names", "image_folder", "allow_urls"
     }  # fmt: skip
 
 
@@ -468,11 +470,15 @@ def test_every_setting_declares_itself():
 def test_what_tasks_add_is_listed_where_it_belongs():
     """In the help and in saved settings alike; the fields of a dataclass stand behind those of its base."""
     names = [field.name for field in in_order(PredictFlags)]
-    assert names[:6] == ["model", "input", "output", "text_column", "text_pair_column", "id_column"]
+    assert (
+        names[:6] == ["model", "input", "output", "text_column", "text_pair_column", "question_column"]
+        and names[7] == "id_column"
+    )
     assert sorted(names) == sorted(field.name for field in dataclasses.fields(PredictFlags))
     names = [field.name for field in in_order(EvaluateFlags)]
-    columns = ["text_column", "text_pair_column", "label_column", "label_values", "label_separator"]
-    assert names[5:12] == ["max_eval_examples", *columns, "delimiter"]
+    columns = ["text_column", "text_pair_column", "question_column", "context_column", "answers_column", "label_column"]
+    columns += ["label_values", "label_separator"]
+    assert names[5:15] == ["max_eval_examples", *columns, "delimiter"]
     text = make_parser("run.py evaluate", [EvaluateFlags]).format_help()
     for found in (re.findall(r"\[--([a-z-]+)", text), re.findall(r"^  --([a-z-]+)", text, flags=re.MULTILINE)):
         assert [flag.replace("-", "_") for flag in found] == names

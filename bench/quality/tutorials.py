@@ -48,7 +48,7 @@ TUTORIALS = {
                     'generate --model runs/sft --chat "Which word comes last: red, moon, cat?"', "accuracy"),
     "ner": Tutorial("--task ner --epochs 2 --learning-rate 2e-4",
                     'predict --model runs/ner "Maria Dalton flew from Norbury to Kelsey."', "f1"),
-    "qa": Tutorial("--task qa --epochs 1 --learning-rate 3e-4",
+    "qa": Tutorial("--task qa --epochs 3 --learning-rate 3e-4",
                    'predict --model runs/qa "Where does Ada live?" "Olga moved to Norbury. Ada lives in Kelsey."',
                    "exact_match"),
     "captioning": Tutorial("--task captioning --batch-size 32 --epochs 14 --learning-rate 1e-3 --warmup-ratio 0.1",

@@ -124,9 +124,9 @@ class CausalLM(Decoder[CausalOptions]):
         if not self.is_one_text():
             return super().splits()
         config, tables = self.source.config, self.tables()
-        if config.max_train_examples or config.max_eval_examples or self.source.mixture is not None:
+        if config.max_train_examples or config.max_eval_examples or config.contains or self.source.mixture is not None:
             raise UsageError(
-                "shares, --max-train-examples and --max-eval-examples pick rows at random, and a .txt file is one text: "
+                "shares, --max-train-examples, --max-eval-examples and --contains pick rows, and a .txt file is one text: "
                 "cut the file, or, if each line is a text, give --documents packed"
             )
         if config.eval_fraction and not held_out(tables):

@@ -70,13 +70,9 @@ class EvaluateFlags(EvaluateConfig):
 
 
 @dataclass(frozen=True)
-class FileConfig:
-    """Settings of a command that takes texts as arguments, or a file of them."""
+class TableConfig:
+    """Settings of a command that reads a table, and may write another."""
 
-    input: str | None = setting(
-        None, "file of texts in place of arguments: text (one a line), CSV, TSV, JSON, JSONL, Parquet, Arrow", several=True
-    )
-    text_column: str | None = setting(None, "column of the text in --input (default: text, or the only one)")
     output: str | None = setting(None, "CSV or JSONL file for what is found (default: print it)")
     excel_safe: bool = setting(False, EXCEL_SAFE)
     delimiter: str | None = setting(None, DELIMITER)
@@ -86,6 +82,19 @@ class FileConfig:
 
     def __post_init__(self) -> None:
         require_csv(self.excel_safe, self.output)
+
+
+@dataclass(frozen=True)
+class FileConfig(TableConfig):
+    """Settings of a command that takes texts as arguments, or a file of them."""
+
+    input: str | None = setting(
+        None,
+        "file of texts in place of arguments: text (one a line), CSV, TSV, JSON, JSONL, Parquet, Arrow",
+        several=True,
+        before="output",
+    )
+    text_column: str | None = setting(None, "column of the text in --input (default: text, or the only one)", before="output")
 
 
 @dataclass(frozen=True)
@@ -170,33 +179,32 @@ class GenerateConfig(FileConfig):
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(TableConfig):
     """Settings of ``search``."""
 
     corpus: str = setting(
-        "", "CSV, TSV, JSON, JSONL, Parquet, Arrow or text file (a text a line) to search in, or several", several=True
+        "",
+        "CSV, TSV, JSON, JSONL, Parquet, Arrow or text file (a text a line) to search in, or several",
+        several=True,
+        before="output",
     )
-    sentences: list[str] = setting([], "texts to search in, in place of a file")  # noqa: RUF009 - each gets its own
-    model: str = setting("auto", "directory of a finished run, any model directory or Hub name; auto: all-MiniLM-L6-v2")
-    top_k: int = setting(5, "texts found for each query")
-    text_column: str | None = setting(None, "column of the text (default: text, or the only one)")
-    output: str | None = setting(None, "CSV or JSONL file for what is found (default: print it)")
-    excel_safe: bool = setting(False, EXCEL_SAFE)
-    delimiter: str | None = setting(None, DELIMITER)
-    encoding: str | None = setting(None, ENCODING)
-    quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
-    column_names: str | None = setting(None, COLUMN_NAMES)
+    sentences: list[str] = setting([], "texts to search in, in place of a file", before="output")  # noqa: RUF009 - each its own
+    model: str = setting(
+        "auto", "directory of a finished run, any model directory or Hub name; auto: all-MiniLM-L6-v2", before="output"
+    )
+    top_k: int = setting(5, "texts found for each query", before="output")
+    text_column: str | None = setting(None, "column of the text (default: text, or the only one)", before="output")
     task: str = setting("embeddings", "embeddings, or a task of your own that is made from it: FILE.py:CLASS")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.corpus) == bool(self.sentences):
             raise UsageError("--corpus must name a file to search in, or --sentences A B C give the texts: one of the two")
         if self.sentences and self.text_column is not None:
             raise UsageError("--text-column names a column of --corpus FILE: leave it out")
         require(self, "top_k", self.top_k >= 1, "must be at least 1")
-        require_csv(self.excel_safe, self.output)
 
 
 SENTENCES = (
@@ -241,9 +249,11 @@ class CaptionConfig(FileConfig):
         None, "PNG, SVG or PDF file that shows the pictures, each with its caption as title", before="input"
     )
     input: str | None = setting(
-        None, "file of names of pictures in place of arguments: text (a name a line), CSV ...", several=True
+        None, "file of names of pictures in place of arguments: text (a name a line), CSV ...", several=True, before="output"
     )
-    text_column: str | None = setting(None, "column of the names in --input (default: file_name, or the only one)")
+    text_column: str | None = setting(
+        None, "column of the names in --input (default: file_name, or the only one)", before="output"
+    )
     output: str | None = setting(None, "CSV or JSONL file for the captions (default: print them)")
     image_folder: str | None = setting(None, IMAGE_FOLDER)
     allow_urls: bool = setting(False, "fetch pictures from the http addresses in --input, too, if they are public ones")

@@ -113,7 +113,7 @@ def _fit(
         world.on_main_rank(lambda: remove_run(directory, keep=names_in(config.write_to)))
     run = world.on_all_ranks(lambda: make_run(directory, task, config, setup, examples, stop))
     began = time.perf_counter()
-    train_all(run, setup, task, config, document, writers)
+    document = train_all(run, setup, task, config, document, writers)
     refuse_stopped(run, world)
     return publish(run, setup, task, config, document, time.perf_counter() - began)
 
@@ -136,14 +136,14 @@ def prepare(
 
 def train_all(
     run: Run, setup: Setup, task: Task[Any], config: TrainConfig, document: RunDocument, writers: Writers | None
-) -> None:
-    """Train from the beginning, or the newest checkpoint, to the end of the plan, or until asked to stop.
+) -> RunDocument:
+    """Train from the beginning, or the newest checkpoint, to the end of the plan, or until asked to stop; returns run.json.
 
     ``writers``: those that are open already; None: they are opened when it is known where the run goes on.
     """
     world = setup.world
     try:
-        resume(run, setup, config, document)
+        document = resume(run, setup, config, document)
         world.on_main_rank(lambda: write_run(run.directory, document))  # first: it says whose the directory is
         run.writers = (
             writers
@@ -158,6 +158,7 @@ def train_all(
         raise ResourceError(out_of_memory(config, world, describe_device(world.device))) from error
     finally:
         run.close()
+    return document
 
 
 def refuse_stopped(run: Run, world: World) -> None:

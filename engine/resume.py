@@ -5,6 +5,7 @@ Next: checkpoint/snapshot.py, what is put back; fit.py, which calls this before 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch import Tensor
 from engine.artifacts.directory import (
     compare,
     compare_data,
+    is_finished,
+    is_longer,
     read_run,
 )
 from engine.artifacts.document import RunDocument
@@ -22,23 +25,28 @@ from engine.build import Setup
 from engine.checkpoint.snapshot import load_average, load_model, load_state
 from engine.checkpoint.store import Checkpoint, newest, open_checkpoint, set_aside_after
 from engine.config import TrainConfig
-from engine.console import note
+from engine.console import counted, note
 from engine.distributed.lost_ranks import is_lost_rank
-from engine.errors import ModelError, UserError
+from engine.errors import ModelError, UsageError, UserError
 from engine.record.progress import Progress
 from engine.record.run import Run
+from engine.schedule import set_rates
 from engine.settings.fields import differences
 
 
-def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> None:
-    """Continue from the newest whole checkpoint if that is asked for and there is one. Raises UsageError, ModelError."""
+def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> RunDocument:
+    """Continue from the newest whole checkpoint if that is asked for and there is one; returns run.json as it is then.
+
+    With more epochs than the run had, the learning rate goes on as in the middle of the longer run, as Trainer's does.
+    Raises UsageError, ModelError.
+    """
     world = setup.world
     files = world.on_main_rank(lambda: checkpoint_to_resume(run.directory, document) if config.resume else None)
     if not world.broadcast(files is not None):
         run.start()
         if config.resume:
             run.say("resume: there is no checkpoint, starting at step 0")
-        return
+        return document
     before = world.broadcast_from_main(lambda: read_run(run.directory))
     with refuse_foreign_contents(run.directory):
         progress = Progress.from_json(load_state(setup.state, files, world))
@@ -49,6 +57,27 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -
     changed = differences(then, run.ranks() | {"runs on": document.device} | dict(document.versions))
     how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
     run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")
+    plans = {str(min(int(until), setup.state.step)): epochs for until, epochs in (before.plans or {}).items()}
+    if is_longer(document.settings, before.settings):
+        lengthen(run, before)
+        plans[str(setup.state.step)] = before.settings["epochs"]
+    return dataclasses.replace(document, plans=plans or None)
+
+
+def lengthen(run: Run, before: RunDocument) -> None:
+    """Go on by the schedule of a longer run than ``before`` was. Raises UsageError if it had stopped early."""
+    if run.should_stop:
+        raise UsageError(
+            f"{run.directory} has stopped early, after {counted(run.best_so_far.num_worse, 'evaluation')} without a better "
+            f"{run.best_so_far.metric}, and more epochs would change nothing: train its model further with "
+            f"--model {run.directory} and another --output-dir"
+        )
+    old = run.state.schedule.get_last_lr()[0]
+    set_rates(run.state.schedule)
+    new, epochs = run.state.schedule.get_last_lr()[0], before.settings["epochs"]
+    run.say(
+        f"resume: until here it was a run of {counted(epochs, 'epoch')}; the learning rate goes on at {new:g} (was {old:g})"
+    )
 
 
 def finish_evaluation(run: Run, setup: Setup) -> None:
@@ -62,6 +91,11 @@ def finish_evaluation(run: Run, setup: Setup) -> None:
 def checkpoint_to_resume(directory: Path, document: RunDocument) -> Checkpoint | None:
     """The newest whole one, of a run on the same data, computed in the same way. Raises UsageError, DataError, ModelError."""
     files = newest(directory / "checkpoints")
+    if files is None and is_finished(directory):  # and more epochs are asked for
+        raise UsageError(
+            f"{directory} has no whole checkpoint to continue from: train its model further with --model {directory} and "
+            "another --output-dir, or --overwrite it"
+        )
     if files is not None:
         before = read_run(directory)
         compare_data(directory, before.data, document.data)

@@ -105,6 +105,14 @@ def make_schedule(optimizer: Optimizer, config: ScheduleSettings, num_steps: int
     return schedule
 
 
+def set_rates(schedule: LRScheduler) -> None:
+    """Give the optimizer the rates that this schedule has for the step it stands at; a checkpoint's may be of another."""
+    factors = schedule.lr_lambdas  # type: ignore[attr-defined]
+    schedule._last_lr = [rate * of(schedule.last_epoch) for rate, of in zip(schedule.base_lrs, factors, strict=True)]
+    for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+        group["lr"] = rate
+
+
 def options_of(text: str | None) -> dict[str, Any]:
     """``num_cycles=3, decay_type=1-sqrt``: numbers where they are some. Raises UsageError for one that is not finite."""
     found: dict[str, Any] = {}

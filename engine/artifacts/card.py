@@ -175,6 +175,8 @@ def training(task: Task[Any], document: RunDocument) -> str:
     averaged = "" if decay is None else f" Saved is an exponential moving average of the weights (decay {decay:g})."
     again = command(task, settings)
     how = fenced(again, "bash") if again else "Made from Python, with `engine.fit.fit` and the settings above."
+    for until, epochs in (document.plans or {}).items():
+        how += f"\n\nUp to step {until} it was a run of {epochs} epochs, with its learning rates; `--resume` made it longer."
     return (
         f"## Training\n\n{table(['setting', 'value'], said)}\n\n"
         f"The optimizer is {describe_optimizer(settings)}.{averaged} {metrics['train_runtime']:.1f} s of training on "

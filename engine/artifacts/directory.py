@@ -24,6 +24,7 @@ from engine.artifacts.report import MISTAKES
 from engine.checked import is_half, read_bytes
 from engine.checkpoint.store import clean, discard_all, sha256, steps_in
 from engine.config import TrainConfig
+from engine.console import counted
 from engine.data.places import named_files
 from engine.errors import DataError, ModelError, ResourceError, UsageError, UserError
 from engine.record.profiling import FOLDER
@@ -76,12 +77,25 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds:
         if is_finished(directory) or (is_unfinished and (directory / "run.json").exists()):
             there = read_run(directory).settings
             compare(directory, "task", {"task": there.get("task")}, {"task": settings["task"]})  # else most settings differ
+            if is_longer(settings, there):
+                there, before = {**there, "epochs": settings["epochs"]}, there["epochs"]
+                if not config.resume and not differences(there, settings, *kinds):
+                    raise UsageError(
+                        f"{directory} holds a run of {counted(before, 'epoch')}: --resume continues it to "
+                        f"{settings['epochs']}, --overwrite starts again"
+                    )
             compare(directory, "settings", there, settings, kinds)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
         raise (ResourceError if full else UsageError)(f"--output-dir {directory} cannot be made: {error.strerror}") from error
+
+
+def is_longer(settings: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Is this the run of these settings with more epochs than it had before?"""
+    old, new = before.get("epochs"), settings["epochs"]
+    return isinstance(old, int) and new > old and before.get("max_steps") is settings["max_steps"] is None
 
 
 def refuse_no_text(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -201,6 +215,8 @@ def finished_before(directory: Path, config: TrainConfig, document: RunDocument)
     if config.overwrite or not is_finished(directory):
         return None
     before = read_run(directory)
+    if is_longer(document.settings, before.settings):  # and --resume continues it
+        return None
     compare_data(directory, before.data, document.data)
     old, new = dict(before.sources or {}), dict(document.sources or {})  # an older run has none
     old, new = ({name: each[name] for name in old if name in new} for each in (old, new))

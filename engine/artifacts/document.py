@@ -21,7 +21,7 @@ from engine.record.figures import check_classes
 FORMAT = 1  # 0: of Plainloop 0.1.0, which wrote neither format nor version, and else the same
 MOST_BINS = 1000  # of the histogram of lengths, which has 30
 MOST_ENTRIES = 10_000  # of what is shown, compared or pushed one by one: settings, of which there are a hundred, or files
-LATER = ("sources", "kept", "files", "metrics", "classes")  # not there in older runs, or before the end
+LATER = ("sources", "plans", "kept", "files", "metrics", "classes")  # not there in older runs, or before the end
 STATUSES = ("running", "finished")
 PRECISIONS = (None, "fp32", "bf16", "fp16")
 
@@ -86,7 +86,8 @@ class RunDocument:
     ``versions``: of the packages, and the processor's ``instructions``. ``device``, ``precision`` and ``batching``: what
     "auto" came to. ``base_model``: name and license of the checkpoint that training starts from, and of an adapter's the
     fingerprint of its ``weights``. ``command``: that makes this run; None: it was made from Python. ``model_config``: what
-    config.json says of the model. ``files``: what the model was saved as, the sha256 of each file by its name within the
+    config.json says of the model. ``plans``: of a run that ``--resume`` has made longer, the epochs that it was to have, by the
+    number of steps up to which it was. ``files``: what the model was saved as, the sha256 of each file by its name within the
     directory; None: not yet, or an older run. ``metrics``: those of the model that was kept, under Trainer's names, and
     ``classes`` by class; NaN is null. ``status``: "running", or "finished" when the model is there. ``format``: of this file;
     ``version``: of the Plainloop that wrote it.
@@ -105,6 +106,7 @@ class RunDocument:
     command: str | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] | None = None
+    plans: Mapping[str, int] | None = None
     kept: KeptModel | None = None
     files: Mapping[str, str] | None = None
     metrics: Mapping[str, float | None] | None = None
@@ -132,7 +134,7 @@ class RunDocument:
         expect(found, "version", str, default="0.1.0")
         for name in ("settings", "data"):
             expect(found, name, dict)
-        refuse_many(found, "settings", "versions", "base_model", "sources", "files", "metrics")
+        refuse_many(found, "settings", "versions", "base_model", "sources", "plans", "files", "metrics")
         refuse_many(found["data"], "num_examples", "fingerprints")
         if expect(found, "status", str) not in STATUSES:
             raise ValueError(f"status cannot be {shortened(found['status'])}")
@@ -142,6 +144,10 @@ class RunDocument:
             raise ValueError(f"precision cannot be {shortened(found['precision'])}")
         expect(found, "model_config", dict, default={})
         expect_each("sources", expect(found, "sources", dict, optional=True) or {}, str)
+        plans = expect(found, "plans", dict, optional=True) or {}
+        expect_each("plans", plans, int)
+        if odd := [step for step in plans if not (step.isascii() and step.isdecimal())]:
+            raise ValueError(f"plans cannot hold {shortened(odd[0])}")
         expect_each("versions", expect(found, "versions", dict, default={}), str)
         expect_each("base_model", expect(found, "base_model", dict, default={}), str, optional=True)
         metrics = expect(found, "metrics", dict, optional=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import torch
 
 import run
 from bench.toys import tiny
@@ -13,8 +15,16 @@ from engine.checkpoint import snapshot, store
 from engine.config import TrainConfig
 from engine.errors import DataError, UsageError
 from engine.fit import fit
-from tests.toys.killed import SMALL, assert_same_bits, assert_sigkill_changes_nothing, lines_of, small_task, train_to
-from tests.toys.runs import config, make_task, unfinish
+from tests.toys.killed import (
+    SMALL,
+    assert_same_bits,
+    assert_sigkill_changes_nothing,
+    killed_after,
+    lines_of,
+    small_task,
+    train_to,
+)
+from tests.toys.runs import config, kinds, make_task, unfinish
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
@@ -145,6 +155,65 @@ def test_a_resumed_run_says_what_makes_it_not_bitwise(tmp_path, capsys):
         f"torch: '2.0' -> '{versions['torch']}'), from step 10 of 10"
     )
     assert expected in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------ more epochs
+
+
+@pytest.mark.parametrize("batching", ["padded", pytest.param("bucketed", marks=pytest.mark.slow)])
+def test_a_finished_run_goes_on_to_more_epochs(tmp_path, capsys, batching):
+    """Where the rate does not depend on the length of the run, the bits are those of the longer run."""
+    settings = {"schedule": "constant", "batching": batching}
+    whole = fit(make_task(), config(tmp_path / "whole", epochs=4, **settings), tiny.bert())
+    fit(make_task(), config(tmp_path / "on", epochs=2, **settings), tiny.bert())
+    capsys.readouterr()
+    longer = fit(make_task(), config(tmp_path / "on", epochs=4, resume=True, **settings), tiny.bert())
+    said = capsys.readouterr().out
+    assert "from step 10 of 20" in said and "until here it was a run of 2 epochs; the learning rate goes on at 0.001" in said
+    for ours, theirs in zip(longer.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert [line["step"] for line in kinds(tmp_path / "on") if line["kind"] == "epoch"] == [5, 10, 15, 20]
+    document = json.loads((tmp_path / "on/run/run.json").read_text())
+    assert (document["status"], document["settings"]["epochs"], document["plans"]) == ("finished", 4, {"10": 2})
+    assert "Up to step 10 it was a run of 2 epochs" in (tmp_path / "on/run/README.md").read_text()
+    assert fit(make_task(), config(tmp_path / "on", epochs=4, **settings), tiny.bert()).skipped
+
+
+def test_the_learning_rate_goes_on_as_in_the_middle_of_the_longer_run(tmp_path):
+    """Step s of n has the rate 1e-3 * (n - s + 1) / n: of 10 steps at first, of 20 from the eleventh on, which is not 0."""
+    fit(make_task(), config(tmp_path, log_steps=1), tiny.bert())
+    with killed_after(13):
+        fit(make_task(), config(tmp_path, log_steps=1, save_steps=2, epochs=4, resume=True), tiny.bert())
+    fit(make_task(), config(tmp_path, log_steps=1, epochs=4, resume=True), tiny.bert())
+    rates = [line["learning_rate"] for line in kinds(tmp_path) if line["kind"] == "train"]
+    expected = [1e-3 * (10 - s) / 10 for s in range(10)] + [1e-3 * (20 - s) / 20 for s in range(10, 20)]
+    assert rates == pytest.approx(expected)
+    assert json.loads((tmp_path / "run/run.json").read_text())["plans"] == {"10": 2}, "it outlives the kill"
+
+
+def test_more_epochs_without_resume_name_the_way(tmp_path):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    with pytest.raises(UsageError, match="a run of 2 epochs: --resume continues it to 3, --overwrite starts again"):
+        fit(make_task(), config(tmp_path, epochs=3), tiny.bert())
+    for changes in ({"epochs": 1}, {"epochs": 3, "learning_rate": 1e-4}, {"epochs": 3, "max_steps": 12}):
+        with pytest.raises(UsageError, match="other settings"):
+            fit(make_task(), config(tmp_path, resume=True, **changes), tiny.bert())
+
+
+def test_more_epochs_need_a_checkpoint_and_a_run_that_did_not_stop_early(tmp_path):
+    fit(make_task(), config(tmp_path), tiny.bert())
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    with pytest.raises(UsageError, match="no whole checkpoint to continue from: train its model further with --model"):
+        fit(make_task(), config(tmp_path, epochs=3, resume=True), tiny.bert())
+    settings = {"patience": 1, "learning_rate": 1e-9, "eval_steps": 1, "best_metric": "loss", "epochs": 2}
+    task = make_task()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.record.progress.BestSoFar.is_better", lambda *_: False)
+        fit(task, config(tmp_path / "early", **settings), tiny.bert())
+    before = (tmp_path / "early/run/run.json").read_bytes()
+    with pytest.raises(UsageError, match="stopped early, after 1 evaluation without a better loss"):
+        fit(task, config(tmp_path / "early", **settings | {"epochs": 3}, resume=True), tiny.bert())
+    assert (tmp_path / "early/run/run.json").read_bytes() == before, "it is finished as it was"
 
 
 # ---------------------------------------------------------------------------------- through run.py, with a real SIGKILL

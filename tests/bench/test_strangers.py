@@ -17,6 +17,7 @@ from bench.reliability.mutations import changed_json, leaves
 from bench.reliability.strangers import PLACE, faults_of, try_all
 
 
+@pytest.mark.slow
 def test_a_few_strangers():
     """In a process of its own, which forks one for each case."""
     done = subprocess.run(

@@ -6,6 +6,7 @@ tests/engine/record/test_own_writers.py and tests/bench/test_kill.py.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import run
 from bench.toys import tiny
 from engine.build import build
 from engine.checkpoint import snapshot, store
@@ -136,17 +138,22 @@ def sigkilled(command: list[str], directory: Path, at_step: int) -> int:
     return step
 
 
+def run_main(arguments: list[str]) -> tuple[int, str]:
+    """run.py in this process: its exit code and all that it says."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(out):
+        return run.main(arguments), out.getvalue()
+
+
 def assert_sigkill_changes_nothing(arguments: list[str], folder: Path, at_step: int, last: int) -> None:
     """Through run.py: the run that is killed at that step and resumed has the model file, byte for byte, and the log of the
     one that is left alone. ``arguments``: without --output-dir; they log each step. ``last``: the number of steps."""
-    command = [sys.executable, str(ROOT / "run.py"), *arguments]
-    subprocess.run([*command, "--output-dir", str(folder / "whole")], capture_output=True, check=True)
-    cut = [*command, "--output-dir", str(folder / "cut")]
-    assert at_step <= sigkilled(cut, folder / "cut", at_step) < last
-    refused = subprocess.run(cut, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and "--resume continues it" in refused.stderr
-    resumed = subprocess.run([*cut, "--resume"], capture_output=True, text=True, check=True)
-    assert "resume: exact, from step" in resumed.stdout
+    assert run_main([*arguments, "--output-dir", str(folder / "whole")])[0] == 0
+    cut = [*arguments, "--output-dir", str(folder / "cut")]
+    assert at_step <= sigkilled([sys.executable, str(ROOT / "run.py"), *cut], folder / "cut", at_step) < last
+    code, said = run_main(cut)
+    assert code == 2 and "--resume continues it" in said
+    code, said = run_main([*cut, "--resume"])
+    assert code == 0 and "resume: exact, from step" in said
     assert (folder / "whole/model.safetensors").read_bytes() == (folder / "cut/model.safetensors").read_bytes()
     assert lines_of(folder / "whole") == lines_of(folder / "cut")
     steps = [line["step"] for line in lines_of(folder / "cut") if line["kind"] == "train"]

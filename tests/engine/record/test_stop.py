@@ -87,7 +87,7 @@ def test_a_signal_saves_and_resuming_is_the_same_run(number, code, workers, data
     assert f"after step {done} of 200, and saved: --resume continues" in said and "Traceback" not in said
     assert (out / f"checkpoints/step-{done:08d}/MANIFEST.json").exists()
     assert json.loads((out / "run.json").read_text())["status"] == "running"
-    subprocess.run(command(data, out, "--resume"), cwd=ROOT, check=True, capture_output=True)
+    assert run.main(command(data, out, "--resume")[2:]) == 0
     assert steps(out) == steps(undisturbed)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, undisturbed))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
@@ -112,7 +112,7 @@ def test_a_stdout_that_takes_no_more_stops_as_a_signal_does(how, data, undisturb
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert "2>&1" in how or "stopped by its output, which cannot be written" in done.stderr
     assert list(out.glob("checkpoints/step-*/MANIFEST.json"))
-    subprocess.run(command(data, out, "--resume"), cwd=ROOT, check=True, capture_output=True)
+    assert run.main(command(data, out, "--resume")[2:]) == 0
     assert steps(out) == steps(undisturbed)
 
 

@@ -62,6 +62,7 @@ def open_model(
     if named is None or not is_same(named, settings.get("task", named)):  # the run's rows are of another kind
         settings = {}
     kind = find(named)
+    refuse_unknown(changes or {}, kind, named)
     local = settings_where(lambda traits: traits.local, SourceConfig, kind.Options)
     settings = {key: value for key, value in settings.items() if key not in local}
     settings |= {key: value for key, value in (changes or {}).items() if value is not None}
@@ -79,6 +80,17 @@ def open_model(
     key_value_cache.keep_for_generate(model)
     built.adopt(model)
     return built, model.to(where).eval(), layout
+
+
+def refuse_unknown(changes: Mapping[str, Any], kind: type[Task[Any]], named: str | None) -> None:
+    """Raises UsageError for a setting that was given and that this task does not have: it would change nothing."""
+    known = {field.name for each in (SourceConfig, kind.Options) for field in dataclasses.fields(each)}
+    for name, value in changes.items():
+        if value is not None and value is not False and name not in known:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is no setting of --task {named or kind.__name__}, which this model is of: "
+                "leave it out"
+            )
 
 
 def filled(kind: type[Any], settings: Mapping[str, Any], directory: Path) -> Any:

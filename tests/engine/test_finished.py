@@ -226,3 +226,13 @@ def test_a_task_with_names_of_its_own_is_compared_with_the_model(project, tmp_pa
 def test_another_kind_of_problem_is_refused(project, tmp_path, capsys):
     code, line = fails(further(project, tmp_path, "123", "--problem", "regression"), capsys)
     assert code == 2 and "single_label_classification" in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "flag"),
+    [(["predict", "x", "--n-best", "3"], "--n-best"), (["evaluate", "--no-answer", "yes"], "--no-answer"),
+     (["evaluate", "--allow-urls"], "--allow-urls")],
+)  # fmt: skip
+def test_a_flag_that_the_models_task_does_not_have_is_refused(project, capsys, argv, flag):
+    code, line = fails([argv[0], "--model", str(project / "run"), "--device", "cpu", *argv[1:]], capsys)
+    assert code == 2 and line == f"error: {flag} is no setting of --task classification, which this model is of: leave it out"

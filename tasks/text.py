@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from engine.checked import is_half
 from engine.console import note
@@ -26,7 +26,14 @@ from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, MissingColumnError, ModelError, UsageError
 from engine.model import lora
-from engine.model.capabilities import ANY_TYPE, first_position, num_token_types, rows_of_token_table, without_weights
+from engine.model.capabilities import (
+    ANY_TYPE,
+    first_position,
+    num_token_types,
+    read_config,
+    rows_of_token_table,
+    without_weights,
+)
 from engine.task import Task, held_out
 from tasks.offline import minilm
 
@@ -170,7 +177,7 @@ class TextTask(Task[O]):
     def config(self) -> Any:
         """The checkpoint's config.json."""
         if self._config is None:
-            self._config = self.source.load(AutoConfig.from_pretrained, self.path)
+            self._config = self.source.load(read_config, self.path)
         return self._config
 
     @cached_property
@@ -230,7 +237,7 @@ class TextTask(Task[O]):
         if (adapter := lora.folder_of(self.source.load, path)) is not None:
             loaded = lora.load_merged(self.source.load, self.auto_class, path, adapter, **safely, **arguments)
         else:
-            refuse_oversized(self.auto_class, self.source.load(AutoConfig.from_pretrained, path), path)
+            refuse_oversized(self.auto_class, self.source.load(read_config, path), path)
             loaded = self.source.load(self.auto_class.from_pretrained, path, **safely, **arguments)
         loaded[0].config.return_dict = True  # outputs by name
         for name, weights in loaded[0].named_parameters():

@@ -39,6 +39,8 @@ NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
 MOST_CHARTS = 100  # of metrics, or of phases; a task has a handful
 MOST_CLASSES = 200  # in the table
+TAKEN = "as "  # begins the name of a figure of a class: how many of its rows were taken for that class
+CONFUSION = "Confusion: how many rows of each class were taken for which"
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def render(records: Sequence[Record]) -> str:
         tiles=tiles(only.document.metrics) if only and only.document.metrics else [],
         sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
         tables=tables(only) if only else comparison(records),
+        confusion=CONFUSION,
         commands=[command for record in records if (command := record.document.command)],
     )
     return DRIVING.sub("\ufffd", page)
@@ -170,10 +173,15 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
         rows = [[figure(e.epoch), str(e.step), *(figure(e.values.get(name)) for name in names)] for e in evaluations]
         found.append(("Evaluations", ["epoch", "step", *names], rows))
     if classes := record.document.classes:
-        heads = list(next(iter(classes.values())))
+        heads = [head for head in next(iter(classes.values())) if not head.startswith(TAKEN)]
         each = [[cut(name), *(figure(row.get(head)) for head in heads)] for name, row in islice(classes.items(), MOST_CLASSES)]
         more = f" (the first {MOST_CLASSES} of {len(classes)}; run.json has all)" if len(classes) > MOST_CLASSES else ""
         found.append((f"Classes{more}", ["class", *heads], each))
+        if names := [head for head in next(iter(classes.values())) if head.startswith(TAKEN)][:MOST_CHARTS]:
+            each = [
+                [cut(name), *(figure(row.get(head)) for head in names)] for name, row in islice(classes.items(), MOST_CLASSES)
+            ]
+            found.append((CONFUSION, ["class", *map(cut, names)], each))
     if record.profile:
         found.append(("Hottest operations", *operations(record.profile)))
     if len(record.mistakes) > 1:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from engine.artifacts.directory import read_run
-from engine.artifacts.report import MISTAKES
+from engine.artifacts.report import MISTAKES, TAKEN
 from engine.commands.flags import EvaluateConfig, changes_in, with_model
 from engine.commands.output import check_output, check_writable, without_formula, writing
 from engine.commands.report import record_of
@@ -36,7 +36,7 @@ from engine.record.figures import Evaluation, figure_text
 from engine.settings.fields import user_path
 from engine.task import Examples, Review, Task, held_out
 
-MOST_CLASSES = 50  # in the table on the terminal
+MOST_CLASSES, MOST_COLUMNS = 50, 9  # in the table on the terminal
 
 
 def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[str, Any]:
@@ -120,9 +120,11 @@ def table_of(classes: Mapping[str, Mapping[str, float | None]]) -> str:
     if not classes:
         return ""
     heads = list(next(iter(classes.values())))
-    lines = [f"  {'class':<28}" + "".join(f"{head:>11}" for head in heads)]
+    if len(heads) > MOST_COLUMNS:
+        heads = [head for head in heads if not head.startswith(TAKEN)]
+    lines = [f"  {'class':<28}" + "".join(f"{shown(head, 10):>11}" for head in heads)]
     for name, figures in islice(classes.items(), MOST_CLASSES):
-        lines.append(f"  {shown(name, 27):<28}" + "".join(f"{figure_text(figure):>11}" for figure in figures.values()))
+        lines.append(f"  {shown(name, 27):<28}" + "".join(f"{figure_text(figures.get(head)):>11}" for head in heads))
     if len(classes) > MOST_CLASSES:
         lines.append(f"  ... and {len(classes) - MOST_CLASSES} more: all stand in --output FILE.json")
     return "\n".join(lines)

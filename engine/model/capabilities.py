@@ -16,6 +16,16 @@ from engine.model.packing_check import small_copy
 ANY_TYPE = 128  # types that are compared with each other alone, and not looked up
 
 
+def read_config(path: str, **arguments: Any) -> Any:
+    """AutoConfig.from_pretrained. Raises ValueError where its part for text is no configuration: a number, say."""
+    from transformers import AutoConfig, PreTrainedConfig
+
+    config = AutoConfig.from_pretrained(path, **arguments)
+    if not isinstance(config.get_text_config(), PreTrainedConfig):
+        raise ValueError("config.json names a part for text that is no configuration of this kind of model: fetch it again")
+    return config
+
+
 def without_weights(auto_class: Any, config: Any) -> nn.Module | None:
     """The model that the configuration describes, on the device "meta"; None where it cannot be built so."""
     try:

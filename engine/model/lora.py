@@ -21,6 +21,7 @@ from engine.data import hub
 from engine.data.model_files import weights_fingerprint
 from engine.data.model_settings import conversion
 from engine.errors import ModelError, UsageError
+from engine.model.capabilities import read_config
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNUSED = (  # of an adapter: each has peft import, compute or change more than two small matrices beside a layer
@@ -189,7 +190,6 @@ def load_merged(
     adapter was trained on; UsageError without peft.
     """
     from safetensors.torch import load_file
-    from transformers import AutoConfig
 
     peft, base = library(), base_of(folder)
     if Path(base).is_absolute() and not (Path(base) / "config.json").is_file():
@@ -203,7 +203,7 @@ def load_merged(
         raise ModelError(f"model {path} is an adapter to {base}, which is an adapter itself: merge that one first")
     settings = load(lambda name, **_: peft.PeftConfig.from_pretrained(name), str(folder))
     refuse_another_base(folder, base, settings.revision)
-    config = load(AutoConfig.from_pretrained, path, **{k: v for k, v in arguments.items() if k not in LOADER_ARGUMENTS})
+    config = load(read_config, path, **{k: v for k, v in arguments.items() if k not in LOADER_ARGUMENTS})
     of_loading = {name: value for name, value in arguments.items() if name in LOADER_ARGUMENTS}
     of_loading |= {"ignore_mismatched_sizes": True}
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from engine.data.batch import Batch
 from engine.distributed.world import World
 
+MOST_CONFUSED = 20  # classes, of which each pair is counted
+
 
 class ClassificationMetrics:
     """accuracy, f1 (macro), mcc; micro and macro f1, average precision (macro); rmse, pearson, spearman."""
@@ -32,7 +34,11 @@ class ClassificationMetrics:
         many: dict[str, Any] = {"num_labels": max(len(labels), 2)}  # torchmetrics takes no single label: it counts twice
         classes: dict[str, Any] = {"num_classes": len(labels)}
         counts: dict[str, Any] = {
-            "single_label": lambda: classification.MulticlassStatScores(**classes, average=None),
+            "single_label": lambda: (
+                classification.MulticlassConfusionMatrix(**classes)
+                if len(labels) <= MOST_CONFUSED
+                else classification.MulticlassStatScores(**classes, average=None)
+            ),
             "multi_label": lambda: classification.MultilabelStatScores(**many, average=None),
             "regression": lambda: None,
         }
@@ -85,16 +91,25 @@ class ClassificationMetrics:
         return {name: float(value) for name, value in self.collection.compute().items()}
 
     def classes(self) -> dict[str, dict[str, float]]:
-        """Precision, recall and f1 of each class (0 where nothing is predicted, or is there), and its rows. Collective."""
+        """Precision, recall and f1 of each class (0 where nothing is predicted, or is there), and its rows. Collective.
+
+        Of a few classes that exclude each other ``as NAME``, too: how many of its rows were taken for that class.
+        """
         if self.counts is None:
             return {}
+        counted: Tensor = self.counts.compute()  # [C, 5], or [C, C]: the rows of each class, by what they were taken for
+        taken: Sequence[Sequence[int]] = [()] * len(counted)
+        if self.problem == "single_label" and len(self.labels) <= MOST_CONFUSED:
+            taken, right, rows = counted.tolist(), counted.diag(), counted.sum(1)
+            counted = torch.stack([right, counted.sum(0) - right, right, rows - right, rows], 1)
         found = {}
-        for name, (right, extra, _, missed, rows) in zip(self.labels, self.counts.compute().tolist(), strict=False):  # once
+        for name, (right, extra, _, missed, rows), others in zip(self.labels, counted.tolist(), taken, strict=False):  # once
             found[name] = {
                 "precision": right / max(right + extra, 1),
                 "recall": right / max(rows, 1),
                 "f1": 2 * right / max(2 * right + extra + missed, 1),
                 "rows": rows,
+                **{f"as {other}": number for other, number in zip(self.labels, others, strict=False)},
             }
         return found
 

@@ -44,6 +44,9 @@ ABSURD = [
     ({"transformers_weights": "adapter_model.bin"}, "transformers_weights asks for weights of another name"),
     ({"vision_config": {"backbone": "evil/model"}}, "backbone asks for another model"),
     ({"x": "\ud800"}, "half a character"),
+    ({"text_config": 7}, "a part for text that is no configuration"),
+    ({"decoder": {"x": 1}}, "a part for text that is no configuration"),
+    ({"generator": "x", "text_encoder": "y"}, "Multiple valid text configs"),
 ]  # fmt: skip
 
 

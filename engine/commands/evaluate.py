@@ -36,7 +36,7 @@ from engine.record.figures import Evaluation, figure_text
 from engine.settings.fields import user_path
 from engine.task import Examples, Review, Task, held_out
 
-MOST_CLASSES, MOST_COLUMNS = 50, 9  # in the table on the terminal
+MOST_CLASSES = 50  # in the table on the terminal
 
 
 def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[str, Any]:
@@ -119,10 +119,8 @@ def table_of(classes: Mapping[str, Mapping[str, float | None]]) -> str:
     """A line for each class; of very many the first."""
     if not classes:
         return ""
-    heads = list(next(iter(classes.values())))
-    if len(heads) > MOST_COLUMNS:
-        heads = [head for head in heads if not head.startswith(TAKEN)]
-    lines = [f"  {'class':<28}" + "".join(f"{shown(head, 10):>11}" for head in heads)]
+    heads = [head for head in next(iter(classes.values())) if not head.startswith(TAKEN)]  # --errors prints these
+    lines = [f"  {'class':<28}" + "".join(f"{head:>11}" for head in heads)]
     for name, figures in islice(classes.items(), MOST_CLASSES):
         lines.append(f"  {shown(name, 27):<28}" + "".join(f"{figure_text(figures.get(head)):>11}" for head in heads))
     if len(classes) > MOST_CLASSES:

@@ -30,6 +30,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=1500)
 
 
+@pytest.mark.slow
 def test_a_few_rows_of_the_page_are_what_the_command_finds():
     """One that is packed, one to which padding matters, one with an encoder and a decoder, one that is refused."""
     few = ["bert", "fnet", "t5", "perceiver"]

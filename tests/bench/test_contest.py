@@ -325,7 +325,7 @@ SCHEMA = {"run_id", "system", "version", "track", "model", "task", "batch", "fla
 
 
 ALL = ["Plainloop", "plain loop", "Accelerate", "Trainer", "Lightning Fabric"]
-FEW = ["Plainloop", "plain loop", "Trainer"]  # the second is padded: what the third is compared with
+FEW = ["Plainloop", "plain loop"]  # the second is padded: what others are compared with
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(ALL, marks=pytest.mark.slow)], ids=["few", "all"])

@@ -184,6 +184,7 @@ def run_in(folder: Path, *calls: list[str]) -> dict[str, str]:
     return dict(zip(names, told.stdout.removeprefix("$ ").split("\n$ "), strict=True))
 
 
+@pytest.mark.slow
 def test_they_work_together(tmp_path):
     """All in one copy but the other loss, which is a file beside it; checked by what each of them leaves."""
     folder = tmp_path / "product"

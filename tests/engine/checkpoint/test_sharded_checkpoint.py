@@ -110,7 +110,9 @@ def loaded_by(size: int, root: Path) -> tuple[dict[str, Tensor], list[int]]:
     return {name: torch.from_numpy(array) for name, array in found[0][0].items()}, [read for _, read in found]
 
 
-@pytest.mark.parametrize(("saving_size", "others"), [(2, (1, 2, 4)), (4, (2,)), (1, (2,))], ids=str)
+@pytest.mark.parametrize(
+    ("saving_size", "others"), [(2, (1, 4)), pytest.param(4, (2,), marks=pytest.mark.slow), (1, (2,))], ids=str
+)
 def test_the_same_bits_at_any_number_of_ranks(tmp_path, saving_size, others):
     """Some ranks of four have no row of the head (3) and of the token types (2)."""
     expected = saved_by(saving_size, tmp_path)
@@ -128,7 +130,7 @@ def test_the_same_bits_at_any_number_of_ranks(tmp_path, saving_size, others):
             assert sum(read) == numbers and max(read) < 1.2 * numbers / size, "each reads its rows, and no others"
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("asynchronous", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_killed_and_resumed_sharded_is_bitwise(tmp_path, asynchronous):
     assert cut_and_whole(2, tmp_path, shard=True, async_save=asynchronous)
     [*_, last] = sorted((tmp_path / "cut/checkpoints").glob("step-*"))

@@ -165,6 +165,7 @@ def test_data_hub_without_a_hub_is_an_error_not_a_sample(silent, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_auto_without_a_hub_says_what_it_takes_instead(tmp_path):
     with HubServer(tmp_path, status=503) as hub:
         result = run(tmp_path, hub.url, "--task", "yelp", *SMALL, "--model", str(tiny.save_model(tmp_path / "m")))

@@ -26,7 +26,7 @@ from tests.toys.pairs import make_task as make_pairs
 from tests.toys.ranks import assert_close_runs, config, in_ranks, make
 
 
-@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.parametrize("shard", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_are_exchanged_once_a_step(shard):
     """Of three micro-batches; a small model is one bucket, or three groups of shards."""
 
@@ -74,7 +74,7 @@ def test_halves_that_overflow_on_one_rank_are_skipped_on_all():
         assert (scale, moved, again) == (4.0, 0, 4.0) and all_moved > 0
 
 
-@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_chunks_of_a_contrastive_batch_are_exchanged(shard, tmp_path):
     """Each chunk is a forward pass of its own, computed again in the backward pass; the end is that without chunks."""
     start = tiny.save_model(tmp_path / "start", tiny.distilbert(dropout=0.0).distilbert)

@@ -194,6 +194,7 @@ assert setup.state.max_tokens is not None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on the address space")
+@pytest.mark.slow
 def test_with_memory_that_really_is_short():
     """64 MiB a row and 500 MiB left: eight rows do not fit."""
     root = Path(__file__).parent.parent.parent.parent

@@ -27,6 +27,7 @@ print((faults() - before) / 5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+@pytest.mark.slow
 def test_no_page_faults_after_the_first_steps():
     """36 MiB, more than glibc ever keeps by itself, are 9,216 pages: all of them fault in each step without it, which is how
     this test can fail."""

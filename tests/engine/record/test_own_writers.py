@@ -89,6 +89,7 @@ sys.exit(run.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_goes_on_after_a_kill(tmp_path, monkeypatch):
     """Killed by SIGKILL at step 9, with a checkpoint of step 4 and lines up to step 8: the file is that of a run in one piece."""
     assert len([line for line in CODE.splitlines() if line]) <= 26

@@ -125,6 +125,7 @@ def test_streams_that_are_closed_from_the_start_are_nobodys(closed, data, tmp_pa
     assert json.loads((out / "run.json").read_text())["status"] == "finished" and len(steps(out)) == 2
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_not_utf_8(data, tmp_path):
     out = tmp_path / "é"
     done = subprocess.run(

@@ -89,6 +89,7 @@ def test_the_length_may_stand_in_a_file_of_an_older_name(kind, tmp_path):
     assert task.pooling.max_length == 24
 
 
+@pytest.mark.slow
 def test_the_way_in_that_an_old_layout_is_told(tmp_path, capsys):
     """Its transformer lies in a folder of its own; sentence-transformers saves it anew."""
     start = with_settings(tmp_path / "start", Pooling("mean", 24))

@@ -427,6 +427,7 @@ sys.exit(run.main(["--task", "image-classification"]))
 """
 
 
+@pytest.mark.slow
 def test_without_its_extra_one_line_says_so():
     ended = subprocess.run([sys.executable, "-c", WITHOUT_PILLOW], capture_output=True, text=True, check=False)
     line = ended.stderr.strip().splitlines()[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import json
 import os
 import signal
@@ -611,10 +612,10 @@ def test_a_model_whose_numbers_are_not_finite_gives_no_answer(project):
         list(task.predict(opened, [("ab?", "ab cd")], layout))
 
 
-def test_a_line_of_standard_input_is_a_question_and_its_text(project):
-    ended = subprocess.run([sys.executable, str(ROOT / "run.py"), "predict", "--model", str(project / "run"), "--device", "cpu", "--input", "-"],
-                           input="ab?\tab cd\nx\ty\n", capture_output=True, text=True, check=True)  # fmt: skip
-    assert len(ended.stdout.splitlines()) == 2
+def test_a_line_of_standard_input_is_a_question_and_its_text(project, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ab?\tab cd\nx\ty\n")))
+    assert run.main(["predict", "--model", str(project / "run"), "--device", "cpu", "--input", "-"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_what_is_asked():

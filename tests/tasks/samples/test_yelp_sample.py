@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bench.quality.sample import bag_of_words
 from tasks.samples.yelp import VERSION, generate_reviews
@@ -37,6 +38,7 @@ def test_lengths_and_balance_are_like_real_ones():
     assert 0.4 < share < 0.65
 
 
+@pytest.mark.slow
 def test_counting_words_does_not_solve_it():
     """Logistic regression on a bag of words stays at or below 0.92, and learns something."""
     figures = bag_of_words(num_train=5000, num_test=2000)

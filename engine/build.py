@@ -35,6 +35,7 @@ from engine.loop import accumulate
 from engine.memory.retry import OutOfMemoryRetry
 from engine.memory.usage import keep_freed_memory
 from engine.model import key_value_cache, lora, target_logits
+from engine.model.dropout import set_head_dropout
 from engine.model.flops import count_flops, peak_flops
 from engine.model.layout import choose_layout
 from engine.model.reinit import reinitialise
@@ -158,6 +159,8 @@ def prepared(
     model = task.build_model() if model is None else model
     if config.reinit_layers:
         reinitialise(model, blocks(model), config.reinit_layers)
+    if config.classifier_dropout is not None:
+        set_head_dropout(model, config.classifier_dropout)
     plain = skeleton(model) if config.shard else None
     layout = choose_layout(config.batching, model, task.level, task.max_length, device, precision)
     target_logits.enable(model, task.level)

@@ -58,6 +58,9 @@ class TrainConfig:
         None, "regular expression: parameters whose name it finds are not trained", heading="what is trained"
     )
     reinit_layers: int = setting(0, "give so many of the last transformer blocks fresh weights before training")
+    classifier_dropout: float | None = setting(
+        None, "dropout of what stands outside the model's body, the classifier; default: the model's own"
+    )
     lora: bool = setting(False, "train small matrices beside the frozen body (peft); wants a higher rate, such as 5e-4")
     lora_rank: int = setting(8, "rank of these matrices")
     lora_alpha: int = setting(16, "their product is scaled by this number over the rank")
@@ -204,6 +207,8 @@ def check_optimizer(config: TrainConfig) -> None:
     require(config, "adam_eps", 0 < config.adam_eps < math.inf, "must be a positive finite number")
     require(config, "momentum", momentum is None or 0 <= momentum < 1, "must be at least 0 and less than 1")
     require(config, "reinit_layers", config.reinit_layers >= 0, "must not be negative")
+    dropout = config.classifier_dropout
+    require(config, "classifier_dropout", dropout is None or 0 <= dropout < 1, "must be at least 0 and less than 1")
     require(config, "layer_decay", config.layer_decay is None or 0 < config.layer_decay <= 1, "must be above 0 and at most 1")
     require(config, "ema_decay", config.ema_decay is None or 0 <= config.ema_decay < 1, "must be at least 0 and less than 1")
     defaults = {field.name: field.default for field in dataclasses.fields(config)}

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.errors import UsageError
+
 HALF = 1 << 15
 STREAM_WORDS = 8192  # starting a stream costs as much as drawing so many words from torch
 
@@ -67,6 +69,16 @@ class FastDropout(nn.Dropout):
         if not self.training or not 0 < self.p < 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         return _Dropout.apply(x, self.p)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def set_head_dropout(model: nn.Module, p: float) -> None:
+    """Give every dropout outside the model's body (its ``base_model``) this probability. Raises UsageError without one."""
+    body = set(getattr(model, "base_model", model).modules())
+    found = [module for module in model.modules() if isinstance(module, nn.Dropout) and module not in body]
+    if not found:
+        raise UsageError(f"--classifier-dropout: {type(model).__name__} has no dropout outside its body: leave it out")
+    for module in found:
+        module.p = p
 
 
 def use_fast_dropout(model: nn.Module) -> None:

@@ -7,8 +7,13 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from engine.model.dropout import FastDropout, drop, keep, random_bits, use_fast_dropout
+from bench.toys import tiny
+from engine.build import build
+from engine.config import TrainConfig
+from engine.errors import UsageError
+from engine.model.dropout import FastDropout, drop, keep, random_bits, set_head_dropout, use_fast_dropout
 
 
 def dropped(p: float, shape: tuple[int, ...] = (1000, 1000), dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -107,3 +112,24 @@ def test_a_models_dropouts_are_replaced_and_its_parameters_keep_their_names():
         nn.Dropout2d,
     ]
     assert model[1].p == 0.3 and model.state_dict().keys() == before.keys()
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("bert", {"dropout"}), ("distilbert", {"dropout"})])
+def test_the_classifiers_dropout_alone_is_set(kind, heads):
+    """The modules outside the body, whatever its configuration calls them; training uses it, and it can be switched off."""
+    model = getattr(tiny, kind)()
+    before = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    setup = build(tiny.TokenTask(), tiny.token_rows(8), TrainConfig(device="cpu", classifier_dropout=0.7), model)
+    after = {name: module.p for name, module in setup.state.model.named_modules() if isinstance(module, nn.Dropout)}
+    assert {name for name in after if after[name] != before[name]} == heads and {after[name] for name in heads} == {0.7}
+
+
+def test_a_model_without_a_dropout_in_its_head_is_refused():
+    with pytest.raises(UsageError, match="--classifier-dropout: GPT2ForSequenceClassification has no dropout outside its body"):
+        set_head_dropout(GPT2ForSequenceClassification(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20)), 0.1)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, float("nan")])
+def test_a_share_that_is_none_is_refused(p):
+    with pytest.raises(UsageError, match="--classifier-dropout must be at least 0 and less than 1, found"):
+        TrainConfig(classifier_dropout=p)

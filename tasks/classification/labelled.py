@@ -237,7 +237,7 @@ class Labelled(TextTask[L]):
             return {"value": float(logits[0])}
         if self.problem == "multi_label":
             p = dict(zip(names, logits.sigmoid().tolist(), strict=True))
-            chosen = [name for name in names if p[name] >= 0.5]
+            chosen = [name for name in names if p[name] > 0.5]
             return {"label": chosen, "score": max(p.values()), "probabilities": p}
         p = dict(zip(names, logits.softmax(-1).tolist(), strict=True))
         best = max(p, key=p.__getitem__)

@@ -86,7 +86,7 @@ class WrongLabels(Wrong):
     def update(self, outputs: Any, batch: Batch) -> None:
         """``outputs.logits``: [B, C]."""
         p = outputs.logits.float().sigmoid().cpu().numpy()
-        labels, predictions = batch.targets["labels"].cpu().numpy() > 0, p >= 0.5
+        labels, predictions = batch.targets["labels"].cpu().numpy() > 0, p > 0.5
         for i in np.flatnonzero((labels != predictions).any(1)):
             off = labels[i] != predictions[i]
             sure = float(np.where(predictions[i], p[i], 1 - p[i])[off].max())

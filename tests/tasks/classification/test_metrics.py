@@ -5,6 +5,7 @@ Most of ours come from torchmetrics in float32, fed in uneven batches: 1e-6 is i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import pairwise
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -21,8 +23,11 @@ import run
 from bench.toys import tiny
 from engine.config import TrainConfig
 from engine.data.batch import Batch
+from engine.data.sources import Source, SourceConfig
 from engine.fit import fit
 from tasks.classification.metrics import ClassificationMetrics
+from tasks.classification.mistakes import WrongLabels
+from tasks.classification.task import Classification, ClassificationOptions
 from tasks.language.task import LanguageMetrics
 
 ROUNDING = 1e-6
@@ -413,3 +418,16 @@ def test_the_direction_of_the_metric_decides_which_model_is_kept(metric, kept, t
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     best = [line for line in log if line["kind"] == "eval"][kept]
     assert json.loads((tmp_path / "run.json").read_text())["metrics"]["eval_rmse"] == best["rmse"]
+
+
+def test_a_probability_of_one_half_is_none_everywhere():
+    """Logits of 0, as a fresh head of zeros gives: predict, the metrics and --errors all say that the label is not there."""
+    logits, labels = torch.tensor([[0.0, 1.0]]), np.array([[1, 1]], dtype=np.float32)
+    metrics = ClassificationMetrics("multi_label", "ab")
+    metrics.update(None, SimpleNamespace(logits=logits), batch_of(labels))
+    assert metrics.classes()["a"]["recall"] == 0
+    task = Classification(ClassificationOptions(problem="multi_label"), Source(SourceConfig()))
+    assert task.prediction(logits[0], ["a", "b"])["label"] == ["b"]
+    wrong = WrongLabels(["a", "b"], Dataset.from_dict({"text": ["x"]}))
+    wrong.update(SimpleNamespace(logits=logits), dataclasses.replace(batch_of(labels), keys=[(0, 0)]))
+    assert wrong.rows()[1][0][-3:-1] == ["a|b", "b"]

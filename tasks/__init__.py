@@ -31,6 +31,8 @@ TASKS = {
             "answer: supervised fine-tuning on conversations, or prompts and completions"),
     "embeddings": ("tasks.options:EmbeddingsOptions", "tasks.embeddings.task:Embeddings",
                    "vectors of texts for search, from pairs that belong together"),
+    "reranker": ("tasks.options:RerankerOptions", "tasks.reranker.task:Reranker",
+                 "rank passages by how well they answer a query: a cross-encoder"),
     "captioning": ("tasks.options:CaptioningOptions", "tasks.captioning.task:Captioning",
                    "describe pictures: a folder with metadata.csv, or Hub data"),
     "image-classification": ("tasks.options:ImageClassificationOptions", "tasks.image_classification.task:ImageClassification",

@@ -14,6 +14,7 @@ from engine.settings.fields import require, setting
 
 CAPTION_TOKENS = 64
 NO_ANSWER = "may the answer be that the text has none (default: {})"
+NEGATIVES = "in place of labels, column of passages that do not answer, a text or a list of them; several: A,B"
 N_BEST = "answers that predict lists for a question, the best first (default: one)"
 
 DEFAULT_TASK = "classification"  # of a model that does not say which
@@ -23,6 +24,7 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and
     "clm": {"learning_rate": 5e-5},
     "ner": {"learning_rate": 5e-5},
     "qa": {"learning_rate": 3e-5},
+    "reranker": {"learning_rate": 2e-5},
 }
 
 
@@ -224,6 +226,28 @@ class EmbeddingsOptions:
     def columns(self) -> list[str]:
         """All columns."""
         return self.texts + ([self.label_column] if self.loss == "cosine" else [])
+
+
+@dataclass(frozen=True)
+class RerankerOptions:
+    """What the task is told."""
+
+    max_length: int | None = setting(None, "tokens of query and passage together (default: 512, or less if the model takes less)")
+    text_column: str = setting("query", "column of the query")
+    text_pair_column: str = setting("passage", "column of the passage, or of a list of them")
+    label_column: str = setting("label", "column of how well they belong together, from 0 to 1, or of a list of that")
+    negatives_column: str | None = setting(None, NEGATIVES)
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
+        columns = [self.text_column, self.text_pair_column, *(self.negatives or (self.label_column,))]
+        if len(set(columns)) < len(columns) or "" in columns:
+            raise UsageError(f"query, passage and label must be different columns, found {', '.join(map(repr, columns))}")
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """The columns of passages that do not answer; (): there are labels."""
+        return () if self.negatives_column in (None, "none") else tuple(str(self.negatives_column).split(","))
 
 
 IMAGE_COLUMN = "column of the picture (default: file_name in files, image in data sets)"

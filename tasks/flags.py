@@ -58,7 +58,9 @@ class EvaluateFlags(EvaluateConfig):
     context_column: str | None = column("the text that it is asked of", before="delimiter")
     answers_column: str | None = column("the answers", before="delimiter")
     label_column: str | None = column("the label", before="delimiter")
-    negatives_column: str | None = setting(None, f"{NEGATIVES}; none: there are labels (default: as in training)", replaces_run=True, before="delimiter")
+    negatives_column: str | None = setting(
+        None, f"{NEGATIVES}; none: there are labels (default: as in training)", replaces_run=True, before="delimiter"
+    )
     label_values: Literal["auto", "names", "ids", "onehot"] | None = setting(
         None, "what label cells hold (default: as in training)", replaces_run=True, before="delimiter"
     )

@@ -232,7 +232,9 @@ class EmbeddingsOptions:
 class RerankerOptions:
     """What the task is told."""
 
-    max_length: int | None = setting(None, "tokens of query and passage together (default: 512, or less if the model takes less)")
+    max_length: int | None = setting(
+        None, "tokens of query and passage together (default: 512, or less if the model takes less)"
+    )
     text_column: str = setting("query", "column of the query")
     text_pair_column: str = setting("passage", "column of the passage, or of a list of them")
     label_column: str = setting("label", "column of how well they belong together, from 0 to 1, or of a list of that")

@@ -19,6 +19,7 @@ from bench.bad_input import (  # noqa: F401
     odd_rows,
     picture_rows,
     question_rows,
+    ranking_rows,
     run_rows,
 )
 

@@ -1,9 +1,9 @@
 """How near the top the right passages of a query come: NDCG@10, MRR@10, MAP; and the average precision of all pairs.
 
 What has the same score has no order. So each figure is what is to be expected over all orders of such passages (McSherry and
-Najork, Computing information retrieval performance measures efficiently in the presence of tied scores, 2008): scikit-learn's
-``ndcg_score`` does so, its ``average_precision_score`` and the evaluators of sentence-transformers do not, and in half precision
-many scores are the same. Without such, all are equal.
+Najork, Computing information retrieval performance measures efficiently in the presence of tied scores, 2008), which is what
+scikit-learn's ``ndcg_score`` gives; its ``average_precision_score`` and the evaluators of sentence-transformers do not, and
+in half precision many scores are the same. Without such, all are equal.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def of_each_query(query: np.ndarray, pair: np.ndarray, labels: np.ndarray) -> It
 class RankingMetrics:
     """The score of each pair is kept until all have been seen, on all ranks.
 
-    ``query``, ``pair``, ``labels``: [N], as ``Pairs.numbers`` has them. Where no query has passages to tell apart there is nothing
-    to rank, and ``average_precision`` alone is left.
+    ``query``, ``pair``, ``labels``: [N], as ``Pairs.numbers`` has them. Where no query has passages to tell apart there is
+    nothing to rank, and ``average_precision`` alone is left.
     """
 
     lower_is_better = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +32,7 @@ class RankingMistakes:
         return {"query": self.pairs.queries, "passage": self.pairs.passages}
 
     def judged(self) -> list[tuple[int, int, int]]:
-        """Of each query: the place of its best right passage, that passage, and the best wrong one. Equal scores are no better."""
+        """Of each query: the place of its best right passage, that passage, the best wrong one. Equal scores are no better."""
         labels, found = np.array(self.pairs.labels), []
         for rows in of_each_query(*self.pairs.numbers(), labels):
             scores, right = np.array([self.scores[int(row)] for row in rows]), labels[rows] >= RIGHT
@@ -43,15 +42,17 @@ class RankingMistakes:
 
     def rows(self) -> tuple[list[str], list[list[Any]]]:
         """Header and rows; ``row``: of the file, from 1, where the right passage stands; ``ahead``: by how much, in logits."""
-        where, pairs = row_name if len(origin_of(self.table_).files) > 1 else row_number, self.pairs
-        wrong = [(self.scores[other] - self.scores[best], place, best, other) for place, best, other in self.judged() if place > 1]
-        return ["row", "query", "first", "right", "place", "ahead"], [
-            [where(self.table_, pairs.rows[best]), pairs.queries[best], pairs.passages[other], pairs.passages[best], place, round(by, 4)]
-            for by, place, best, other in sorted(wrong, key=lambda each: (-each[0], each[2]))
-        ]  # fmt: skip
+        where, pairs, found = row_name if len(origin_of(self.table_).files) > 1 else row_number, self.pairs, []
+        for place, right, first in self.judged():
+            if place > 1:
+                ahead = round(self.scores[first] - self.scores[right], 4)
+                texts = pairs.queries[right], pairs.passages[first], pairs.passages[right]
+                found.append([where(self.table_, pairs.rows[right]), *texts, place, ahead])
+        return ["row", "query", "first", "right", "place", "ahead"], sorted(found, key=lambda row: -row[-1])
 
     def table(self) -> str:
         """Where the right passage stands, and how often."""
-        names = {1: "first", **dict.fromkeys(range(2, 4), "second or third"), **dict.fromkeys(range(4, TOP + 1), "to the tenth place")}
-        counts = Counter(names.get(place, "behind it") for place, *_ in self.judged())
-        return "\n".join(f"  the right passage {name:<24}{counts[name]:>7,}" for name in dict.fromkeys([*names.values(), "behind it"]))
+        places = [place for place, *_ in self.judged()]
+        parts = {"comes first": (1, 1), "second or third": (2, 3), "fourth to tenth": (4, TOP), "behind": (TOP + 1, 10**9)}
+        counts = {name: sum(low <= place <= high for place in places) for name, (low, high) in parts.items()}
+        return "\n".join(f"  the right passage {name:<20}{count:>7,}" for name, count in counts.items())

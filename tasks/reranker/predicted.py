@@ -10,6 +10,7 @@ import numpy as np
 from transformers.utils import cached_file
 
 from engine.checked import parse_object, read_bytes
+from engine.console import shown
 from engine.data.form import Columns
 from engine.data.sources import Source
 from engine.errors import DataError, ModelError, UsageError
@@ -78,6 +79,21 @@ def in_order(items: Sequence[Any], found: Sequence[tuple[str, list[str]]], score
         if "score" in each:
             each["rank"] = 1 + sum(other > each["score"] for other in of_query[query])
     return said
+
+
+def described(prediction: Mapping[str, Any]) -> str:
+    """One line for the terminal."""
+    if "rank" in prediction:
+        return f"{prediction['score']:.4f} (rank {prediction['rank']})"
+    return "; ".join(f"{shown(each['passage'])} ({each['score']:.4f})" for each in prediction["passages"])
+
+
+def cells(prediction: Mapping[str, Any], flat: bool) -> dict[str, Any]:
+    """Columns for a file; in a CSV file, ``flat``, a ranking is one cell: ``0.9813 K2 rises ...|0.0124 K2 is ...``."""
+    if "rank" in prediction:
+        return dict(prediction)
+    in_one = "|".join(f"{each['score']:.4f} {each['passage']}" for each in prediction["passages"])
+    return {"ranking": in_one if flat else prediction["passages"]}
 
 
 def activation(config: Any) -> Callable[[np.ndarray], np.ndarray]:

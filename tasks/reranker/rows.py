@@ -19,6 +19,7 @@ from engine.data.tables import row_name
 from engine.data.tokens import cells_of
 from engine.errors import DataError, UsageError
 from tasks.classification.cells import as_list
+from tasks.options import RerankerOptions
 from tasks.text import checked_texts, name_of_piece
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ class Form:
     @property
     def columns(self) -> list[str]:
         return [self.query, self.passage, *(self.negatives or (self.label,))]
+
+
+OWN = Form("query", "positive", "", ("negative",))  # of the task's own data
+
+
+def form_of(options: RerankerOptions, source: Source) -> Form:
+    """The columns that are asked for; of the task's own data, if no others are, theirs."""
+    config = source.config
+    is_own = config.train_file is None and config.data in ("auto", "hub", "sample") and not source.is_replaced
+    if is_own and options == RerankerOptions(max_length=options.max_length):
+        return OWN
+    return Form(options.text_column, options.text_pair_column, options.label_column, options.negatives)
 
 
 @dataclass
@@ -83,6 +96,15 @@ def pairs_of(table: Dataset, form: Form, where: str) -> Pairs:
     return found
 
 
+def known_names(found: Sequence[str]) -> str:
+    """Flags that take columns whose names are known; "": they are not."""
+    names = [name for name in found if name.startswith("negative")]
+    if names and (right := next((name for name in ("positive", "answer") if name in found), None)):
+        query = "" if "query" in found else " --text-column NAME"
+        return f"--text-pair-column {right} --negatives-column {','.join(names)}{query}"
+    return "--label-column score" if {"query", "passage", "score"} <= set(found) else ""
+
+
 def refuse_parted(source: Source, whole: Dataset, kept: int, column: str) -> None:
     """Raises UsageError where pairs were drawn and a query has several: its figures would be those of fewer passages.
 
@@ -93,8 +115,8 @@ def refuse_parted(source: Source, whole: Dataset, kept: int, column: str) -> Non
         return
     if kept < len(whole):
         raise UsageError(
-            "--max-eval-examples draws pairs, and parts the passages of a query, of which fewer are easier to rank: cut the file "
-            "by queries, or give a row for each query (--negatives-column)"
+            "--max-eval-examples draws pairs, and parts the passages of a query, of which fewer are easier to rank: "
+            "cut the file by queries, or give a row for each query (--negatives-column)"
         )
     if config.eval_fraction and config.group_column is None and not source.is_replaced:
         raise UsageError(f"--eval-fraction parts the passages of a query: --group-column {column} holds out whole queries")
@@ -130,5 +152,5 @@ def as_label(value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number <= 1:
-        raise ValueError(f"a label is a number from 0 (does not answer) to 1 (answers), found {value!r:.60}: rescale the column")
+        raise ValueError(f"a label is a number from 0 (no answer) to 1 (an answer), found {value!r:.60}: rescale the column")
     return number

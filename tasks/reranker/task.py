@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.console import shown
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
 from engine.data.form import Columns
@@ -30,8 +29,8 @@ from engine.task import Examples, Row
 from tasks.options import DEFAULTS, RerankerOptions
 from tasks.reranker.metrics import RankingMetrics
 from tasks.reranker.mistakes import RankingMistakes
-from tasks.reranker.predicted import activation, asked, in_order, pairs_in, take_activation, typed
-from tasks.reranker.rows import Form, Pairs, pairs_of, refuse_parted
+from tasks.reranker.predicted import activation, asked, cells, described, in_order, pairs_in, take_activation, typed
+from tasks.reranker.rows import OWN, Form, Pairs, form_of, known_names, pairs_of, refuse_parted
 from tasks.samples import candidates
 from tasks.scoring import Scorer
 from tasks.text import name_of_piece
@@ -39,8 +38,7 @@ from tasks.text import name_of_piece
 if TYPE_CHECKING:
     from datasets import Dataset
 
-OWN = Form("query", "positive", "", ("negative",))  # the columns of the task's own data
-TRAIN, EVAL = 2000, 300  # questions of the sample
+SAMPLE = {"train": (2000, 0, 1), "eval": (300, 1, 3)}  # questions, seed, and wrong sentences of each of three sorts
 HELD_OUT = 0.002  # share of the Hub's rows, of which it has but one split: a thousand queries
 
 
@@ -61,27 +59,16 @@ class Reranker(Scorer[RerankerOptions]):
         self.is_finished = False
         self._held_out: dict[str, tuple[Dataset, Pairs]] = {}
 
-    # ---------------------------------------------------------------------------------------------------------- data
-
     @property
     def form(self) -> Form:
         """The columns: those asked for, or of the task's own data its own."""
-        o, config = self.options, self.source.config
-        is_own = config.train_file is None and config.data in ("auto", "hub", "sample") and not self.source.is_replaced
-        if is_own and o == RerankerOptions(max_length=o.max_length):
-            return OWN
-        return Form(o.text_column, o.text_pair_column, o.label_column, o.negatives)
+        return form_of(self.options, self.source)
 
     def columns(self) -> list[str]:
         return self.form.columns
 
     def way_in(self, found: Sequence[str]) -> str:
-        """Columns with names that are known."""
-        names = [name for name in found if name.startswith("negative")]
-        if names and (right := next((name for name in ("positive", "answer") if name in found), None)):
-            query = "" if "query" in found else " --text-column NAME"
-            return f"--text-pair-column {right} --negatives-column {','.join(names)}{query}"
-        return "--label-column score" if {"query", "passage", "score"} <= set(found) else ""
+        return known_names(found)
 
     def tables(self) -> dict[str, Dataset]:
         tables = super().tables()
@@ -93,8 +80,8 @@ class Reranker(Scorer[RerankerOptions]):
         """Questions made by this project, and sentences to rank for each."""
         from datasets import Dataset
 
-        tables = {split: Dataset.from_list(candidates.questions(n, seed)) for split, n, seed in (("train", TRAIN, 0), ("eval", EVAL, 1))}
-        return tables, "embedded sample (synthetic questions, each with ten sentences, made by this project, version 1)"
+        tables = {split: Dataset.from_list(candidates.questions(*each)) for split, each in SAMPLE.items()}
+        return tables, "embedded sample (synthetic questions, each with sentences to rank, made by this project, version 1)"
 
     def examples(self) -> dict[str, Examples]:
         tables = self.splits()
@@ -120,8 +107,6 @@ class Reranker(Scorer[RerankerOptions]):
         labels = torch.tensor([float(row["labels"]) for row in rows])
         return self.arranged(rows, layout, {"labels": labels}, len(rows))
 
-    # --------------------------------------------------------------------------------------------------------- model
-
     def fitted(self, model: Any, path: str) -> nn.Module:
         return super().fitted(take_activation(model, self.source, path), path)
 
@@ -141,8 +126,6 @@ class Reranker(Scorer[RerankerOptions]):
             raise UsageError("--errors: no query of these data has passages of both kinds, so none comes first by mistake")
         return RankingMistakes(*self._held_out[split])
 
-    # ----------------------------------------------------------------------------------------------------- inference
-
     def inputs_of(self, rows: Columns) -> list[Any]:
         return pairs_in(rows, self.form)
 
@@ -150,8 +133,8 @@ class Reranker(Scorer[RerankerOptions]):
         return typed(texts)
 
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
-        """For each pair ``{"score", "rank"}``, 1 for the best of its query's; for a query with a list of passages ``{"passages"}``:
-        ``{"passage", "score", "index"}`` each, the best first."""
+        """For each pair ``{"score", "rank"}``, 1 for the best of its query's; for a query with a list of passages
+        ``{"passages"}``: ``{"passage", "score", "index"}`` each, the best first."""
         items = list(inputs)
         found = [asked(item, number) for number, item in enumerate(items, start=1)]
         queries = [query for query, passages in found for _ in passages]
@@ -162,12 +145,7 @@ class Reranker(Scorer[RerankerOptions]):
         yield from in_order(items, found, activation(model.config)(self.numbers(model, tokens, layout)))
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
-        if "rank" in prediction:
-            return f"{prediction['score']:.4f} (rank {prediction['rank']})"
-        return "; ".join(f"{shown(each['passage'])} ({each['score']:.4f})" for each in prediction["passages"])
+        return described(prediction)
 
     def columns_of(self, prediction: Mapping[str, Any], flat: bool) -> dict[str, Any]:
-        """In a CSV file a list is one cell: ``0.9813 K2 rises ...|0.0124 K2 is ...``."""
-        if flat and "passages" in prediction:
-            return {"ranking": "|".join(f"{each['score']:.4f} {each['passage']}" for each in prediction["passages"])}
-        return {"ranking" if name == "passages" else name: cell for name, cell in prediction.items()}
+        return cells(prediction, flat)

@@ -32,7 +32,7 @@ from engine.errors import DataError, ModelError, UsageError
 from engine.finished import open_model
 from engine.loop import train_step
 from tasks import find
-from tasks.reranker.metrics import RankingMetrics, Ranked
+from tasks.reranker.metrics import Ranked, RankingMetrics
 from tasks.reranker.predicted import asked
 from tasks.reranker.rows import as_label
 from tests.toys.answers import save_rows, tokenizer
@@ -69,7 +69,9 @@ def command(folder: Path, train: Any = "train.jsonl", evaluation: Any = "eval.js
 def test_all_forms_are_the_same_pairs():
     rows = lists(6)
     one = make_task(tables={"train": rows}, text_pair_column="positive", negatives_column="negatives")
-    several = [{"query": r["query"], "positive": r["positive"]} | {f"n{i}": n for i, n in enumerate(r["negatives"])} for r in rows]
+    several = [
+        {"query": r["query"], "positive": r["positive"]} | {f"n{i}": n for i, n in enumerate(r["negatives"])} for r in rows
+    ]
     in_lists = [{"query": r["query"], "passage": [r["positive"], *r["negatives"]], "label": [1, 0, 0, 0]} for r in rows]
     scored = [{"query": r["query"], "passage": r["passage"], "score": float(r["label"])} for r in pairs(rows)]
     others = [
@@ -93,7 +95,7 @@ def test_what_is_no_label():
 @pytest.mark.parametrize(
     ("rows", "form", "words"),
     [
-        ([{"query": "a", "passage": "b", "label": 3}], (), "row 1: a label is a number from 0 (does not answer) to 1 (answers), found 3"),
+        ([{"query": "a", "passage": "b", "label": 3}], (), "row 1: a label is a number from 0 (no answer) to 1 (an answer), found 3"),
         ([{"query": "a", "passage": None, "label": 1}], (), "row 1: a text is needed, found None"),
         ([{"query": "a", "passage": ["b", "c"], "label": [1]}], (), "row 1: 2 passages need a list of as many labels, found [1]"),
         ([{"query": "a", "positive": "b", "negatives": '["c", "d"]'}], AS_LISTS, "row 1: a list of texts, written as one"),
@@ -129,10 +131,13 @@ def test_the_hubs_rows_hold_out_some_queries(monkeypatch):
     """They are triplets in one split; the sample has the same columns."""
     from engine.data.sources import Source, SourceConfig
     from tasks.options import RerankerOptions
-    from tasks.reranker.task import OWN, Reranker
+    from tasks.reranker.rows import OWN
+    from tasks.reranker.task import Reranker
 
     rows = [{"query": f"q{i}", "positive": "a", "negative": "b"} for i in range(1000)]
-    monkeypatch.setattr(Source, "tables", lambda self, columns, *more: {"train": Dataset.from_list(rows).select_columns(columns)})
+    monkeypatch.setattr(
+        Source, "tables", lambda self, columns, *more: {"train": Dataset.from_list(rows).select_columns(columns)}
+    )
     task = Reranker(RerankerOptions(max_length=16), Source(SourceConfig()))
     assert task.form is OWN and {split: len(table) for split, table in task.splits().items()} == {"train": 998, "eval": 2}
     assert Reranker(RerankerOptions(), Source(SourceConfig(train_file="t.csv"))).columns() == ["query", "passage", "label"]
@@ -146,7 +151,7 @@ def figures(scores: Any, labels: Any) -> tuple[float, float, float]:
     return ranked.ndcg(), ranked.reciprocal_rank(), ranked.average_precision()
 
 
-LABELS = st.lists(st.integers(0, 1), min_size=2, max_size=25).filter(lambda some: 0 < sum(some))
+LABELS = st.lists(st.integers(0, 1), min_size=2, max_size=25).filter(lambda some: sum(some) > 0)
 
 
 @settings(deadline=None, max_examples=150)
@@ -173,7 +178,9 @@ def test_equal_scores_count_as_in_all_their_orders(rows):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=20).filter(lambda some: max(some) >= 0.5), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.floats(0, 1), min_size=2, max_size=20).filter(lambda some: max(some) >= 0.5), st.randoms(use_true_random=False)
+)
 def test_ndcg_of_labels_between_0_and_1_is_scikit_learns(labels, random):
     scores = [random.choice((0.0, 0.5, 1.0)) for _ in labels]
     assert figures(scores, labels)[0] == pytest.approx(ndcg_score([labels], [scores], k=10), abs=1e-9)
@@ -332,7 +339,9 @@ def test_the_saved_directory_is_a_cross_encoder(project):
     assert [each["index"] for each in ours["passages"]] == [each["corpus_id"] for each in ranked]
     assert [each["passage"] for each in ours["passages"]] == [passages[each["corpus_id"]] for each in ranked]
     as_pairs = list(task.predict(net, [(query, passage) for passage in passages], layout))
-    assert sorted((each["rank"], i) for i, each in enumerate(as_pairs)) == [(n, each["index"]) for n, each in enumerate(ours["passages"], 1)]
+    assert sorted((each["rank"], i) for i, each in enumerate(as_pairs)) == [
+        (n, each["index"]) for n, each in enumerate(ours["passages"], 1)
+    ]
 
 
 @pytest.mark.parametrize("where", ["config.json", "their file"])
@@ -352,7 +361,9 @@ def test_scores_that_are_the_logits_themselves_stay_so(project, tmp_path, where)
     for each in (folder, tmp_path / "on"):
         task, net, layout = open_model(str(each), find, device="cpu", task="reranker", changes={"max_length": 32})
         found = [p["score"] for p in task.predict(net, given_pairs(), layout)]
-        np.testing.assert_allclose(found, CrossEncoder(str(each), device="cpu", max_length=32).predict(given_pairs()), atol=1e-5)
+        np.testing.assert_allclose(
+            found, CrossEncoder(str(each), device="cpu", max_length=32).predict(given_pairs()), atol=1e-5
+        )
     net.config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Tanh"}
     with pytest.raises(ModelError, match="known are Sigmoid and Identity"):
         list(task.predict(net, given_pairs(), layout))
@@ -375,7 +386,7 @@ def test_evaluate_and_its_errors(project, capsys):
     errors = list(csv.DictReader((project / "e.csv").open()))
     wrong = {i for i, r in enumerate(rows, 1) if theirs.rank(r["query"], [r["positive"], *r["negatives"]])[0]["corpus_id"]}
     assert {int(each["row"]) for each in errors} == wrong and 0 < len(wrong) < 60
-    assert f"{len(wrong)} wrong rows written to" in shown and f"  the right passage first{60 - len(wrong):>26}" in shown
+    assert f"{len(wrong)} wrong rows written to" in shown and f"  the right passage comes first{60 - len(wrong):>16}" in shown
     for each in errors:
         row = rows[int(each["row"]) - 1]
         assert each["query"] == row["query"] and each["right"] == row["positive"] and each["first"] in row["negatives"]
@@ -392,11 +403,19 @@ def test_pairs_without_anything_to_rank(project, tmp_path, capsys):
     """Each query once: no ranking, and the average precision of all pairs makes the best model."""
     some = [each | {"query": f"{each['query']}{i}"} for i, each in enumerate(pairs(lists(10)))]
     save_rows(tmp_path / "t.jsonl", some)
-    arguments = [*command(project, tmp_path / "t.jsonl", tmp_path / "t.jsonl", ()), "--epochs", "2", "--keep-checkpoints", "best"]
+    arguments = [
+        *command(project, tmp_path / "t.jsonl", tmp_path / "t.jsonl", ()),
+        "--epochs",
+        "2",
+        "--keep-checkpoints",
+        "best",
+    ]
     assert run.main([*arguments, "--output-dir", str(tmp_path / "r")]) == 0
     document = json.loads((tmp_path / "r/run.json").read_text())
     assert 0 < document["metrics"]["eval_average_precision"] <= 1 and "eval_map" not in document["metrics"]
-    code, line = fails(["evaluate", "--model", str(tmp_path / "r"), "--errors", str(tmp_path / "e.csv"), "--device", "cpu"], capsys)
+    code, line = fails(
+        ["evaluate", "--model", str(tmp_path / "r"), "--errors", str(tmp_path / "e.csv"), "--device", "cpu"], capsys
+    )
     assert code == 2 and "none comes first by mistake" in line
 
 
@@ -412,12 +431,17 @@ def test_predict_in_all_its_ways(project, tmp_path, capsys):
     assert run.main([*use, "a?\te f", "b?\tb c", "a?\tg a h"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [float(line.split(" ")[0]) for line in lines] == pytest.approx([float(each["score"]) for each in written], abs=1e-4)
-    save_rows(tmp_path / "in.jsonl", [{"id": 7, "query": "a?", "passage": ["e f", "g a h"]}, {"id": 8, "query": "b?", "passage": ["b"]}])
+    save_rows(
+        tmp_path / "in.jsonl",
+        [{"id": 7, "query": "a?", "passage": ["e f", "g a h"]}, {"id": 8, "query": "b?", "passage": ["b"]}],
+    )
     for name in ("o.jsonl", "o.csv"):
         arguments = [*use, "--input", str(tmp_path / "in.jsonl"), "--text-pair-column", "passage"]
         assert run.main([*arguments, "--output", str(tmp_path / name)]) == 0
     first, second = map(json.loads, (tmp_path / "o.jsonl").read_text().splitlines())
-    assert first["id"] == 7 and {each["passage"] for each in first["ranking"]} == {"e f", "g a h"} and len(second["ranking"]) == 1
+    assert (
+        first["id"] == 7 and {each["passage"] for each in first["ranking"]} == {"e f", "g a h"} and len(second["ranking"]) == 1
+    )
     assert next(csv.DictReader((tmp_path / "o.csv").open()))["ranking"].count("|") == 1
     for arguments, words in ((["a?"], "a query is given with the passages to rank"),
                              (["--input", str(tmp_path / "one.txt")], "row 1: a query and, behind a tab, a passage, found 'a?'"),
@@ -451,8 +475,16 @@ def test_a_head_that_counts_end_tokens_is_refused():
 
     from tasks.scoring import Scorer
 
-    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    net = BartForSequenceClassification(BartConfig(vocab_size=100, num_labels=1, encoder_ffn_dim=16, decoder_ffn_dim=16, **sizes))
+    sizes = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    }
+    net = BartForSequenceClassification(
+        BartConfig(vocab_size=100, num_labels=1, encoder_ffn_dim=16, decoder_ffn_dim=16, **sizes)
+    )
     with pytest.raises(ModelError, match="whose head counts end tokens: take an encoder or a decoder"):
         Scorer.fitted(SimpleNamespace(), net, "here")
 

@@ -45,9 +45,7 @@ OWN = Form("query", "positive", "", ("negative",))  # of the task's own data
 
 def form_of(options: RerankerOptions, source: Source) -> Form:
     """The columns that are asked for; of the task's own data, if no others are, theirs."""
-    config = source.config
-    is_own = config.train_file is None and config.data in ("auto", "hub", "sample") and not source.is_replaced
-    if is_own and options == RerankerOptions(max_length=options.max_length):
+    if source.is_own and options == RerankerOptions(max_length=options.max_length):
         return OWN
     return Form(options.text_column, options.text_pair_column, options.label_column, options.negatives)
 

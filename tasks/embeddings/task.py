@@ -168,11 +168,12 @@ class Embeddings(TextTask[EmbeddingsOptions]):
         return torch.cat([checkpoint(self.embed, model, chunk, use_reentrant=False) for chunk in chunks])
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        anchors, positives, *_ = outputs.split(batch.num_examples)  # [B, H] each
+        number = len(batch.targets["scores"])  # a rank's filler has rows, too
+        anchors, positives, *_ = outputs.split(number)  # [B, H] each
         if not self.is_contrastive:
             return F.mse_loss((anchors * positives).sum(-1), batch.targets["scores"], reduction="sum")
         with torch.autocast(outputs.device.type, enabled=False):  # half precision would blur near cosines
-            scores = self.options.scale * anchors @ outputs[batch.num_examples :].T  # [B, B], or [B, 2 B] with negatives
+            scores = self.options.scale * anchors @ outputs[number:].T  # [B, B], or [B, 2 B] with negatives
         return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device), reduction="sum")
 
     def metrics(self, split: str) -> Metrics:

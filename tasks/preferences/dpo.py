@@ -73,14 +73,15 @@ class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
                 refer(part, model, super().collate, f"{split} data")
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
-        """``targets``, of each of N target tokens: "labels", "reference", and "text", which of the 2 B texts it belongs to."""
+        """``targets``, of each of N target tokens: "labels", "reference", and "text", which of the 2 B texts it belongs to;
+        "pair": the numbers of the B pairs."""
         texts = one_after_the_other(rows)
         batch = super().collate(texts, layout)
         real = [text["labels"] != -100 for text in texts]
         of = torch.from_numpy(np.repeat(np.arange(len(texts)), [int(each.sum()) for each in real]))
         known = torch.from_numpy(np.concatenate([text["reference"][each] for text, each in zip(texts, real, strict=True)]))
         tail = (0, len(batch.targets["labels"]) - len(of))
-        more = {"text": F.pad(of, tail), "reference": F.pad(known, tail)}
+        more = {"text": F.pad(of, tail), "reference": F.pad(known, tail), "pair": torch.arange(len(rows))}
         return dataclasses.replace(of_pairs(batch), num_items=len(rows), targets=batch.targets | more)
 
     def build_model(self) -> nn.Module:
@@ -102,7 +103,7 @@ class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
         return of_labels(outputs.logits.squeeze(0), batch.targets["labels"]) - batch.targets["reference"]
 
     def margins(self, outputs: Any, batch: Batch) -> Tensor:
-        sums = torch.zeros(2 * batch.num_examples, device=outputs.logits.device)
+        sums = torch.zeros(2 * len(batch.targets["pair"]), device=outputs.logits.device)
         chosen, rejected = sums.index_add(0, batch.targets["text"], self.ratios(outputs, batch)).chunk(2)
         return self.options.beta * (chosen - rejected)  # type: ignore[no-any-return]
 

@@ -37,7 +37,7 @@ class Reward(OnPreferences[RewardOptions], Scorer[RewardOptions]):
         return of_pairs(self.arranged(one_after_the_other(rows), layout, {}, len(rows)))
 
     def margins(self, outputs: Any, batch: Batch) -> Tensor:
-        chosen, rejected = outputs.logits.float().squeeze(-1).split(batch.num_examples)  # [B] each
+        chosen, rejected = outputs.logits.float().squeeze(-1).chunk(2)  # [B] each
         return chosen - rejected  # type: ignore[no-any-return]
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:

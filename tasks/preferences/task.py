@@ -54,7 +54,7 @@ class OnPreferences(TextTask[P]):
         return [self.prompt_column, *answers] if self.prompt_column else answers
 
     def way_in(self, found: Any) -> str:
-        is_without = self.prompt_column not in found and {"chosen", "rejected"} <= set(found)
+        is_without = self.prompt_column not in (None, *found) and {"chosen", "rejected"} <= set(found)
         return "--prompt-column none, if both answers begin with the prompt" if is_without else ""
 
     def sample(self) -> tuple[dict[str, Dataset], str]:

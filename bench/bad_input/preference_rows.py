@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ def lines(*rows: dict[str, Any]) -> str:
 
 
 def on_rows(at: Place, *rows: dict[str, Any], more: Sequence[str] = ()) -> list[str]:
-    """Train on these preferences."""
-    return at.on("p.jsonl", lines(*rows), *USE, *more)
+    """Train on these preferences, in a file of their own."""
+    content = lines(*rows)
+    return at.on(f"{zlib.crc32(content.encode())}.jsonl", content, *USE, *more)
 
 
 each(f"F{next(NUMBER)}", "answers that are none", 3, "row 2: prompt and answers must be texts, or lists of messages", lambda at: [

@@ -41,6 +41,8 @@ def preferences_of(table: Dataset, prompt: str | None, answers: Sequence[str], w
     columns = [cells_of(table[column]) for column in ((prompt,) if prompt else ()) + tuple(answers)]
     for row, cells in enumerate(zip(*columns, strict=True)):
         *before, chosen, rejected = cells
+        if before == [None]:
+            raise DataError(f"{where}, {name(row)}: prompt and answers must be texts, or lists of messages, found None")
         each = preference(row, before[0] if before else None, chosen, rejected, f"{where}, {name(row)}")
         if each.chosen != each.rejected:
             found.append(each)

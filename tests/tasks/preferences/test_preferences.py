@@ -118,6 +118,8 @@ def test_same_answers_and_long_ones_are_left_out_and_counted(capsys):
     assert [data.row_name(i) for i in range(len(data))] == ["row 1", "row 3", "row 4", "row 6"]
     with pytest.raises(DataError, match="in every row both answers are the same"):
         preferences_of(Dataset.from_list(rows[1:2]), "prompt", ("chosen", "rejected"), "here")
+    with pytest.raises(DataError, match="here, row 2: prompt and answers must be texts, or lists of messages, found None"):
+        preferences_of(Dataset.from_list([rows[0], rows[2] | {"prompt": None}]), "prompt", ("chosen", "rejected"), "here")
     with pytest.raises(DataError, match="no pair has its answers within 2 tokens"):
         make_task("reward", tables={"train": rows}, max_length=2).examples()
 

@@ -12,7 +12,7 @@ from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, req
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
-from tasks.options import ALLOW_URLS, DEFAULT_TASK, IMAGE_FOLDER, N_BEST, NO_ANSWER
+from tasks.options import ALLOW_URLS, DEFAULT_TASK, IMAGE_FOLDER, N_BEST, NEGATIVES, NO_ANSWER, PROMPT
 
 TASK = f"for a task of your own FILE.py:CLASS; for a model without run.json its task (default: {DEFAULT_TASK})"
 
@@ -58,6 +58,15 @@ class EvaluateFlags(EvaluateConfig):
     context_column: str | None = column("the text that it is asked of", before="delimiter")
     answers_column: str | None = column("the answers", before="delimiter")
     label_column: str | None = column("the label", before="delimiter")
+    prompt_column: str | None = setting(None, f"{PROMPT} (default: as in training)", replaces_run=True, before="delimiter")
+    chosen_column: str | None = column("the better answer", before="delimiter")
+    rejected_column: str | None = column("the worse answer", before="delimiter")
+    reference_model: str | None = setting(
+        None, "of dpo, the model that was to be stayed near (default: as in training)", replaces_run=True, before="delimiter"
+    )
+    negatives_column: str | None = setting(
+        None, f"{NEGATIVES}; none: there are labels (default: as in training)", replaces_run=True, before="delimiter"
+    )
     label_values: Literal["auto", "names", "ids", "onehot"] | None = setting(
         None, "what label cells hold (default: as in training)", replaces_run=True, before="delimiter"
     )

@@ -14,6 +14,9 @@ from engine.settings.fields import require, setting
 
 CAPTION_TOKENS = 64
 NO_ANSWER = "may the answer be that the text has none (default: {})"
+NEGATIVES = "in place of labels, column of passages that do not answer, a text or a list of them; several: A,B"
+PROMPT = "column of what is answered, a text or messages; none: both answers begin with it"
+REFERENCE = "folder or Hub name of the model to stay near (default: the one that training starts from)"
 N_BEST = "answers that predict lists for a question, the best first (default: one)"
 
 DEFAULT_TASK = "classification"  # of a model that does not say which
@@ -23,6 +26,9 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and
     "clm": {"learning_rate": 5e-5},
     "ner": {"learning_rate": 5e-5},
     "qa": {"learning_rate": 3e-5},
+    "reranker": {"learning_rate": 2e-5},
+    "reward": {"learning_rate": 1e-4},  # as TRL's
+    "dpo": {"learning_rate": 1e-6},
 }
 
 
@@ -224,6 +230,69 @@ class EmbeddingsOptions:
     def columns(self) -> list[str]:
         """All columns."""
         return self.texts + ([self.label_column] if self.loss == "cosine" else [])
+
+
+@dataclass(frozen=True)
+class RerankerOptions:
+    """What the task is told."""
+
+    max_length: int | None = setting(
+        None, "tokens of query and passage together (default: 512, or less if the model takes less)"
+    )
+    text_column: str = setting("query", "column of the query")
+    text_pair_column: str = setting("passage", "column of the passage, or of a list of them")
+    label_column: str = setting("label", "column of how well they belong together, from 0 to 1, or of a list of that")
+    negatives_column: str | None = setting(None, NEGATIVES)
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length is None or self.max_length >= 1, "must be at least 1")
+        columns = [self.text_column, self.text_pair_column, *(self.negatives or (self.label_column,))]
+        if len(set(columns)) < len(columns) or "" in columns:
+            raise UsageError(f"query, passage and label must be different columns, found {', '.join(map(repr, columns))}")
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """The columns of passages that do not answer; (): there are labels."""
+        return () if self.negatives_column in (None, "none") else tuple(str(self.negatives_column).split(","))
+
+
+@dataclass(frozen=True)
+class PreferenceOptions:
+    """What a task on preferences is told."""
+
+    max_length: int | None = setting(
+        None, "tokens of prompt and answer; pairs with a longer one are left out (default: 512, or what the model takes)"
+    )
+    prompt_column: str = setting("prompt", PROMPT)
+    chosen_column: str = setting("chosen", "column of the better answer, a text or messages")
+    rejected_column: str = setting("rejected", "column of the worse answer")
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length is None or self.max_length >= 2, "must be at least 2")
+        columns = [self.prompt_column, self.chosen_column, self.rejected_column]
+        if len(set(columns)) < 3 or "" in columns:
+            raise UsageError(f"prompt and answers must be different columns, found {', '.join(map(repr, columns))}")
+
+
+@dataclass(frozen=True)
+class RewardOptions(PreferenceOptions):
+    """What the task is told, and:"""
+
+    text_column: str = setting("text", "column of what predict scores: a text, or a list of messages", changes_weights=False)
+
+
+@dataclass(frozen=True)
+class DPOOptions(PreferenceOptions):
+    """What the task is told, and:"""
+
+    beta: float = setting(0.1, "how much a preference weighs against staying near the reference")
+    label_smoothing: float = setting(0.0, "share of preferences taken to be the wrong way round (TRL's robust loss)")
+    reference_model: str | None = setting(None, REFERENCE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "beta", 0 < self.beta < float("inf"), "must be a positive finite number")
+        require(self, "label_smoothing", 0 <= self.label_smoothing < 0.5, "must be at least 0 and less than 0.5")
 
 
 IMAGE_COLUMN = "column of the picture (default: file_name in files, image in data sets)"

@@ -354,3 +354,4 @@ def check_loaded(model: nn.Module, report: Mapping[str, Any], path: str) -> None
     new = sorted({*report["missing_keys"], *(str(name) for name, *_ in report["mismatched_keys"])})
     if new:
         note(f"model: new, to be trained: {', '.join(new)}")
+    model.has_new_pooler = any(".pooler." in name for name in new)  # type: ignore[assignment]  # engine/model/lora.py asks

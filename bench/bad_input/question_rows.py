@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ USE = ("--task", "qa", "--max-length", "16")
 
 
 def on_rows(at: Place, *rows: dict[str, Any], more: Sequence[str] = ()) -> list[str]:
-    """Train on a good question and these."""
-    return at.on("q.jsonl", "".join(json.dumps(each) + "\n" for each in (GOOD, *rows)), *USE, *more)
+    """Train on a good question and these, in a file of their own."""
+    content = "".join(json.dumps(each) + "\n" for each in (GOOD, *rows))
+    return at.on(f"{zlib.crc32(content.encode())}.jsonl", content, *USE, *more)
 
 
 def refused(number: int | str, what: str, words: str, *rows: dict[str, Any]) -> None:

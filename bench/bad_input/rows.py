@@ -18,7 +18,9 @@ from bench.bad_input import (  # noqa: F401
     model_rows,
     odd_rows,
     picture_rows,
+    preference_rows,
     question_rows,
+    ranking_rows,
     run_rows,
 )
 

@@ -51,6 +51,9 @@ TUTORIALS = {
     "qa": Tutorial("--task qa --epochs 3 --learning-rate 3e-4",
                    'predict --model runs/qa "Where does Ada live?" "Olga moved to Norbury. Ada lives in Kelsey."',
                    "exact_match"),
+    "reranker": Tutorial("--task reranker --epochs 1 --learning-rate 1e-4 --warmup-ratio 0.1",
+                         'predict --model runs/reranker "Where does Ada Kelton live?" "Ada Kelton keeps a goat." '
+                         '"Olga Ashley lives in Norbury." "Ada Kelton moved to Kelsey last spring."', "mrr@10"),
     "captioning": Tutorial("--task captioning --batch-size 32 --epochs 14 --learning-rate 1e-3 --warmup-ratio 0.1",
                            "caption --model runs/captioning picture.png", "exact_match"),
     "image-classification": Tutorial(
@@ -103,6 +106,8 @@ def trivial(name: str) -> float:
 
     if name == "qa":
         return 1 / passages.PEOPLE  # better than any fixed one: a fact of the kind that is asked for, of anybody in the text
+    if name == "reranker":
+        return sum(1 / place for place in range(1, 11)) / 10  # one of ten, in any order
     if name == "captioning":
         answers = Counter(drawn("eval")[1])
     else:
@@ -139,6 +144,7 @@ def measure(name: str) -> dict[str, Any]:
     document = json.loads(Path(f"runs/{name}/run.json").read_text())
     said, use_seconds = run(tutorial.use)
     value, rows = document["metrics"][f"eval_{tutorial.figure}"], document["data"]["num_examples"]["eval"]
+    rows //= 10 if name == "reranker" else 1  # of each query ten pairs, and one figure
     constant = trivial(name)
     error = max((value * (1 - value) / rows) ** 0.5, 1 / rows)
     return {

@@ -173,6 +173,11 @@ class Source:
         """Are the data others than those of the settings?"""
         return self.given is not None or self.files is not None
 
+    @property
+    def is_own(self) -> bool:
+        """Are the data the task's own, of the Hub or embedded?"""
+        return not self.is_replaced and not self.config.train_file and self.config.data in ("auto", "hub", "sample")
+
     def subset(self, table: Dataset, split: str) -> Dataset:
         """The task's or user's limit as a seeded random subset: the first rows of a file are often of one class.
 

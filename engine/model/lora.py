@@ -152,7 +152,8 @@ def add(model: nn.Module, config: TrainConfig, revision: str | None) -> nn.Modul
 
 
 def head_modules(model: Any) -> list[str]:
-    """Modules outside the body that have weights of their own; not the one that turns vectors into tokens."""
+    """Modules outside the body that have weights of their own; not the one that turns vectors into tokens. The body's pooler,
+    too, if it is new (``has_new_pooler``): no other file holds it."""
     output = model.get_output_embeddings()
     if model.base_model is model:
         return []
@@ -160,7 +161,7 @@ def head_modules(model: Any) -> list[str]:
         name
         for name, module in model.named_children()
         if module is not model.base_model and next(module.parameters(), None) is not None and output not in module.modules()
-    ]
+    ] + (["pooler"] if getattr(model, "has_new_pooler", False) else [])
 
 
 def plain(model: Any) -> Any:
@@ -222,7 +223,8 @@ def load_merged(
 
     model, report = load(from_base, base, config=config, **of_loading)
     lacking = sorted({*report["missing_keys"], *(str(name) for name, *_ in report["mismatched_keys"])})
-    of_adapter = (*(settings.modules_to_save or ()), "pooler")
+    unread = () if head_modules(model) else ("pooler",)  # that of a bare body
+    of_adapter = (*(settings.modules_to_save or ()), *unread)
     if lacking := [name for name in lacking if not set(of_adapter) & set(name.split("."))]:
         raise ModelError(f"model {path}: its base model {base} lacks, or has in another size, {lacking[0]}")
     merged = load(with_adapter, str(folder)).merge_and_unload()

@@ -16,7 +16,6 @@ Offline the pairs are passages of IMDb reviews: near the beginning, and behind t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,6 +44,7 @@ from tasks.classification.imdb import packaged_imdb
 from tasks.embeddings.pooling import Pooling, pieces
 from tasks.embeddings.retrieval import RetrievalMetrics, ScoreMetrics
 from tasks.options import EmbeddingsOptions
+from tasks.pairs import Pairs, of_pairs, one_after_the_other
 from tasks.text import TextTask, checked_texts
 
 if TYPE_CHECKING:
@@ -53,29 +53,6 @@ if TYPE_CHECKING:
 PASSAGE_WORDS = 64
 EMBED_ROWS = 64
 QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of prompts, as sentence-transformers looks for them
-
-
-class Pairs(torch.utils.data.Dataset[Row]):
-    """Rows ``{"texts": [{"input_ids": ...}, ...], "score": number}``; an example's length is that of its texts together."""
-
-    def __init__(self, parts: Sequence[TokenDataset], scores: np.ndarray, row_name: RowName | None = None):
-        self.parts, self.scores, self.row_name = parts, scores, row_name
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def __getitem__(self, row: int) -> Row:
-        return {"texts": [part[row] for part in self.parts], "score": self.scores[row]}
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens per example: [N]."""
-        total: np.ndarray = np.sum([part.lengths for part in self.parts], axis=0)
-        return total
-
-    def fingerprint(self) -> str:
-        parts = [*(part.fingerprint() for part in self.parts), hashlib.sha256(self.scores.tobytes()).hexdigest()]
-        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 class Embeddings(TextTask[EmbeddingsOptions]):
@@ -135,17 +112,16 @@ class Embeddings(TextTask[EmbeddingsOptions]):
                 TokenDataset(self.tokenize(self.pooling.prepared(part), None, f"{split} data, {name}", row), {})
                 for name, part in texts.items()
             ],
-            scores,
+            {"score": scores},
             row,
         )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         """All first texts, then all second, then all third: n B rows."""
         number = len(rows[0]["texts"])
-        inputs, counts = arrange([row["texts"][i] for i in range(number) for row in rows], layout, self.tokenizer)
-        counts |= {"num_examples": len(rows), "longest": number * counts["longest"]}
+        inputs, counts = arrange(one_after_the_other(rows), layout, self.tokenizer)
         scores = torch.tensor(np.stack([row["score"] for row in rows]))
-        return Batch(inputs=inputs, targets={"scores": scores}, num_items=len(rows), **counts)
+        return of_pairs(Batch(inputs=inputs, targets={"scores": scores}, num_items=len(rows), **counts), number)
 
     @property
     def max_length(self) -> int:  # type: ignore[override]
@@ -192,11 +168,12 @@ class Embeddings(TextTask[EmbeddingsOptions]):
         return torch.cat([checkpoint(self.embed, model, chunk, use_reentrant=False) for chunk in chunks])
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        anchors, positives, *_ = outputs.split(batch.num_examples)  # [B, H] each
+        number = len(batch.targets["scores"])  # a rank's filler has rows, too
+        anchors, positives, *_ = outputs.split(number)  # [B, H] each
         if not self.is_contrastive:
             return F.mse_loss((anchors * positives).sum(-1), batch.targets["scores"], reduction="sum")
         with torch.autocast(outputs.device.type, enabled=False):  # half precision would blur near cosines
-            scores = self.options.scale * anchors @ outputs[batch.num_examples :].T  # [B, B], or [B, 2 B] with negatives
+            scores = self.options.scale * anchors @ outputs[number:].T  # [B, B], or [B, 2 B] with negatives
         return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device), reduction="sum")
 
     def metrics(self, split: str) -> Metrics:

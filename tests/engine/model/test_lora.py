@@ -357,3 +357,25 @@ def test_an_adapters_source_may_be_a_relative_folder(project, tmp_path, monkeypa
     assert run.main(["predict", "--model", "run", "w0"]) == 0
     assert lora.base_of("run") == str(project / "model")
     assert Source(SourceConfig(model="run")).model(None) == "run"
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_saved_with_the_adapter(tmp_path, project, capsys):
+    """As of a masked language model: new and random, it is trained, and without it the adapter would answer at random."""
+    from transformers import BertForMaskedLM
+
+    net = BertForMaskedLM(tiny.bert().config)
+    tiny.save_model(tmp_path / "base", net)
+    arguments = command(project, *FLAGS, "--max-steps", "2", "--precision", "fp32")
+    arguments[arguments.index("--model") + 1] = str(tmp_path / "base")
+    for name, more in (("adapter", []), ("merged", ["--lora-merge"])):
+        assert run.main([*arguments, *more, "--output-dir", str(tmp_path / name)]) == 0
+    found = [open_model(str(tmp_path / name), tasks.find, device="cpu")[1] for name in ("adapter", "merged")]
+    torch.testing.assert_close(*(logits(model, tmp_path / "adapter") for model in found))
+    settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert "pooler" in settings["modules_to_save"]
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(settings | {"modules_to_save": ["classifier"]}))
+    weights = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    save_file(kept, tmp_path / "adapter/adapter_model.safetensors")  # as one that was saved without it
+    code, line = fails(["predict", "--model", str(tmp_path / "adapter"), "--device", "cpu", *TEXTS], capsys)
+    assert code == 4 and "lacks, or has in another size, bert.pooler" in line

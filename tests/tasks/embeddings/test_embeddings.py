@@ -86,6 +86,18 @@ def test_the_cosine_loss_is_that_of_sentence_transformers(start):
     assert task.additive and not make_task(start).additive
 
 
+def test_a_rank_without_rows_takes_part(start):
+    """Its filler counts for no example, and has rows."""
+    from engine.loader import filler
+
+    for loss in ("cosine", "contrastive"):
+        task = make_task(start, loss=loss)
+        batch, model = make_batch(task), body(dropout=0.0)
+        assert torch.equal(
+            task.loss(task.forward(model, filler(batch)), filler(batch)), task.loss(task.forward(model, batch), batch)
+        )
+
+
 def gradients(task: Embeddings, batch, model: nn.Module, seed: int = 5) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
     model.zero_grad(set_to_none=True)

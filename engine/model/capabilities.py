@@ -35,6 +35,24 @@ def first_position(model: nn.Module) -> int:
     return 0 if padding is None else int(padding) + 1  # type: ignore[arg-type]
 
 
+def positions_of(config: Any, part: str, model: nn.Module | None = None) -> int | None:
+    """The most tokens that the "encoder", or "decoder", of a model has positions for; None: it counts distances, as T5 does.
+
+    ``model``: with first positions that are lost (first_position).
+    """
+    own = getattr(config, part, None) or config
+    own = own if own is config else own.get_text_config()
+    most = getattr(own, f"max_{part}_position_embeddings", None) or getattr(own, "max_position_embeddings", None)
+    return int(most) - (first_position(model) if model is not None else 0) if most and most > 0 else None
+
+
+def ends_of(config: Any, tokenizer: Any) -> list[int]:
+    """The tokens that a text which is written ends with."""
+    found = getattr(config, "eos_token_id", None)
+    found = tokenizer.eos_token_id if found is None else found
+    return found if isinstance(found, list) else [] if found is None else [found]
+
+
 def rows_of_token_table(model: Any) -> int | None:
     """Of the table that token ids are looked up in; None: the model has none (it hashes characters, say)."""
     try:

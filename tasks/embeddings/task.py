@@ -16,7 +16,6 @@ Offline the pairs are passages of IMDb reviews: near the beginning, and behind t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,6 +44,7 @@ from tasks.classification.imdb import packaged_imdb
 from tasks.embeddings.pooling import Pooling, pieces
 from tasks.embeddings.retrieval import RetrievalMetrics, ScoreMetrics
 from tasks.options import EmbeddingsOptions
+from tasks.pairs import Pairs
 from tasks.text import TextTask, checked_texts
 
 if TYPE_CHECKING:
@@ -53,29 +53,6 @@ if TYPE_CHECKING:
 PASSAGE_WORDS = 64
 EMBED_ROWS = 64
 QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of prompts, as sentence-transformers looks for them
-
-
-class Pairs(torch.utils.data.Dataset[Row]):
-    """Rows ``{"texts": [{"input_ids": ...}, ...], "score": number}``; an example's length is that of its texts together."""
-
-    def __init__(self, parts: Sequence[TokenDataset], scores: np.ndarray, row_name: RowName | None = None):
-        self.parts, self.scores, self.row_name = parts, scores, row_name
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def __getitem__(self, row: int) -> Row:
-        return {"texts": [part[row] for part in self.parts], "score": self.scores[row]}
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens per example: [N]."""
-        total: np.ndarray = np.sum([part.lengths for part in self.parts], axis=0)
-        return total
-
-    def fingerprint(self) -> str:
-        parts = [*(part.fingerprint() for part in self.parts), hashlib.sha256(self.scores.tobytes()).hexdigest()]
-        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 class Embeddings(TextTask[EmbeddingsOptions]):

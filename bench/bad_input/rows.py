@@ -20,6 +20,7 @@ from bench.bad_input import (  # noqa: F401
     picture_rows,
     question_rows,
     run_rows,
+    writing_rows,
 )
 
 

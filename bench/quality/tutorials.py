@@ -51,6 +51,8 @@ TUTORIALS = {
     "qa": Tutorial("--task qa --epochs 3 --learning-rate 3e-4",
                    'predict --model runs/qa "Where does Ada live?" "Olga moved to Norbury. Ada lives in Kelsey."',
                    "exact_match"),
+    "seq2seq": Tutorial("--task seq2seq --batch-size 32 --batching bucketed --epochs 3 --learning-rate 1e-3 --warmup-ratio 0.1",
+                        'generate --model runs/seq2seq "Ravi has hidden the old key in the garden."', "exact_match"),
     "captioning": Tutorial("--task captioning --batch-size 32 --epochs 14 --learning-rate 1e-3 --warmup-ratio 0.1",
                            "caption --model runs/captioning picture.png", "exact_match"),
     "image-classification": Tutorial(
@@ -98,11 +100,14 @@ def trivial(name: str) -> float:
     from engine.loader import eval_loader
     from tasks import find
     from tasks.embeddings.retrieval import TOP
-    from tasks.samples import passages
+    from tasks.samples import passages, passive
     from tasks.samples.shapes import drawn
+    from tasks.seq2seq.task import EVAL
 
     if name == "qa":
         return 1 / passages.PEOPLE  # better than any fixed one: a fact of the kind that is asked for, of anybody in the text
+    if name == "seq2seq":  # the source as it is: every word of the target but for a few, and never right
+        return sum(row["source"] == row["target"] for row in passive.sentences(EVAL, 1)) / EVAL
     if name == "captioning":
         answers = Counter(drawn("eval")[1])
     else:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from engine.model.packing_check import small_copy
 
@@ -40,8 +41,8 @@ def positions_of(config: Any, part: str, model: nn.Module | None = None) -> int 
 
     ``model``: with first positions that are lost (first_position).
     """
-    own = getattr(config, part, None) or config
-    own = own if own is config else own.get_text_config()
+    own = getattr(config, part, None)
+    own = own.get_text_config() if isinstance(own, PreTrainedConfig) else config
     most = getattr(own, f"max_{part}_position_embeddings", None) or getattr(own, "max_position_embeddings", None)
     return int(most) - (first_position(model) if model is not None else 0) if most and most > 0 else None
 

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TextStreamer
 
-from engine.artifacts.directory import read_run
 from engine.commands.flags import with_model
 from engine.console import say, say_lines, say_part
 from engine.errors import DataError, ModelError, UsageError
 from engine.finished import Find, open_model
-from engine.settings.fields import user_path
 from tasks.flags import GenerateConfig
 from tasks.inputs import texts_given, write_found
 from tasks.language.templates import TemplateError, within_limits
@@ -35,7 +33,7 @@ def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
     texts, rows = texts_given(config, texts, model=config.model, what="a prompt", example=f"python run.py {EXAMPLE}")
     checked_texts(texts, config.input or "the prompts")
     task: Any
-    task, model, _ = open_model(config.model, find, device=config.device, task=kind_of(config), base=("clm", "seq2seq"))
+    task, model, _ = open_model(config.model, find, device=config.device, task=config.task, base=("clm", "seq2seq"))
     if config.task is None and task.writes_on and task.config.is_encoder_decoder:
         raise UsageError(
             f"model {config.model} has an encoder and a decoder: --task seq2seq, or --task clm for its decoder alone"
@@ -52,13 +50,6 @@ def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
         return write_found(config, rows, cells, "texts")
     starts = [text if task.writes_on and not config.chat else "" for text in texts]
     say_lines("\n---\n".join(start + text for start, found in zip(starts, written, strict=True) for text in found))
-
-
-def kind_of(config: GenerateConfig) -> str:
-    """The task that writes: as the user says, else as the run does, else clm. Raises ModelError for a broken run.json."""
-    directory = user_path(config.model)
-    trained = read_run(directory).settings.get("task") if (directory / "run.json").exists() else None
-    return config.task or ("seq2seq" if trained == "seq2seq" else "clm")
 
 
 EXAMPLE = 'generate runs/clm "The food was"'

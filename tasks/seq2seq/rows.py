@@ -67,7 +67,8 @@ def both_in(table: Dataset, names: Sequence[str], where: str) -> tuple[Sequence[
 
 
 def ways_in(found: Sequence[str]) -> str:
-    """Flags that take columns as others call them; "": there is nothing to say of them."""
+    """Flags that take these columns, as others call them or as the user does."""
     if (pair := next((pair for pair in KNOWN if set(pair) <= set(found)), None)) is not None:
         return f"--source-column {pair[0]} --target-column {pair[1]}"
-    return "--source-column translation.en --target-column translation.de" if "translation" in found else ""
+    names = ("translation.en", "translation.de") if "translation" in found else ("NAME", "NAME")
+    return f"--source-column {names[0]} --target-column {names[1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSeq2SeqLM
 
-from engine.console import note
+from engine.console import note, shown
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
 from engine.data.form import Columns
@@ -43,8 +44,26 @@ class Writer(LanguageModel[Seq2SeqOptions]):
             raise ModelError(f"model {self.path} ({known.model_type}) has no encoder with a decoder, and is no {self.kind}")
         return known
 
+    @property
+    def tokenizer(self) -> Any:
+        found = super().tokenizer
+        if hasattr(found, "src_lang"):
+            raise ModelError(
+                f"model {self.path}: its tokenizer ({type(found).__name__}) is told languages beside the texts, which nothing "
+                "here does: take a model that knows its own, as Marian's do, or is told in the text (--prefix), as T5 is"
+            )
+        return found
+
     def build_model(self) -> nn.Module:
         return self.load_model(self.path)
+
+    def load_model(self, path: str) -> nn.Module:
+        model: Any = super().load_model(path)
+        most = len(model.get_output_embeddings().weight)
+        for settings in (model.config, model.generation_config):
+            if (start := getattr(settings, "decoder_start_token_id", None)) is not None and start >= most:
+                raise ModelError(f"model {path}: decoder_start_token_id is {start}, and the model has {most} tokens to write")
+        return model  # type: ignore[no-any-return]
 
     @property
     def model_length(self) -> int:
@@ -90,14 +109,24 @@ class Writer(LanguageModel[Seq2SeqOptions]):
 
     def say_what_prefix_there_is(self) -> None:
         """One that the model was trained with, and is not given."""
-        tasks = getattr(self.config, "task_specific_params", None) or {}
-        known = [text for each in tasks.values() if isinstance(each, Mapping) and (text := each.get("prefix"))]
+        tasks = getattr(self.config, "task_specific_params", None)
+        settings = [each for each in tasks.values() if isinstance(each, Mapping)] if isinstance(tasks, Mapping) else []
+        known = [text for each in settings if isinstance(text := each.get("prefix"), str) and text]
         if known and self.options.prefix is None:
-            note(f"model {self.path}: it was trained with a text before each source, such as {known[0]!r}: --prefix gives one")
+            such = shown(known[0], 60)
+            note(f"model {self.path}: it was trained with a text before each source, such as {such!r}: --prefix gives one")
 
     def prefixed(self, texts: Sequence[str]) -> list[str]:
         """What the encoder reads."""
         return [(self.options.prefix or "") + text for text in texts]
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """With how long a text may be, and the beams, in generation_config.json: the library's own limit is 20 tokens."""
+        kept: Any = model.generation_config
+        kept.max_length = None  # else two limits stand there
+        for name, value in self.decoding.items():
+            setattr(kept, name, value)
+        super().save(model, directory)
 
     # ----------------------------------------------------------------------------------------------------- inference
 

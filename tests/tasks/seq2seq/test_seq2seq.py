@@ -233,6 +233,29 @@ def test_what_is_written_is_the_librarys(project, tmp_path, kind, beams):
     assert len(set(found)) > 1, "not all alike"
 
 
+def test_the_saved_directory_writes_by_itself_what_predict_writes(project, tmp_path):
+    """Its limit and its beams stand in generation_config.json; those of the model that it was made from are replaced."""
+    save_model(tmp_path / "model", "bart")
+    settings = json.loads((tmp_path / "model/generation_config.json").read_text())
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(settings | {"max_length": 3, "length_penalty": 2.0}))
+    arguments = command(project)
+    arguments[arguments.index("--model") + 1] = str(tmp_path / "model")
+    assert run.main([*arguments, "--max-steps", "1", "--num-beams", "2", "--output-dir", str(tmp_path / "run")]) == 0
+    some = [each["source"] for each in rows(9, 4)]
+    net, pieces = (
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run").eval(),
+        AutoTokenizer.from_pretrained(tmp_path / "run"),
+    )
+    assert (net.generation_config.num_beams, net.generation_config.max_new_tokens) == (2, 12)
+    assert net.generation_config.length_penalty == 2.0 and net.generation_config.max_length is None
+    ids = [net.generate(**pieces(text, return_tensors="pt"))[0] for text in some]
+    task, opened, layout = open_model(str(tmp_path / "run"), find, device="cpu")
+    assert [each["generated"] for each in task.predict(opened, some, layout)] == pieces.batch_decode(
+        ids, skip_special_tokens=True
+    )
+    assert max(map(len, ids)) > 10
+
+
 def test_evaluate_is_the_libraries_on_what_the_model_writes(project, capsys):
     some = rows(40, 1)
     targets = [each["target"] for each in some]
@@ -483,6 +506,14 @@ def test_a_model_that_could_not_begin_or_end_is_refused(project, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings))
     task, *_ = open_model(str(tmp_path), find, device="cpu", task="seq2seq", files={"eval": str(project / "eval.jsonl")})
     with pytest.raises(ModelError, match=r"its config\.json does not say decoder_start_token_id, with which a target starts"):
+        task.examples()
+
+
+def test_a_tokenizer_that_is_told_languages_is_refused():
+    """NLLB, mBART, M2M100: without, all would be taken for one language."""
+    task = make_task()
+    task._tokenizer.src_lang = "eng_Latn"
+    with pytest.raises(ModelError, match="is told languages beside the texts, which nothing here does"):
         task.examples()
 
 

@@ -71,6 +71,10 @@ class Decoder(LanguageModel[O]):
         """The token ids after which the model is to write on."""
         return self.tokenizer(text)["input_ids"]  # type: ignore[no-any-return]
 
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for each text."""
+        return [self.prompt(text) for text in texts]
+
     def follows(self, prompt: Sequence[int], row: Sequence[int]) -> str:
         """The text of a row behind that of its prompt: a first token decoded alone may lose its space."""
         said = len(self.tokenizer.decode(prompt, skip_special_tokens=True))

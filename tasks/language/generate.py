@@ -41,7 +41,7 @@ def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
     options = task.decoding | {name: value for name in PASSED_ON if (value := getattr(config, name)) is not None}
     options |= {"do_sample": config.sampled} | ({"stop_strings": config.stop} if config.stop else {})
     torch.manual_seed(config.seed)
-    prompts = [chat_prompt(task, text) if config.chat else task.prompt(text) for text in texts]
+    prompts = [chat_prompt(task, text) for text in texts] if config.chat else task.prompts(texts)
     if config.stream:
         return stream(task, model, texts, prompts, shows_prompt=task.writes_on and not config.chat, **options)
     written = write_on(task, model, prompts, batch_size=config.batch_size, **options)

@@ -47,8 +47,6 @@ class WritingMetrics:
         pairs = list(zip(targets, texts, strict=True))
         scorer = RougeScorer(["rougeL"])
         rouge = [scorer.score(target, text)["rougeL"].fmeasure for target, text in pairs]
-        if unseen := sum(not any(letter.isascii() and letter.isalnum() for letter in target) for target in targets):
-            note(f"rouge_l counts the letters a to z and digits alone, and {unseen} of {len(rows)} targets have none: see chrf")
         return {
             "rouge_l": sum(rouge) / len(rows),
             "bleu": float(corpus_bleu(texts, [targets]).score),
@@ -56,6 +54,12 @@ class WritingMetrics:
             "exact_match": sum(is_met(*pair) for pair in pairs) / len(rows),
             **self.of_tokens.compute(),
         }
+
+
+def say_what_rouge_misses(targets: Sequence[str], where: str) -> None:
+    """Targets of which it sees nothing, as they are written in other letters."""
+    if unseen := sum(not any(letter.isascii() and letter.isalnum() for letter in target) for target in targets):
+        note(f"{where}: rouge_l knows a to z and digits alone, and {unseen} of {len(targets)} targets have none: see chrf")
 
 
 def is_met(target: str, text: str) -> bool:

@@ -28,7 +28,7 @@ from engine.task import Examples, Row
 from tasks.language.scratch import small_t5
 from tasks.options import DEFAULTS, Seq2SeqOptions
 from tasks.samples import passive
-from tasks.seq2seq.metrics import WritingMetrics
+from tasks.seq2seq.metrics import WritingMetrics, say_what_rouge_misses
 from tasks.seq2seq.mistakes import WritingMistakes
 from tasks.seq2seq.rows import SourcesAndTargets, both_in, column_of, ways_in
 from tasks.seq2seq.writer import Writer
@@ -101,6 +101,7 @@ class Seq2Seq(Writer):
         name, where = partial(row_name, table), f"{split} data"
         if split != "train":
             self._held_out[split] = table, sources, targets, {}
+            say_what_rouge_misses(targets, where)
             self.try_it = sources[:1]  # type: ignore[misc]
         read = self.tokenize(self.prefixed(sources), None, where, name)
         longest = self.max_target_length

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -136,7 +137,8 @@ class Writer(LanguageModel[Seq2SeqOptions]):
         o = self.options
         beams = {} if o.num_beams is None else {"num_beams": o.num_beams}
         most = self.in_decoder("max_new_tokens", o.max_new_tokens) or self.max_target_length
-        return {"do_sample": False, "max_new_tokens": most, **beams}
+        one = {"do_sample": False, "num_return_sequences": 1, "return_dict_in_generate": False}
+        return {"max_new_tokens": most, **beams, **one}
 
     def write(self, model: nn.Module, batch: Batch) -> list[str]:
         """A text for each row of a batch."""
@@ -145,12 +147,14 @@ class Writer(LanguageModel[Seq2SeqOptions]):
             ids = model.generate(**inputs, pad_token_id=self.tokenizer.pad_token_id, **self.decoding)  # type: ignore[operator]
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)  # type: ignore[no-any-return]
 
-    def prompt(self, text: str) -> list[int]:
-        """The token ids that the encoder reads; says so where they are cut."""
-        read = tokenize_now(self.prefixed([text]), None, self.tokenizer, self.max_length, "the input")
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids that the encoder reads; says how many texts are cut."""
+        if not texts:
+            return []
+        read = tokenize_now(self.prefixed(texts), None, self.tokenizer, self.max_length, "the input")
         if read.num_truncated:
-            note(f"the input: a text is cut to {self.max_length} tokens")
-        return list(map(int, read.ids))
+            note(f"the input: {read.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
+        return [ids.tolist() for ids in np.split(read.ids, read.offsets[1:-1])]
 
     def follows(self, prompt: Sequence[int], row: Sequence[int]) -> str:
         """The text of a row, which is all that is written: the prompt is read elsewhere."""
@@ -165,7 +169,7 @@ class Writer(LanguageModel[Seq2SeqOptions]):
 
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each text ``{"generated": text}``. Those of equally many tokens are read at once, so none is padded."""
-        prompts = [self.prompt(text) for text in checked_texts(list(inputs), "the input")]
+        prompts = self.prompts(checked_texts(list(inputs), "the input"))
         for [text] in write_on(self, model, prompts, batch_size=ROWS, **self.decoding):
             yield {"generated": text}
 

@@ -35,6 +35,7 @@ from engine.model.layout import choose_layout
 from engine.model.padding_check import harmless_sides
 from tasks import find
 from tasks.samples import passive
+from tasks.seq2seq.metrics import WritingMetrics, say_what_rouge_misses
 from tests.toys.cli import fails
 from tests.toys.killed import assert_same_bits, lines_of, train_to
 from tests.toys.writing import CONFIGS, make_task, model, row, rows, save_model, save_rows, tokenizer
@@ -256,6 +257,22 @@ def test_the_saved_directory_writes_by_itself_what_predict_writes(project, tmp_p
     assert max(map(len, ids)) > 10
 
 
+def test_what_a_models_own_settings_ask_for_is_one_text(project, tmp_path, capsys):
+    """Several texts, or an object of them, would not belong to their sources; beams without end fill the memory."""
+    save_model(tmp_path / "model")
+    settings = json.loads((tmp_path / "model/generation_config.json").read_text())
+    asked = settings | {"num_beams": 3, "num_return_sequences": 3, "return_dict_in_generate": True}
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(asked))
+    some = ["a b c", "d e", "f g"]
+    expected = library_texts(tmp_path / "model", some, num_return_sequences=1, return_dict_in_generate=False)
+    changes = {"max_new_tokens": 12}
+    task, net, layout = open_model(str(tmp_path / "model"), find, device="cpu", task="seq2seq", changes=changes)
+    assert [each["generated"] for each in task.predict(net, some, layout)] == expected
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(asked | {"num_beams": 10**7}))
+    code, line = fails(["predict", "--model", str(tmp_path / "model"), "--task", "seq2seq", "a b"], capsys)
+    assert code == 4 and "num_beams is 10000000, and 1000 is the most that is believed" in line
+
+
 def test_evaluate_is_the_libraries_on_what_the_model_writes(project, capsys):
     some = rows(40, 1)
     targets = [each["target"] for each in some]
@@ -381,7 +398,7 @@ def test_what_is_too_long_is_cut_and_counted(project, tmp_path, capsys):
     assert "train data: 1 of 7 texts cut to 64 tokens" in said
     assert "train data: 1 of 7 targets cut to 12 tokens (--max-target-length)" in said
     assert run.main(["predict", "--model", str(tmp_path / "r"), "--device", "cpu", " ".join("abcd" * 30), "a b"]) == 0
-    assert capsys.readouterr().err.count("the input: a text is cut to 64 tokens") == 1
+    assert "the input: 1 of 2 texts cut to 64 tokens" in capsys.readouterr().err
 
 
 def test_lengths_are_those_of_the_model(tmp_path):
@@ -396,7 +413,7 @@ def test_lengths_are_those_of_the_model(tmp_path):
     with pytest.raises(UsageError, match="--max-target-length 1: 1 tokens of each target are special ones"):
         make_task(max_target_length=1).examples()
     assert make_task(name="bart", max_new_tokens=64).decoding["max_new_tokens"] == 64
-    assert make_task(max_new_tokens=None, max_target_length=9).decoding == {"do_sample": False, "max_new_tokens": 9}
+    assert make_task(max_new_tokens=None, max_target_length=9).decoding["max_new_tokens"] == 9
 
 
 def test_columns_of_others(project, tmp_path, capsys):
@@ -534,14 +551,13 @@ def test_a_setting_that_the_task_lacks_is_refused(project, capsys):
 
 
 def test_targets_in_another_script_are_said_to_have_no_rouge(capsys):
-    from tasks.seq2seq.metrics import WritingMetrics
-
+    say_what_rouge_misses(["это дом", "a house"], "eval data")
+    assert "eval data: rouge_l knows a to z and digits alone, and 1 of 2 targets have none: see chrf" in capsys.readouterr().err
     metrics = WritingMetrics(lambda *_: [], ["это дом", "a house"], {0: "это дом", 1: "a house"})
     metrics.of_tokens.nats.update(1.0)
     metrics.of_tokens.hits.update(1.0)
     figures = metrics.compute()
     assert (figures["rouge_l"], figures["exact_match"]) == (0.5, 1.0) and figures["chrf"] == pytest.approx(100)
-    assert "1 of 2 targets have none: see chrf" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------- sample

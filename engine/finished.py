@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -39,7 +39,7 @@ def open_model(
     *,
     device: str = "auto",
     task: str | None = None,
-    base: str | None = None,
+    base: str | Sequence[str] | None = None,
     changes: Mapping[str, Any] | None = None,
     tables: Mapping[str, Dataset] | None = None,
     files: Mapping[str, str | None] | None = None,
@@ -50,15 +50,18 @@ def open_model(
     and one for None, the task of a model that does not say which.
 
     ``task`` is what the user has named; without it run.json's counts, where it is one of ours. ``base``: the task of ours
-    that it must be, or be made from. ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data
-    to use in place of its data, or ``files`` with them, by split; ``folder`` that of the inputs. Settings that are local to a
-    machine are never taken from run.json: they say what the user allows. Raises UsageError, ModelError.
+    that it must be, or be made from; or several, of which it may be any, and is the first unless user or run.json say it.
+    ``changes`` are settings to use in place of the run's own (None: keep), ``tables`` data to use in place of its data, or
+    ``files`` with them, by split; ``folder`` that of the inputs. Settings that are local to a machine are never taken from
+    run.json: they say what the user allows. Raises UsageError, ModelError.
     """
     directory = user_path(name)
     if (directory / "run.json").exists() and not is_finished(directory):
         raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
     settings = dict(read_run(directory).settings) if (directory / "run.json").exists() else {}
-    named = task or ours(directory, settings.get("task"))
+    bases = (base,) if isinstance(base, str) else tuple(base or ())
+    trained = settings.get("task")
+    named = task or (ours(directory, trained) if not bases else trained if trained in bases else bases[0])
     if named is None or not is_same(named, settings.get("task", named)):  # the run's rows are of another kind
         settings = {}
     kind = find(named)
@@ -66,8 +69,10 @@ def open_model(
     local = settings_where(lambda traits: traits.local, SourceConfig, kind.Options)
     settings = {key: value for key, value in settings.items() if key not in local}
     settings |= {key: value for key, value in (changes or {}).items() if value is not None}
-    if base is not None and not issubclass(kind, find(base)):
-        raise UsageError(f"--task {named or kind.__name__}: this command needs {base}, or a task that is made from it")
+    if bases and not any(issubclass(kind, find(each)) for each in bases):  # the first that it is: extras differ
+        raise UsageError(
+            f"--task {named or kind.__name__}: this command needs {' or '.join(bases)}, or a task that is made from it"
+        )
     source = dataclasses.replace(
         filled(SourceConfig, settings, directory), model=name, revision=None, tokenizer=None, add_tokens=None
     )

@@ -23,6 +23,8 @@ TASKS = {
             "a tag for each word: names of people and places, parts of speech"),
     "qa": ("tasks.options:QAOptions", "tasks.qa.task:QuestionAnswering",
            "where in a text the answer to a question stands: SQuAD, or one's own"),
+    "seq2seq": ("tasks.options:Seq2SeqOptions", "tasks.seq2seq.task:Seq2Seq",
+                "write one text from another: summaries, translation, rewriting"),
     "mlm": ("tasks.options:MaskedOptions", "tasks.language.masked_lm:MaskedLM",
             "predict hidden words: masked language modelling"),
     "clm": ("tasks.options:CausalOptions", "tasks.language.causal_lm:CausalLM",
@@ -103,7 +105,7 @@ def attribute(name: str) -> Any:
 
 
 EXTRAS = frozenset(
-    {"captioning", "image-classification", "ner"}
+    {"captioning", "image-classification", "ner", "seq2seq"}
 )  # tasks that stand on packages of their own: pip install '.[NAME]'
 
 

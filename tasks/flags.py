@@ -12,7 +12,18 @@ from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, req
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
-from tasks.options import ALLOW_URLS, DEFAULT_TASK, IMAGE_FOLDER, N_BEST, NEGATIVES, NO_ANSWER, PROMPT
+from tasks.options import (
+    ALLOW_URLS,
+    DEFAULT_TASK,
+    IMAGE_FOLDER,
+    MAX_NEW_TOKENS,
+    N_BEST,
+    NEGATIVES,
+    NO_ANSWER,
+    NUM_BEAMS,
+    PREFIX,
+    PROMPT,
+)
 
 TASK = f"for a task of your own FILE.py:CLASS; for a model without run.json its task (default: {DEFAULT_TASK})"
 
@@ -32,6 +43,11 @@ def pictures(default: Any, what: str) -> Any:
     return setting(default, what, replaces_run=True, before="task")
 
 
+def writing(what: str) -> Any:
+    """A setting of how a text is written from another."""
+    return setting(None, what.format("as in training"), replaces_run=True, before="task")
+
+
 @dataclass(frozen=True)
 class PredictFlags(PredictConfig):
     """Settings of ``predict``, with the columns of the tasks."""
@@ -43,6 +59,10 @@ class PredictFlags(PredictConfig):
     context_column: str | None = column("the text that it is asked of", before="id_column")
     no_answer: Literal["yes", "no"] | None = no_answer()
     n_best: int | None = setting(None, N_BEST, replaces_run=True, before="task")
+    source_column: str | None = column("the text that another is written from", before="id_column")
+    prefix: str | None = writing(PREFIX)
+    num_beams: int | None = writing(NUM_BEAMS)
+    max_new_tokens: int | None = writing(MAX_NEW_TOKENS)
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
     allow_urls: bool = pictures(False, ALLOW_URLS)
 
@@ -74,6 +94,11 @@ class EvaluateFlags(EvaluateConfig):
         None, "between the labels in a CSV cell (default: as in training)", replaces_run=True, before="delimiter"
     )
     no_answer: Literal["yes", "no"] | None = no_answer()
+    source_column: str | None = column("the text that another is written from", before="delimiter")
+    target_column: str | None = column("the text that is to be written", before="delimiter")
+    prefix: str | None = writing(PREFIX)
+    num_beams: int | None = writing(NUM_BEAMS)
+    max_new_tokens: int | None = writing(MAX_NEW_TOKENS)
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
     allow_urls: bool = pictures(False, ALLOW_URLS)
 
@@ -132,8 +157,8 @@ def generating(default: Any, what: str) -> Any:
 class GenerateConfig(FileConfig):
     """Settings of ``generate``."""
 
-    model: str = generating("", "directory of a finished run, or any causal language model's directory or Hub name")
-    max_new_tokens: int = generating(50, "tokens written at most")
+    model: str = generating("", "directory of a finished run, or any language model's directory or Hub name")
+    max_new_tokens: int | None = generating(None, "tokens written at most (default: 50, or as in training of seq2seq)")
     temperature: float | None = generating(
         None, "draw at random, the more freely the higher (default: the most probable token)"
     )
@@ -155,15 +180,17 @@ class GenerateConfig(FileConfig):
     chat: bool = generating(False, "the prompt is a user's message, in the model's own chat template; prints the answer alone")
     stream: bool = generating(False, "print each word as soon as it is there")
     batch_size: int = generating(16, "prompts written on at a time, of those that have equally many tokens")
-    task: str = setting("clm", "clm, or a task of your own that is made from it: FILE.py:CLASS")
+    task: str | None = setting(
+        None,
+        "clm, seq2seq, or a task of your own that is made from one: FILE.py:CLASS (default: seq2seq for its runs, else clm)",
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_new_tokens", "num_return_sequences", "batch_size"):
-            require(self, name, getattr(self, name) >= 1, "must be at least 1")
-        require(self, "num_beams", self.num_beams is None or self.num_beams >= 1, "must be at least 1")
+        for name in ("num_return_sequences", "batch_size", "num_beams", "max_new_tokens"):
+            require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
         require(self, "top_k", self.top_k is None or self.top_k >= 0, "must not be negative")
         positive = self.repetition_penalty is None or 0 < self.repetition_penalty < float("inf")
         require(self, "repetition_penalty", positive, "must be positive")

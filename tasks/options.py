@@ -13,6 +13,10 @@ from engine.errors import UsageError
 from engine.settings.fields import require, setting
 
 CAPTION_TOKENS = 64
+TARGET_TOKENS = 128
+PREFIX = "text that stands before each source, as the model was trained: 'summarize: ' (default: {})"
+NUM_BEAMS = "texts that are followed at once when one is written; 1: greedy (default: {})"
+MAX_NEW_TOKENS = "tokens of a text that is written, at most (default: {})"
 NO_ANSWER = "may the answer be that the text has none (default: {})"
 NEGATIVES = "in place of labels, column of passages that do not answer, a text or a list of them; several: A,B"
 PROMPT = "column of what is answered, a text or messages; none: both answers begin with it"
@@ -29,6 +33,7 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and
     "reranker": {"learning_rate": 2e-5},
     "reward": {"learning_rate": 1e-4},  # as TRL's
     "dpo": {"learning_rate": 1e-6},
+    "seq2seq": {"learning_rate": 1e-4, "max_eval_examples": 500},
 }
 
 
@@ -293,6 +298,31 @@ class DPOOptions(PreferenceOptions):
         super().__post_init__()
         require(self, "beta", 0 < self.beta < float("inf"), "must be a positive finite number")
         require(self, "label_smoothing", 0 <= self.label_smoothing < 0.5, "must be at least 0 and less than 0.5")
+
+
+@dataclass(frozen=True)
+class Seq2SeqOptions:
+    """What a task that writes one text from another is told."""
+
+    max_length: int | None = setting(
+        None, "tokens of a source; longer ones are cut (default: 512, or less if the model takes less)"
+    )
+    max_target_length: int | None = setting(
+        None, f"tokens of a target; longer ones are cut (default: {TARGET_TOKENS}, or less if the model takes less)"
+    )
+    source_column: str | None = setting(
+        None, "column of the text that is given; translation.en: of a column of objects (default: source)"
+    )
+    target_column: str | None = setting(None, "column of the text that is to be written (default: target)")
+    prefix: str | None = setting(None, PREFIX.format("none"))
+    label_smoothing: float | None = setting(None, "share of the target given to all tokens alike (default: 0)")
+    num_beams: int | None = setting(None, NUM_BEAMS.format("the model's, mostly 1"))
+    max_new_tokens: int | None = setting(None, MAX_NEW_TOKENS.format("--max-target-length"))
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "max_target_length", "num_beams", "max_new_tokens"):
+            require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
+        require(self, "label_smoothing", 0 <= (self.label_smoothing or 0) < 1, "must be at least 0 and less than 1")
 
 
 IMAGE_COLUMN = "column of the picture (default: file_name in files, image in data sets)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from typing import Any
 from unittest.mock import patch
 
@@ -86,7 +87,9 @@ labels(55, "regression with text labels", "row 2: 'good' (column 'label') is not
        more=("--problem", "regression"))  # fmt: skip
 labels(56, "multi-label of the wrong length", "row 3: 2 values of 0 or 1 are needed", [[0, 1], [1, 0], [1, 0, 1], [1, 1]],
        more=("--problem", "multi_label"))  # fmt: skip
-row(57, "NER tags that do not match the words", 3, needs="no such task")(lambda at: iter(()))  # type: ignore[arg-type,return-value]
+each(57, "NER tags that do not match the words", 3, "row 2: 2 words and ", lambda at: [
+    at.on("n.jsonl", "".join(json.dumps({"tokens": ["w1", "w2"], "tags": tags}) + "\n" for tags in (["O", "B-x"], wrong)),
+          "--task", "ner") for wrong in (["O"], ["O", "O", "B-x"], [])])  # fmt: skip
 data(59, "broken JSONL line", "line 2 is not JSON", "t.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": 0\n')
 data(60, "JSONL type change or missing key", "", "t.jsonl", '{"text": "a", "label": 1}\n{"text": 5, "label": 0}\n',
      '{"text": "a", "label": 1}\n{"label": 0}\n')  # fmt: skip

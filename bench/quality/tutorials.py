@@ -54,6 +54,8 @@ TUTORIALS = {
     "reranker": Tutorial("--task reranker --epochs 1 --learning-rate 1e-4 --warmup-ratio 0.1",
                          'predict --model runs/reranker "Where does Ada Kelton live?" "Ada Kelton keeps a goat." '
                          '"Olga Ashley lives in Norbury." "Ada Kelton moved to Kelsey last spring."', "mrr@10"),
+    "seq2seq": Tutorial("--task seq2seq --batch-size 32 --batching bucketed --epochs 3 --learning-rate 1e-3 --warmup-ratio 0.1",
+                        'generate --model runs/seq2seq "Ravi has hidden the old key in the garden."', "exact_match"),
     "captioning": Tutorial("--task captioning --batch-size 32 --epochs 14 --learning-rate 1e-3 --warmup-ratio 0.1",
                            "caption --model runs/captioning picture.png", "exact_match"),
     "image-classification": Tutorial(
@@ -101,13 +103,16 @@ def trivial(name: str) -> float:
     from engine.loader import eval_loader
     from tasks import find
     from tasks.embeddings.retrieval import TOP
-    from tasks.samples import passages
+    from tasks.samples import passages, passive
     from tasks.samples.shapes import drawn
+    from tasks.seq2seq.task import EVAL
 
     if name == "qa":
         return 1 / passages.PEOPLE  # better than any fixed one: a fact of the kind that is asked for, of anybody in the text
     if name == "reranker":
         return sum(1 / place for place in range(1, 11)) / 10  # one of ten, in any order
+    if name == "seq2seq":  # the source as it is: every word of the target but for a few, and never right
+        return sum(row["source"] == row["target"] for row in passive.sentences(EVAL, 1)) / EVAL
     if name == "captioning":
         answers = Counter(drawn("eval")[1])
     else:

@@ -33,7 +33,16 @@ MAY_BE_PATHS = ("vocab", "merges")  # of a tokenizer, which reads a text as a pa
 # Of attention and experts: flash_attention_2 would be fetched from the Hub, as compiled code, where its package is not
 # installed; flex_attention starts a compiler; any other name is one of a repository with compiled code.
 IMPLEMENTATIONS = ("eager", "sdpa", "batched_mm", "grouped_mm")
-MOST = {"layer": 1000, "depth": 1000, "expert": 10_000, "label": 1_000_000, "head": 1_000_000, "size": 10**8, "dim": 10**8}
+MOST = {
+    "layer": 1000,
+    "depth": 1000,
+    "expert": 10_000,
+    "beam": 1000,
+    "label": 1_000_000,
+    "head": 1_000_000,
+    "size": 10**8,
+    "dim": 10**8,
+}
 NO_LIMIT = 10**300  # tokenizers say 10**30 for a length without one
 TOKENIZER, MOST_TOKENIZER_BYTES = "tokenizer.json", 1 << 30
 MAY_GROW = re.compile(rb'"(pattern|prepend)"\s*:\s*["{]|\\u00[2-7]')  # also with letters that are escaped; most files have none

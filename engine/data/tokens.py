@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,23 +107,29 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 def tokenize(
     texts: Sequence[str], tokenizer: Any, max_length: int, pairs: Sequence[str] | None = None, *, name: str = "texts",
-    row_name: RowName = plain_row,
+    row_name: RowName = plain_row, as_targets: bool = False,
 ) -> Tokens:  # fmt: skip
     """Token ids of each text (and its pair), special tokens included, cut to ``max_length``; from the cache if there.
 
-    ``name`` and ``row_name``: what the texts, and a row of them, are called. Raises DataError for a row without any token.
+    ``name`` and ``row_name``: what the texts, and a row of them, are called. ``as_targets``: the texts are what a model is to
+    write, for which some tokenizers have other pieces (Marian), or other special tokens. Raises DataError for a row without
+    any token.
     """
-    key = tokens_fingerprint(texts, pairs, tokenizer, max_length)
+    key = tokens_fingerprint(texts, pairs, tokenizer, max_length, as_targets=as_targets)
 
     def write(folder: Path) -> None:
-        with closing(encode(texts, pairs, tokenizer, max_length, name, row_name)) as pieces:
+        with closing(encode(texts, pairs, tokenizer, max_length, name, row_name, as_targets=as_targets)) as pieces:
             store(pieces, folder)
 
     folder = None if key is None else entry("tokens", key, write)
-    return tokenize_now(texts, pairs, tokenizer, max_length, name, row_name) if folder is None else load(folder)
+    if folder is not None:
+        return load(folder)
+    return tokenize_now(texts, pairs, tokenizer, max_length, name, row_name, as_targets=as_targets)
 
 
-def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int) -> str | None:
+def tokens_fingerprint(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, *, as_targets: bool = False
+) -> str | None:
     """Changes with any text, their order, all that makes up the tokenizer, the limit, and this module's format.
 
     None for a tokenizer that cannot be told from others, as it cannot be saved.
@@ -131,7 +137,7 @@ def tokens_fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, tokeni
     state = tokenizer_state(tokenizer)
     if state is None:
         return None
-    digest = hashlib.sha256(f"{max_length} {pairs is not None};".encode() + state)
+    digest = hashlib.sha256(f"{max_length} {pairs is not None};{'targets;' if as_targets else ''}".encode() + state)
     for column in (texts, pairs or ()):
         for text in cells_of(column):
             encoded = text.encode("utf-8", "surrogatepass")
@@ -175,10 +181,11 @@ def cells_of(column: Sequence[Any]) -> Iterator[Any]:
 
 
 def tokenize_now(
-    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str, row_name: RowName = plain_row
-) -> Tokens:
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str,
+    row_name: RowName = plain_row, *, as_targets: bool = False,
+) -> Tokens:  # fmt: skip
     """Tokenise in memory, without the cache."""
-    pieces = list(encode(texts, pairs, tokenizer, max_length, name, row_name))
+    pieces = list(encode(texts, pairs, tokenizer, max_length, name, row_name, as_targets=as_targets))
     types = [piece.types for piece in pieces if piece.types is not None]
     lengths = np.concatenate([piece.lengths for piece in pieces])
     return Tokens(
@@ -203,8 +210,9 @@ def left_as_found(tokenizer: Any) -> Iterator[None]:
 
 
 def encode(
-    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str, row_name: RowName = plain_row
-) -> Generator[Tokens]:
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int, name: str,
+    row_name: RowName = plain_row, *, as_targets: bool = False,
+) -> Generator[Tokens]:  # fmt: skip
     """The work itself: a thousand rows at a time, with a bar for many."""
     if not len(texts):
         raise DataError(f"{name}: there is no row")
@@ -212,12 +220,9 @@ def encode(
     with left_as_found(tokenizer):
         for start in tqdm(starts, desc=f"tokenizing {name}", unit="k rows", disable=None if len(starts) > 10 else True):
             chunk = slice(start, start + CHUNK_ROWS)
-            encoded = tokenizer(
-                list(texts[chunk]),
-                list(pairs[chunk]) if pairs is not None else None,
-                truncation=True,
-                max_length=max_length,
-            )
+            given = {"text_target": list(texts[chunk])} if as_targets else {}
+            some = () if as_targets else (list(texts[chunk]), list(pairs[chunk]) if pairs is not None else None)
+            encoded = tokenizer(*some, truncation=True, max_length=max_length, **given)
             lengths = [len(ids) for ids in encoded["input_ids"]]
             if 0 in lengths:
                 where = f"{name}, {row_name(start + lengths.index(0))}"
@@ -227,20 +232,27 @@ def encode(
                 ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]),
                 offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
                 types=np.concatenate([np.asarray(row, dtype=np.int8) for row in types]) if types else None,
-                num_truncated=num_cut(encoded, lengths, tokenizer, texts[chunk], pairs and pairs[chunk], max_length),
+                num_truncated=num_cut(encoded, lengths, tokenizer, some, given, max_length),
             )
 
 
 def num_cut(
-    encoded: Any, lengths: Sequence[int], tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+    encoded: Any, lengths: Sequence[int], tokenizer: Any, some: Sequence[Any], given: Mapping[str, Any], max_length: int
 ) -> int:
-    """How many of the rows had more tokens. A tokenizer in Python does not say: those of full length are made again, uncut."""
+    """How many of the rows had more tokens. A tokenizer in Python does not say: those of full length are made again, uncut.
+
+    ``some``, ``given``: lists of texts, or None, as the tokenizer was given them.
+    """
     if encoded.encodings is not None:
         return sum(bool(encoding.overflowing) for encoding in encoded.encodings)
     full = [i for i, length in enumerate(lengths) if length >= max_length]
     if not full:
         return 0
-    uncut = tokenizer([texts[i] for i in full], [pairs[i] for i in full] if pairs else None, truncation=False, verbose=False)
+    long, longer = (
+        [column and [column[i] for i in full] for column in some],
+        {n: [x[i] for i in full] for n, x in given.items()},
+    )
+    uncut = tokenizer(*long, **longer, truncation=False, verbose=False)
     return sum(len(ids) > max_length for ids in uncut["input_ids"])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from engine.model.packing_check import small_copy
 
@@ -43,6 +44,24 @@ def first_position(model: nn.Module) -> int:
     tables = [module for name, module in model.named_modules() if name.endswith(".position_embeddings")]
     padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), None)
     return 0 if padding is None else int(padding) + 1  # type: ignore[arg-type]
+
+
+def positions_of(config: Any, part: str, model: nn.Module | None = None) -> int | None:
+    """The most tokens that the "encoder", or "decoder", of a model has positions for; None: it counts distances, as T5 does.
+
+    ``model``: with first positions that are lost (first_position).
+    """
+    own = getattr(config, part, None)
+    own = own.get_text_config() if isinstance(own, PreTrainedConfig) else config
+    most = getattr(own, f"max_{part}_position_embeddings", None) or getattr(own, "max_position_embeddings", None)
+    return int(most) - (first_position(model) if model is not None else 0) if most and most > 0 else None
+
+
+def ends_of(config: Any, tokenizer: Any) -> list[int]:
+    """The tokens that a text which is written ends with."""
+    found = getattr(config, "eos_token_id", None)
+    found = tokenizer.eos_token_id if found is None else found
+    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def rows_of_token_table(model: Any) -> int | None:

@@ -83,7 +83,8 @@ def pack(model: nn.Module, level: str | None) -> Layout:
 def why_not_packed(model: nn.Module, level: str | None, device: torch.device, precision: Precision) -> str | None:
     """None if packed batches are the same as padded ones for this model on this device, else the reason."""
     if level is None:
-        return "this task's batches hold more than text"
+        is_text = isinstance(model, transformers.PreTrainedModel) and padding_check.takes_text(model, level)
+        return f"{type(model).__name__} has an encoder and a decoder" if is_text else "this task's batches hold more than text"
     if device.type == "mps" or (device.type == "cuda" and precision == "fp32"):
         return f"the packed attention kernel for {device.type} computes in " + (
             "half precision only (--precision bf16)" if device.type == "cuda" else "nothing: there is none"

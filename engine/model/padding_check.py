@@ -26,6 +26,7 @@ POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")
 LENGTHS = (5, 8, 11, 14, 17, 20, 23, 26, 30)  # of the rows; some models take no shorter one, and some differ at few lengths
 SHORT: tuple[int, ...] = (*range(1, 17), 24, 32)
 COPIES = 3  # with other weights: where the best keys are chosen, padding matters where some are as good
+DECODED = [5, 7, 6, 8]  # tokens of a decoder
 BOTH: tuple[str, ...] = ("right", "left")
 
 
@@ -34,7 +35,7 @@ def harmless_sides(model: nn.Module, level: str | None) -> tuple[str, ...]:
 
     ``level``: what the head reads. Of a model that cannot be tried, those of its kind of positions.
     """
-    if isinstance(model, transformers.PreTrainedModel) and level is not None:
+    if isinstance(model, transformers.PreTrainedModel) and takes_text(model, level):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             for copies in ((small_copy(model) for _ in range(COPIES)), iter([model])):  # one at a time: they may be wide
@@ -50,9 +51,14 @@ def harmless_sides(model: nn.Module, level: str | None) -> tuple[str, ...]:
     return ("right",) if by_number else BOTH
 
 
+def takes_text(model: transformers.PreTrainedModel, level: str | None) -> bool:
+    """Can it be tried on text alone? One whose batches hold more than a text, only where that is a text to write."""
+    return level is not None or (model.config.is_encoder_decoder and model.main_input_name == "input_ids")
+
+
 def shortest_row(model: nn.Module, level: str | None) -> int:
     """The least tokens that the model takes in a row: one that halves rows, or looks through windows, fails with fewer."""
-    if isinstance(model, transformers.PreTrainedModel) and level is not None:
+    if isinstance(model, transformers.PreTrainedModel) and takes_text(model, level):
         tokenizer = SimpleNamespace(pad_token_id=0, pad_token_type_id=0, padding_side="right")
         was_training = model.training
         try:
@@ -60,14 +66,14 @@ def shortest_row(model: nn.Module, level: str | None) -> int:
                 for length in SHORT:
                     with suppress(Exception):  # whatever a model does with a row that is too short
                         rows = some_rows(model.config.get_text_config(), (length,))
-                        logits(model.eval(), rows, tokenizer)
+                        logits(model.eval(), rows, tokenizer, level)
                         return length
         finally:
             model.train(was_training)
     return 1
 
 
-def sides_of(models: Iterator[transformers.PreTrainedModel], level: str) -> tuple[str, ...]:
+def sides_of(models: Iterator[transformers.PreTrainedModel], level: str | None) -> tuple[str, ...]:
     """Those that change nothing in any of the models."""
     sides = BOTH
     for model in models:
@@ -81,8 +87,11 @@ def key(model: transformers.PreTrainedModel, level: str | None) -> str:
     return hashlib.sha256(f"{fingerprint(model, str(level))}\0".encode() + source).hexdigest()[:32]
 
 
-def difference(model: transformers.PreTrainedModel, level: str, side: str) -> float:
-    """The largest, between the logits of rows in one padded batch and those of each alone."""
+def difference(model: transformers.PreTrainedModel, level: str | None, side: str) -> float:
+    """The largest, between the logits of rows in one padded batch and those of each alone.
+
+    ``level`` None: the rows are what an encoder reads, and the logits those of a few tokens of its decoder.
+    """
     config = model.config.get_text_config()
     rows = some_rows(config, LENGTHS)
     end = getattr(config, "eos_token_id", None)
@@ -93,10 +102,10 @@ def difference(model: transformers.PreTrainedModel, level: str, side: str) -> fl
     tokenizer = SimpleNamespace(pad_token_id=pad if isinstance(pad, int) else 0, pad_token_type_id=0, padding_side=side)
     was_training = model.training
     try:
-        together, mask = logits(model.eval(), rows, tokenizer)
+        together, mask = logits(model.eval(), rows, tokenizer, level)
         largest = 0.0
         for i, row in enumerate(rows):
-            alone = logits(model, [row], tokenizer)[0][0]
+            alone = logits(model, [row], tokenizer, level)[0][0]
             beside = together[i][mask[i].bool()] if level == "token" else together[i]
             gap = (beside - alone).abs().max() / alone.abs().max().clamp(min=1.0)
             largest = max(largest, float(gap.nan_to_num(nan=float("inf"))))
@@ -105,8 +114,10 @@ def difference(model: transformers.PreTrainedModel, level: str, side: str) -> fl
         model.train(was_training)
 
 
-def logits(model: nn.Module, rows: Any, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def logits(model: nn.Module, rows: Any, tokenizer: Any, level: str | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The model's first output, in float32, and the mask of the rows."""
     inputs, _ = arrange(rows, Layout(), tokenizer)
+    if level is None:
+        inputs["decoder_input_ids"] = torch.tensor([DECODED] * len(rows))
     with torch.inference_mode():
         return first_output(model(**inputs)), inputs["attention_mask"]

@@ -52,6 +52,8 @@ class Decoder(LanguageModel[O]):
     kind = "causal language model"
     hub_model = "gpt2"
     corpus: Sequence[str] = ()  # of the training data: what a tokenizer is made from when there is no checkpoint
+    writes_on: ClassVar[bool] = True
+    decoding: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 50}
 
     def substitute(self) -> TakenModel | None:
         """A small model that begins with random weights, and a tokenizer made from the training data."""
@@ -68,6 +70,23 @@ class Decoder(LanguageModel[O]):
     def prompt(self, text: str) -> list[int]:
         """The token ids after which the model is to write on."""
         return self.tokenizer(text)["input_ids"]  # type: ignore[no-any-return]
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for each text."""
+        return [self.prompt(text) for text in texts]
+
+    def follows(self, prompt: Sequence[int], row: Sequence[int]) -> str:
+        """The text of a row behind that of its prompt: a first token decoded alone may lose its space."""
+        said = len(self.tokenizer.decode(prompt, skip_special_tokens=True))
+        return str(self.tokenizer.decode(row, skip_special_tokens=True)[said:])
+
+    def check_room(self, prompt: Sequence[int], which: str, num_tokens: int) -> None:
+        """Raises DataError for a prompt that leaves no room for so many tokens."""
+        if (length := len(prompt) + num_tokens) > self.model_length:
+            raise DataError(
+                f"{which} has {len(prompt)} tokens and --max-new-tokens is {num_tokens}: {length} together, "
+                f"this model takes at most {self.model_length}"
+            )
 
     def predict(self, model: nn.Module, inputs: Iterable[str], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each text ``{"text"}``: what the model finds most probable next, at most 50 tokens, or as many as fit."""

@@ -1,4 +1,5 @@
-"""``python run.py generate``: a causal language model writes on; the work is ``model.generate`` of transformers."""
+"""``python run.py generate``: a causal language model writes on, or one with an encoder and a decoder writes one text from
+another; the work is ``model.generate`` of transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from transformers import TextStreamer
 
 from engine.commands.flags import with_model
 from engine.console import say, say_lines, say_part
-from engine.errors import DataError, ModelError
+from engine.errors import DataError, ModelError, UsageError
 from engine.finished import Find, open_model
 from tasks.flags import GenerateConfig
 from tasks.inputs import texts_given, write_found
@@ -32,18 +33,22 @@ def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
     texts, rows = texts_given(config, texts, model=config.model, what="a prompt", example=f"python run.py {EXAMPLE}")
     checked_texts(texts, config.input or "the prompts")
     task: Any
-    task, model, _ = open_model(config.model, find, device=config.device, task=config.task, base="clm")
-    options = {name: value for name in PASSED_ON if (value := getattr(config, name)) is not None}
+    task, model, _ = open_model(config.model, find, device=config.device, task=config.task, base=("clm", "seq2seq"))
+    if config.task is None and task.writes_on and task.config.is_encoder_decoder:
+        raise UsageError(
+            f"model {config.model} has an encoder and a decoder: --task seq2seq, or --task clm for its decoder alone"
+        )
+    options = task.decoding | {name: value for name in PASSED_ON if (value := getattr(config, name)) is not None}
     options |= {"do_sample": config.sampled} | ({"stop_strings": config.stop} if config.stop else {})
     torch.manual_seed(config.seed)
-    prompts = [chat_prompt(task, text) if config.chat else task.prompt(text) for text in texts]
+    prompts = [chat_prompt(task, text) for text in texts] if config.chat else task.prompts(texts)
     if config.stream:
-        return stream(task, model, texts, prompts, shows_prompt=not config.chat, **options)
+        return stream(task, model, texts, prompts, shows_prompt=task.writes_on and not config.chat, **options)
     written = write_on(task, model, prompts, batch_size=config.batch_size, **options)
     if config.output:
         cells = [{"generated": found if config.num_return_sequences > 1 else found[0]} for found in written]
         return write_found(config, rows, cells, "texts")
-    starts = ["" if config.chat else text for text in texts]
+    starts = [text if task.writes_on and not config.chat else "" for text in texts]
     say_lines("\n---\n".join(start + text for start, found in zip(starts, written, strict=True) for text in found))
 
 
@@ -77,7 +82,7 @@ def write_on(task: Any, model: nn.Module, prompts: Sequence[list[int]], batch_si
         rows = call(task, model, [prompts[at] for at in together], **options).tolist()
         number = len(rows) // len(together)
         for at, first in zip(together, range(0, len(rows), number), strict=True):
-            written[at] = [ended(follows(task, prompts[at], row), options) for row in rows[first : first + number]]
+            written[at] = [ended(task.follows(prompts[at], row), options) for row in rows[first : first + number]]
     return written
 
 
@@ -100,12 +105,6 @@ def call(task: Any, model: nn.Module, prompts: Sequence[list[int]], **options: A
     return found
 
 
-def follows(task: Any, prompt: Sequence[int], row: Sequence[int]) -> str:
-    """The text of a row behind that of its prompt: a first token decoded alone may lose its space."""
-    said = len(task.tokenizer.decode(prompt, skip_special_tokens=True))
-    return str(task.tokenizer.decode(row, skip_special_tokens=True)[said:])
-
-
 def ended(text: str, options: dict[str, Any]) -> str:
     """The text up to the first of the ``stop_strings``, if there are any."""
     return text[: min((at for stop in options.get("stop_strings", ()) if (at := text.find(stop)) >= 0), default=len(text))]
@@ -117,11 +116,7 @@ def check_room(task: Any, prompts: Sequence[list[int]], num_tokens: int) -> None
         which = "the prompt" if len(prompts) == 1 else f"prompt {number}"
         if not prompt:
             raise DataError("a prompt is empty: give the model something to go on from")
-        if (length := len(prompt) + num_tokens) > task.model_length:
-            raise DataError(
-                f"{which} has {len(prompt)} tokens and --max-new-tokens is {num_tokens}: {length} together, "
-                f"this model takes at most {task.model_length}"
-            )
+        task.check_room(prompt, which, num_tokens)
 
 
 class Streamer(TextStreamer):  # type: ignore[misc]

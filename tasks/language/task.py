@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class LanguageModel(TextTask[O]):
     """Predicts tokens. A subclass says with ``labels_of`` which, and makes the rows."""
 
     kind: ClassVar[str]  # in words, for messages
-    level = "token"
+    level: ClassVar[Literal["sequence", "token"] | None] = "token"
     cuts = False  # long texts become several rows
 
     def labels_of(self, row: Row) -> np.ndarray:
@@ -70,12 +70,16 @@ class LanguageModel(TextTask[O]):
         except ModelError as error:
             if "Unrecognized configuration class" not in str(error):
                 raise
-            raise ModelError(f"model {path} is a {self.config.model_type} model, and no {self.kind}") from error
+            raise ModelError(f"model {path} is a {self.config.model_type} model, and no {self.kind}{self.way_on()}") from error
+
+    def way_on(self) -> str:
+        """The task that a model with an encoder and a decoder is for."""
+        return " (--task seq2seq)" if self.config.is_encoder_decoder and self.level is not None else ""
 
     def load_model(self, path: str) -> nn.Module:
         model, report = self.from_pretrained(path)
         if missing := sorted(report["missing_keys"]):
-            raise ModelError(f"model {path} is no {self.kind}: it lacks {missing[0]}")
+            raise ModelError(f"model {path} is no {self.kind}: it lacks {missing[0]}{self.way_on()}")
         return self.with_room_for_the_tokens(model, path)
 
 
@@ -96,10 +100,10 @@ class LanguageMetrics:
         self.nats, self.hits = MeanMetric(), MeanMetric()
 
     def update(self, model: nn.Module, outputs: Any, batch: Batch) -> None:
-        """``outputs.logits``: [1, N, V]."""
-        labels = batch.targets["labels"]
+        """``outputs.logits``: [1, N, V], or [B, T, V] where ``labels`` are [B, T]."""
+        labels = batch.targets["labels"].flatten()
         real = labels != -100
-        logits, labels = outputs.logits.squeeze(0).float()[real], labels[real]
+        logits, labels = outputs.logits.flatten(0, 1).float()[real], labels[real]
         if len(labels):  # torchmetrics cannot take none
             self.nats.to(logits.device).update(F.cross_entropy(logits, labels, reduction="none"))
             self.hits.to(logits.device).update((logits.argmax(-1) == labels).float())

@@ -24,7 +24,7 @@ from engine.distributed import join
 from engine.distributed.world import World
 from engine.fit import fit
 from engine.record.run import Run
-from tests.toys import answers, language
+from tests.toys import answers, language, writing
 from tests.toys.killed import killed_after
 
 
@@ -81,6 +81,8 @@ def make(kind: str, dropout: float = 0.0, num_rows: int = 50) -> tuple[Any, torc
         for unseen in (net.qa_outputs.bias, net.bert.encoder.layer[-1].output.LayerNorm.bias):
             unseen.requires_grad_(False)  # a softmax over tokens does not see it: AdamW makes steps of mere rounding
         return answers.make_task(num_rows), net
+    if kind == "seq2seq":
+        return writing.make_task(num_rows), writing.model(dropout=dropout)
     task = Tagging if kind == "tagging" else tiny.TokenTask
     rows, held_out = tiny.token_rows(num_rows), tiny.token_rows(21, seed=5)
     return task(train=rows, evaluation=held_out), tagger(dropout) if kind == "tagging" else tiny.bert(dropout=dropout)
@@ -142,7 +144,7 @@ def assert_close_runs(one: Path, other: Path, tolerance: float = 1e-6) -> None:
         for a, b in zip(lines(one, kind), lines(other, kind), strict=True):
             for name in ("step", "num_examples", "num_tokens", "learning_rate", "num_steps"):
                 assert a.get(name) == b.get(name), name
-            for name in {"loss", "grad_norm", "accuracy", "f1", "exact_match", "perplexity"} & a.keys():
+            for name in {"loss", "grad_norm", "accuracy", "f1", "exact_match", "perplexity", "chrf", "rouge_l"} & a.keys():
                 assert b[name] == pytest.approx(a[name], rel=10 * tolerance, abs=tolerance), (kind, a["step"], name)
     weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert weights.keys() == others.keys()

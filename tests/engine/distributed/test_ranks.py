@@ -36,6 +36,7 @@ QUICK = {
     "classification": ("sequence", {"batching": "padded", "epochs": 2}),
     "clm, packed": ("clm", {"batching": "packed", "epochs": 1}),
     "qa, packed": ("qa", {"batching": "packed", "epochs": 1}),
+    "seq2seq": ("seq2seq", {"epochs": 1}),
     "sharded classification, packed": ("sequence", {"batching": "packed", "shard": True, "epochs": 1}),
     "sharded mlm": ("mlm", {"batching": "padded", "shard": True, "gradient_checkpointing": True, "epochs": 1}),
 }

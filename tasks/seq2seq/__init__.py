@@ -1,0 +1,1 @@
+"""One text written from another."""

@@ -22,6 +22,7 @@ WRITERS = {  # the only places that open a file for writing, and why
     "engine/data/cache.py": "the cache",
     "engine/model/layout.py": "the cache",
     "tasks/embeddings/search.py": "the cache",
+    "tasks/preferences/reference.py": "the cache: " + NEW_FOLDER,
     "tasks/samples/shapes.py": "the cache: " + NEW_FOLDER,
     "tasks/samples/digits.py": "the cache: " + NEW_FOLDER,
     "tasks/language/scratch.py": "the cache: " + NEW_FOLDER,

@@ -450,11 +450,13 @@ def test_the_settings_say_of_themselves_what_the_lists_said():
     assert settings_where(lambda traits: traits.needs_evaluation, *KINDS) == ["eval_steps", "best_metric", "patience"]
     assert settings_where(lambda traits: traits.replaces_run, PredictConfig) == []
     assert settings_where(lambda traits: traits.replaces_run, PredictFlags) == [
-        "text_column", "text_pair_column", "question_column", "context_column", "no_answer", "n_best", "image_folder", "allow_urls"
+        "text_column", "text_pair_column", "question_column", "context_column", "no_answer", "n_best", "source_column", "prefix",
+        "num_beams", "max_new_tokens", "image_folder", "allow_urls"
     ]  # fmt: skip
     assert set(settings_where(lambda traits: traits.replaces_run, EvaluateFlags)) == {
         "text_column", "text_pair_column", "label_column", "label_values", "label_separator", "max_eval_examples",
-        "question_column", "context_column", "answers_column", "no_answer", "delimiter", "encoding", "quoting", "column_names", "image_folder", "allow_urls"
+        "question_column", "context_column", "answers_column", "no_answer", "delimiter", "encoding", "quoting", "column_names", "image_folder", "allow_urls",
+        "prompt_column", "chosen_column", "rejected_column", "reference_model", "negatives_column", "source_column", "target_column", "prefix", "num_beams", "max_new_tokens",
     }  # fmt: skip
 
 
@@ -472,13 +474,14 @@ def test_what_tasks_add_is_listed_where_it_belongs():
     names = [field.name for field in in_order(PredictFlags)]
     assert (
         names[:6] == ["model", "input", "output", "text_column", "text_pair_column", "question_column"]
-        and names[7] == "id_column"
+        and names[8] == "id_column"
     )
     assert sorted(names) == sorted(field.name for field in dataclasses.fields(PredictFlags))
     names = [field.name for field in in_order(EvaluateFlags)]
     columns = ["text_column", "text_pair_column", "question_column", "context_column", "answers_column", "label_column"]
-    columns += ["label_values", "label_separator"]
-    assert names[5:15] == ["max_eval_examples", *columns, "delimiter"]
+    columns += ["prompt_column", "chosen_column", "rejected_column", "reference_model", "negatives_column"]
+    columns += ["label_values", "label_separator", "source_column", "target_column"]
+    assert names[5:22] == ["max_eval_examples", *columns, "delimiter"]
     text = make_parser("run.py evaluate", [EvaluateFlags]).format_help()
     for found in (re.findall(r"\[--([a-z-]+)", text), re.findall(r"^  --([a-z-]+)", text, flags=re.MULTILINE)):
         assert [flag.replace("-", "_") for flag in found] == names

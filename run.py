@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from engine.commands.flags import refuse_missing as refuse_missing_files
 from engine.config import TrainConfig
 from engine.console import complain, prepared_output, quiet_libraries
 from engine.data.sources import Source, SourceConfig, refuse_missing
@@ -50,6 +51,7 @@ def train(argv: Sequence[str]) -> None:
 def use(name: str, argv: Sequence[str]) -> None:
     flags, function = command(name)
     config, texts = parse(argv, f"run.py {name}", [flags], {}, rest="texts")
+    refuse_missing_files(config, texts)
     quiet_libraries()
     attribute(function)(config, texts, find)
 

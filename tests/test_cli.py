@@ -296,3 +296,21 @@ def test_a_librarys_warning_cannot_drive_the_terminal(monkeypatch, capsys):
         warnings.simplefilter("always")
         sys.stderr.write(warnings.formatwarning("\x1b]0;owned\x07 a key", UserWarning, "file.py", 3))
     assert capsys.readouterr().err == "UserWarning:  ]0;owned  a key\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [(["predict", "./nowhere", "a"], 4, "--model ./nowhere: there is no such directory"),
+     (["evaluate", "--model", "/nowhere/at/all"], 4, "--model /nowhere/at/all: there is no such directory"),
+     (["predict", "auto", "--input", "nowhere.csv"], 3, "nowhere.csv does not exist"),
+     (["evaluate", "auto", "--file", "dev=nowhere.csv"], 3, "nowhere.csv does not exist"),
+     (["search", "a", "--corpus", "nowhere.csv"], 3, "nowhere.csv does not exist"),
+     (["compare-models", "--models", "auto", "./nowhere"], 4, "--model ./nowhere: there is no such directory")],
+)  # fmt: skip
+def test_what_is_not_there_is_told_before_the_command_is_imported(argv, code, words, capsys, monkeypatch):
+    """And torch with it, which takes seconds."""
+    imported = []
+    real = run.attribute
+    monkeypatch.setattr(run, "attribute", lambda name: imported.append(name) or real(name))
+    assert run.main(argv) == code
+    assert words in capsys.readouterr().err and not imported

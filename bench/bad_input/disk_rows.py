@@ -28,7 +28,7 @@ def _(at: Place) -> Attempts:
 @row(78, "output directory not writable", 2, "--output-dir /tmp/")
 def _(at: Place) -> Attempts:
     with as_nobody() as folder:
-        usual = ("--model", "/none")  # what nobody may read
+        usual = ("--model", "none")  # nobody may read the usual one
         results = [call(at.train("--output-dir", str(path), *usual)) for path in (folder, folder / "below")]
     for result in results:
         yield result

@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
+from engine.data.files import check_form
+from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING, Form
+from engine.data.places import sets_of
+from engine.data.remote import check_address
+from engine.data.sources import refuse_missing_model
 from engine.errors import UsageError
 from engine.settings.fields import most_workers, require, setting, settings_where, user_path
 
@@ -142,6 +146,21 @@ def with_model(config: C, texts: Sequence[str], example: str) -> tuple[C, Sequen
     if any(letter.isspace() for letter in name) and not user_path(name).exists():
         raise UsageError(f"{name!r} is no model, and the model comes first: python run.py {example}")
     return replace(config, model=name), texts[1:]  # type: ignore[arg-type]
+
+
+def refuse_missing(config: Any, texts: Sequence[str]) -> None:
+    """Raises ModelError, DataError for a model's folder or a file that a command is to read, and that is not there.
+
+    Before the command is imported, and torch with it, which takes seconds. ``texts``: of which the first may be the model.
+    """
+    if hasattr(config, "device"):  # it uses a model
+        names = getattr(config, "models", None) or [getattr(config, "model", "") or next(iter(texts), "")]
+        for name in (name for name in names if not any(letter.isspace() for letter in name)):
+            refuse_missing_model(name)
+    for flag in ("input", "file", "corpus"):
+        if (value := getattr(config, flag, None)) and value != "-":
+            for name in sets_of(value).values() if flag == "file" else [value]:
+                check_form(name, f"--{flag}", Form.of(config), fetch=check_address)
 
 
 def changes_in(config: PredictConfig | EvaluateConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -88,11 +89,22 @@ class SourceConfig:
 
 
 def refuse_missing(config: SourceConfig) -> None:
-    """Raises DataError when a file of the settings is not there; what is in it, or at an address, is found out later."""
+    """Raises DataError, ModelError when a file of the settings, or the model's folder, is not there; what is in them, or at
+    an address, is found out later."""
     held_out = sets_of(config.eval_file).values() if config.eval_file else ()
     for flag, name in (("--train-file", config.train_file), *(("--eval-file", name) for name in held_out)):
         if name is not None:
             check_form(name, flag, Form.of(config), fetch=check_address)
+    refuse_missing_model(config.model)
+
+
+def refuse_missing_model(name: str) -> None:
+    """Raises ModelError for what reads as a folder, and is none: a path, not a name on the Hub."""
+    folder = user_path(name)
+    with suppress(OSError):  # a folder that may not be read: said by what opens it
+        is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or (name.count("/") == 1 and folder.parent.is_dir())
+        if is_path and not folder.is_dir():
+            raise ModelError(f"--model {name}: there is no such directory")
 
 
 class Source:
@@ -315,8 +327,7 @@ class Source:
                 if self.config.revision:
                     raise UsageError(f"--revision {self.config.revision} is for models of the Hub, and {wanted} is a folder")
                 return TakenModel(str(folder), f"folder {wanted}")
-            if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1 or (wanted.count("/") and folder.parent.is_dir()):
-                raise ModelError(f"--model {wanted}: there is no such directory")
+            refuse_missing_model(wanted)
         name = wanted if wanted != "auto" else default
         if name is None:
             raise UsageError("this task has no checkpoint of its own: give --model")

@@ -125,7 +125,8 @@ def test_predict_a_text_file(project, tmp_path, capsys):
 def test_what_predict_refuses(project, tmp_path, capsys):
     model = ["predict", "--model", str(project / "run")]
     assert fails(model, capsys)[0] == 2
-    assert fails([*model, "text", "--input", "x.csv"], capsys)[0] == 2
+    (tmp_path / "x.txt").write_text("a\n")
+    assert fails([*model, "text", "--input", str(tmp_path / "x.txt")], capsys)[0] == 2
     assert fails([*model, "--input", str(tmp_path / "none.csv")], capsys) == (
         3,
         f"error: {tmp_path / 'none.csv'} does not exist",

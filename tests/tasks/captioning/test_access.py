@@ -381,6 +381,13 @@ def test_predict_and_evaluate_read_beside_their_file_and_ask_nobody(model, place
     assert run.main(["caption", "--model", str(model), "--device", "cpu", str(place.parent / "beside.png")]) == 0
 
 
+def test_a_picture_that_is_named_in_the_input_is_not_drawn_over(model, place, capsys):
+    (place / "i.csv").write_text("file_name\nin.png\n")
+    arguments = ["caption", "--model", str(model), "--device", "cpu", "--input", str(place / "i.csv")]
+    code, line = fails([*arguments, "--picture", str(place / "in.png")], capsys)
+    assert code == 2 and "in.png is the input" in line and (place / "in.png").read_bytes() == picture()
+
+
 def test_addresses_are_asked_for_where_the_user_says_so(model, place, public, capsys):
     (place / "i.csv").write_text("file_name,text\n")
     arguments = ["predict", "--model", str(model), "--task", "captioning", "--device", "cpu", "--input", str(place / "i.csv")]

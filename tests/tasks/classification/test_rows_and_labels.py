@@ -171,6 +171,29 @@ def test_a_length_of_special_tokens_alone_is_refused(place, length):
     assert Classification(ClassificationOptions(max_length=3), source).examples()["train"].lengths.max() == 3
 
 
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_a_model_whose_files_leave_no_room_for_a_text_is_refused(place, length, capsys):
+    """Below the special tokens transformers cuts nothing; at their number all texts are one. --max-length is the way in."""
+    settings = json.loads((place / "model/tokenizer_config.json").read_text())
+    (place / "model/tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": length}))
+    model, file = ["--model", str(place / "model"), "--device", "cpu"], str(save(place / "t.csv"))
+    training = [
+        "--task",
+        "classification",
+        *model,
+        "--train-file",
+        file,
+        "--max-steps",
+        "1",
+        "--output-dir",
+        str(place / "run"),
+    ]
+    for arguments in (["predict", *model, "w0 w1"], ["search", "w0", *model, "--sentences", "w1 w2", "w3"], training):
+        code, line = fails(arguments, capsys)
+        assert code == 4 and f"let a text have {length} tokens, and 2 tokens of each row are special ones" in line
+    assert run.main([*training, "--max-length", "8"]) == 0
+
+
 def test_a_pair_has_more_special_tokens(place):
     source = Source(SourceConfig(train_file=str(save(place / "t.csv")), model=str(place / "model")))
     task = Classification(ClassificationOptions(max_length=3, text_column="a", text_pair_column="b"), source)

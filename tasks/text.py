@@ -202,17 +202,20 @@ class TextTask(Task[O]):
     @property
     def max_length(self) -> int:  # type: ignore[override]
         """Tokens per text: as asked, within what the model takes."""
-        limit = self.model_length
-        if self.options.max_length is not None and self.options.max_length > limit:
-            raise UsageError(f"{self.length_flag} {self.options.max_length}: this model takes at most {limit} tokens")
+        asked, limit = self.options.max_length, self.model_length
+        if asked is not None and asked > limit:
+            raise UsageError(f"{self.length_flag} {asked}: this model takes at most {limit} tokens")
         special = self.tokenizer.num_special_tokens_to_add(
             pair=bool(getattr(self.options, "text_pair_column", None)) and self.one_text
         )
-        if self.options.max_length is not None and self.options.max_length <= special:  # truncation would be off
-            raise UsageError(
-                f"{self.length_flag} {self.options.max_length}: {special} tokens of each row are special ones, give more"
-            )
-        return self.options.max_length or min(self.default_length, limit, self.tokenizer.model_max_length)
+        length: int = asked or min(self.default_length, limit, self.tokenizer.model_max_length)
+        if length <= special:  # truncation would be off
+            rule = f"{special} tokens of each row are special ones"
+            if asked is not None:
+                raise UsageError(f"{self.length_flag} {asked}: {rule}, give more")
+            names = "model_max_length, max_seq_length or max_position_embeddings"
+            raise ModelError(f"model {self.path}: its files let a text have {length} tokens, and {rule}: mend {names} there")
+        return length
 
     # --------------------------------------------------------------------------------------------------------- model
 

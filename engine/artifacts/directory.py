@@ -25,7 +25,7 @@ from engine.checked import is_half, read_bytes
 from engine.checkpoint.store import clean, discard_all, sha256, steps_in
 from engine.config import TrainConfig
 from engine.console import counted
-from engine.data.places import named_files
+from engine.data.places import OF_DATA, named_files
 from engine.errors import DataError, ModelError, ResourceError, UsageError, UserError
 from engine.record.profiling import FOLDER
 from engine.settings.fields import differences, user_path
@@ -109,7 +109,7 @@ def refuse_no_text(directory: Path, settings: Mapping[str, Any]) -> None:
 
 def refuse_own_data(directory: Path, settings: Mapping[str, Any]) -> None:
     """Raises UsageError for data in a file that the run writes anew, its log say: they would be gone."""
-    for name in ("data", "train_file", "eval_file"):
+    for name in OF_DATA:
         for file in named_files(settings.get(name) or ""):
             if file.resolve().parent == directory.resolve() and is_own_name(file.name) and file.name != MISTAKES:
                 raise UsageError(

@@ -13,7 +13,7 @@ from engine import atomic
 from engine.artifacts.directory import FOLDERS, is_own_name, read_run
 from engine.checked import is_half
 from engine.data.form import Columns
-from engine.data.places import named_files
+from engine.data.places import OF_DATA, is_named
 from engine.errors import DataError, ResourceError, UsageError, UserError
 from engine.settings.fields import user_path
 
@@ -42,10 +42,9 @@ def check_output(
         raise UsageError(f"{refused} is {'a link' if path.is_symlink() else 'no regular file'}: name another")
     with suppress(UserError):  # a model of the Hub has no settings
         settings = read_run(user_path(model)).settings if model else {}
-        inputs = [*inputs, *(value for value in settings.values() if isinstance(value, str))]
-    for read in inputs:
-        if read and path.resolve() in {user_path(read).resolve(), *(file.resolve() for file in named_files(read))}:
-            raise UsageError(f"{refused} is the input, or written already: name another file")
+        inputs = [*inputs, *(settings[name] for name in OF_DATA if isinstance(settings.get(name), str))]
+    if any(is_named(path, read) for read in inputs if read):
+        raise UsageError(f"{refused} is the input, or written already: name another file")
     for folder in path.resolve().parents:
         within = path.resolve().relative_to(folder)
         is_run, is_model = (folder / "run.json").exists(), (folder / "config.json").exists()

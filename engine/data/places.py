@@ -8,6 +8,7 @@ the files of a set as one table.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ from engine.settings.fields import is_address, user_path
 
 Fetch = Callable[[str], tuple[Path, ...]]
 UNNAMED = "eval"  # what an evaluation set without a name is called
+OF_DATA = ("data", "train_file", "eval_file")  # the settings that name data
 SHARD = re.compile(r"(.*?)-?(\d{3,})-of-(\d{3,})(.*)")
 
 
@@ -158,6 +160,26 @@ def named_files(text: str) -> list[Path]:
     with suppress(DataError, UsageError, OSError, ValueError):
         return [file for name in sets_of(text).values() for part in parts_of(name, fetch=lambda _: ()) for file in part.files]
     return []
+
+
+def is_named(path: Path, text: str) -> bool:
+    """Is this file among those that a setting names, or in a folder that is read as a whole? For what is not written over.
+
+    A pattern is compared with the name and not looked up: that of a stranger's run.json may be ``/**``.
+    """
+    pieces = [text, *(re.sub(r":[\d.]+$", "", piece) for piece in re.split(r",(?:[\w-]+=)?|^[\w-]+=", text))]
+    with suppress(OSError, ValueError):  # a NUL in a name
+        for named in {user_path(piece).resolve() for piece in pieces if piece}:
+            files: list[str | None] = [str(named)]
+            if named.is_dir():
+                files = []
+                with suppress(DataError):
+                    files = [*files_in(named).values()]
+            for file in filter(None, files):
+                ours, real = path.resolve(), Path(file).resolve()
+                if ours == real or (path.exists() and (ours.is_relative_to(real) or fnmatch.fnmatchcase(str(ours), file))):
+                    return True
+    return False
 
 
 def check_shards(files: Iterable[Path]) -> None:

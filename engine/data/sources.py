@@ -7,6 +7,7 @@ run.json. Nothing is replaced silently: with ``--data hub`` an unreachable Hub i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -369,6 +370,9 @@ class Source:
         except Exception as error:  # a broken model directory raises almost anything; each says what
             if (without := without_safetensors(path, error)) is not None:
                 raise ModelError(f"model {path} {without}") from error
+            for file in Path(path).glob("*.safetensors"):
+                if not os.access(file, os.R_OK):  # safetensors says that there is none
+                    raise ModelError(f"model {path}: {file.name} cannot be read: Permission denied") from error
             what = "its weights file is damaged: " if type(error).__name__ == "SafetensorError" else ""
             raise ModelError(f"model {path}: {what}{first_reason(error)}") from error
 

@@ -24,18 +24,20 @@ def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
     """The command: a caption for each picture, a file or an http address. Prints, or writes ``--output`` and ``--picture``."""
     example = "python run.py caption photo.jpg"
     pictures, rows = texts_given(config, pictures, model=config.model, what="a picture", example=example, column="file_name")
-    check_output("--picture", config.picture, PICTURES, inputs=[*pictures, config.output], model=config.model)
+    if config.picture and len(pictures) > MOST_DRAWN:
+        raise UsageError(f"--picture shows at most {MOST_DRAWN} pictures, found {len(pictures)}")
+    folder = None if config.input is None else folder_of(config.input)
     if config.picture:
+        read = [str(Path(folder or "") / str(picture)) for picture in pictures]
+        check_output("--picture", config.picture, PICTURES, inputs=[*read, config.output], model=config.model)
         check_matplotlib("--picture")
-        if len(pictures) > MOST_DRAWN:
-            raise UsageError(f"--picture shows at most {MOST_DRAWN} pictures, found {len(pictures)}")
     urls = config.allow_urls or config.input is None  # an address that somebody has typed is asked for
     changes = {"num_beams": config.num_beams, "max_new_tokens": config.max_new_tokens, "allow_urls": urls,
                "image_folder": config.image_folder}  # fmt: skip
     task: Any
     task, model, layout = open_model(
         config.model, find, device=config.device, task=config.task, base="captioning", changes=changes,
-        folder=None if config.input is None else folder_of(config.input),
+        folder=folder,
     )  # fmt: skip
     captions = list(task.predict(model, pictures, layout))
     if config.picture:

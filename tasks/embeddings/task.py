@@ -124,9 +124,8 @@ class Embeddings(TextTask[EmbeddingsOptions]):
         return of_pairs(Batch(inputs=inputs, targets={"scores": scores}, num_items=len(rows), **counts), number)
 
     @property
-    def max_length(self) -> int:  # type: ignore[override]
-        longest = super().max_length
-        return longest if self.options.max_length else min(longest, self.pooling.max_length or longest)
+    def default_length(self) -> int:  # type: ignore[override]
+        return min(512, self.pooling.max_length or 512)
 
     # --------------------------------------------------------------------------------------------------------- model
 

@@ -23,7 +23,7 @@ from engine.data.sources import Source, SourceConfig
 from engine.errors import UsageError
 from tasks import COMMANDS
 from tasks.classification.task import Classification, ClassificationOptions
-from tests.toys.cli import fails
+from tests.toys.cli import command, fails
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/your-own-task.md").read_text(encoding="utf-8")
 
@@ -95,6 +95,7 @@ class Evil(Classification):
 
 def strangers(project, folder: Path, how: str) -> tuple[Path, str]:
     """A finished run that was fetched, and the task that its run.json names."""
+    folder.mkdir(exist_ok=True)
     model, code = folder / "model", EVIL.format(marker=str(folder / "marker"))
     if how == "snapshot":  # as the Hub's cache has it
         model = folder / "snapshots/0123"
@@ -141,6 +142,14 @@ def test_a_file_that_only_run_json_names_is_never_run(project, tmp_path, monkeyp
         if name in ("predict", "evaluate"):
             assert code == 4 and said.startswith("error: ") and len(said.splitlines()) == 1
             assert said.endswith(f"such a file is never run unless you name it. If it is your own, add: --task {task}\n")
+    training = command(project, "--max-steps", "1")
+    training[3] = str(model)  # a run that starts from it, and one that finds it in its place
+    for more in (["--output-dir", "new"], ["--output-dir", "new", "--explain"], *(["--output-dir", str(model), *[flag] * bool(flag)]
+                 for flag in ("", "--resume", "--overwrite"))):  # fmt: skip
+        run.main([*training, *more])
+        assert not Path("marker").exists(), f"training with {more} has run the file"
+    model, task = strangers(project, tmp_path / "again", how)
+    monkeypatch.chdir(tmp_path / "again")
     assert run.main(["predict", "--model", str(model), "--task", task, "w0 w1"]) == 0
     assert Path("marker").exists(), "the test can tell that the file was run"
 

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+import run
 from bench.toys import tiny
 from engine.errors import DataError, UsageError
 from engine.fit import fit
@@ -194,3 +195,13 @@ def test_data_that_the_run_would_write_anew_are_refused(project, tmp_path, capsy
     code, line = fails([*arguments[:at], *flags, *arguments[at + 2 :]], capsys)
     assert code == 2 and f"{name} is a file of the run that is written anew there: copy it first" in line
     assert (tmp_path / "run" / name).read_bytes() == before
+
+
+def test_the_mistakes_that_are_trained_on_outlive_overwrite(project, tmp_path):
+    """errors.csv of a run, mended by hand, is what the next one in its place learns from."""
+    shutil.copytree(project / "run", tmp_path / "run")
+    mistakes = shutil.copy(project / "train.csv", tmp_path / "run/errors.csv")
+    arguments = command(project, "--output-dir", str(tmp_path / "run"), "--max-steps", "1", "--overwrite")
+    arguments[arguments.index("--train-file") + 1] = str(mistakes)
+    assert run.main(arguments) == 0
+    assert (tmp_path / "run/errors.csv").read_bytes() == (project / "train.csv").read_bytes()

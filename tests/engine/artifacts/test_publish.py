@@ -15,6 +15,7 @@ from engine.checkpoint.store import sha256
 from engine.errors import ResourceError, UsageError
 from engine.fit import fit
 from engine.record.run import Run
+from tests.toys.cli import command, fails
 from tests.toys.runs import config, make_task
 
 NAMES = ["README.md", "errors.csv", "report.html", "config.json", "model.safetensors", "metrics.jsonl", "run.json", ".lock"]
@@ -65,6 +66,15 @@ def test_a_name_that_is_not_utf_8_is_told_before_the_first_step(tmp_path, monkey
     monkeypatch.chdir(folder)  # it stands in no setting then
     with pytest.raises(UsageError, match=r"--output-dir .* is not UTF-8"):
         fit(make_task(), config(tmp_path).__class__(output_dir="run", device="cpu"), tiny.bert())
+
+
+@pytest.mark.parametrize("flag", ["--train-file", "--eval-file"])
+def test_nor_are_data_of_such_a_name_trained_on(project, tmp_path, capsys, flag):
+    file = shutil.copy(project / "train.csv", tmp_path / os.fsdecode(b"\xff.csv"))
+    arguments = command(project, "--output-dir", str(tmp_path / "run"))
+    arguments[arguments.index(flag) + 1] = str(file)
+    code, line = fails(arguments, capsys)
+    assert code == 2 and f"{flag} " in line and "is not UTF-8" in line and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", ["folder", "link"])

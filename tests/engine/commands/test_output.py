@@ -12,11 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 import run
+from engine.data.places import is_named
 from tests.toys.cli import fails
 
 
@@ -67,6 +69,61 @@ def test_what_a_command_must_not_write(model, tmp_path, capsys, line, flag, word
     code, said = fails([name, "--model", str(model), *more], capsys)
     assert code == 2 and said.startswith(f"error: {flag} ") and words in said
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv", "eval-00000-of-00002.csv", "saved/state.json"])
+@pytest.mark.parametrize("setting", ["data", "train_file", "eval_file"])
+def test_what_a_folder_of_data_holds_is_an_input_too(model, tmp_path, capsys, setting, name):
+    """Of a folder what is read, so that figures may lie there; of a saved data set all. A new file beside them is none."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / ("x" if name == "train.csv" else "train.csv")).write_text("text,label\nw1,a\n")
+    named = folder / name
+    if name.startswith("saved"):
+        datasets.Dataset.from_dict({"text": ["w1"]}).save_to_disk(folder / "saved")
+    else:
+        named.write_text("text,label\nw2,b\n")
+    document = json.loads((model / "run.json").read_text())
+    others = {"data": "auto", "train_file": str(tmp_path / "train.csv") if setting == "eval_file" else None, "eval_file": None}
+    document["settings"] |= others | {setting: str(folder / "saved" if name.startswith("saved") else folder)}
+    (model / "run.json").write_text(json.dumps(document))
+    before = contents(tmp_path)
+    flag = "--output" if named.suffix == ".json" else "--errors"
+    for _ in range(2):
+        code, said = fails(["evaluate", "--model", str(model), "--file", str(tmp_path / "eval.csv"), flag, str(named)], capsys)
+        assert code == 2 and f"{flag} {named} is the input, or written already" in said
+    assert contents(tmp_path) == before
+    for _ in range(2):
+        assert (
+            run.main(
+                ["predict", "--model", str(model), "--input", str(tmp_path / "x.jsonl"), "--output", str(folder / "p.csv")]
+            )
+            == 0
+        )
+
+
+@pytest.mark.parametrize(
+    "text", ["{d}/*.csv", "{d}/b.csv,{d}/train.csv", "{d}/b.csv:0.5,{d}/train.csv:0.5", "dev={d}/b.csv,o={d}/train.csv"]
+)
+def test_each_file_that_a_setting_names_is_an_input(tmp_path, text):
+    for name in ("train.csv", "b.csv", "c.jsonl"):
+        (tmp_path / name).write_text("")
+    text = text.format(d=tmp_path)
+    assert [is_named(tmp_path / name, text) for name in ("train.csv", "b.csv", "c.jsonl", "new.csv")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_strangers_pattern_is_not_looked_up(model, tmp_path, monkeypatch):
+    """It may stand for the whole disk, for minutes."""
+    document = json.loads((model / "run.json").read_text())
+    document["settings"]["train_file"] = "/**/*.csv,/**"
+    (model / "run.json").write_text(json.dumps(document))
+    monkeypatch.setattr("glob.glob", lambda *_, **__: pytest.fail("the disk is searched"))
+    assert run.main(["report", "--model", str(model), "--output", str(tmp_path / "r.html")]) == 0
 
 
 def test_compare_writes_pages_only(model, project, tmp_path, capsys):

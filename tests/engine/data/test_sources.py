@@ -603,3 +603,15 @@ def test_groups_that_cannot_be_parted_or_are_missing_are_refused():
         source.hold_out(Dataset.from_dict({"who": ["a", " ", "b"]}), None, 0.2)
     with pytest.raises(UsageError, match="--eval-fraction"):
         SourceConfig(group_column="who")
+
+
+def test_weights_of_another_user_are_not_called_missing(tmp_path, monkeypatch):
+    """transformers writes them for its user alone, and safetensors says that there is no such file."""
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+
+    def loader(path, **_):
+        raise FileNotFoundError(f"No such file or directory: {path}/model.safetensors")
+
+    with pytest.raises(ModelError, match=r"model.safetensors cannot be read: Permission denied"):
+        Source(SourceConfig()).load(loader, str(tmp_path))

@@ -13,11 +13,13 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import CTRLTokenizer, ProphetNetTokenizer
 
+import run
 from bench.toys import tiny
 from engine.data import tokens as module
-from engine.data.cache import cache_folder
+from engine.data.cache import cache_folder, say_once
 from engine.data.tokens import TokenDataset, Tokens, load, tokenize, tokenize_now, tokens_fingerprint
 from engine.errors import DataError
+from tests.toys.cli import command
 
 TEXTS = [text for text, _ in tiny.texts(40)]
 LONG = " ".join(f"w{i}" for i in range(40))
@@ -368,6 +370,20 @@ def test_the_folder_is_plainloops_own_else_the_systems_else_the_users(monkeypatc
     assert cache_folder() == tmp_path / "xdg" / "plainloop"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == tmp_path / "home" / ".cache" / "plainloop"
+
+
+@pytest.mark.parametrize("home", ["file/home", "none/home", ""])
+def test_a_home_that_cannot_be_entered_does_not_matter(project, tmp_path, monkeypatch, capsys, home):
+    """All is trained, saved and predicted with: the cache alone goes without."""
+    (tmp_path / "file").write_text("")
+    for name in ("PLAINLOOP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home else "relative/home")
+    monkeypatch.chdir(tmp_path)
+    say_once.cache_clear()
+    assert run.main(command(project, "--output-dir", str(tmp_path / "run"), "--max-steps", "1")) == 0
+    assert run.main(["predict", "--model", str(tmp_path / "run"), "--device", "cpu", "w0"]) == 0
+    assert capsys.readouterr().err.count("going on without it") == (home == "file/home")
 
 
 def test_an_unwritable_cache_folder_is_said_and_does_not_matter(monkeypatch, tmp_path, capsys):

@@ -15,7 +15,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from safetensors.torch import load_file
@@ -23,7 +25,7 @@ from safetensors.torch import load_file
 import run
 from bench.toys import tiny
 from engine.config import TrainConfig
-from engine.errors import StoppedError, explain
+from engine.errors import ResourceError, StoppedError, explain
 from engine.fit import fit
 from engine.record.figures import Evaluation
 from engine.record.stop import Stop
@@ -167,6 +169,42 @@ def test_a_directory_that_is_moved_away_is_found_and_not_made_again(how, data, u
         command(data, tmp_path / "elsewhere", "--resume", "--save-steps", "7"), cwd=ROOT, check=True, capture_output=True
     )
     assert steps(tmp_path / "elsewhere") == steps(undisturbed)
+
+
+class Moving(tiny.TokenTask):
+    """Its directory is moved away in the middle of a step."""
+
+    move: ClassVar[Callable[[], None]]
+
+    def loss(self, outputs, batch):
+        type(self).calls = getattr(type(self), "calls", 0) + 1
+        if self.calls == 3:
+            type(self).move()
+        return super().loss(outputs, batch)
+
+
+@pytest.mark.parametrize("how", ["moved", "replaced"])
+def test_what_was_moved_in_the_middle_of_a_step_goes_on_where_it_is(how, tmp_path, monkeypatch):
+    """In one process: the error names the place, nothing is made anew there, and --resume ends in the same weights."""
+    rows, out = tiny.token_rows(40), tmp_path / "run"
+
+    def settings(folder: str, **more) -> TrainConfig:
+        return TrainConfig(batch_size=8, max_steps=6, save_steps=2, device="cpu", output_dir=str(tmp_path / folder), **more)
+
+    def move() -> None:
+        out.rename(tmp_path / "elsewhere")
+        if how == "replaced":
+            out.mkdir()
+
+    monkeypatch.setattr(Moving, "move", staticmethod(move), raising=False)
+    monkeypatch.setattr(Moving, "calls", 0, raising=False)
+    with pytest.raises(ResourceError, match="was moved, replaced or removed while the run went on"):
+        fit(Moving(train=rows), settings("run"), tiny.bert())
+    assert not out.exists() or not list(out.iterdir())
+    fit(tiny.TokenTask(train=rows), settings("elsewhere", resume=True), tiny.bert())
+    fit(tiny.TokenTask(train=rows), settings("undisturbed"), tiny.bert())
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("elsewhere", "undisturbed"))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
 def test_a_second_ctrl_c_leaves_at_once(data, tmp_path):

@@ -381,6 +381,28 @@ def test_predict_and_evaluate_read_beside_their_file_and_ask_nobody(model, place
     assert run.main(["caption", "--model", str(model), "--device", "cpu", str(place.parent / "beside.png")]) == 0
 
 
+def test_a_picture_that_is_named_in_the_input_is_not_drawn_over(model, place, capsys):
+    (place / "i.csv").write_text("file_name\nin.png\n")
+    arguments = ["caption", "--model", str(model), "--device", "cpu", "--input", str(place / "i.csv")]
+    code, line = fails([*arguments, "--picture", str(place / "in.png")], capsys)
+    assert code == 2 and "in.png is the input" in line and (place / "in.png").read_bytes() == picture()
+
+
+def test_names_of_pictures_are_no_formulas_if_asked_and_drive_no_terminal(model, place, capsys):
+    name = "=in\x1b[2J.png"
+    (place / name).write_bytes(picture())
+    (place / "i.csv").write_text(f"file_name\n{name}\n")
+    arguments = ["caption", "--model", str(model), "--device", "cpu", "--input", str(place / "i.csv")]
+    assert run.main(arguments) == 0
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    for flags, quote in (([], ""), (["--excel-safe"], "'")):
+        assert run.main([*arguments, "--output", str(place / "o.csv"), *flags]) == 0
+        assert (place / "o.csv").read_text().splitlines()[1].startswith(quote + name)
+    code, line = fails([*arguments, "--output", str(place / "i.csv")], capsys)
+    assert code == 2 and "is the input" in line and (place / "i.csv").read_text() == f"file_name\n{name}\n"
+
+
 def test_addresses_are_asked_for_where_the_user_says_so(model, place, public, capsys):
     (place / "i.csv").write_text("file_name,text\n")
     arguments = ["predict", "--model", str(model), "--task", "captioning", "--device", "cpu", "--input", str(place / "i.csv")]

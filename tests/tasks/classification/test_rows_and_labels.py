@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from datasets import Dataset
+from PIL import Image
 
 import run
 from bench.toys import tiny
@@ -20,10 +21,26 @@ from engine.data.sources import Source, SourceConfig
 from engine.data.tables import Origin, called, chosen, row_name, row_number, with_origin
 from engine.data.tokens import tokenize
 from engine.errors import DataError, UsageError
+from tasks.captioning.task import Captioning
 from tasks.classification.column import Rule
 from tasks.classification.labels import appearance, read_labels
 from tasks.classification.task import Classification, ClassificationOptions
+from tasks.embeddings.task import Embeddings
+from tasks.image_classification.task import ImageClassification
 from tasks.language.causal_lm import CausalLM
+from tasks.language.masked_lm import MaskedLM
+from tasks.language.sft import SFT
+from tasks.options import (
+    CaptioningOptions,
+    EmbeddingsOptions,
+    ImageClassificationOptions,
+    QAOptions,
+    SFTOptions,
+    TaggingOptions,
+)
+from tasks.qa.task import QuestionAnswering
+from tasks.samples.shapes import save_small_captioner
+from tasks.tagging.task import Tagging
 from tests.toys.cli import fails
 
 NUMBER, BAD = 60, 50  # rows of the file; one of them
@@ -76,6 +93,42 @@ def where(place: Path, damage: dict[str, str], make=Classification, options=None
 @pytest.mark.parametrize("damage", [{"label": ""}, {"label": "-1"}, {"label": "1.5"}])
 def test_errors_name_the_row_of_the_file(place, damage):
     assert re.match(rf"(train|eval) data, {re.escape(str(place / 't.csv'))}, row {BAD}: ", where(place, damage))
+
+
+OTHERS = {  # of each other task: what makes it, the settings, a good row, and what is wrong with one
+    "qa": (QuestionAnswering, QAOptions(), {"question": "w1", "context": "w2 w3", "answers": {"text": ["w3"], "answer_start": [3]}},
+           {"answers": {"text": ["w9"], "answer_start": [3]}}),
+    "ner": (Tagging, TaggingOptions(), {"tokens": ["w1", "w2"], "tags": ["O", "B-X"]}, {"tags": ["O"]}),
+    "mlm": (MaskedLM, MaskedLM.Options(), {"text": "w1 w2"}, {"text": None}),
+    "clm": (CausalLM, CausalLM.Options(documents="apart"), {"text": "w1 w2"}, {"text": None}),
+    "sft": (SFT, SFTOptions(prompt_column="prompt"), {"prompt": "w1", "completion": "w2"}, {"completion": None}),
+    "embeddings": (Embeddings, EmbeddingsOptions(), {"anchor": "w1", "positive": "w2"}, {"positive": None}),
+    "scores": (Embeddings, EmbeddingsOptions(loss="cosine"), {"anchor": "w1", "positive": "w2", "score": 0.5}, {"score": 7.0}),
+    "captioning": (Captioning, CaptioningOptions(), {"file_name": "a.png", "text": "w1"}, {"text": " "}),
+    "image-classification": (ImageClassification, ImageClassificationOptions(), {"file_name": "a.png", "label": "x"}, {"label": None}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_errors_of_every_task_name_the_row_of_the_file(place, kind):
+    """Of a random half of it."""
+    make, options, good, bad = OTHERS[kind]
+    Image.new("RGB", (8, 8)).save(place / "a.png")
+    if kind == "captioning":
+        save_small_captioner(place / "model", ["w1"])
+    rows = [good | {"id": str(i)} | ({"label": "xy"[i % 2]} if "label" in good else {}) for i in range(20)]
+    rows[12] |= bad
+    (place / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seed in range(9):  # until the row is among those that are kept
+        config = SourceConfig(
+            train_file=str(place / "t.jsonl"), model=str(place / "model"), data_seed=seed, max_train_examples=9
+        )
+        try:
+            make(options, Source(config)).examples()
+        except DataError as error:
+            assert f"{place / 't.jsonl'}, row 13" in str(error)
+            return
+    raise AssertionError("never refused")
 
 
 TASK = """
@@ -169,6 +222,29 @@ def test_a_length_of_special_tokens_alone_is_refused(place, length):
     with pytest.raises(UsageError, match=rf"--max-length {length}: 2 tokens of each row are special ones, give more"):
         task.examples()
     assert Classification(ClassificationOptions(max_length=3), source).examples()["train"].lengths.max() == 3
+
+
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_a_model_whose_files_leave_no_room_for_a_text_is_refused(place, length, capsys):
+    """Below the special tokens transformers cuts nothing; at their number all texts are one. --max-length is the way in."""
+    settings = json.loads((place / "model/tokenizer_config.json").read_text())
+    (place / "model/tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": length}))
+    model, file = ["--model", str(place / "model"), "--device", "cpu"], str(save(place / "t.csv"))
+    training = [
+        "--task",
+        "classification",
+        *model,
+        "--train-file",
+        file,
+        "--max-steps",
+        "1",
+        "--output-dir",
+        str(place / "run"),
+    ]
+    for arguments in (["predict", *model, "w0 w1"], ["search", "w0", *model, "--sentences", "w1 w2", "w3"], training):
+        code, line = fails(arguments, capsys)
+        assert code == 4 and f"let a text have {length} tokens, and 2 tokens of each row are special ones" in line
+    assert run.main([*training, "--max-length", "8"]) == 0
 
 
 def test_a_pair_has_more_special_tokens(place):

@@ -504,6 +504,21 @@ def test_search_in_sentences_given_as_arguments(finished, corpus, tmp_path, caps
     assert run.main([*arguments, "--sentences", *texts, "--output", str(tmp_path / "found.csv")]) == 0
 
 
+def test_what_is_found_is_no_formula_if_asked_and_drives_no_terminal(finished, tmp_path, capsys):
+    texts = ["=w1\x1b[2J", "+w2", "w3"]
+    arguments = ["search", "-w1", "--model", str(finished / "run"), "--device", "cpu", "--sentences", *texts]
+    arguments[1] = "=w1\x1b[2J"
+    assert run.main(arguments) == 0
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    for flags, quote in (([], ""), (["--excel-safe"], "'")):
+        assert run.main([*arguments, "--output", str(tmp_path / "o.csv"), *flags]) == 0
+        with open(tmp_path / "o.csv", newline="") as stream:
+            rows = [*csv.DictReader(stream)]
+        assert {row["text"] for row in rows} == {quote + texts[0], quote + texts[1], texts[2]}
+        assert {row["query"] for row in rows} == {quote + texts[0]}
+
+
 def test_a_corpus_is_embedded_once(finished, corpus, monkeypatch, capsys):
     embedded = []
     vectors = Embeddings.vectors

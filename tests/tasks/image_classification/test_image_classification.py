@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -190,6 +191,30 @@ def test_faults_of_the_data_are_one_line(project, tmp_path, capsys, change, word
     change(tmp_path / "data")
     code, line = fails(command(project, "--output-dir", str(tmp_path / "run"), data=tmp_path / "data"), capsys)
     assert code == 3 and words in line, line
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("/dev/zero", "does not lie in"), ("../beside.png", "does not lie in"), ("pipe.png", "is not a regular file"),
+     ("sparse.png", "is larger than 64 MiB"), ("http://127.0.0.1:9/a.png", "is an address"), ("eps.png", "its content is none of")],
+)  # fmt: skip
+def test_a_name_in_the_data_stands_for_a_picture_in_their_folder(project, tmp_path, capsys, name, words):
+    """In training, predict and evaluate, as for captions."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    noisy("red", 1).save(tmp_path / "beside.png")
+    noisy("red", 1).save(folder / "a.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "eps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with open(folder / "sparse.png", "wb") as stream:
+        stream.truncate(1 << 40)
+    file = folder / "metadata.csv"
+    file.write_text(f"file_name,label\na.png,red\n{name},blue\na.png,green\n")
+    model = ["--model", str(project / "run"), "--device", "cpu"]
+    for arguments in (["predict", *model, "--input", str(file)], ["evaluate", *model, "--file", str(file)],
+                      command(project, "--output-dir", str(tmp_path / "run"), "--max-steps", "1", data=file)):  # fmt: skip
+        code, line = fails(arguments, capsys)
+        assert code == 3 and words in line, arguments
 
 
 def test_a_folder_without_folders(project, tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -189,6 +191,27 @@ def test_streamed_text_is_the_same_text(project, capsys):
     whole = capsys.readouterr().out
     assert run.main([*arguments, "--stream"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [line.split() for line in whole.splitlines()]
+
+
+def test_what_a_model_writes_cannot_drive_the_terminal_nor_a_spreadsheet(tmp_path, capsys):
+    """A stranger's vocabulary holds what it will."""
+    model = tiny.save_model(tmp_path / "model", gpt2())
+    path = model / "tokenizer.json"
+    path.write_text(re.sub(r'"w(\d+)": ?', lambda found: json.dumps(f"=\x1b]0;w{found[1]}\x07") + ": ", path.read_text()))
+    arguments = ["generate", "--model", str(model), "--device", "cpu", "--max-new-tokens", "8", "--temperature", "5"]
+    for more in ([], ["--stream"], ["--num-return-sequences", "2"]):
+        assert run.main([*arguments, *more, "w1 \x1b[2J"]) == 0
+        said = capsys.readouterr()
+        assert "]0;w" in said.out and "\x1b" not in said.out + said.err and "\x07" not in said.out
+    (tmp_path / "p.csv").write_text("text\n=w1\n")
+    arguments += ["--input", str(tmp_path / "p.csv")]
+    assert run.main([*arguments, "--output", str(tmp_path / "o.csv"), "--excel-safe"]) == 0
+    with open(tmp_path / "o.csv", newline="") as stream:
+        [row] = csv.DictReader(stream)
+    assert row["text"] == "'=w1" and "\x1b]0;w" in row["generated"] and row["generated"].lstrip(" '")[0] == "="
+    assert not row["generated"].startswith("=")
+    code, line = fails([*arguments, "--output", str(tmp_path / "p.csv")], capsys)
+    assert code == 2 and "is the input" in line and (tmp_path / "p.csv").read_text() == "text\n=w1\n"
 
 
 def test_a_file_of_prompts_is_written_on_in_batches(project, tmp_path, capsys, monkeypatch):

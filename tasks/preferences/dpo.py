@@ -32,6 +32,8 @@ from tasks.preferences.metrics import PreferenceMetrics
 from tasks.preferences.reference import Referenced, of_labels, refer
 from tasks.preferences.task import OnPreferences
 
+BETA = 0.1
+
 
 class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
     """A causal language model that learns to tell better answers from worse ones."""
@@ -105,10 +107,10 @@ class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
     def margins(self, outputs: Any, batch: Batch) -> Tensor:
         sums = torch.zeros(2 * len(batch.targets["pair"]), device=outputs.logits.device)
         chosen, rejected = sums.index_add(0, batch.targets["text"], self.ratios(outputs, batch)).chunk(2)
-        return self.options.beta * (chosen - rejected)  # type: ignore[no-any-return]
+        return (BETA if self.options.beta is None else self.options.beta) * (chosen - rejected)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        margins, wrong = self.margins(outputs, batch), self.options.label_smoothing
+        margins, wrong = self.margins(outputs, batch), self.options.label_smoothing or 0.0
         losses = -(1 - wrong) * F.logsigmoid(margins) + wrong * F.logsigmoid(-margins)
         return losses.sum() / (1 - 2 * wrong)
 

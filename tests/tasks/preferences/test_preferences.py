@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -419,4 +418,3 @@ def test_a_model_of_ones_own_needs_a_reference():
     task = make_task("dpo")
     with pytest.raises(UsageError, match="--reference-model FOLDER"):
         task.reference(None)
-    assert SimpleNamespace(**vars(task.options)).beta == 0.1

@@ -78,6 +78,8 @@ class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
         """``targets``, of each of N target tokens: "labels", "reference", and "text", which of the 2 B texts it belongs to;
         "pair": the numbers of the B pairs."""
         texts = one_after_the_other(rows)
+        if "reference" not in texts[0]:
+            raise UsageError("a model given in Python has no reference yet: call task.refer_to(model) behind task.examples()")
         batch = super().collate(texts, layout)
         real = [text["labels"] != -100 for text in texts]
         of = torch.from_numpy(np.repeat(np.arange(len(texts)), [int(each.sum()) for each in real]))

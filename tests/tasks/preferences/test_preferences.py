@@ -418,3 +418,8 @@ def test_a_model_of_ones_own_needs_a_reference():
     task = make_task("dpo")
     with pytest.raises(UsageError, match="--reference-model FOLDER"):
         task.reference(None)
+    data = type(task).examples(task)["train"]
+    with pytest.raises(UsageError, match=r"call task\.refer_to\(model\) behind task\.examples\(\)"):
+        task.collate([data[0]], Layout())
+    task.refer_to(model())
+    assert task.collate([data[0]], Layout()).num_items == 1

@@ -290,14 +290,16 @@ class RewardOptions(PreferenceOptions):
 class DPOOptions(PreferenceOptions):
     """What the task is told, and:"""
 
-    beta: float = setting(0.1, "how much a preference weighs against staying near the reference")
-    label_smoothing: float = setting(0.0, "share of preferences taken to be the wrong way round (TRL's robust loss)")
+    beta: float | None = setting(None, "how much a preference weighs against staying near the reference (default: 0.1)")
+    label_smoothing: float | None = setting(
+        None, "share of preferences taken to be the wrong way round (TRL's robust loss; default: 0)"
+    )
     reference_model: str | None = setting(None, REFERENCE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "beta", 0 < self.beta < float("inf"), "must be a positive finite number")
-        require(self, "label_smoothing", 0 <= self.label_smoothing < 0.5, "must be at least 0 and less than 0.5")
+        require(self, "beta", self.beta is None or 0 < self.beta < float("inf"), "must be a positive finite number")
+        require(self, "label_smoothing", 0 <= (self.label_smoothing or 0) < 0.5, "must be at least 0 and less than 0.5")
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ TUTORIALS = {
                     'generate --model runs/clm "The food was" --max-new-tokens 30', "accuracy"),
     "sft": Tutorial("--task sft --learning-rate 1e-3",
                     'generate --model runs/sft --chat "Which word comes last: red, moon, cat?"', "accuracy"),
+    "reward": Tutorial("--task reward --model runs/sft --epochs 1 --learning-rate 5e-4 --warmup-ratio 0.1",
+                       "evaluate --model runs/reward --errors wrong.csv", "accuracy"),
+    "dpo": Tutorial("--task dpo --model runs/sft --max-train-examples 2000 --epochs 1 --learning-rate 1e-4 --warmup-ratio 0.1",
+                    'generate --model runs/dpo --chat "Which word comes last: red, moon, cat?"', "accuracy"),
     "ner": Tutorial("--task ner --epochs 2 --learning-rate 2e-4",
                     'predict --model runs/ner "Maria Dalton flew from Norbury to Kelsey."', "f1"),
     "qa": Tutorial("--task qa --epochs 3 --learning-rate 3e-4",
@@ -109,6 +113,8 @@ def trivial(name: str) -> float:
 
     if name == "qa":
         return 1 / passages.PEOPLE  # better than any fixed one: a fact of the kind that is asked for, of anybody in the text
+    if name in ("reward", "dpo"):
+        return 1 / 2  # of two answers one is the better one
     if name == "reranker":
         return sum(1 / place for place in range(1, 11)) / 10  # one of ten, in any order
     if name == "seq2seq":  # the source as it is: every word of the target but for a few, and never right

@@ -32,6 +32,8 @@ from tasks.preferences.metrics import PreferenceMetrics
 from tasks.preferences.reference import Referenced, of_labels, refer
 from tasks.preferences.task import OnPreferences
 
+BETA = 0.1
+
 
 class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
     """A causal language model that learns to tell better answers from worse ones."""
@@ -76,6 +78,8 @@ class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
         """``targets``, of each of N target tokens: "labels", "reference", and "text", which of the 2 B texts it belongs to;
         "pair": the numbers of the B pairs."""
         texts = one_after_the_other(rows)
+        if "reference" not in texts[0]:
+            raise UsageError("a model given in Python has no reference yet: call task.refer_to(model) behind task.examples()")
         batch = super().collate(texts, layout)
         real = [text["labels"] != -100 for text in texts]
         of = torch.from_numpy(np.repeat(np.arange(len(texts)), [int(each.sum()) for each in real]))
@@ -105,10 +109,10 @@ class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
     def margins(self, outputs: Any, batch: Batch) -> Tensor:
         sums = torch.zeros(2 * len(batch.targets["pair"]), device=outputs.logits.device)
         chosen, rejected = sums.index_add(0, batch.targets["text"], self.ratios(outputs, batch)).chunk(2)
-        return self.options.beta * (chosen - rejected)  # type: ignore[no-any-return]
+        return (BETA if self.options.beta is None else self.options.beta) * (chosen - rejected)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        margins, wrong = self.margins(outputs, batch), self.options.label_smoothing
+        margins, wrong = self.margins(outputs, batch), self.options.label_smoothing or 0.0
         losses = -(1 - wrong) * F.logsigmoid(margins) + wrong * F.logsigmoid(-margins)
         return losses.sum() / (1 - 2 * wrong)
 

@@ -1,7 +1,7 @@
 """What the reference of DPO thinks of each answer: computed once over all rows, before training, and kept beside their tokens.
 
-No second model is in memory then, and a resumed run has the same numbers. Computed in float32, padded, on the accelerator if
-there is one; kept in the cache folder under all that they depend on. Next: dpo.py.
+No second model is in memory then, and a resumed run has the same numbers. Computed in float32, padded, on the GPU if there is
+one; kept in the cache folder under all that they depend on. Next: dpo.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from engine.data.cache import entry
 from engine.data.collate import Layout
 from engine.data.plan import eval_batches
 from engine.data.tokens import TokenDataset
-from engine.distributed.device import choose_device
 from engine.task import Row
 
 ROWS = 8  # at a time
@@ -33,15 +32,15 @@ Collate = Callable[[Sequence[Row], Layout], Batch]
 class Referenced(TokenDataset):
     """Rows with a ``reference`` for each token: the log-probability of its label. [sum of lengths] float32, 0 where none is.
 
-    It is no part of the ``fingerprint``: it follows from the rows and the model.
+    Before ``refer`` there is none. It is no part of the ``fingerprint``: it follows from the rows and the model.
     """
 
     reference: np.ndarray | None = None
 
     def __getitem__(self, row: int) -> Row:
-        start, stop = self.tokens.offsets[row], self.tokens.offsets[row + 1]
-        its = np.zeros(stop - start, np.float32) if self.reference is None else self.reference[start:stop]
-        return super().__getitem__(row) | {"reference": its}
+        if self.reference is None:
+            return super().__getitem__(row)
+        return super().__getitem__(row) | {"reference": self.reference[self.tokens.offsets[row] : self.tokens.offsets[row + 1]]}
 
 
 def refer(part: Referenced, model: nn.Module, collate: Collate, name: str) -> None:
@@ -60,7 +59,7 @@ def refer(part: Referenced, model: nn.Module, collate: Collate, name: str) -> No
 def log_probabilities(part: TokenDataset, model: nn.Module, collate: Collate, name: str) -> np.ndarray:
     """[sum of lengths] float32: of each label, in eval mode."""
     found, offsets = np.zeros(len(part.tokens.ids), np.float32), part.tokens.offsets
-    was_training, home, device = model.training, next(model.parameters()).device, choose_device("auto")
+    was_training, home, device = model.training, next(model.parameters()).device, computed_on()
     model.eval().to(device)
     groups = list(eval_batches(part.lengths, ROWS))
     with torch.inference_mode():
@@ -77,6 +76,11 @@ def log_probabilities(part: TokenDataset, model: nn.Module, collate: Collate, na
     return found
 
 
+def computed_on() -> torch.device:
+    """This rank's GPU, if it has one."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def of_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """[N] float32: the log-probability of each label, of logits [N, V]; 0 where it is -100."""
     return -F.cross_entropy(logits.float(), labels, reduction="none")
@@ -85,7 +89,7 @@ def of_labels(logits: Tensor, labels: Tensor) -> Tensor:
 def key(model: nn.Module, part: TokenDataset) -> str:
     """Of all that the numbers depend on."""
     config: Any = model.config
-    how = [part.fingerprint(), config.to_json_string(use_diff=False), choose_device("auto").type, torch.__version__, str(ROWS)]
+    how = [part.fingerprint(), config.to_json_string(use_diff=False), computed_on().type, torch.__version__, str(ROWS)]
     digest = hashlib.blake2b("\0".join(how).encode(), digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

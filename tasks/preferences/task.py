@@ -81,6 +81,14 @@ class OnPreferences(TextTask[P]):
                 self._held_out[split] = table, [rows[split][i] for i in kept]
         return found
 
+    def build_model(self) -> nn.Module:
+        """Without dropout, as TRL trains them: what it does to one of two answers would be taken for a preference."""
+        model: nn.Module = super().build_model()  # type: ignore[safe-super]  # a subclass has another base that builds it
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        return model
+
     def adopt(self, model: nn.Module) -> None:
         self.is_finished = True
 

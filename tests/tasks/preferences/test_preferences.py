@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -415,8 +414,25 @@ def test_an_encoder_scores_texts(project, tmp_path):
     assert document["batching"] == "packed" and 0 <= document["metrics"]["eval_accuracy"] <= 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_is_no_dropout(project, kind):
+    """Of a model that has some; it stays in what is saved."""
+    task = make_task(kind)
+    task.source.taken_model = None
+    with_dropout = model(kind, 0.3)
+    task.from_pretrained = lambda path, **more: (with_dropout, {"missing_keys": [], "mismatched_keys": []})
+    task.examples()
+    built = task.build_model().train()
+    ids = torch.arange(9)[None]
+    assert torch.equal(built(input_ids=ids).logits, built(input_ids=ids).logits) and built.config.embd_pdrop == 0.3
+
+
 def test_a_model_of_ones_own_needs_a_reference():
     task = make_task("dpo")
     with pytest.raises(UsageError, match="--reference-model FOLDER"):
         task.reference(None)
-    assert SimpleNamespace(**vars(task.options)).beta == 0.1
+    data = type(task).examples(task)["train"]
+    with pytest.raises(UsageError, match=r"call task\.refer_to\(model\) behind task\.examples\(\)"):
+        task.collate([data[0]], Layout())
+    task.refer_to(model())
+    assert task.collate([data[0]], Layout()).num_items == 1

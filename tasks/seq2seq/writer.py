@@ -104,7 +104,7 @@ class Writer(LanguageModel[Seq2SeqOptions]):
     def decoder_inputs(self, labels: Tensor) -> Tensor:
         """[B, T]: the targets moved on by one, their start token first; by the model itself, where it can be asked."""
         if (own := getattr(self.skeleton, "prepare_decoder_input_ids_from_labels", None)) is not None:
-            return own(labels=labels)  # type: ignore[no-any-return]
+            return own(labels=labels.clone())  # type: ignore[no-any-return]  # FSMT writes into them
         moved = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
         return moved.masked_fill(moved == -100, self.tokenizer.pad_token_id)
 

@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,17 @@ from transformers import (
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    T5ForConditionalGeneration,
 )
 
 import run
 from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
-from engine.data.plan import eval_batches
+from engine.distributed.world import World
 from engine.errors import ModelError, UsageError
 from engine.finished import open_model
+from engine.loader import eval_loader
 from engine.loop import train_step
 from engine.model.layout import choose_layout
 from engine.model.padding_check import harmless_sides
@@ -137,6 +140,19 @@ def test_a_model_that_cannot_be_asked_gets_the_start_token_first():
     assert expected.tolist() == [[0, 5, 6], [0, 7, 1]]
 
 
+def test_labels_stay_as_they_are_whatever_the_model_makes_of_them():
+    """FSMT writes its padding token into the labels that it is given, which would then be learned."""
+    task = make_task(8)
+    data = task.examples()["train"]
+    expected = task.collate([data[i] for i in range(8)], Layout())
+    own = task.skeleton.prepare_decoder_input_ids_from_labels
+    changes = lambda labels: own(labels=labels.masked_fill_(labels == -100, 0))  # noqa: E731
+    task.skeleton = SimpleNamespace(prepare_decoder_input_ids_from_labels=changes)
+    batch = task.collate([data[i] for i in range(8)], Layout())
+    assert torch.equal(batch.targets["labels"], expected.targets["labels"]) and (batch.targets["labels"] == -100).any()
+    assert batch.num_items == expected.num_items
+
+
 def test_the_cut_into_micro_batches_changes_nothing():
     whole, *others = [steps_of(make_task(), TrainConfig(batch_size=16 // n, accumulation_steps=n, **QUIET)) for n in (1, 2, 4)]
     for other in others:
@@ -177,21 +193,35 @@ def test_padding_is_tried_on_a_small_copy(name):
     assert harmless_sides(model(name), None) == (("right", "left") if name == "t5" else ("right",))
 
 
-def test_where_padding_matters_sources_of_one_length_are_read_together():
-    """A T5 whose attention looks at the padding, too."""
-    from transformers import T5ForConditionalGeneration
+class LooksAtPadding(T5ForConditionalGeneration):
+    def forward(self, input_ids=None, attention_mask=None, **more):
+        return super().forward(input_ids=input_ids, attention_mask=None, **more)
 
-    class Leaks(T5ForConditionalGeneration):
-        def forward(self, input_ids=None, attention_mask=None, **more):
-            return super().forward(input_ids=input_ids, attention_mask=None, **more)
 
-    net = Leaks(CONFIGS["t5"])
-    layout = choose_layout("padded", net, None, None, torch.device("cpu"), "fp32")
-    assert layout.padding_matters
-    data = make_task().examples()["eval"]
-    for keys in eval_batches(data.read_lengths, 8, same_length=True):
-        assert len({len(data[at]["texts"][0]["input_ids"]) for _, at in keys}) == 1
-    assert len({len(data[at]["texts"][1]["input_ids"]) for at in range(21)}) > 3
+class LooksAhead(T5ForConditionalGeneration):
+    """As ProphetNet does, a little."""
+
+    def forward(self, **inputs):
+        outputs = super().forward(**inputs)
+        outputs.logits = outputs.logits + outputs.logits.mean(1, keepdim=True)
+        return outputs
+
+
+@pytest.mark.parametrize("kind", [LooksAtPadding, LooksAhead])
+def test_where_padding_matters_rows_of_one_shape_meet(kind, capsys):
+    """In what is read, and in what stands behind a target."""
+    layout = choose_layout("padded", kind(CONFIGS["t5"]), None, None, torch.device("cpu"), "fp32")
+    assert layout.padding_matters and f"warning: padding changes what {kind.__name__} computes" in capsys.readouterr().err
+    task = make_task(held_out=60)
+    data = task.examples()["eval"]
+    data.parts[1].tokens.ids[:] = 3  # of other lengths than the sources, where one is cut
+    cut = data.parts[1].tokens.offsets
+    cut[1:-1:2] -= 1
+    loader = eval_loader(task, data, layout, TrainConfig(eval_batch_size=8), World(torch.device("cpu")))
+    batches = list(loader)
+    assert sum(batch.num_examples for batch in batches) == 60 and max(batch.num_examples for batch in batches) > 2
+    for batch in batches:
+        assert batch.inputs["attention_mask"].all() and (batch.targets["labels"] != -100).all()
 
 
 def test_packed_batches_are_refused_in_words(project, capsys):

@@ -206,9 +206,9 @@ class Data:
 def eval_loader(task: Task[Any], examples: Examples, layout: Layout, config: TrainConfig, world: World) -> DataLoader[Batch]:
     """Every example once, longest first, dealt over the ranks, all of which have as many batches.
 
-    What is random (masks) is the same each time, whatever ``--seed`` is. Where padding matters rows of equal length meet, or
-    of those of which a part only is read at once, rows with equal ``read_lengths``.
+    What is random (masks) is the same each time, whatever ``--seed`` is. Where padding matters rows of equal length meet; of
+    rows that are several texts those of equal ``shapes`` [N], numbers that stand for the lengths of all.
     """
-    lengths = getattr(examples, "read_lengths", examples.lengths) if layout.padding_matters else examples.lengths
+    lengths = getattr(examples, "shapes", examples.lengths) if layout.padding_matters else examples.lengths
     keys = [share(batch, world) for batch in eval_batches(lengths, config.eval_batch_size, same_length=layout.padding_matters)]
     return make_loader(task, examples, keys, layout, dataclasses.replace(config, seed=EVAL_SEED), world.device)

@@ -55,6 +55,7 @@ OWN: dict[str, dict[str, Any]] = {  # what the other fields of an architecture d
     "zamba2": {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", "linear_attention", "hybrid"],
                "hybrid_layer_ids": [2], "n_mamba_heads": 8, "mamba_headdim": 8, "attention_head_dim": 16, "kv_channels": 8,
                "attention_hidden_size": 64},
+    "marian": {"decoder_vocab_size": VOCABULARY}, "fsmt": {"src_vocab_size": VOCABULARY, "tgt_vocab_size": VOCABULARY},
     "mamba2": {"num_heads": 8}, "esm": {"vocab_size": VOCABULARY, "pad_token_id": 0, "mask_token_id": 4},
     "esmc": {"num_key_value_heads": 4, "vocab_size": VOCABULARY}, "luke": {"entity_vocab_size": 8, "entity_emb_size": 8},
     "perceiver": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},

@@ -1,5 +1,5 @@
-"""Every architecture that transformers knows for classification, masked and causal language models: which are packed, padded,
-refused with a reason. Each is a tiny random model in a process of its own.
+"""Every architecture that transformers knows for classification, for masked and causal language models, and for writing one
+text from another: which are packed, padded, refused with a reason. Each is a tiny random model in a process of its own.
 
     python -m bench architectures                                   all; exit code 1 if one fails
     python -m bench architectures --only bert gpt2 --tasks mlm      some of them
@@ -26,7 +26,7 @@ from bench.machine import ROOT
 if TYPE_CHECKING:
     from bench.architectures.try_one import Verdict
 
-TASKS = ("classification", "mlm", "clm")
+TASKS = ("classification", "mlm", "clm", "seq2seq")
 KINDS = ("packed", "padded", "refused", "not tried", "fault")
 SECONDS = 120.0  # for one architecture
 

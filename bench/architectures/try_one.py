@@ -29,8 +29,10 @@ AUTO = {
     "classification": transformers.AutoModelForSequenceClassification,
     "mlm": transformers.AutoModelForMaskedLM,
     "clm": transformers.AutoModelForCausalLM,
+    "seq2seq": transformers.AutoModelForSeq2SeqLM,
 }
 LONGEST = 40  # tokens of a text
+WRITTEN = 6  # tokens that are written
 TOLERANCE = 1e-4  # of probabilities, and of the loss
 
 
@@ -96,8 +98,10 @@ def save_tiny(architecture: str, task: str, folder: Path) -> None:
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "norm" not in name.lower():
                 parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    given = {"input_ids": torch.tensor([[2, 7, 8, 9, 3]])}
+    given |= {"decoder_input_ids": given["input_ids"]} if task == "seq2seq" else {}
     with torch.no_grad():
-        found = model(input_ids=torch.tensor([[2, 7, 8, 9, 3]])).logits
+        found = model(**given).logits
     if not torch.isfinite(found).all():
         raise ValueError("its random weights give no finite numbers")
     model.save_pretrained(folder)
@@ -114,20 +118,23 @@ def texts() -> list[str]:
 
 
 def save_texts(folder: Path, task: str) -> None:
-    """train.jsonl and eval.jsonl, with labels; for mlm and clm the same texts."""
+    """train.jsonl and eval.jsonl, with labels; for mlm and clm the same texts. What is to be written is another one of them."""
     for name in ("train", "eval"):
-        rows = [{"text": text, "label": "abc"[i % 3]} for i, text in enumerate(texts())]
+        rows = [
+            {"text": text, "label": "abc"[i % 3], "source": text, "target": texts()[i - 3]} for i, text in enumerate(texts())
+        ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def train_flags(task: str, folder: Path) -> list[str]:
     """Two steps."""
-    length = {"classification": "--max-length", "mlm": "--max-length", "clm": "--block-size"}[task]
+    length = "--block-size" if task == "clm" else "--max-length"
+    written = ["--max-target-length", str(LONGEST), "--max-new-tokens", str(WRITTEN)] if task == "seq2seq" else []
     return [
         "--task", task, "--model", str(folder / "model"), "--train-file", str(folder / "train.jsonl"),
         "--eval-file", str(folder / "eval.jsonl"), "--output-dir", str(folder / "out"), "--max-steps", "2", "--batch-size", "6",
         "--device", "cpu", "--precision", "fp32", length, str(LONGEST),
-        *(["--documents", "packed"] if task == "clm" else []),
+        *(["--documents", "packed"] if task == "clm" else written),
     ]  # fmt: skip
 
 
@@ -225,7 +232,35 @@ def of_words(folder: Path) -> None:
     done(["generate", "--model", str(folder / "out"), "--device", "cpu", "--max-new-tokens", "5", "w1 w2 w3"])
 
 
-COMPARE: dict[str, Callable[[Path], None]] = {"classification": of_classes, "mlm": of_masks, "clm": of_words}
+def of_targets(folder: Path) -> None:
+    """The loss on the evaluation targets, and what is written from each text."""
+    figures, found = folder / "figures.json", folder / "found.jsonl"
+    use = ["--model", str(folder / "out"), "--device", "cpu"]
+    done(["evaluate", *use, "--precision", "fp32", "--output", str(figures)])
+    done(["predict", *use, "--input", str(folder / "eval.jsonl"), "--output", str(found)])
+    tokenizer, model = library("seq2seq", folder)
+    nats = number = 0.0
+    for line in found.read_text().splitlines():
+        row = json.loads(line)
+        inputs = tokenizer(row["source"], return_tensors="pt", truncation=True, max_length=LONGEST)
+        labels = tokenizer(text_target=row["target"], return_tensors="pt", truncation=True, max_length=LONGEST)["input_ids"]
+        own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+        given = (
+            {"labels": labels} if own is None else {"decoder_input_ids": own(labels=labels.clone())}
+        )  # as the library's collator
+        with torch.inference_mode():
+            logits = model(**inputs, **given, use_cache=False).logits.float()
+            written = model.generate(**inputs, max_new_tokens=WRITTEN, do_sample=False)  # type: ignore[operator]
+        nats += float(nn.functional.cross_entropy(logits[0], labels[0], reduction="sum"))
+        number += labels.shape[1]
+        if row["generated"] != (theirs := tokenizer.decode(written[0], skip_special_tokens=True)):
+            raise ValueError(f"from {len(row['source'].split())} words {row['generated']!r}, and {theirs!r} by the library")
+    equal("losses", [json.loads(figures.read_text())["eval_loss"]], [nats / number] if math.isfinite(nats) else [])
+
+
+COMPARE: dict[str, Callable[[Path], None]] = {
+    "classification": of_classes, "mlm": of_masks, "clm": of_words, "seq2seq": of_targets,
+}  # fmt: skip
 
 
 def write_verdict(architecture: str, task: str, folder: Path) -> None:

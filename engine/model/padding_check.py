@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
@@ -26,7 +27,7 @@ POSITIONS = ("position_embeddings", "positions_embed", "embed_positions", "wpe")
 LENGTHS = (5, 8, 11, 14, 17, 20, 23, 26, 30)  # of the rows; some models take no shorter one, and some differ at few lengths
 SHORT: tuple[int, ...] = (*range(1, 17), 24, 32)
 COPIES = 3  # with other weights: where the best keys are chosen, padding matters where some are as good
-DECODED = [5, 7, 6, 8]  # tokens of a decoder
+DECODED = [5, 7, 6, 8, 5, 6, 7]  # tokens of a decoder: of each row as many as its length leaves over
 BOTH: tuple[str, ...] = ("right", "left")
 
 
@@ -90,7 +91,8 @@ def key(model: transformers.PreTrainedModel, level: str | None) -> str:
 def difference(model: transformers.PreTrainedModel, level: str | None, side: str) -> float:
     """The largest, between the logits of rows in one padded batch and those of each alone.
 
-    ``level`` None: the rows are what an encoder reads, and the logits those of a few tokens of its decoder.
+    ``level`` None: the rows are what an encoder reads, and the logits those of a few tokens of its decoder, padded on
+    the right.
     """
     config = model.config.get_text_config()
     rows = some_rows(config, LENGTHS)
@@ -106,7 +108,7 @@ def difference(model: transformers.PreTrainedModel, level: str | None, side: str
         largest = 0.0
         for i, row in enumerate(rows):
             alone = logits(model, [row], tokenizer, level)[0][0]
-            beside = together[i][mask[i].bool()] if level == "token" else together[i]
+            beside = together[i] if level == "sequence" else together[i][mask[i].bool()]
             gap = (beside - alone).abs().max() / alone.abs().max().clamp(min=1.0)
             largest = max(largest, float(gap.nan_to_num(nan=float("inf"))))
         return largest
@@ -115,9 +117,14 @@ def difference(model: transformers.PreTrainedModel, level: str | None, side: str
 
 
 def logits(model: nn.Module, rows: Any, tokenizer: Any, level: str | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The model's first output, in float32, and the mask of the rows."""
+    """The model's first output, in float32, and the mask of its rows."""
     inputs, _ = arrange(rows, Layout(), tokenizer)
+    mask = inputs["attention_mask"]
     if level is None:
-        inputs["decoder_input_ids"] = torch.tensor([DECODED] * len(rows))
+        decoded = [{"input_ids": np.array(DECODED[: 1 + len(row["input_ids"]) % len(DECODED)])} for row in rows]
+        behind = SimpleNamespace(**vars(tokenizer) | {"padding_side": "right"})
+        written, _ = arrange(decoded, Layout(sides=("right",)), behind)
+        inputs |= {"decoder_input_ids": written["input_ids"], "use_cache": False}  # as in training
+        mask = written["attention_mask"]
     with torch.inference_mode():
-        return first_output(model(**inputs)), inputs["attention_mask"]
+        return first_output(model(**inputs)), mask

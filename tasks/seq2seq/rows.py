@@ -22,12 +22,14 @@ KNOWN = (("article", "highlights"), ("document", "summary"), ("dialogue", "summa
 
 
 class SourcesAndTargets(Pairs):
-    """Two texts each, of which the first is read at once, and the second token by token."""
+    """Two texts each, of which one is read, and the other written."""
 
     @property
-    def read_lengths(self) -> np.ndarray:
-        """Tokens of the sources: [N]."""
-        return self.parts[0].lengths
+    def shapes(self) -> np.ndarray:
+        """[N]: equal for rows whose sources, and whose targets, have equally many tokens."""
+        sources, targets = (part.lengths for part in self.parts)
+        shapes: np.ndarray = sources * (1 + targets.max(initial=0)) + targets
+        return shapes
 
 
 def column_of(name: str) -> str:

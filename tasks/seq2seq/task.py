@@ -113,7 +113,7 @@ class Seq2Seq(Writer):
         return SourcesAndTargets(both, {}, name)
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
-        """``targets["labels"]``: [B, T], padded on the right with -100, which is what a decoder, who looks back, never sees."""
+        """``targets["labels"]``: [B, T], padded on the right with -100: a decoder looks back, and does not see it."""
         sources, targets = zip(*(row["texts"] for row in rows), strict=True)
         inputs, counts = arrange(sources, layout, self.tokenizer)
         beside = dataclasses.replace(layout, max_length=self.max_target_length, shortest=1)

@@ -48,7 +48,7 @@ class Writer(LanguageModel[Seq2SeqOptions]):
     @property
     def tokenizer(self) -> Any:
         found = super().tokenizer
-        if hasattr(found, "src_lang"):
+        if hasattr(found, "set_src_lang_special_tokens"):  # of several; FSMT has the names of two, and its model knows them
             raise ModelError(
                 f"model {self.path}: its tokenizer ({type(found).__name__}) is told languages beside the texts, which nothing "
                 "here does: take a model that knows its own, as Marian's do, or is told in the text (--prefix), as T5 is"
@@ -74,10 +74,8 @@ class Writer(LanguageModel[Seq2SeqOptions]):
     @property
     def max_target_length(self) -> int:
         """Tokens per target: as asked, within what the decoder takes."""
-        asked, special = (
-            self.in_decoder("max_target_length", self.options.max_target_length),
-            self.tokenizer.num_special_tokens_to_add(),
-        )
+        asked = self.in_decoder("max_target_length", self.options.max_target_length)
+        special = self.tokenizer.num_special_tokens_to_add()
         if asked is not None and asked <= special:
             raise UsageError(f"--max-target-length {asked}: {special} tokens of each target are special ones, give more")
         return asked or min(TARGET_TOKENS, positions_of(self.config, "decoder") or WHOLE)
@@ -104,7 +102,7 @@ class Writer(LanguageModel[Seq2SeqOptions]):
     def decoder_inputs(self, labels: Tensor) -> Tensor:
         """[B, T]: the targets moved on by one, their start token first; by the model itself, where it can be asked."""
         if (own := getattr(self.skeleton, "prepare_decoder_input_ids_from_labels", None)) is not None:
-            return own(labels=labels)  # type: ignore[no-any-return]
+            return own(labels=labels.clone())  # type: ignore[no-any-return]  # FSMT writes into them
         moved = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
         return moved.masked_fill(moved == -100, self.tokenizer.pad_token_id)
 

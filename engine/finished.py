@@ -77,6 +77,7 @@ def open_model(
         filled(SourceConfig, settings, directory), model=name, revision=None, tokenizer=None, add_tokens=None
     )
     built: Task[Any] = kind(filled(kind.Options, settings, directory), Source(source, tables, files, folder, directory))
+    built.source.started_from = settings.get("model")
     where = choose_device(device)
     model = built.load_model(built.source.model(built.hub_model, built.substitute))
     packable = why_not_packed(model, built.level, where, choose_precision(precision, where)) is None

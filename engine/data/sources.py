@@ -112,7 +112,7 @@ class Source:
     """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json.
 
     In place of the data of the settings: ``tables``, which a program gives, or ``files``, which a command names, by split.
-    ``folder``: that of the inputs of a command. ``run``: whose run.json the settings are from, so that no address in them is
+    ``started_from``: the model that a finished run names as its start. ``folder``: that of the inputs of a command. ``run``: whose run.json the settings are from, so that no address in them is
     asked for: anybody may have written it.
     """
 
@@ -126,6 +126,7 @@ class Source:
     ):
         self.config = config or SourceConfig()
         self.given, self.files, self.folder, self.run = tables, files, folder, run
+        self.started_from: Any = None
         self.taken_data: TakenData | None = None
         self.taken_model: TakenModel | None = None
         self.mixture: Mixture | None = None  # the shares of the training files, if they are told any

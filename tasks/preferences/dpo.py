@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 from engine.data.batch import Batch
 from engine.data.collate import Layout
 from engine.errors import ModelError, UsageError
+from engine.settings.fields import user_path
 from engine.task import Examples, Row
 from tasks.language.causal_lm import Decoder
 from tasks.language.generate import chat_prompt
@@ -92,7 +93,7 @@ class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
         model: Any = super().build_model()
         name = self.options.reference_model or self.path
         self.refer_to(model if self.options.reference_model is None else self.reference(name))
-        model.config.reference_model = str(Path(name).resolve()) if Path(name).is_dir() else name  # and so it is saved
+        model.config.reference_model = None if Path(name).is_dir() else name  # saved with the model: no folder of this machine
         return model  # type: ignore[no-any-return]
 
     def adopt(self, model: nn.Module) -> None:
@@ -100,7 +101,12 @@ class DPO(OnPreferences[DPOOptions], Decoder[DPOOptions]):
         name = getattr(model.config, "reference_model", None)
         if not isinstance(name, str | None):
             raise ModelError(f"config.json of the model: reference_model must be a name, found {name!r:.60}")
-        self.reference_name = self.options.reference_model or name
+        self.reference_name = self.options.reference_model or name or self.started_from()
+
+    def started_from(self) -> str | None:
+        """The folder that the finished run started from, if it is still there. A pushed run.json has its last name alone."""
+        name = self.source.started_from
+        return name if isinstance(name, str) and user_path(name).is_dir() else None
 
     def ratios(self, outputs: Any, batch: Batch) -> Tensor:
         """[N]: how much more probable each target token is than for the reference, as a logarithm."""

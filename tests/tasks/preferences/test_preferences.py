@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -343,8 +344,20 @@ def test_evaluate_its_errors_and_a_file_of_another_form(project, tmp_path, capsy
 
 
 def test_the_reference_of_a_finished_model(project, tmp_path, capsys):
-    """It is named in config.json, or on the command line; another one gives other figures, and what cannot be one is refused."""
-    assert json.loads((project / "dpo/config.json").read_text())["reference_model"] == str((project / "model").resolve())
+    """It is the folder that run.json names, or on the command line; another one gives other figures, and what cannot be one is
+    refused. What is pushed, config.json, names no folder."""
+    assert json.loads((project / "dpo/config.json").read_text()).get("reference_model") is None
+    task, net, _ = open_model(str(project / "dpo"), find, device="cpu")
+    assert task.reference_name == str(project / "model")
+    net.config.reference_model = "org/model"
+    task.adopt(net)
+    assert task.reference_name == "org/model"
+    moved = shutil.copytree(project / "dpo", tmp_path / "moved", ignore=shutil.ignore_patterns("checkpoints"))
+    document = json.loads((moved / "run.json").read_text())
+    document["settings"]["model"] = "model"  # as a push has cut it: no name to ask the Hub for
+    (moved / "run.json").write_text(json.dumps(document))
+    code, line = fails(["evaluate", "--device", "cpu", "--model", str(moved), "--file", str(project / "eval.jsonl")], capsys)
+    assert code == 2 and "--reference-model FOLDER" in line
     use = ["evaluate", "--device", "cpu", "--output", str(tmp_path / "f.json"), "--file", str(project / "eval.jsonl")]
     itself = [*use, "--model", str(project / "dpo"), "--reference-model", str(project / "dpo")]
     assert run.main(itself) == 0

@@ -112,8 +112,8 @@ class Source:
     """Resolves a SourceConfig. ``taken_data``, ``taken_model``: what was taken; for the start lines and run.json.
 
     In place of the data of the settings: ``tables``, which a program gives, or ``files``, which a command names, by split.
-    ``started_from``: the model that a finished run names as its start. ``folder``: that of the inputs of a command. ``run``: whose run.json the settings are from, so that no address in them is
-    asked for: anybody may have written it.
+    ``folder``: that of the inputs of a command. ``run``: whose run.json the settings are from, so that no address in them is
+    asked for: anybody may have written it. ``started_from``: the model that it names as its start.
     """
 
     def __init__(

@@ -142,7 +142,7 @@ def _(at: Place) -> Attempts:
     yield signalled(at, signal.SIGTERM)
 
 
-@row(108, "stdout closed (| head)", 141, "")
+@row(108, "stdout closed (| head)", 141, "", slow=True)
 def _(at: Place) -> Attempts:
     command = [sys.executable, "run.py", *at.predict_file("i.csv", "text\n" + "w1 w2\n" * 3000)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

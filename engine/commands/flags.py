@@ -158,8 +158,10 @@ def refuse_missing(config: Any, texts: Sequence[str]) -> None:
         for name in (name for name in names if not any(letter.isspace() for letter in name)):
             refuse_missing_model(name)
     for flag in ("input", "file", "corpus"):
+        if flag == "input" and len(texts) > (0 if getattr(config, "model", "") else 1):
+            continue  # one of the two is too many, which the command says
         if (value := getattr(config, flag, None)) and value != "-":
-            for name in sets_of(value).values() if flag == "file" else [value]:
+            for name in sets_of(value, "--file").values() if flag == "file" else [value]:
                 check_form(name, f"--{flag}", Form.of(config), fetch=check_address)
 
 

@@ -325,10 +325,9 @@ SCHEMA = {"run_id", "system", "version", "track", "model", "task", "batch", "fla
 
 
 ALL = ["Plainloop", "plain loop", "Accelerate", "Trainer", "Lightning Fabric"]
-FEW = ["Plainloop", "plain loop"]  # the second is padded: what others are compared with
 
 
-@pytest.fixture(scope="module", params=[FEW, pytest.param(ALL, marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.fixture(scope="module", params=[pytest.param(ALL, marks=pytest.mark.slow)], ids=["all"])
 def real(request, tmp_path_factory):
     """Track S with some systems, each in its own process; the options, rows and what was printed."""
     folder = tmp_path_factory.mktemp("bench")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from bench.toys import tiny
@@ -49,6 +50,7 @@ def test_training_draws_anew_for_each_seed_and_epoch():
     assert sorted(of(1)[0]) != sorted(of(1)[1]) and sorted(of(1)[0]) != sorted(of(2)[0])
 
 
+@pytest.mark.slow
 def test_a_process_whose_worker_has_raised_ends(tmp_path):
     """Workers ignore SIGTERM, with which Python would end them, and then wait for them."""
     code = """

@@ -28,7 +28,7 @@ from tests.toys.runs import config, kinds, make_task, unfinish
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
-@pytest.mark.parametrize("batching", ["padded", "bucketed", "packed"])
+@pytest.mark.parametrize("batching", ["padded", pytest.param("bucketed", marks=pytest.mark.slow), "packed"])
 @pytest.mark.parametrize("until", [4, pytest.param(7, marks=pytest.mark.slow), 11, pytest.param(14, marks=pytest.mark.slow)])
 def test_resume_is_bitwise(tmp_path, until, batching, precision):
     """5 steps an epoch, a checkpoint every 3: killed between them, at an epoch's end, in epoch 1, 2 and 3."""

@@ -234,6 +234,7 @@ def test_one_rank_alone_writes_an_ordinary_checkpoint(tmp_path):
     assert json.loads((last / "MANIFEST.json").read_text())["format"] == 1 and (last / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_rank_does_not_wait_for_its_part(tmp_path):
     """Rank 1 dies while the threads write; the other is not held up by its thread, and the older checkpoint stands."""
 

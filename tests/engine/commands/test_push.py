@@ -190,6 +190,7 @@ AutoModelForSequenceClassification.from_pretrained("org/mine").save_pretrained(s
 """
 
 
+@pytest.mark.slow
 def test_training_pushes_when_it_has_ended(project, tmp_path, hub):
     """A process of its own, whose environment names Hub and token, pulls the same weights; no file holds the token."""
     arguments = [*command(project), "--output-dir", str(tmp_path / "run"), "--push-to-hub", "org/mine"]

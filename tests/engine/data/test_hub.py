@@ -156,6 +156,7 @@ def test_an_unreachable_hub_is_found_within_five_seconds(silent, tmp_path):
     assert answer[0] == "False" and float(answer[1]) < 5
 
 
+@pytest.mark.slow
 def test_data_hub_without_a_hub_is_an_error_not_a_sample(silent, tmp_path):
     began = time.monotonic()
     result = run(tmp_path, silent, "--task", "yelp", "--data", "hub", "--model", str(tiny.save_model(tmp_path / "m")))

@@ -79,7 +79,7 @@ def test_an_error_of_one_rank_is_that_of_all(tmp_path):
         assert other[0] == "DistributedError" and "other data than rank 0 (train" in other[1]
 
 
-@pytest.mark.parametrize("how", ["killed", "hangs", "raises"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("hangs", marks=pytest.mark.slow), "raises"])
 def test_a_lost_rank_is_named_and_the_checkpoint_stands(how, tmp_path, monkeypatch):
     monkeypatch.setattr(lost_ranks, "ROLL_CALL_SECONDS", 2.0)
 

@@ -65,7 +65,7 @@ CASES = {
 SIZES = [
     pytest.param(2, QUICK, id="2"),
     pytest.param(2, EACH_OPTIMIZER, id="2-optimizers", marks=pytest.mark.slow),
-    pytest.param(2, BF16, id="2-bf16", marks=pytest.mark.bf16),
+    pytest.param(2, BF16, id="2-bf16", marks=[pytest.mark.bf16, pytest.mark.slow]),
     pytest.param(2, CASES, id="2-all", marks=pytest.mark.slow),
     pytest.param(4, CASES, id="4-all", marks=pytest.mark.slow),
 ]

@@ -35,7 +35,7 @@ def test_resuming_with_another_number_of_ranks(sizes, shard, tmp_path, capfd):
     assert f"resume: same data order, not bitwise ({changes}), from step 2 of" in said
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=[pytest.mark.bf16, pytest.mark.slow])])
 def test_killed_and_resumed_with_as_many_ranks_is_bitwise(tmp_path, precision):
     """Each rank's random numbers go on where they were."""
     assert cut_and_whole(2, tmp_path, precision=precision)

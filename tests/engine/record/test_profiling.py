@@ -86,6 +86,7 @@ def test_an_evaluation_ends_the_window(tmp_path):
     assert sum(step["seconds"] for step in late["steps"]) < 2
 
 
+@pytest.mark.slow
 def test_a_short_run_and_a_run_that_fails(tmp_path, capsys):
     assert make(tmp_path, "short", profile=2, max_steps=2) is None
     assert "nothing to see: it begins after 3 steps" in capsys.readouterr().out

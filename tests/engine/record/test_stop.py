@@ -118,7 +118,7 @@ def test_a_stdout_that_takes_no_more_stops_as_a_signal_does(how, data, undisturb
     assert steps(out) == steps(undisturbed)
 
 
-@pytest.mark.parametrize("closed", [also(">&-"), also("2>&-"), ">&- 2>&- <&-"])
+@pytest.mark.parametrize("closed", [also(">&-"), also("2>&-"), also(">&- 2>&- <&-")])
 def test_streams_that_are_closed_from_the_start_are_nobodys(closed, data, tmp_path):
     """And no file of the run gets their numbers."""
     out = tmp_path / "run"

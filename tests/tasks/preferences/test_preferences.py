@@ -34,6 +34,7 @@ from tests.toys.preferring import as_texts, make_task, model, save_model, tokeni
 from tests.toys.ranks import assert_two_ranks_are_one
 
 KINDS = ("reward", "dpo")
+ONE = [pytest.param(kind, marks=pytest.mark.slow if kind == "reward" else ()) for kind in KINDS]
 USER, SAYS = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
 
@@ -207,7 +208,7 @@ def steps_of(kind: str, config: TrainConfig) -> np.ndarray:
     return np.array([[float(record.loss_sum / record.num_items), float(record.grad_norm)] for record in records])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE)
 def test_the_cut_into_micro_batches_and_packing_change_nothing(kind):
     """16 pairs as 1, 2 or 4 micro-batches, the last step short; packed and padded."""
     quiet = {"epochs": 1, "learning_rate": 2e-5, "device": "cpu", "precision": "fp32"}
@@ -241,7 +242,7 @@ def test_the_reference_is_the_start_on_either_side_of_padding_and_in_few_shapes(
     assert float(task.loss(task.forward(net, batch), batch)) == pytest.approx(7 * np.log(2), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE)
 def test_killed_and_resumed_is_bitwise_the_same(tmp_path, kind):
     """Packed, with dropout; killed between checkpoints in the second epoch."""
     config = TrainConfig(batch_size=4, accumulation_steps=2, epochs=2, learning_rate=1e-3, log_steps=2, save_steps=2,
@@ -261,7 +262,7 @@ def test_sigkill_through_run_py(project, tmp_path, kind):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE)
 def test_two_ranks_are_one(tmp_path, kind):
     def net() -> Any:
         found = model(kind)
@@ -272,7 +273,7 @@ def test_two_ranks_are_one(tmp_path, kind):
     assert_two_ranks_are_one(tmp_path, lambda: make_task(kind, 36), net)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE)
 def test_lora_and_frozen_layers(project, tmp_path, kind):
     """An adapter is as the model that it is merged into; its reference is the base model."""
     arguments = [*command(project, kind), "--max-steps", "3", "--learning-rate", "1e-2", "--precision", "fp32"]

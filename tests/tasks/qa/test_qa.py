@@ -125,6 +125,7 @@ def nested(some: list[dict[str, Any]]) -> dict[str, Any]:
     return {"version": "v2.0", "data": articles}
 
 
+@pytest.mark.slow
 def test_the_nested_form_trains_the_same_model(project, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(nested(rows(120, 0, every_none=4)), indent=1))
     (tmp_path / "eval.json").write_text(json.dumps(nested(rows(40, 1, every_none=4))))

@@ -98,7 +98,15 @@ def steps_of(task: Any, config: TrainConfig, net: Any = None) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "smoothing"), [("t5", 0.0), ("bart", 0.0), ("marian", 0.0), ("pegasus", 0.0), ("t5", 0.1), ("bart", 0.1)]
+    ("name", "smoothing"),
+    [
+        ("t5", 0.0),
+        ("bart", 0.1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("bart", 0.0), ("marian", 0.0), ("pegasus", 0.0), ("t5", 0.1)]
+        ),
+    ],
 )
 def test_losses_and_weights_of_seq2seq_trainer(name, smoothing, tmp_path):
     """Thirty steps with dropout off, sources and targets of many lengths: bit for bit, where both add up in the same order."""
@@ -256,8 +264,10 @@ def library_texts(folder: Path, sources: list[str], **decoding: Any) -> list[str
     return found
 
 
-@pytest.mark.parametrize("kind", ["run", *CONFIGS])
-@pytest.mark.parametrize("beams", [None, 3])
+OTHERS = [pytest.param(kind, beams, marks=pytest.mark.slow) for kind in ("run", *CONFIGS) for beams in (None, 3)]
+
+
+@pytest.mark.parametrize(("kind", "beams"), [("t5", None), ("bart", 3), *OTHERS])
 def test_what_is_written_is_the_librarys(project, tmp_path, kind, beams):
     """Of a finished run, and of models as they come from elsewhere; one by one there, together here."""
     folder = project / "run" if kind == "run" else save_model(tmp_path, kind)

@@ -16,10 +16,11 @@ from engine.data import cache
 ROOT = Path(__file__).parent.parent.parent
 
 
-def program(folder: Path) -> dict:
+def program(folder: Path, control: bool) -> dict:
     """A process of its own forks: see test_kill.py."""
     forked.warm_up()
-    good = save_calls.strike_calls(folder, save_calls.InPython(folder))
+    if not control:
+        return {"good": save_calls.strike_calls(folder, save_calls.InPython(folder))}
 
     def careless(root, step, files):
         """Writes where the checkpoint is to be, and tells nobody of what goes wrong."""
@@ -32,24 +33,27 @@ def program(folder: Path) -> dict:
             pass
 
     save_calls.commit = careless
-    return {"good": good, "careless": save_calls.strike_calls(folder, save_calls.InPython(folder))}
+    return {"careless": save_calls.strike_calls(folder, save_calls.InPython(folder))}
 
 
-@pytest.fixture(scope="module")
-def document(tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("faults")
-    command = [sys.executable, "-m", "tests.bench.test_faults", str(folder)]
+@pytest.fixture
+def document(request, tmp_path) -> dict:
+    folder = tmp_path
+    command = [sys.executable, "-m", "tests.bench.test_faults", str(folder), request.param]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads((folder / "document.json").read_text())
 
 
+@pytest.mark.parametrize("document", ["good"], indirect=True)
 def test_a_save_that_is_killed_or_fails_anywhere_leaves_a_whole_checkpoint(document):
     good = document["good"]
     assert good["kills"] == sum(good["calls"].values()) > 20 and good["errors"] > 60
     assert good["wrong"] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["careless"], indirect=True)
 def test_a_careless_save_is_found_out(document):
     faults_found = {row["fault"] for row in document["careless"]["wrong"]}
     assert "it said that it had saved, and had not" in faults_found
@@ -92,4 +96,4 @@ def test_damage_that_is_not_noticed_is_counted(tmp_path, monkeypatch):
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    (target / "document.json").write_text(json.dumps(program(target)))
+    (target / "document.json").write_text(json.dumps(program(target, sys.argv[2] == "careless")))

@@ -200,6 +200,7 @@ def test_flattened_rows_do_not_see_each_other(model):
 
 
 @pytest.mark.parametrize("model", ["random:tiny-gpt2", "random:tiny-llama"])
+@pytest.mark.slow
 def test_language_models_do_equal_work(model):
     base = a_job(model=model, task="language", track="LM")
     peer, _ = run_here(base, LANGUAGE)

@@ -200,8 +200,7 @@ SECONDS = [pytest.mark.bf16, pytest.mark.slow]
 
 @pytest.mark.parametrize(
     ("kind", "precision"),
-    [(kind, "fp32") for kind in list(KINDS)[1:]]
-    + [pytest.param(kind, "bf16", marks=SECONDS[: 1 if "average" in kind else 2]) for kind in list(KINDS)[1:]],
+    [(kind, "fp32") for kind in list(KINDS)[1:]] + [pytest.param(kind, "bf16", marks=SECONDS) for kind in list(KINDS)[1:]],
 )
 def test_resume_is_bitwise(tmp_path, kind, precision):
     """5 steps an epoch, a checkpoint every 3, killed after 7; dropout on."""

@@ -117,6 +117,7 @@ def command_in(line: str) -> str:
     return line[line.index("cd ") :].replace("&& python ", f"&& {shlex.quote(sys.executable)} ")
 
 
+@pytest.mark.slow
 def test_a_pickle_is_not_opened_and_the_command_that_is_named_converts_it(tmp_path, capsys):
     folder = tiny.save_model(tmp_path / "it's a model")
     from safetensors.torch import load_file

@@ -283,6 +283,7 @@ def test_a_document_that_is_too_large_is_not_read(run, tmp_path):
         report(ReportConfig(model=str(tmp_path / "run")), [], None)
 
 
+@pytest.mark.slow
 def test_an_escape_sequence_in_any_field_never_reaches_the_terminal(run, tmp_path, capsys):
     """Each text and each name in run.json and in the log, one by one, through compare and report: shown, or refused."""
     shutil.copytree(run, tmp_path / "run")

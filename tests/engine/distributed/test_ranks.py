@@ -195,6 +195,7 @@ def test_the_log_has_the_figures_of_each_rank_when_asked(tmp_path, capfd):
     assert capfd.readouterr().out.count("  rank 1: ") == 4
 
 
+@pytest.mark.slow
 def test_explaining_and_watching_change_nothing_and_rank_0_alone_writes(tmp_path, capfd):
     (tmp_path / "mine.py").write_text(
         "class Mine:\n def __init__(self, directory, settings, step): (directory / 'made').open('a').write('once ')\n"

@@ -58,7 +58,7 @@ def number_of_files(settings: dict[str, Any]) -> int:
     return kinds * (2 if settings.get("shard") else 1) + 1
 
 
-LONGER = ("sgd", "adafactor", "sharded sgd, average", "sharded average")
+LONGER = ("sgd", "adafactor", "sharded sgd, average", "sharded average", "muon, average")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONGER else ()) for name in RESUMED])

@@ -46,7 +46,7 @@ def measure(name, accumulation):
         return launches(make_task(), make_rows(24), make_model(), accumulation)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_packed_step(name, accumulation):
     """Nothing is read from the device, or ``Launches`` raises; the flash kernel once a layer and direction."""

@@ -77,6 +77,7 @@ def test_the_same_bits_and_the_training_time_without_it(tmp_path):
     assert metrics["train_runtime"] < 0.9 * metrics["wall_seconds"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_ends_the_window(tmp_path):
     """At the end of the first epoch, step 5: it would be among the hottest operations otherwise."""
     found = make(tmp_path, profile=6, eval_steps=0)
@@ -130,6 +131,7 @@ def test_it_is_stopped_once(tmp_path, monkeypatch):
     assert calls == [1]
 
 
+@pytest.mark.slow
 def test_overwriting_a_run_removes_its_profile(tmp_path):
     make(tmp_path, profile=1)
     assert make(tmp_path, overwrite=True, learning_rate=2e-3) is None

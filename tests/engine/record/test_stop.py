@@ -100,7 +100,7 @@ LOST = {  # how stdout is lost, and the exit code
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", [how if how == "a full disk" else also(how) for how in LOST])
+@pytest.mark.parametrize("how", [also(how) for how in LOST])
 def test_a_stdout_that_takes_no_more_stops_as_a_signal_does(how, data, undisturbed, tmp_path):
     """``| head -2`` and ``> /dev/full``: the step is finished and saved, nothing is a traceback, and --resume goes on."""
     out = tmp_path / "run"

@@ -53,7 +53,12 @@ def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -
         check_position(setup, run.num_steps)
         run.restore(progress)
     world.on_main_rank(lambda: tidy(run, setup.state.step, files))
-    then = {"world size": 1, "sharded": False} | dict(progress.ranks) | {"runs on": before.device} | dict(before.versions)
+    then = (
+        {"world size": 1, "sharded": False, "processor": "not recorded"}
+        | dict(progress.ranks)
+        | {"runs on": before.device}
+        | dict(before.versions)
+    )
     changed = differences(then, run.ranks() | {"runs on": document.device} | dict(document.versions))
     how = f"same data order, not bitwise ({'; '.join(changed)})" if changed else "exact"
     run.say(f"resume: {how}, from step {setup.state.step} of {run.num_steps}")

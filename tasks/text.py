@@ -21,7 +21,7 @@ from engine.console import note
 from engine.data.files import read_named
 from engine.data.form import Form
 from engine.data.sources import SourceConfig
-from engine.data.tables import RowName, chosen, plain_row, row_name
+from engine.data.tables import RowName, chosen, names_of_rows, plain_row
 from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import Tokens, cells_of, tokenize
 from engine.errors import DataError, MissingColumnError, ModelError, UsageError
@@ -122,7 +122,7 @@ class TextTask(Task[O]):
             if held_out(tables):
                 raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
             tables = self.source.hold_out(tables["train"], self.strata(tables["train"]), fraction)
-        self.unlimited = tables
+        self.unlimited = dict(tables)
         tables = {split: self.source.subset(table, split) for split, table in tables.items()}
         for split, table in tables.items():
             if len(table) == 0:
@@ -321,9 +321,10 @@ def said_in(cell: Any) -> str:
     return " ".join(map(said_in, cell)) if isinstance(cell, list) else str(cell)
 
 
-def name_of_piece(table: Dataset, rows: Sequence[int], piece: int) -> str:
-    """What errors call a row of tokens, of which a row of the table may have several: ``rows`` are those that each is of."""
-    return row_name(table, rows[piece])
+def names_of_pieces(table: Dataset, rows: Sequence[int]) -> RowName:
+    """What errors call rows of tokens, of which a row of the table may have several: ``rows`` are those that each is of."""
+    name = names_of_rows(table)
+    return lambda piece: name(rows[piece])
 
 
 SPARE = 2**28  # parameters that a model may have more than its files have bytes: a new head

@@ -58,6 +58,11 @@ def sources_of(task: Task[Any]) -> dict[str, str]:
     return {name: digest[:32] for name, digest in found.items() if digest}
 
 
+def processor() -> str:
+    """Its name. Kernels are chosen by it: two processors with the same instructions need not add up in the same order."""
+    return torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+
+
 def run_document(
     settings: dict[str, Any], task: Task[Any], examples: Mapping[str, Examples], sources: Mapping[str, str] | None = None
 ) -> RunDocument:
@@ -76,7 +81,7 @@ def run_document(
         sources=sources,
         versions={"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers", "datasets", "numpy", "safetensors")}
-        | {"instructions": torch.backends.cpu.get_cpu_capability()},
+        | {"instructions": torch.backends.cpu.get_cpu_capability(), "processor": processor()},
     )
 
 

@@ -83,8 +83,8 @@ class RunDocument:
     its default (settings/fields.py: with_defaults).
 
     ``sources``: hashes of the model and of the code that the run began with (describe.py: sources_of).
-    ``versions``: of the packages, and the processor's ``instructions``. ``device``, ``precision`` and ``batching``: what
-    "auto" came to. ``base_model``: name and license of the checkpoint that training starts from, and of an adapter's the
+    ``versions``: of the packages, and the processor's name and ``instructions``. ``device``, ``precision`` and ``batching``:
+    what "auto" came to. ``base_model``: name and license of the checkpoint that training starts from, and of an adapter's the
     fingerprint of its ``weights``. ``command``: that makes this run; None: it was made from Python. ``model_config``: what
     config.json says of the model. ``plans``: of a run that ``--resume`` has made longer, the epochs that it was to have, by the
     number of steps up to which it was. ``files``: what the model was saved as, the sha256 of each file by its name within the

@@ -60,7 +60,10 @@ def chosen(table: Dataset, rows: np.ndarray) -> Dataset:
 
 def place_of(table: Dataset, row: int) -> tuple[str, int]:
     """The file of a row ("": none) and which row of it, from 1; ``row``: of the table, from 0."""
-    origin = origin_of(table)
+    return place_in(origin_of(table), row)
+
+
+def place_in(origin: Origin, row: int) -> tuple[str, int]:
     number = row if origin.rows is None else int(origin.rows[row])
     at = bisect.bisect_right(origin.starts, number) - 1
     return origin.files[at] if origin.files else "", 1 + number - origin.starts[at]
@@ -73,8 +76,17 @@ def row_number(table: Dataset, row: int) -> int:
 
 def row_name(table: Dataset, row: int) -> str:
     """``train.csv, row 51``, whatever part of the file the table is; ``row``: from 0."""
-    file, number = place_of(table, row)
+    return name_in(origin_of(table), row)
+
+
+def name_in(origin: Origin, row: int) -> str:
+    file, number = place_in(origin, row)
     return f"{file}{', ' if file else ''}row {number}"
+
+
+def names_of_rows(table: Dataset) -> RowName:
+    """``row_name`` of the rows of a table, for as long as it is asked: the table itself, and what it maps, may go."""
+    return partial(name_in, origin_of(table))
 
 
 def plain_row(row: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,8 @@ from tasks.classification.cells import as_list, is_missing, other_mark, value, w
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+PIECE = 10_000  # rows whose cells are compared at once
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,18 @@ def read_column(table: Dataset, split: str, rule: Rule) -> Column:
     number_of: dict[Any, int] = {}
     cells: list[Any] = []
     where: list[str] = []
-    kinds = np.empty(len(table), dtype=np.int64)
-    parts = [cells_of(table[name]) for name in rule.columns]
-    for row, cell in enumerate(parts[0] if len(parts) == 1 else map(list, zip(*parts, strict=True))):
-        kinds[row] = kind = number_of.setdefault(key(cell), len(cells))
-        if kind == len(cells):
-            cells.append(cell)
-            where.append(f"{split} data, {row_name(table, row)}")
+    kinds = np.empty(len(table), dtype=np.int32)
+    for start, found, which in pieces_of(table, rule.columns):
+        numbers = np.array([number_of.setdefault(key(cell), len(number_of)) for cell in found], dtype=np.int32)
+        for at in map(int, np.flatnonzero(numbers >= len(cells))):
+            if numbers[at] == len(cells):
+                cells.append(found[at])
+                where.append(f"{split} data, {row_name(table, start + int(np.argmax(which == at)))}")
+        kinds[start : start + len(which)] = numbers[which]
     if not cells:
         raise DataError(f"there is no row to {split} on" if split == "train" else f"no row of the {split} data is left")
     column = Column(split, kinds, where, [[cell] for cell in cells], class_names(table, rule.columns[0]))
-    if len(parts) > 1:
+    if len(rule.columns) > 1:
         column.words = cells
         column.hold_values(rule.columns)
     elif rule.problem == "multi_label":
@@ -101,6 +104,27 @@ def read_column(table: Dataset, split: str, rule: Rule) -> Column:
             if (as_list(cell) is not None and rule.names is None) if isinstance(cell, str) else value(cell) is None:
                 raise DataError(f"{place}: label {cell!r} is not a class (a list of labels needs --problem multi_label)")
     return column
+
+
+def pieces_of(table: Dataset, names: Sequence[str]) -> Iterator[tuple[int, Sequence[Any], np.ndarray]]:
+    """The cells of some rows at a time: the number of the first row, from 0, the cells that they hold, in the order of their
+    first rows, and which of these each row has. With several columns a row's cell is the list of theirs.
+
+    Arrow finds equal cells in a fraction of the time that Python needs; it is asked where its idea of equal is Python's.
+    """
+    import pyarrow
+
+    kind = table.data.schema.field(names[0]).type
+    is_plain = pyarrow.types.is_string(kind) or pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind)
+    if len(names) == 1 and is_plain:
+        column = table.select_columns(list(names)).with_format("arrow")
+        for start in range(0, len(table), PIECE):
+            piece = column[start : start + PIECE].column(0).combine_chunks().dictionary_encode(null_encoding="encode")
+            yield start, piece.dictionary.to_pylist(), piece.indices.to_numpy()
+        return
+    parts = [cells_of(table[name]) for name in names]
+    for row, cell in enumerate(parts[0] if len(parts) == 1 else map(list, zip(*parts, strict=True))):
+        yield row, [cell], np.zeros(1, dtype=np.int32)
 
 
 def class_names(table: Dataset, column: str) -> tuple[str, ...] | None:

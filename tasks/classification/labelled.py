@@ -106,7 +106,7 @@ class Labelled(TextTask[L]):
         tables = self.splits()
         if not tables:
             return {}
-        self.labels, targets = read_labels(tables, self.rule(tables), self.unlimited.get("train"))
+        self.labels, targets = read_labels(tables, self.rule(tables), self.unlimited.pop("train", None))
         summarise(self.labels, targets, self.problem)
         if self.is_finished:  # nothing is trained any more: only what is measured is made
             tables.pop("train", None)

@@ -11,7 +11,7 @@ What is the same whatever carries the labels stands in labelled.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns, delimiter_hint
 from engine.data.places import UNNAMED
 from engine.data.plan import eval_batches
-from engine.data.tables import RowName, row_name
+from engine.data.tables import RowName, names_of_rows
 from engine.data.tokens import TokenDataset, Tokens, cells_of, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.model.capabilities import counts_ends
@@ -63,7 +63,7 @@ class Classification(Labelled[ClassificationOptions]):
 
     def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
         """Token ids beside the labels; says how many texts were cut or blank."""
-        o, row = self.options, partial(row_name, table)
+        o, row = self.options, names_of_rows(table)
         texts = checked_texts(table[o.text_column], f"{split} data, column {o.text_column!r}", row)
         pairs = None
         if o.text_pair_column:

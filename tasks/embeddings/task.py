@@ -17,7 +17,6 @@ Offline the pairs are passages of IMDb reviews: near the beginning, and behind t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns
 from engine.data.plan import eval_batches
 from engine.data.sources import Source
-from engine.data.tables import RowName, plain_row, row_name
+from engine.data.tables import RowName, names_of_rows, plain_row
 from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
@@ -99,7 +98,7 @@ class Embeddings(TextTask[EmbeddingsOptions]):
     def pairs(self, table: Dataset, split: str) -> Pairs:
         """Token ids of each column of texts. Raises DataError."""
         o = self.options
-        row = partial(row_name, table)
+        row = names_of_rows(table)
         texts = {name: checked_texts(table[name][:], f"{split} data, column {name!r}", row) for name in o.texts}
         scores = np.zeros(len(table), np.float32)
         if not self.is_contrastive:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,7 +23,7 @@ from engine.data.places import files_in, parts_of
 from engine.data.remote import unfetched
 from engine.data.sources import Source
 from engine.data.streams import kind_of, looks_like_a_file
-from engine.data.tables import RowName, chosen, row_name
+from engine.data.tables import RowName, chosen, names_of_rows
 from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import TokenDataset, tokenize
 from engine.errors import DataError, ModelError, UsageError
@@ -158,7 +157,7 @@ class CausalLM(Decoder[CausalOptions]):
 
     def examples(self) -> dict[str, Examples]:
         tables, column = self.splits(), self.options.text_column
-        names: dict[str, RowName] = {split: partial(row_name, table) for split, table in tables.items()}
+        names: dict[str, RowName] = {split: names_of_rows(table) for split, table in tables.items()}
         texts = {split: list(checked_texts(table[column][:], f"{split} data", names[split])) for split, table in tables.items()}
         self.corpus = texts.get("train", ())
         return {split: self.rows(documents, split, names[split]) for split, documents in texts.items()}

@@ -10,7 +10,6 @@ changes any; evaluation masks the same each time. ``python run.py fill`` uses th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
 from engine.data.collate import PADDED, Layout
-from engine.data.tables import row_name
+from engine.data.tables import names_of_rows
 from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, tokenize, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
@@ -62,7 +61,7 @@ class MaskedLM(LanguageModel[MaskedOptions]):
         self.mask_id, self.maskable, self.continues = self.vocabulary()  # refused before the model is loaded
         rows: dict[str, Examples] = {}
         for split, table in tables.items():
-            name, row = f"{split} data", partial(row_name, table)
+            name, row = f"{split} data", names_of_rows(table)
             tokens = tokenize(checked_texts(table[column][:], name, row), self.tokenizer, WHOLE, name=name, row_name=row)
             cut = in_pieces(tokens, self.max_length, name)
             rows[split] = TokenDataset(cut, {}, row_name=names_of_parts(tokens, cut, row))

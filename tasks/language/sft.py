@@ -12,13 +12,12 @@ the model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from engine.console import note
-from engine.data.tables import RowName, row_name
+from engine.data.tables import RowName, names_of_rows, row_name
 from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, Tokens
 from engine.errors import DataError, ModelError
@@ -69,7 +68,7 @@ class SFT(Decoder[SFTOptions]):
         tables = self.splits()
         rows = {split: self.read(table, split) for split, table in tables.items()}
         self.corpus = [text for row in rows.get("train", ()) for text in texts_of(row)]
-        return {split: self.rows(some, f"{split} data", partial(row_name, tables[split])) for split, some in rows.items()}
+        return {split: self.rows(some, f"{split} data", names_of_rows(tables[split])) for split, some in rows.items()}
 
     def read(self, table: Dataset, split: str) -> list[tuple[Any, ...]]:
         """Of each row the messages, or prompt and completion. Raises DataError."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.checked import parse_json
 from engine.console import note
-from engine.data.tables import row_name
+from engine.data.tables import names_of_rows
 from engine.data.tokens import cells_of
 from engine.errors import DataError
 from engine.task import held_out
@@ -37,7 +36,7 @@ def preferences_of(table: Dataset, prompt: str | None, answers: Sequence[str], w
 
     ``prompt``: its column; None: both answers begin with it. ``answers``: the columns of the better and of the worse one.
     """
-    found, name = [], partial(row_name, table)
+    found, name = [], names_of_rows(table)
     columns = [cells_of(table[column]) for column in ((prompt,) if prompt else ()) + tuple(answers)]
     for row, cells in enumerate(zip(*columns, strict=True)):
         *before, chosen, rejected = cells

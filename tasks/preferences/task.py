@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
 from engine.data.batch import Batch
-from engine.data.tables import row_name
+from engine.data.tables import names_of_rows
 from engine.data.taken import HubData, TakenModel
 from engine.task import Examples
 from tasks.language.scratch import small_gpt2
@@ -75,7 +74,7 @@ class OnPreferences(TextTask[P]):
         self.corpus = all_texts(rows.get("train", ()))
         found: dict[str, Examples] = {}
         for split, table in tables.items():
-            name = partial(row_name, table)
+            name = names_of_rows(table)
             found[split], kept = encoded(rows[split], self.tokenizer, self.max_length, f"{split} data", name)
             if split != "train":
                 self._held_out[split] = table, [rows[split][i] for i in kept]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.console import shown
-from engine.data.tables import row_name
+from engine.data.tables import names_of_rows
 from engine.data.tokens import cells_of
 from engine.errors import DataError
 from tasks.text import checked_texts
@@ -35,7 +34,7 @@ class Question(NamedTuple):
 
 def questions_of(table: Dataset, options: QAOptions, where: str) -> list[Question]:
     """One for each row. Raises DataError with the row and its question."""
-    name, found = partial(row_name, table), []
+    name, found = names_of_rows(table), []
     asked, contexts = (checked_texts(table[column], where, name) for column in options.texts)
     cells = zip(cells_of(asked), cells_of(contexts), cells_of(table[options.answers_column]), strict=True)
     for number, (question, context, answers) in enumerate(cells):

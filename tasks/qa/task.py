@@ -9,7 +9,6 @@ summed over windows: what lies beside a window in its batch, padding included, h
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from engine.console import note, shown
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns
-from engine.data.tables import plain_row, row_name
+from engine.data.tables import names_of_rows, plain_row
 from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset
 from engine.errors import ModelError
@@ -36,7 +35,7 @@ from tasks.qa.rows import Question, questions_of
 from tasks.qa.spans import MAX_ANSWER_LENGTH, answers, of_windows
 from tasks.qa.windows import NOT_AN_ITEM, Windows, encode, places
 from tasks.samples import passages
-from tasks.text import check_loaded, name_of_piece
+from tasks.text import check_loaded, names_of_pieces
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -115,7 +114,7 @@ class QuestionAnswering(LanguageModel[QAOptions]):
 
     def on_tokens(self, questions: Sequence[Question], table: Dataset, split: str) -> Examples:
         """Windows, with the first and the last token of the answer in each."""
-        name, where = partial(row_name, table), f"{split} data"
+        name, where = names_of_rows(table), f"{split} data"
         windows = encode(questions, self.tokenizer, self.max_length, self.stride, where, name)
         if (number := len(windows.ids)) > len(questions):
             note(f"{where}: {len(questions)} questions in {number} windows of at most {self.max_length} tokens")
@@ -123,7 +122,7 @@ class QuestionAnswering(LanguageModel[QAOptions]):
         if split != "train":
             self._held_out[split] = table, list(questions), windows
         columns = {"first": spans[:, 0].astype(np.int64), "last": spans[:, 1].astype(np.int64)}
-        return TokenDataset(windows.tokens(), columns, row_name=partial(name_of_piece, table, windows.question))
+        return TokenDataset(windows.tokens(), columns, row_name=names_of_pieces(table, windows.question))
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
         """``targets``: "tokens" [B, T], where in the batch the tokens of each window are, -1 behind its end; and in which of

@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.data.sources import Source
-from engine.data.tables import row_name
+from engine.data.tables import names_of_rows
 from engine.data.tokens import cells_of
 from engine.errors import DataError, UsageError
 from tasks.classification.cells import as_list
 from tasks.options import RerankerOptions
-from tasks.text import checked_texts, name_of_piece
+from tasks.text import checked_texts, names_of_pieces
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,7 +78,7 @@ def numbered(values: Sequence[Any]) -> np.ndarray:
 
 def pairs_of(table: Dataset, form: Form, where: str) -> Pairs:
     """All pairs of the table. Raises DataError with the row."""
-    found, name = Pairs(), partial(row_name, table)
+    found, name = Pairs(), names_of_rows(table)
     cells = zip(*(cells_of(table[column]) for column in form.columns), strict=True)
     for row, (query, passage, *others) in enumerate(cells):
         try:
@@ -88,7 +87,7 @@ def pairs_of(table: Dataset, form: Form, where: str) -> Pairs:
             raise DataError(f"{where}, {name(row)}: {error}") from error
         found.add(row, query, *given)
     for texts, column in ((found.queries, form.query), (found.passages, form.passage)):
-        checked_texts(texts, f"{where}, column {column!r}", partial(name_of_piece, table, found.rows))
+        checked_texts(texts, f"{where}, column {column!r}", names_of_pieces(table, found.rows))
     if not found.rows:
         raise DataError(f"{where}: no row has a passage")
     return found

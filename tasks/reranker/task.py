@@ -10,7 +10,6 @@ sentence-transformers). The saved directory is a CrossEncoder of theirs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -33,7 +32,7 @@ from tasks.reranker.predicted import activation, asked, cells, described, in_ord
 from tasks.reranker.rows import OWN, Form, Pairs, form_of, known_names, pairs_of, refuse_parted
 from tasks.samples import candidates
 from tasks.scoring import Scorer
-from tasks.text import name_of_piece
+from tasks.text import names_of_pieces
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,7 +94,7 @@ class Reranker(Scorer[RerankerOptions]):
     def pairs(self, table: Dataset, split: str) -> Examples:
         """Token ids of each pair, and its label. Raises DataError, and UsageError where a query's passages were parted."""
         pairs = pairs_of(table, self.form, f"{split} data")
-        name = partial(name_of_piece, table, pairs.rows)
+        name = names_of_pieces(table, pairs.rows)
         if split != "train":
             self._held_out[split] = table, pairs
             if not self.form.negatives:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.data.form import Columns
-from engine.data.tables import RowName, plain_row, row_name
+from engine.data.tables import RowName, names_of_rows, plain_row
 from engine.errors import DataError
 from tasks.pairs import Pairs
 from tasks.text import checked_texts
@@ -61,7 +60,7 @@ def source_cells(rows: Columns, name: str | None) -> list[Any]:
 
 def both_in(table: Dataset, names: Sequence[str], where: str) -> tuple[Sequence[str], Sequence[str]]:
     """Sources and targets of a table. Raises DataError for a row that has none, or a blank target: nothing to be learned."""
-    row = partial(row_name, table)
+    row = names_of_rows(table)
     sources, targets = (texts_in(table, name, where, row) for name in names)
     if (blank := next((number for number, text in enumerate(targets) if not text.strip()), None)) is not None:
         raise DataError(f"{where}, {row(blank)}: the target is blank: remove the row or fill it")

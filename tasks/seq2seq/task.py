@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import Layout, arrange, per_token
-from engine.data.tables import row_name
+from engine.data.tables import names_of_rows
 from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import TokenDataset, tokenize
 from engine.errors import UsageError
@@ -98,7 +97,7 @@ class Seq2Seq(Writer):
 
     def on_tokens(self, sources: Sequence[str], targets: Sequence[str], table: Dataset, split: str) -> Examples:
         """Token ids of both. Raises ModelError for a tokenizer whose targets have no end."""
-        name, where = partial(row_name, table), f"{split} data"
+        name, where = names_of_rows(table), f"{split} data"
         if split != "train":
             self._held_out[split] = table, sources, targets, {}
             say_what_rouge_misses(targets, where)

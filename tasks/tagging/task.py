@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -36,7 +35,7 @@ from tasks.tagging.mistakes import Place, TagMistakes
 from tasks.tagging.predicted import Text, batches_of, prediction
 from tasks.tagging.tags import ThingMetrics, WordMetrics, kinds_of
 from tasks.tagging.words import Tagged, encode, tagged_words
-from tasks.text import check_loaded, name_of_piece, names_of_outputs, trained_names
+from tasks.text import check_loaded, names_of_outputs, names_of_pieces, trained_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -173,7 +172,7 @@ class Tagging(LanguageModel[TaggingOptions]):
         return TokenDataset(
             found.tokens(),
             token_columns={"labels": flat.astype(np.int32)},
-            row_name=partial(name_of_piece, table, [kept[sentence] for sentence in found.sentence]),
+            row_name=names_of_pieces(table, [kept[sentence] for sentence in found.sentence]),
         )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from engine.checked import is_a
 from engine.console import note
-from engine.data.tables import row_name
+from engine.data.tables import names_of_rows
 from engine.data.tokens import CHUNK_ROWS, Tokens, cells_of, left_as_found
 from engine.errors import DataError, ModelError
 
@@ -29,7 +28,7 @@ LETTERS = re.compile(r"[0-9A-Za-z\u00c0-\u052f]{2}")  # two of Latin, Greek or C
 
 def tagged_words(table: Dataset, text_column: str, label_column: str, where: str, names: Sequence[str] | None) -> list[Tagged]:
     """The sentences of a table. ``names``: of tags that are numbers. Raises DataError with the row."""
-    row, found, cut = partial(row_name, table), [], []
+    row, found, cut = names_of_rows(table), [], []
     for number, (text, tags) in enumerate(zip(cells_of(table[text_column]), cells_of(table[label_column]), strict=True)):
         try:
             found.append(sentence(text, tags, names))

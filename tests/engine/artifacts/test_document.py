@@ -148,6 +148,20 @@ def test_what_is_written_is_there_in_full(tmp_path):
     assert read_run(tmp_path) == document and [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
+@pytest.mark.parametrize(("recorded", "said"), [("Intel Xeon", "'Intel Xeon'"), (None, "'not recorded'")])
+def test_another_processor_may_add_up_in_another_order(tmp_path, recorded, said, capsys):
+    """Though it has the same instructions: resuming there is not called exact, nor where the first one is not known."""
+    task = tiny.TokenTask(train=tiny.token_rows(16))
+    config = TrainConfig(output_dir=str(tmp_path / "run"), epochs=1, device="cpu", resume=True)
+    fit(task, config, tiny.bert())
+    found = json.loads((tmp_path / "run/run.json").read_text())
+    found["status"], name = "running", found["versions"].pop("processor")
+    found["versions"] |= {"processor": recorded} if recorded else {}
+    (tmp_path / "run/run.json").write_text(json.dumps(found))
+    fit(task, config, tiny.bert())
+    assert f"not bitwise (processor: {said} -> {name!r})" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_another_transformers_may_know_other_keys_of_the_models_config(tmp_path, same, capsys):
     """A config that has gained a key with a new transformers is the same model; with the same one it is another."""

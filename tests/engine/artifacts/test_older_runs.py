@@ -50,10 +50,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_resumed_as_it_was(older: Path, capsys) -> None:
-    """To the same bits as 0.1.0 reached, where numbers come out alike: same processor features, same versions, one thread.
+    """To the same bits as 0.1.0 reached, where numbers come out alike: a whole run of today then equals the finished one.
 
-    Elsewhere the last bits of float32 differ, and 3 steps after a checkpoint the weights are within 1e-5. Against a whole
-    run of the code of today on this machine the same holds: its first 15 steps are then another processor's.
+    That is on Intel's processors with AVX-512, one thread, the same versions. Elsewhere the last bits of float32 differ, and 3
+    steps after a checkpoint the weights are within 1e-5; so are those of a whole run, whose first 15 steps are another
+    processor's. 0.1.0 did not record the processor, so nothing is called exact.
     """
     before = read(older / "killed/run.json")
     assert before["status"] == "running" and not (older / "killed/model.safetensors").exists()
@@ -61,11 +62,14 @@ def assert_resumed_as_it_was(older: Path, capsys) -> None:
     said = capsys.readouterr().out
     after = read(older / "killed/run.json")
     assert run.main([*COMMAND, "--output-dir", "whole"]) == 0
-    is_same = all(before[name] == after[name] for name in ("versions", "device"))
-    assert ("resume: exact, from step 15 of 18" if is_same else "resume: same data order, not bitwise") in said
+    assert "resume: same data order, not bitwise" in said and "processor: 'not recorded' -> " in said
+    whole, finished = weights(older / "whole"), weights(older / "finished")
+    is_same = all(torch.equal(whole[name], finished[name]) for name in finished)
+    is_alike = all(before["versions"][name] == after["versions"][name] for name in before["versions"])
+    assert is_same or not is_alike or "Intel" not in after["versions"]["processor"]
     tolerance = {"rtol": 0, "atol": 0 if is_same else 1e-5}
     expected = load_file(older / "resumed.safetensors")
-    for other in (expected, weights(older / "whole")):
+    for other in (expected, whole):
         torch.testing.assert_close(weights(older / "killed"), other, **tolerance)
     assert after["status"] == "finished"
     for name in ("train_loss", "eval_loss", "eval_accuracy", "num_steps"):

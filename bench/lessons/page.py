@@ -3,12 +3,14 @@
     python -m bench page
 
 The page is the source: a pointer names a file and quotes a piece of a line; the number between them follows from the quote.
+Of a package that is here in another version than the page tells of, the numbers stay.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from bench.flags import make_parser
 from bench.lessons.lesson import path_of
@@ -27,6 +29,11 @@ class Pointer:
     line: int
     quote: str
 
+    def is_of(self, page: str) -> bool:
+        """Is the file here in the version that the page tells of?"""
+        package = self.file.split("/", maxsplit=1)[0]
+        return self.whose == "here" or f"{package} {version(package).split('+')[0]}" in page
+
     def lines(self) -> list[int]:
         """The numbers of all lines that hold the quote."""
         text = path_of(self.file).read_text(encoding="utf-8")
@@ -43,8 +50,10 @@ def renumbered(page: str) -> str:
 
     def renumber(match: re.Match[str]) -> str:
         whose, file, line, quote = match.groups()
-        found = Pointer(whose, file, int(line), quote).lines()
-        if not found:
+        pointer = Pointer(whose, file, int(line), quote)
+        if not pointer.is_of(page):
+            return match[0]
+        if not (found := pointer.lines()):
             raise ValueError(f"{file} has no line with {quote!r}")
         return f"    - {whose}: `{file}:{min(found, key=lambda number: abs(number - int(line)))}` `{quote}`"
 

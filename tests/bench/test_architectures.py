@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import transformers
 
 from bench.architectures import try_one as module
 from bench.architectures.shrink import shrunk
@@ -43,10 +44,12 @@ def test_a_few_rows_of_the_page_are_what_the_command_finds():
 
 
 def test_the_page_has_every_architecture_once_and_no_fault():
+    """Every one of the transformers that it names; another one knows others."""
     counts = {}
     for task in TASKS:
         rows = rows_of(task)
-        assert [row.split(" | ")[0][2:] for row in rows] == known(task)
+        if f"transformers {transformers.__version__}," in PAGE:
+            assert [row.split(" | ")[0][2:] for row in rows] == known(task)
         kinds = [row.split(" | ")[1] for row in rows]
         counts[task] = [kinds.count(kind) for kind in KINDS]
         assert f"| {task} | " + " | ".join(map(str, [*counts[task], len(rows)])) + " |" in PAGE

@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
@@ -30,6 +29,7 @@ from transformers import (
     GitForCausalLM,
     VisionEncoderDecoderModel,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import run
 from bench.toys import tiny
@@ -64,7 +64,7 @@ VISION = {
 
 
 def git() -> GitForCausalLM:
-    return GitForCausalLM(GitConfig(**TEXT, vision_config=VISION, max_position_embeddings=64, bos_token_id=2, eos_token_id=3,
+    return GitForCausalLM(GitConfig(**TEXT, vision_config=VISION, max_position_embeddings=128, bos_token_id=2, eos_token_id=3,
                                     pad_token_id=0, hidden_dropout_prob=0.1))  # fmt: skip
 
 

@@ -97,7 +97,7 @@ class Task(ABC, Generic[O]):
     level: ClassVar[Literal["sequence", "token"] | None] = "sequence"  # what the model's head reads: one vector per row,
     # or all tokens; None: batches hold more than text, and are never packed
     additive: bool = True  # False: rows of a micro-batch see each other in the loss, so cutting it changes what is learned
-    one_text: ClassVar[bool] = True  # False: a row is several texts, and its length theirs together
+    one_text: bool = True  # False: a row is several texts, and its length theirs together
     shardable: ClassVar[bool] = True  # False: metrics call the model as often as the rows of a rank happen to want
     best_metric: str = "loss"
     pipeline_tag: ClassVar[str | None] = None  # the Hub's name of what the model does

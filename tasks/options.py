@@ -84,10 +84,21 @@ class ClassificationOptions(Labelling, LabelledOptions):
     """What a classification task is told."""
 
     text_pair_column: str | None = setting(None, "column of a second text, for sentence pairs", before="label_column")
+    stride: int | None = setting(
+        None,
+        "read long texts whole, as windows of --max-length tokens that share this many with the one before (default: they are "
+        "cut)",
+    )
+    window_pooling: Literal["mean", "max"] | None = setting(
+        None, "what the logits of a text are of those of its windows: the mean, or the largest of each class (default: mean)"
+    )
 
     def __post_init__(self) -> None:
         LabelledOptions.__post_init__(self)
         Labelling.__post_init__(self)
+        require(self, "stride", self.stride is None or self.stride >= 0, "must be at least 0")
+        if self.stride is None and self.window_pooling:
+            raise UsageError(f"--window-pooling {self.window_pooling} is of windows: give --stride, too")
         labels = self.columns_in(self.label_column)
         columns = [name for name in (self.text_column, self.text_pair_column, *labels) if name is not None]
         if len(set(columns)) < len(columns) or "" in columns:

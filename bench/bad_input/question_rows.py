@@ -1,4 +1,4 @@
-"""Row 58, and rows F of questions whose answers stand in a text: SQuAD's forms, and what is wrong in them."""
+"""Row 58, and rows F of questions whose answers stand in a text: SQuAD's forms, what is wrong in them, and windows of texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.bad_input.case import Attempts, Place, row
 from bench.bad_input.file_rows import NUMBER
-from bench.bad_input.forms import each
+from bench.bad_input.forms import each, flags
 
 NONE: dict[str, list[Any]] = {"text": [], "answer_start": []}
 GOOD = {"question": "w1?", "context": "w2 w3", "answers": {"text": ["w3"], "answer_start": [3]}}
@@ -72,3 +72,9 @@ def trained(at: Place) -> Any:
 
     assert call(on_rows(at)).code == 0
     return at.out
+
+
+flags(f"F{next(NUMBER)}", "windows of long texts that hold nothing new", "has room for 14 of a text, so each would hold nothing new",
+      "--max-length 16 --stride 14", "--max-length 16 --stride 99")  # fmt: skip
+flags(f"F{next(NUMBER)}", "windows where there are none", "--window-pooling mean is of windows: give --stride",
+      "--window-pooling mean")  # fmt: skip

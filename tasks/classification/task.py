@@ -11,6 +11,7 @@ What is the same whatever carries the labels stands in labelled.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,14 @@ from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns, delimiter_hint
 from engine.data.places import UNNAMED
 from engine.data.plan import eval_batches
-from engine.data.tables import RowName, names_of_rows
+from engine.data.sources import Source
+from engine.data.tables import RowName, names_of_rows, plain_row
 from engine.data.tokens import TokenDataset, Tokens, cells_of, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.model.capabilities import counts_ends
 from engine.task import Examples, Row, held_out
 from tasks.classification.labelled import Labelled
+from tasks.classification.windows import Documents, check_stride, documents, of_whole_texts, pooled, texts_of
 from tasks.options import ClassificationOptions
 from tasks.text import checked_texts
 
@@ -46,6 +49,12 @@ class Classification(Labelled[ClassificationOptions]):
     auto_class = AutoModelForSequenceClassification
     head = "ForSequenceClassification"
     pipeline_tag = "text-classification"
+
+    def __init__(self, options: ClassificationOptions, source: Source):
+        super().__init__(options, source)
+        self.one_text = options.stride is None
+        if options.stride is not None and options.text_pair_column:
+            raise UsageError(f"--stride {options.stride} cuts one text into windows, and --text-pair-column makes rows of two")
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -68,10 +77,28 @@ class Classification(Labelled[ClassificationOptions]):
         pairs = None
         if o.text_pair_column:
             pairs = checked_texts(table[o.text_pair_column], f"{split} data, column {o.text_pair_column!r}", row)
+        if o.stride is not None:
+            return self.documents(texts, f"{split} data", row, {"labels": targets})
         tokens = self.tokenize(texts, pairs, f"{split} data", row)
         if self.counts_ends:
             self.refuse_ends(tokens, f"{split} data", row)
         return TokenDataset(tokens, {"labels": targets}, row_name=row)
+
+    def documents(
+        self, texts: Sequence[str], where: str, row: RowName, columns: Mapping[str, np.ndarray] | None = None
+    ) -> Documents:
+        """Texts as windows; says how many have several. Raises UsageError, ModelError."""
+        stride = self.options.stride
+        assert stride is not None
+        check_stride(self.tokenizer, self.max_length, stride, self.path)
+        if self.counts_ends:
+            raise ModelError(
+                f"model {self.path} reads the vector of an end token, of which windows have their own: no --stride"
+            )
+        found = Documents(*documents(texts, self.tokenizer, self.max_length, stride, where, row), columns, row)
+        if found.num_cut:
+            note(f"{where}: {found.num_cut} of {len(found)} texts are several windows, {len(found.windows)} in all")
+        return found
 
     @cached_property
     def counts_ends(self) -> bool:
@@ -100,8 +127,24 @@ class Classification(Labelled[ClassificationOptions]):
             )
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
-        inputs, counts = arrange(rows, layout, self.tokenizer)
-        return self.labelled(rows, inputs, counts)
+        """With --stride ``targets["text"]`` says which row each window is of: [W]."""
+        if self.one_text:
+            inputs, counts = arrange(rows, layout, self.tokenizer)
+            return self.labelled(rows, inputs, counts)
+        if layout.padding_matters:
+            raise ModelError(
+                f"model {self.path} answers otherwise beside a longer text, so windows do not go together: no --stride"
+            )
+        inputs, counts = arrange([window for row in rows for window in row["windows"]], layout, self.tokenizer)
+        batch = self.labelled(rows, inputs, counts | of_whole_texts(rows))
+        return replace(batch, targets=batch.targets | {"text": texts_of(rows)})
+
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
+        outputs = super().forward(model, batch)
+        if "text" in batch.targets:
+            pooling, number = self.options.window_pooling or "mean", len(batch.targets["labels"])
+            outputs.logits = pooled(outputs.logits, batch.targets["text"], number, pooling)
+        return outputs
 
     # --------------------------------------------------------------------------------------------------------- model
 
@@ -143,23 +186,28 @@ class Classification(Labelled[ClassificationOptions]):
         if self.options.text_pair_column and isinstance(texts[0], str):
             raise UsageError("this model compares two texts: give them as two columns of --input FILE")
         firsts, seconds = zip(*[(t, None) if isinstance(t, str) else t for t in texts], strict=True)
-        tokens = tokenize_now(firsts, None if seconds[0] is None else seconds, self.tokenizer, self.max_length, "the input")
-        if tokens.num_truncated:
-            note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
-        rows = TokenDataset(tokens, {})
+        rows, ends = self.rows_to_predict(firsts, None if seconds[0] is None else seconds)
         if self.labels is None:
             self.adopt(model)
         assert self.labels is not None
         device = next(model.parameters()).device
         predictions: list[dict[str, Any]] = [{} for _ in texts]
-        ends = self.ends_in(tokens) if self.counts_ends else np.zeros(len(rows), np.int64)
         for chunk in self.alike(rows.lengths, ends, layout):
             batch = self.collate([rows[i] | {"labels": np.int64(-100)} for i in chunk], layout).to(device)
             with torch.inference_mode():
-                logits = model(**batch.inputs).logits.float().cpu()
+                logits = self.forward(model, batch).logits.float().cpu()
             for i, row in zip(chunk, logits, strict=True):
                 predictions[i] = self.prediction(row, self.labels.names)
         yield from predictions
+
+    def rows_to_predict(self, texts: Sequence[str], pairs: Sequence[str] | None) -> tuple[Documents | TokenDataset, np.ndarray]:
+        """And how many end tokens each has, where they count."""
+        if not self.one_text:
+            return self.documents(texts, "the input", plain_row), np.zeros(len(texts), np.int64)
+        tokens = tokenize_now(texts, pairs, self.tokenizer, self.max_length, "the input")
+        if tokens.num_truncated:
+            note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
+        return TokenDataset(tokens), self.ends_in(tokens) if self.counts_ends else np.zeros(len(texts), np.int64)
 
     def alike(self, lengths: np.ndarray, ends: np.ndarray, layout: Layout) -> Iterator[list[int]]:
         """The rows in batches, longest first; in each as many end tokens, and rows of one length where padding matters."""

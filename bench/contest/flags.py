@@ -35,6 +35,7 @@ def add_workload_flags(parser: ArgumentParser) -> None:
         help="seconds for a contender's compilation and warm-up; then it is out (default: half of --budget)",
     )  # fmt: skip
     parser.add_argument("--matmul-sizes", type=int, nargs="+", default=[2048, 4096], help="of the measured matrix products")
+    parser.add_argument("--no-pictures", action="store_true", help="rows and tables only")
     parser.add_argument("--quick", action="store_true", help="within ten minutes on two cores; not for quoting")
 
 
@@ -46,4 +47,3 @@ def add_compare_flags(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--systems", nargs="+", choices=tracks.SYSTEMS, default=list(tracks.SYSTEMS))
     parser.add_argument("--compile", action="store_true", help="compiled rows in track B on a CPU, too")
-    parser.add_argument("--no-pictures", action="store_true")

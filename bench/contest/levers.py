@@ -83,7 +83,8 @@ def run(options: Namespace) -> list[dict[str, Any]]:
         for row in rows:
             if "breakdown" in row:
                 print(breakdown_text(row))
-        pictures.draw(setting.results)
+        if not options.no_pictures:
+            pictures.draw(setting.results)
     return rows
 
 

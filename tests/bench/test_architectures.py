@@ -18,6 +18,11 @@ from bench.machine import ROOT
 PAGE = (ROOT / "docs/architectures.md").read_text(encoding="utf-8")
 
 
+def verdict(row: str) -> list[str]:
+    """Architecture, verdict, and the reason without the parameter that it names."""
+    return re.sub(r"\S+ gets a gradient", "gets a gradient", row).split(" | ")
+
+
 def rows_of(task: str) -> list[str]:
     return re.findall(
         r"^\| \S+ \| (?:packed|padded|refused|not tried|fault) \|.*\|$",
@@ -61,12 +66,12 @@ def test_the_page_has_every_architecture_once_and_no_fault():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_all_of_them():
-    """No fault, and none of the page's rows has become another."""
+    """No fault, and none of the page's rows has become another; which of many parameters the reason names may differ."""
     done = run()
     assert done.returncode == 0, [line for line in done.stdout.splitlines() if "| fault |" in line]
     for task in TASKS:
         found = [line.removeprefix(task).strip() for line in done.stdout.splitlines() if line.split()[0] == task]
-        assert found == rows_of(task)
+        assert list(map(verdict, found)) == list(map(verdict, rows_of(task)))
 
 
 def test_an_answer_that_is_not_the_librarys_is_a_fault(tmp_path, monkeypatch):

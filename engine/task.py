@@ -73,6 +73,28 @@ class Review(Protocol):
     def table(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What an Adjustment has found. ``stored``: fields of the model's config.json; ``lines``: for the terminal; ``curves``:
+    of the report, by name rows of (how many, the sum of their confidences, how many are so); ``card``: what the model card
+    says."""
+
+    stored: Mapping[str, Any]
+    lines: Sequence[str]
+    curves: Mapping[str, list[list[float]]]
+    card: str
+
+
+class Adjustment(Protocol):
+    """What a finished model's answers are made of, learned from held-out rows: one half chooses, and the other is reported
+    on."""
+
+    def update(self, outputs: Any, batch: Batch) -> None: ...
+    def learned(self, seed: int) -> Learned:
+        """Raises DataError where these rows say nothing."""
+        ...
+
+
 def held_out(examples: Mapping[str, T]) -> dict[str, T]:
     """The evaluation sets by name, in their order."""
     return {split: part for split, part in examples.items() if split != "train"}
@@ -167,6 +189,13 @@ class Task(ABC, Generic[O]):
         Raises UsageError where nothing is right or wrong.
         """
         raise UsageError("--errors: this task does not tell right from wrong row by row")
+
+    def adjustment(self, split: str, *, calibrate: bool) -> Adjustment:
+        """For ``evaluate --calibrate`` of an evaluation set, after ``adopt()`` and ``examples()``.
+
+        Raises UsageError where there are no probabilities of classes.
+        """
+        raise UsageError("--calibrate: this task gives no probabilities of labels")
 
     @abstractmethod
     def load_model(self, path: str) -> nn.Module:

@@ -26,6 +26,8 @@ from engine.checked import expect, expect_each, open_regular, parse_object, read
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import DataError
+from engine.findings.document import Findings
+from engine.findings.document import read as read_findings
 from engine.record.figures import by_set, figures_in_line, figures_in_metrics
 from engine.record.log import Log, LogLine, read_log
 from engine.settings.fields import with_defaults
@@ -46,13 +48,14 @@ CONFUSION = "Confusion: how many rows of each class were taken for which"
 @dataclass(frozen=True)
 class Record:
     """A run as it stands in its directory. ``document``: run.json; ``log``: metrics.jsonl; where they are there:
-    ``profile``: profile/profile.json; ``mistakes``: errors.csv, header and rows."""
+    ``profile``: profile/profile.json; ``mistakes``: errors.csv, header and rows; ``findings``: findings.json."""
 
     name: str
     document: RunDocument
     log: Log = NO_LOG
     profile: Mapping[str, Any] | None = None
     mistakes: Sequence[Sequence[str]] = ()
+    findings: Findings | None = None
 
     def of_kind(self, kind: str) -> list[LogLine]:
         return [line for line in self.log.lines if line.kind == kind]
@@ -66,7 +69,8 @@ class Record:
 def record_in(directory: Path, document: RunDocument, name: str) -> Record:
     """What a directory holds beside its run.json. Raises DataError for what a run does not write."""
     log = read_log(directory / "metrics.jsonl")
-    return Record(name, document, log, read_profile(directory / PROFILE), read_mistakes(directory / MISTAKES))
+    mistakes = read_mistakes(directory / MISTAKES)
+    return Record(name, document, log, read_profile(directory / PROFILE), mistakes, read_findings(directory))
 
 
 def read_mistakes(path: Path) -> list[list[str]]:
@@ -276,9 +280,28 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
         chart("Model FLOPs utilisation", "% of the device's peak", each("train", "mfu", "" if not only else "MFU", 100)),
         chart("Memory", "GiB at most so far", each("train", "memory_gb", "" if not only else "GiB")),
     ]
+    found = [("Learning", learning), ("Where the time goes", speed)]
     if only:
-        speed = [*single(records[0]), *speed]
-    return [("Learning", learning), ("Where the time goes", speed)]
+        speed[:0] = single(records[0])
+        if records[0].findings:
+            found.insert(1, (f"How sure it may be{of_rows(records[0].findings.about)}", reliability(records[0].findings)))
+    return found
+
+
+def of_rows(about: str) -> str:
+    return f" ({about})" if about else ""
+
+
+def reliability(findings: Findings) -> list[Chart]:
+    """How often what is claimed is so, beside how often it would be if it were claimed rightly; and how much is claimed."""
+    found = {**{name or "model": bins for name, bins in findings.curves.items()}, **findings.learned}
+    curves = {name: [[claimed / number, so / number] for number, claimed, so in bins if number] for name, bins in found.items()}
+    counts = {name: [[(i + 0.5) / len(bins), row[0]] for i, row in enumerate(bins)] for name, bins in found.items()}
+    how = {"x": "confidence", "fractions": True}
+    return [
+        chart("Reliability", "share that is right, by confidence", {"as claimed": [[0.0, 0.0], [1.0, 1.0]]} | curves, **how),
+        *(chart(f"Confidence, {name}", "answers", {name: points}, bars=True, **how) for name, points in counts.items()),
+    ]
 
 
 def single(record: Record) -> list[Chart]:

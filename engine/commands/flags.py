@@ -72,6 +72,11 @@ class EvaluateConfig:
         "directory is shown in its report",
     )
     excel_safe: bool = setting(False, f"{EXCEL_SAFE}, in --errors")
+    calibrate: bool = setting(
+        False,
+        "learn from one half of the rows the temperature that makes probabilities worth believing, show on the other half what "
+        "it does, and keep it with the model",
+    )
     max_eval_examples: int | None = setting(
         None, "evaluate on a random subset of this size; 0: all (default: as in training)", replaces_run=True
     )

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from engine.console import shown
 from engine.data.batch import Batch
 from engine.data.form import Columns
 from engine.data.tables import origin_of, row_name, row_number
+from tasks.classification.calibration import NUM_BINS, Calibration, binned, confidences
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,6 +27,11 @@ class Wrong:
 
     def __init__(self, texts: Dataset):
         self.texts = texts
+        self.bins = torch.zeros(0, 3)
+
+    def curve(self) -> list[list[float]]:
+        """Of reliability: [15, 3], or nothing."""
+        return self.bins.tolist()
 
     def columns(self) -> Columns:
         return {name: self.texts[name][:] for name in self.texts.column_names}
@@ -41,15 +48,20 @@ class Wrong:
 class Mistakes(Wrong):
     """Of one class for each text."""
 
-    def __init__(self, names: Sequence[str], texts: Dataset):
+    def __init__(self, names: Sequence[str], texts: Dataset, calibration: Calibration | None = None):
         super().__init__(texts)
-        self.names = names
+        self.names, self.calibration = names, calibration or Calibration()
+        self.bins = torch.zeros(NUM_BINS, 3, dtype=torch.float64)
         self.counts = np.zeros((len(names), len(names)), dtype=np.int64)  # [label, prediction]
         self.wrong: list[tuple[float, int, int, int]] = []  # (confidence, row, label, prediction)
 
     def update(self, outputs: Any, batch: Batch) -> None:
         """``outputs.logits``: [B, C]."""
-        scores, predictions = (t.cpu().numpy() for t in outputs.logits.float().softmax(-1).max(-1))
+        logits = outputs.logits.float()
+        self.bins = self.bins + binned(*confidences(self.calibration.scaled(logits), batch.targets["labels"], "single_label"))
+        best = self.calibration.best(logits)
+        scores = self.calibration.scaled(logits).softmax(-1).gather(-1, best[:, None])[:, 0].cpu().numpy()
+        predictions = best.cpu().numpy()
         labels = batch.targets["labels"].cpu().numpy()
         np.add.at(self.counts, (labels, predictions), 1)
         for i in np.flatnonzero(labels != predictions):
@@ -78,15 +90,18 @@ class Mistakes(Wrong):
 class WrongLabels(Wrong):
     """Of several labels at once: rows in which one is missing, or too many. ``confidence``: in the label that is most wrong."""
 
-    def __init__(self, names: Sequence[str], texts: Dataset):
+    def __init__(self, names: Sequence[str], texts: Dataset, calibration: Calibration | None = None):
         super().__init__(texts)
-        self.names = names
+        self.names, self.calibration = names, calibration or Calibration()
+        self.bins = torch.zeros(NUM_BINS, 3, dtype=torch.float64)
         self.wrong: list[tuple[float, int, np.ndarray, np.ndarray]] = []  # (confidence, row, labels, predictions)
 
     def update(self, outputs: Any, batch: Batch) -> None:
         """``outputs.logits``: [B, C]."""
-        p = outputs.logits.float().sigmoid().cpu().numpy()
-        labels, predictions = batch.targets["labels"].cpu().numpy() > 0, p > 0.5
+        logits = outputs.logits.float()
+        p, predictions = (t.cpu().numpy() for t in (self.calibration.scaled(logits).sigmoid(), self.calibration.chosen(logits)))
+        self.bins = self.bins + binned(*confidences(self.calibration.scaled(logits), batch.targets["labels"], "multi_label"))
+        labels = batch.targets["labels"].cpu().numpy() > 0
         for i in np.flatnonzero((labels != predictions).any(1)):
             off = labels[i] != predictions[i]
             sure = float(np.where(predictions[i], p[i], 1 - p[i])[off].max())

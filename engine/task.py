@@ -190,12 +190,12 @@ class Task(ABC, Generic[O]):
         """
         raise UsageError("--errors: this task does not tell right from wrong row by row")
 
-    def adjustment(self, split: str, *, calibrate: bool) -> Adjustment:
-        """For ``evaluate --calibrate`` of an evaluation set, after ``adopt()`` and ``examples()``.
+    def adjustment(self, split: str, *, calibrate: bool, threshold: Literal["auto", "none"] | None) -> Adjustment:
+        """For ``evaluate --calibrate`` and ``--threshold`` of an evaluation set, after ``adopt()`` and ``examples()``.
 
         Raises UsageError where there are no probabilities of classes.
         """
-        raise UsageError("--calibrate: this task gives no probabilities of labels")
+        raise UsageError("--calibrate and --threshold: this task gives no probabilities of labels")
 
     @abstractmethod
     def load_model(self, path: str) -> nn.Module:

@@ -283,7 +283,7 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
     found = [("Learning", learning), ("Where the time goes", speed)]
     if only:
         speed[:0] = single(records[0])
-        if records[0].findings:
+        if records[0].findings and (records[0].findings.curves or records[0].findings.learned):
             found.insert(1, (f"How sure it may be{of_rows(records[0].findings.about)}", reliability(records[0].findings)))
     return found
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.artifacts.directory import read_run
 from engine.artifacts.report import MISTAKES, TAKEN
-from engine.commands.findings import adjustment_of, check_adjustment, keep_findings, keep_learned
+from engine.commands.findings import adjustment_of, check_adjustment, keep_findings, keep_learned, known_before, learning
 from engine.commands.flags import EvaluateConfig, changes_in, with_model
 from engine.commands.output import check_output, check_writable, without_formula, writing
 from engine.config import TrainConfig
@@ -74,11 +74,12 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         with writing("--output", Path(config.output)) as stream:
             stream.write(json.dumps(written, indent=2, allow_nan=False) + "\n")
     learned = [each.learned(task.source.config.data_seed) for each in adjustments.values()]
+    before = known_before(config)
     for each in learned:
         keep_learned(config, each)
     if config.errors:
         write_mistakes(config, Path(config.errors), reviews)
-    keep_findings(config, reviews, learned[0] if learned else None)
+    keep_findings(config, reviews, learned[0] if learned else None, before)
     return metrics
 
 
@@ -135,7 +136,7 @@ def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:
     """``auto``: that of the run, so that its figures come out again; this device's own where it does not compute in it. What is
     learned for predict is learned in fp32, in which it computes."""
     directory = user_path(config.model)
-    if config.precision == "auto" and config.calibrate:
+    if config.precision == "auto" and learning(config):
         return "fp32"
     if config.precision == "auto" and (directory / "run.json").exists():
         with suppress(UsageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from engine.commands.report import record_of
 from engine.commands.report import write as draw
 from engine.console import say, say_lines
 from engine.data.places import UNNAMED, named_files
-from engine.errors import ResourceError, UsageError
+from engine.errors import ResourceError, UsageError, UserError
 from engine.findings import document
 from engine.findings.document import Findings
 from engine.settings.fields import user_path
@@ -25,20 +26,25 @@ CALIBRATION = "Calibration"  # a section of the card
 
 def check_adjustment(config: EvaluateConfig) -> None:
     """Raises UsageError for a model that cannot be changed: better now than when it has been evaluated."""
-    if not config.calibrate:
+    if (flag := learning(config)) is None:
         return
-    folder_to_change(config.model, "--calibrate")
+    folder_to_change(config.model, flag)
     if config.errors:
-        raise UsageError("--calibrate changes the confidences that --errors writes: give it first, and then evaluate --errors")
+        raise UsageError(f"{flag} changes what --errors writes: give it first, and then evaluate --errors")
+
+
+def learning(config: EvaluateConfig) -> str | None:
+    """The flag that asks for something to be learned."""
+    return "--calibrate" if config.calibrate else f"--threshold {config.threshold}" if config.threshold else None
 
 
 def adjustment_of(config: EvaluateConfig, task: Task[Any], sets: Mapping[str, Examples]) -> dict[str, Adjustment]:
     """Of the only evaluation set; {} where nothing is to be learned. Raises UsageError."""
-    if not config.calibrate:
+    if (flag := learning(config)) is None:
         return {}
     if len(sets) > 1:
-        raise UsageError(f"--calibrate learns from one set, and there are {', '.join(sets)}: name one with --file")
-    return {name: task.adjustment(name, calibrate=config.calibrate) for name in sets}
+        raise UsageError(f"{flag} learns from one set, and there are {', '.join(sets)}: name one with --file")
+    return {name: task.adjustment(name, calibrate=config.calibrate, threshold=config.threshold) for name in sets}
 
 
 def keep_learned(config: EvaluateConfig, learned: Learned) -> None:
@@ -51,14 +57,21 @@ def keep_learned(config: EvaluateConfig, learned: Learned) -> None:
     say(f"kept in {directory / 'config.json'}: predict and evaluate use it, the library's own pipeline does not")
 
 
-def keep_findings(config: EvaluateConfig, reviews: Mapping[str, Review], learned: Learned | None) -> None:
-    """findings.json and the report of a run, where it was calibrated, or its errors.csv written."""
+def known_before(config: EvaluateConfig) -> Findings:
+    """What an evaluation before this one has found; nothing where that is not known."""
+    with suppress(UserError):
+        return document.read(user_path(config.model)) or Findings()
+    return Findings()
+
+
+def keep_findings(config: EvaluateConfig, reviews: Mapping[str, Review], learned: Learned | None, before: Findings) -> None:
+    """findings.json and the report of a run, where something was learned, or its errors.csv written. What was learned earlier
+    stays; errors of other confidences do not."""
     directory = user_path(config.model)
     is_own = config.errors is not None and Path(config.errors).resolve() == (directory / MISTAKES).resolve()
     if not is_run(directory) or not (is_own or learned):
         return
-    before = document.read(directory) if learned is None else None  # else of other confidences
-    kept = learned.curves if learned else before.learned if before else {}
+    kept = (learned.curves if learned else {}) or before.learned
     try:
         document.write(directory, Findings(about_of(config), curves_of(reviews), kept))
     except OSError as error:

@@ -77,6 +77,11 @@ class EvaluateConfig:
         "learn from one half of the rows the temperature that makes probabilities worth believing, show on the other half what "
         "it does, and keep it with the model",
     )
+    threshold: Literal["auto", "none"] | None = setting(
+        None,
+        "auto: the same for the probabilities above which a label counts, of several labels each, or of two classes the "
+        "second: where F1 is highest; none: 0.5 again",
+    )
     max_eval_examples: int | None = setting(
         None, "evaluate on a random subset of this size; 0: all (default: as in training)", replaces_run=True
     )

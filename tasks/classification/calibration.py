@@ -67,18 +67,24 @@ class Calibration:
         """[...] int64: the class that is answered, of logits [..., C]."""
         if self.thresholds is None:
             return logits.argmax(-1)
-        return (logits.softmax(-1)[..., 1] > self.thresholds[0]).long()
+        return above(logits.softmax(-1)[..., 1], self.thresholds[0]).long()
 
     def chosen(self, logits: Tensor) -> Tensor:
         """[..., L] bool: the labels that are answered, of logits [..., L]."""
         if self.thresholds is None:
             return logits.sigmoid() > HALF
-        return logits.sigmoid() > torch.tensor(self.thresholds, device=logits.device)
+        return above(logits.sigmoid(), self.thresholds)
 
     def shown(self, thresholds: Sequence[float]) -> list[float]:
         """Thresholds on the scale of the probabilities that predict gives."""
         odds = [math.log(t) - math.log1p(-t) if 0 < t < 1 else math.inf if t else -math.inf for t in thresholds]
         return [1 / (1 + math.exp(min(-each / self.temperature, 700))) for each in odds]
+
+
+def above(probabilities: Tensor, thresholds: float | Sequence[float]) -> Tensor:
+    """Compared in float64, which the device may not have: in float32 a threshold between two neighbours would be one of
+    them."""
+    return (probabilities.cpu().double() > torch.tensor(thresholds, dtype=torch.float64)).to(probabilities.device)
 
 
 def confidences(logits: Tensor, labels: Tensor, problem: str) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -223,10 +223,10 @@ class Labelled(TextTask[L]):
             note(f"calibrated: loss, ece and brier are those of the logits divided by {self.calibration.temperature:.4g}")
         return ClassificationMetrics(self.problem, names, self.calibration if self.is_finished else None)
 
-    def adjustment(self, split: str, *, calibrate: bool) -> Adjustment:
+    def adjustment(self, split: str, *, calibrate: bool, threshold: Literal["auto", "none"] | None) -> Adjustment:
         """Learned from the model's own logits: until it is there the model has neither temperature nor thresholds."""
         before, self.calibration = self.calibration, Calibration()
-        return Adjustment(self.problem, self.known(self.labels).names, before, calibrate=calibrate)
+        return Adjustment(self.problem, self.known(self.labels).names, before, calibrate=calibrate, threshold=threshold)
 
     def review(self, split: str) -> Mistakes | WrongLabels | WrongValues:
         names, shown = self.known(self.labels).names, self.evaluated(self._held_out[split])

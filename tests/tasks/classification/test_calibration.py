@@ -224,7 +224,7 @@ def test_what_is_kept_is_pushed_and_the_library_ignores_it(calibrated, capsys):
     text = tiny.texts(1, 9)[0][0]
     assert library(folder / "run", text) == pytest.approx(library(folder / "before", text), abs=1e-7)
     card = (folder / "run/README.md").read_text()
-    assert card.count("## Calibration\n") == 1 and "transformers does not read it" in card
+    assert card.count("## Calibration\n") == 1 and "which transformers does not read" in card
     assert card.index("## Calibration") < card.index("## Training")
 
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Metrics(Protocol):
 
 
 class Review(Protocol):
-    """What an evaluation gets wrong, gathered batch by batch.
+    """What an evaluation gets wrong, gathered batch by batch. One that is a Judge, too, is looked at slice by slice.
 
     ``columns``: what of the data may stand in ``rows``: header and rows of a CSV file, the mistake first that the model was
     surest of. ``order``: that of the rows, in words. ``table``: all in short, for the terminal.
@@ -71,6 +71,18 @@ class Review(Protocol):
     def columns(self) -> Columns: ...
     def rows(self) -> tuple[list[str], list[list[Any]]]: ...
     def table(self) -> str: ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Of the evaluated rows, in order: which are right, [N] bool; the cells of a column, the names of their files, their texts.
+    ``curve``: of reliability, rows of (how many, the sum of their confidences, how many are so)."""
+
+    def right(self) -> np.ndarray: ...
+    def column(self, name: str) -> list[Any]: ...
+    def files(self) -> list[str]: ...
+    def words(self) -> list[str]: ...
+    def curve(self) -> list[list[float]]: ...
 
 
 @dataclass(frozen=True)

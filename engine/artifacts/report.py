@@ -37,7 +37,8 @@ NUM_BARS = 30
 DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # a terminal, or a text's direction
 NO_LOG = Log()
 PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
-NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
+SLICES = "errors.slices.csv"  # beside it
+NUM_MISTAKES, LONGEST_TEXT, NUM_SLICES = 20, 600, 30  # shown, of those in the file; characters
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
 MOST_CHARTS = 100  # of metrics, or of phases; a task has a handful
 MOST_CLASSES = 200  # in the table
@@ -192,12 +193,25 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
         header, *rows = [[cut(cell) for cell in row] for row in record.mistakes]
         what = "Largest errors" if header[-1] == "error" else "Most confident mistakes"
         found.append((f"{what} (the first {len(rows)} of {MISTAKES})", header, rows))
+    if record.findings and record.findings.slices:
+        found.append(slice_table(record.findings))
     defaults = with_defaults({}, TrainConfig, SourceConfig)
     settings = sorted(record.document.settings.items(), key=lambda each: each[1] == defaults.get(each[0]))  # stable
     rows = [[cut(name), "" if value is None else cut(str(value))] for name, value in settings]
     found.append(("Settings (first those that are not the engine's defaults)", [], rows))
     found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))
     return found
+
+
+def slice_table(findings: Findings) -> tuple[str, list[str], list[list[str]]]:
+    """(heading, columns, rows): where the model is worse, or better, than elsewhere."""
+    heads = ["part of the rows", "value", "rows", "accuracy", "standard error", "others", "p", "p, Holm", "found"]
+    rows = []
+    for part in findings.slices[:NUM_SLICES]:
+        *_, found = part.line()
+        figures = [f"{each:.4f}" for each in (part.accuracy, part.error, part.rest)]
+        rows.append([cut(part.kind), cut(part.value), str(part.rows), *figures, f"{part.p:.2g}", f"{part.adjusted:.2g}", found])
+    return f"Slices{of_rows(findings.about)}: Fisher's exact test against all other rows, Holm's correction", heads, rows
 
 
 def operations(profile: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

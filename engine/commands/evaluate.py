@@ -19,6 +19,7 @@ from engine.artifacts.report import MISTAKES, TAKEN
 from engine.commands.findings import adjustment_of, check_adjustment, keep_findings, keep_learned, known_before, learning
 from engine.commands.flags import EvaluateConfig, changes_in, with_model
 from engine.commands.output import check_output, check_writable, without_formula, writing
+from engine.commands.slicing import check_judges, check_slices, slice_columns, slices_of, write_slices
 from engine.config import TrainConfig
 from engine.console import note, say, say_lines, shown
 from engine.data.collate import Layout
@@ -46,6 +47,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     check_output("--output", config.output, [".json"], inputs=[config.file], model=config.model)
     check_output("--errors", config.errors, [".csv"], inputs=[config.file, config.output], model=config.model, own=MISTAKES)
     check_adjustment(config)
+    check_slices(config)
     changes = changes_in(config)
     if config.file:
         for name in sets_of(config.file, "--file").values():
@@ -56,11 +58,13 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         config.model, find, device=config.device, task=config.task, changes=changes,
         files=sets_of(config.file, "--file") if config.file else None, precision=config.precision,
     )  # fmt: skip
+    task.source.also = slice_columns(config)
     sets = held_out(task.examples())
     if not sets:
         raise DataError(f"the run {config.model} has no evaluation data: give --file")
     adjustments = adjustment_of(config, task, sets)
     reviews = {name: task.review(name) for name in sets} if config.errors else {}
+    check_judges(config, reviews)
     for review in reviews.values():
         check_writable(review.columns(), Path(config.errors or ""), config.file or config.model)
     result = measured(config, task, model, layout, sets, reviews or adjustments)
@@ -79,7 +83,8 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         keep_learned(config, each)
     if config.errors:
         write_mistakes(config, Path(config.errors), reviews)
-    keep_findings(config, reviews, learned[0] if learned else None, before)
+    write_slices(config, reviews, slices := slices_of(config, reviews, sets))
+    keep_findings(config, reviews, slices, learned[0] if learned else None, before)
     return metrics
 
 

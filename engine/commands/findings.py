@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from engine.artifacts.card import weaknesses
 from engine.artifacts.directory import is_finished
 from engine.artifacts.model_config import change, folder_to_change, set_section
 from engine.artifacts.report import MISTAKES
@@ -18,10 +19,11 @@ from engine.data.places import UNNAMED, named_files
 from engine.errors import ResourceError, UsageError, UserError
 from engine.findings import document
 from engine.findings.document import Findings
+from engine.findings.slices import Slice
 from engine.settings.fields import user_path
-from engine.task import Adjustment, Examples, Learned, Review, Task
+from engine.task import Adjustment, Examples, Judge, Learned, Review, Task
 
-CALIBRATION = "Calibration"  # a section of the card
+CALIBRATION, WEAKNESSES = "Calibration", "What it gets wrong"  # sections of the card
 
 
 def check_adjustment(config: EvaluateConfig) -> None:
@@ -64,7 +66,9 @@ def known_before(config: EvaluateConfig) -> Findings:
     return Findings()
 
 
-def keep_findings(config: EvaluateConfig, reviews: Mapping[str, Review], learned: Learned | None, before: Findings) -> None:
+def keep_findings(
+    config: EvaluateConfig, reviews: Mapping[str, Review], slices: Sequence[Slice], learned: Learned | None, before: Findings
+) -> None:
     """findings.json and the report of a run, where something was learned, or its errors.csv written. What was learned earlier
     stays; errors of other confidences do not."""
     directory = user_path(config.model)
@@ -73,15 +77,17 @@ def keep_findings(config: EvaluateConfig, reviews: Mapping[str, Review], learned
         return
     kept = (learned.curves if learned else {}) or before.learned
     try:
-        document.write(directory, Findings(about_of(config), curves_of(reviews), kept))
+        document.write(directory, Findings(about_of(config), curves_of(reviews), kept, slices))
     except OSError as error:
         raise ResourceError(f"{directory / document.NAME} cannot be written: {error.strerror}") from error
+    if config.errors:
+        set_section(directory, WEAKNESSES, weaknesses(slices, about_of(config)))
     draw(directory / "report.html", [record_of(directory)])
 
 
 def curves_of(reviews: Mapping[str, Review]) -> dict[str, list[list[float]]]:
     """Of each set, if its review has one."""
-    found = {name: review.curve() for name, review in reviews.items() if hasattr(review, "curve")}
+    found = {name: review.curve() for name, review in reviews.items() if isinstance(review, Judge)}
     return {"" if [*found] == [UNNAMED] else name: curve for name, curve in found.items() if curve}
 
 

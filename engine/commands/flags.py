@@ -71,6 +71,11 @@ class EvaluateConfig:
         "CSV file for the rows that are wrong, the surest first (of numbers the furthest off); errors.csv in the model's "
         "directory is shown in its report",
     )
+    slice: str | None = setting(
+        None,
+        "with --errors: column of the data, or several: for which of its values is the model worse?",
+        several=True,
+    )
     excel_safe: bool = setting(False, f"{EXCEL_SAFE}, in --errors")
     calibrate: bool = setting(
         False,
@@ -98,6 +103,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_csv(self.excel_safe, self.errors, "--errors")
+        if self.slice is not None and not self.errors:
+            raise UsageError("--slice says which parts of the data --errors looks at: give --errors FILE.csv, too")
         require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
         require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
 

@@ -5,38 +5,45 @@ It is written beside errors.csv by ``evaluate``, and drawn by artifacts/report.p
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine import atomic
-from engine.checked import expect, is_a, parse_object, read_bytes
+from engine.checked import expect, is_a, known, parse_object, read_bytes
 from engine.errors import DataError
+from engine.findings.slices import Slice
 
 NAME = "findings.json"
-MOST_CURVES, MOST_POINTS = 50, 100
+MOST_CURVES, MOST_POINTS, MOST_SLICES = 50, 100, 200
 
 
 @dataclass(frozen=True)
 class Findings:
     """``about``: which rows they are of, in words. ``curves``: of reliability, by name: in each bin of confidence how many
     there are, the sum of their confidences, and how many are so. ``learned``: those before and after what ``--calibrate`` has
-    learned, of rows that did not choose it."""
+    learned, of rows that did not choose it. ``slices``: of the evaluated rows, parts and words, the least probable first."""
 
     about: str = ""
     curves: Mapping[str, list[list[float]]] = field(default_factory=dict)
     learned: Mapping[str, list[list[float]]] = field(default_factory=dict)
+    slices: Sequence[Slice] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"about": self.about, "curves": self.curves, "learned": self.learned}
+        slices = [dataclasses.asdict(each) for each in self.slices[:MOST_SLICES]]
+        return {"about": self.about, "curves": self.curves, "learned": self.learned, "slices": slices}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Findings:
         """Raises ValueError for what ``to_json`` does not write."""
-        curves = [checked_curves(expect(found, name, dict, default={})) for name in ("curves", "learned")]
-        return cls(expect(found, "about", str, default=""), *curves)
+        curves, learned = (checked_curves(expect(found, name, dict, default={})) for name in ("curves", "learned"))
+        slices = expect(found, "slices", list, default=[])
+        if len(slices) > MOST_SLICES:
+            raise ValueError(f"it has {len(slices)} slices")
+        return cls(expect(found, "about", str, default=""), curves, learned, [checked_slice(each) for each in slices])
 
 
 def checked_curves(curves: dict[str, Any]) -> dict[str, Any]:
@@ -48,6 +55,22 @@ def checked_curves(curves: dict[str, Any]) -> dict[str, Any]:
         if not is_table or not all(isinstance(row, list) and len(row) == 3 and all(map(is_number, row)) for row in bins):
             raise ValueError(f"the curve {name[:60]!r} is no table of three numbers a row")
     return curves
+
+
+def checked_slice(found: Any) -> Slice:
+    """Raises ValueError for what is none."""
+    if not isinstance(found, dict):
+        raise ValueError("a slice is no object")
+    for name in ("kind", "value"):
+        expect(found, name, str)
+    for name, least in (("rows", 1), ("wrong", 0)):
+        expect(found, name, int, least=least)
+    for name in ("rest", "p", "adjusted"):
+        if not 0 <= expect(found, name, float) <= 1:
+            raise ValueError(f"{name} of a slice cannot be {found[name]}")
+    if found["wrong"] > found["rows"]:
+        raise ValueError("a slice has more wrong rows than rows")
+    return Slice(**known(Slice, found))
 
 
 def is_number(value: Any) -> bool:

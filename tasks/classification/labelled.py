@@ -233,7 +233,7 @@ class Labelled(TextTask[L]):
         if self.problem == "regression":
             return WrongValues(shown)
         kind = WrongLabels if self.problem == "multi_label" else Mistakes
-        return kind(names, shown, self.calibration)
+        return kind(names, shown, self.calibration, self._held_out[split])
 
     def evaluated(self, table: Dataset) -> Dataset:
         """What of the evaluated rows is shown of those that are wrong."""

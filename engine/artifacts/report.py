@@ -38,7 +38,7 @@ DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]") 
 NO_LOG = Log()
 PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
 SLICES = "errors.slices.csv"  # beside it
-NUM_MISTAKES, LONGEST_TEXT, NUM_SLICES = 20, 600, 30  # shown, of those in the file; characters
+NUM_MISTAKES, LONGEST_TEXT, NUM_SLICES = 10, 600, 30  # shown, of those in the file; characters
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
 MOST_CHARTS = 100  # of metrics, or of phases; a task has a handful
 MOST_CLASSES = 200  # in the table
@@ -192,7 +192,10 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
     if len(record.mistakes) > 1:
         header, *rows = [[cut(cell) for cell in row] for row in record.mistakes]
         what = "Largest errors" if header[-1] == "error" else "Most confident mistakes"
-        found.append((f"{what} (the first {len(rows)} of {MISTAKES})", header, rows))
+        heading = (
+            f"{what} (the first {len(rows)} of {MISTAKES}; they hold texts of the data, which others may not be meant to see)"
+        )
+        found.append((heading, header, rows))
     if record.findings and record.findings.slices:
         found.append(slice_table(record.findings))
     defaults = with_defaults({}, TrainConfig, SourceConfig)

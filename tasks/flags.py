@@ -332,6 +332,3 @@ class InspectConfig(SourceConfig):
         super().__post_init__()
         require_csv(self.excel_safe, self.output)
         require(self, "near", self.near == 0 or 0.3 <= self.near <= 1, "must lie between 0.3 and 1, or be 0")
-        for name in ("revision", "tokenizer", "add_tokens"):
-            if getattr(self, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} has no effect on inspect: leave it out")

@@ -86,10 +86,7 @@ def test_near_pairs_are_those_that_comparing_all_finds(least):
             best[i] = max(similar)[0]
     found = {pair.row: pair.similarity for pair in near(some, ["all"] * len(some), least)}
     assert found.keys() <= best.keys() and len(found) >= 0.95 * len(best) > 20
-    assert (
-        all(found[i] == pytest.approx(best[i]) for i in found if i in best)
-        or sum(found[i] != pytest.approx(best[i]) for i in found) <= 2
-    )
+    assert sum(found[i] != pytest.approx(best[i]) for i in found) <= 2, "of which hashing missed the nearest"
 
 
 def test_empty_repeated_and_disagreeing_rows(tmp_path, capsys):
@@ -221,6 +218,7 @@ def test_what_inspect_refuses(flipped, tmp_path, capsys):
     assert code == 2 and "give --train-file" in line
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_shipped_reviews_can_be_inspected(capsys):
     """The task's own data: those of yelp, embedded."""

@@ -80,7 +80,7 @@ class Adjustment(Outcomes):
         logits, labels = self.gathered()
         if len(logits) < LEAST:
             raise DataError(
-                f"--calibrate and --threshold need at least {LEAST} held-out rows, found {len(logits)}: name more with --file"
+                f"at least {LEAST} held-out rows are needed to learn from, found {len(logits)}: name more with --file"
             )
         chooses, reported = halves(labels, seed)
         after = self.before

@@ -278,7 +278,7 @@ def test_what_calibrate_refuses(calibrated, project, tmp_path, capsys):
     few = tmp_path / "few.csv"
     few.write_text("\n".join((folder / "held.csv").read_text().splitlines()[:9]) + "\n")
     code, line = fails([*again[:-1], str(few), "--calibrate"], capsys)
-    assert code == 3 and "at least 20 held-out rows, found 8" in line
+    assert code == 3 and "at least 20 held-out rows are needed to learn from, found 8" in line
     config = json.loads((tmp_path / "run/config.json").read_text())
     (tmp_path / "run/config.json").write_text(json.dumps(config | {"note": "mine"}))
     before = (tmp_path / "run/run.json").read_text()

@@ -58,7 +58,8 @@ def measured(folder: Path) -> dict[str, Any]:
         "figures": figures(folder / "raw.json"),
         "calibrate": lines_of(said, "temperature"), "threshold": lines_of(said, "thresholds"), "num_slices": len(slices),
         "found": [row for row in slices if row["found"]],
-        "inspect": {"command": f"python run.py inspect {INSPECT}", "lines": inspected.splitlines(), "rows": {name: found.count(name) for name in dict.fromkeys(found)},
+        "inspect": {"command": f"python run.py inspect {INSPECT}", "lines": inspected.splitlines()[:-1],
+                    "rows": {name: found.count(name) for name in dict.fromkeys(found)},
                     "seconds": round(time.perf_counter() - began, 1)},
         "flipped": flipped(folder, run),
     }  # fmt: skip

@@ -160,7 +160,8 @@ class Adjustment(Outcomes):
             change = f"({values[1] - values[0]:+.4f} +- {error:.4f})"
             lines.append(f"  {shown(name, 27):<28}{values[0]:>10.4f}{values[1]:>10.4f}  {change}")
         right = [(each == is_so).all(1) for each in (before, now)]
-        lines.append(f"  {'rows all right':<28}" + "".join(f"{each.mean():>10.4f}" for each in right))
+        whole = "rows all right" if self.problem == "multi_label" else "accuracy"
+        lines.append(f"  {whole:<28}" + "".join(f"{each.mean():>10.4f}" for each in right))
         lines.append(f"  {'label':<28}{'threshold':>10}{'f1 at 0.5':>10}{'f1':>10}")
         each_f1 = [f1(each.sum(0)) for each in counts]
         rows = zip(self.asked, after.shown(after.thresholds or ()), *each_f1, strict=True)

@@ -102,6 +102,8 @@ def read(
     """All rows, their targets by split, and the names of the labels. Raises DataError for labels that cannot be read."""
     o = task.options
     names = tuple(name.strip() for name in o.label_names.split(",")) if o.label_names else None
+    if names is None and task.source.is_own:
+        names = task.default_names
     rule = Rule(task.label_columns, o.problem, o.label_separator, o.label_values or "auto", names)
     if task.labels is not None and o.problem != "regression":
         rule = dataclasses.replace(rule, names=task.labels.names, whose="the model", renames=False)

@@ -35,6 +35,7 @@ COMMANDS = {
     "parity": ("bench.quality.parity", "equal to Trainer on real text, number for number"),
     "quality": ("bench.quality.seeds", "does packing, or bf16, cost accuracy? Several seeds, review by review"),
     "gain": ("bench.quality.gain", "does contrastive training find more of the held-out pairs?"),
+    "errors": ("bench.quality.errors", "what a model of real reviews gets wrong: calibration, slices, wrong labels"),
     "sample": ("bench.quality.sample", "how hard the synthetic Yelp sample is"),
     "tutorials": ("bench.quality.tutorials", "the tutorials as a newcomer types them: what comes out, how long it takes"),
     "page": ("bench.lessons.page", "write the line numbers of docs/what-trainer-hides.md anew"),

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Metrics(Protocol):
 
 
 class Review(Protocol):
-    """What an evaluation gets wrong, gathered batch by batch.
+    """What an evaluation gets wrong, gathered batch by batch. One that is a Judge, too, is looked at slice by slice.
 
     ``columns``: what of the data may stand in ``rows``: header and rows of a CSV file, the mistake first that the model was
     surest of. ``order``: that of the rows, in words. ``table``: all in short, for the terminal.
@@ -71,6 +71,40 @@ class Review(Protocol):
     def columns(self) -> Columns: ...
     def rows(self) -> tuple[list[str], list[list[Any]]]: ...
     def table(self) -> str: ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Of the evaluated rows, in order: which are right, [N] bool; the cells of a column, the names of their files, their texts.
+    ``curve``: of reliability, rows of (how many, the sum of their confidences, how many are so)."""
+
+    def right(self) -> np.ndarray: ...
+    def column(self, name: str) -> list[Any]: ...
+    def files(self) -> list[str]: ...
+    def words(self) -> list[str]: ...
+    def curve(self) -> list[list[float]]: ...
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an Adjustment has found. ``stored``: fields of the model's config.json; ``lines``: for the terminal; ``curves``:
+    of the report, by name rows of (how many, the sum of their confidences, how many are so); ``card``: what the model card
+    says."""
+
+    stored: Mapping[str, Any]
+    lines: Sequence[str]
+    curves: Mapping[str, list[list[float]]]
+    card: str
+
+
+class Adjustment(Protocol):
+    """What a finished model's answers are made of, learned from held-out rows: one half chooses, and the other is reported
+    on."""
+
+    def update(self, outputs: Any, batch: Batch) -> None: ...
+    def learned(self, seed: int) -> Learned:
+        """Raises DataError where these rows say nothing."""
+        ...
 
 
 def held_out(examples: Mapping[str, T]) -> dict[str, T]:
@@ -167,6 +201,13 @@ class Task(ABC, Generic[O]):
         Raises UsageError where nothing is right or wrong.
         """
         raise UsageError("--errors: this task does not tell right from wrong row by row")
+
+    def adjustment(self, split: str, *, calibrate: bool, threshold: Literal["auto", "none"] | None) -> Adjustment:
+        """For ``evaluate --calibrate`` and ``--threshold`` of an evaluation set, after ``adopt()`` and ``examples()``.
+
+        Raises UsageError where there are no probabilities of classes.
+        """
+        raise UsageError("--calibrate and --threshold: this task gives no probabilities of labels")
 
     @abstractmethod
     def load_model(self, path: str) -> nn.Module:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, require_csv
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
+from engine.data.sources import SourceConfig
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
 from tasks.options import (
@@ -301,3 +302,33 @@ class CaptionConfig(FileConfig):
         super().__post_init__()
         for name in ("num_beams", "max_new_tokens"):
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
+
+
+def of_data(what: str) -> Any:
+    """A setting of the data that --model says where it is not given."""
+    return setting(None, what, before="delimiter")
+
+
+@dataclass(frozen=True)
+class InspectConfig(SourceConfig):
+    """Settings of ``inspect``: the data, as in training."""
+
+    task: str = setting(DEFAULT_TASK, "classification, or a task that is made from it", before="data")
+    text_column: str | None = of_data("column of the text (default: text)")
+    text_pair_column: str | None = of_data("column of a second text, for sentence pairs")
+    label_column: str | None = of_data("column of the label (default: label)")
+    problem: Literal["single_label", "multi_label", "regression"] | None = of_data("what a label is (default: single_label)")
+    label_names: str | None = of_data("comma-separated names, in order (default: those in the training data)")
+    label_separator: str | None = of_data("between the labels in a CSV cell, with --problem multi_label (default: |)")
+    label_values: Literal["auto", "names", "ids", "onehot"] | None = of_data("what label cells hold (default: auto)")
+    model: str = setting("auto", "directory of a finished run: which labels of held-out rows may be wrong?", heading="model")
+    near: float = setting(0.8, "similarity from which on two texts nearly are the same, of their word triples; 0: do not look")
+    output: str | None = setting(None, "CSV file for the rows that are found, with their texts")
+    excel_safe: bool = setting(False, EXCEL_SAFE)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_csv(self.excel_safe, self.output)
+        require(self, "near", self.near == 0 or 0.3 <= self.near <= 1, "must lie between 0.3 and 1, or be 0")

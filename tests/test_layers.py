@@ -165,6 +165,7 @@ def test_tasks_use_the_task_side_of_the_engine_only():
         "model",
         "distributed",
         "finished",
+        "findings",
         "commands",
         "settings",
         "console",

@@ -306,6 +306,27 @@ ODD: list[tuple[str, int, str, Lines]] = [
     ("evaluate --errors into the file it reads", 2, "is the input", lambda at: [
         evaluate(at, "--file", at.write("e.csv", "text,label\nw1,a\n"), "--errors", str(at.folder / "e.csv"))]),
     ("evaluate --errors into the run's own data", 2, "is the input", lambda at: [evaluate(at, "--errors", str(at.home / "eval.csv"))]),
+    ("evaluate --slice without --errors", 2, "give --errors FILE.csv, too", lambda at: [evaluate(at, "--slice", "label")]),
+    ("evaluate --slice by a column that is not there", 3, "has no column 'city'", lambda at: [
+        evaluate(at, "--slice", "city", "--errors", str(at.folder / "e.csv"))]),
+    ("evaluate --calibrate on a handful of rows", 3, "held-out rows are needed to learn from, found", lambda at: [
+        evaluate(at, "--calibrate", "--file", at.write("e.csv", "text,label\nw1,a\nw2,b\n"))]),
+    ("evaluate --calibrate beside --errors", 2, "give it first, and then evaluate --errors", lambda at: [
+        evaluate(at, "--calibrate", "--errors", str(at.folder / "e.csv"))]),
+    ("evaluate --threshold with a number", 2, "--threshold", lambda at: [evaluate(at, "--threshold", "0.3")]),
+    ("a temperature that is none", 4, "must have a positive temperature", lambda at: [
+        ["predict", "--model", str(at.model(calibration={"temperature": -1})), "w1"]]),
+    ("thresholds that are none", 4, "the thresholds of calibration must be", lambda at: [
+        ["predict", "--model", str(at.model(calibration={"thresholds": ["x"]})), "w1"]]),
+    ("findings that evaluate does not write", 3, "is not what evaluate writes", finished_file(
+        "findings.json", b'{"curves": {"x": [[1, 2]]}}')),
+    ("findings that are no JSON", 3, "is not what evaluate writes", finished_file("findings.json", b"\xff{")),
+    ("inspect of numbers for --near", 2, "--near must lie between 0.3 and 1, or be 0", lambda at: [
+        ["inspect", "--train-file", str(at.home / "train.csv"), "--near", value] for value in ("2", "-1", "0.1", "nan")]),
+    ("inspect of data without labels", 3, "has no column 'label'", lambda at: [
+        ["inspect", "--train-file", at.write("t.csv", "text\nw1\nw2\n")]]),
+    ("inspect --output over its input", 2, "is the input", lambda at: [
+        ["inspect", "--train-file", at.write("t.csv", "text,label\nw1,a\nw2,b\n"), "--output", str(at.folder / "t.csv")]]),
     ("report into the weights", 2, "must end in .html", lambda at: [
         ["report", "--model", str(at.finished()), "--output", str(at.folder / "finished/model.safetensors")]]),
     ("compare into a data file", 2, "must end in .html", lambda at: [

@@ -22,6 +22,7 @@ from engine.config import TrainConfig
 from engine.data.hub import quietly
 from engine.data.places import is_there
 from engine.data.sources import Source, SourceConfig
+from engine.findings.slices import Slice
 from engine.model import lora
 from engine.optimizer import describe_optimizer
 from engine.record.figures import by_set, figures_in_line, figures_in_metrics
@@ -29,7 +30,7 @@ from engine.record.log import LogLine
 from engine.settings.fields import is_address, settings_where, user_path
 from engine.task import Task
 
-MAX_ROWS, MAX_LABELS = 20, 100
+MAX_ROWS, MAX_LABELS, MAX_WEAKNESSES = 20, 100, 5
 MOST_CARD_BYTES, MOST_NAME = 1 << 20, 200  # of a card that somebody else has written; characters of a name in it
 SPECIAL = re.compile(r"[\\`*{}\[\]<>#|~&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")  # Markdown, HTML and bare links
 
@@ -147,6 +148,20 @@ def results(document: RunDocument, log: Sequence[LogLine]) -> str:
     else:
         title += f"Not evaluated; the mean training loss was {shown_as(metrics['train_loss'])}.\n\n"
     return f"{title}In the course of training ({metrics['num_steps']} steps):\n\n{curves(log)}"
+
+
+def weaknesses(slices: Sequence[Slice], about: str) -> str:
+    """What evaluate --errors has found to be worse than elsewhere, beyond chance; "" for nothing."""
+    worse = [part for part in slices if part.is_worse][:MAX_WEAKNESSES]
+    lines = [
+        f"- {escaped(part.kind)} {escaped(part.value[:MOST_NAME])}: accuracy {part.accuracy:.3f} ± {part.error:.3f} on "
+        f"{part.rows:,} rows, {part.rest:.3f} on the others (p = {part.adjusted:.1g})"
+        for part in worse
+    ]
+    how = (
+        f"Of {escaped(about)}, {len(slices)} parts were tested (Fisher's exact test, Holm's correction). Worse than elsewhere:"
+    )
+    return "\n".join([how, "", *lines]) if lines else ""
 
 
 def curves(log: Sequence[LogLine]) -> str:

@@ -26,6 +26,8 @@ from engine.checked import expect, expect_each, open_regular, parse_object, read
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import DataError
+from engine.findings.document import Findings
+from engine.findings.document import read as read_findings
 from engine.record.figures import by_set, figures_in_line, figures_in_metrics
 from engine.record.log import Log, LogLine, read_log
 from engine.settings.fields import with_defaults
@@ -35,7 +37,8 @@ NUM_BARS = 30
 DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # a terminal, or a text's direction
 NO_LOG = Log()
 PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
-NUM_MISTAKES, LONGEST_TEXT = 20, 600  # shown, of those in the file; characters
+SLICES = "errors.slices.csv"  # beside it
+NUM_MISTAKES, LONGEST_TEXT, NUM_SLICES = 10, 600, 30  # shown, of those in the file; characters
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
 MOST_CHARTS = 100  # of metrics, or of phases; a task has a handful
 MOST_CLASSES = 200  # in the table
@@ -46,13 +49,14 @@ CONFUSION = "Confusion: how many rows of each class were taken for which"
 @dataclass(frozen=True)
 class Record:
     """A run as it stands in its directory. ``document``: run.json; ``log``: metrics.jsonl; where they are there:
-    ``profile``: profile/profile.json; ``mistakes``: errors.csv, header and rows."""
+    ``profile``: profile/profile.json; ``mistakes``: errors.csv, header and rows; ``findings``: findings.json."""
 
     name: str
     document: RunDocument
     log: Log = NO_LOG
     profile: Mapping[str, Any] | None = None
     mistakes: Sequence[Sequence[str]] = ()
+    findings: Findings | None = None
 
     def of_kind(self, kind: str) -> list[LogLine]:
         return [line for line in self.log.lines if line.kind == kind]
@@ -66,7 +70,8 @@ class Record:
 def record_in(directory: Path, document: RunDocument, name: str) -> Record:
     """What a directory holds beside its run.json. Raises DataError for what a run does not write."""
     log = read_log(directory / "metrics.jsonl")
-    return Record(name, document, log, read_profile(directory / PROFILE), read_mistakes(directory / MISTAKES))
+    mistakes = read_mistakes(directory / MISTAKES)
+    return Record(name, document, log, read_profile(directory / PROFILE), mistakes, read_findings(directory))
 
 
 def read_mistakes(path: Path) -> list[list[str]]:
@@ -187,13 +192,29 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
     if len(record.mistakes) > 1:
         header, *rows = [[cut(cell) for cell in row] for row in record.mistakes]
         what = "Largest errors" if header[-1] == "error" else "Most confident mistakes"
-        found.append((f"{what} (the first {len(rows)} of {MISTAKES})", header, rows))
+        heading = (
+            f"{what} (the first {len(rows)} of {MISTAKES}; they hold texts of the data, which others may not be meant to see)"
+        )
+        found.append((heading, header, rows))
+    if record.findings and record.findings.slices:
+        found.append(slice_table(record.findings))
     defaults = with_defaults({}, TrainConfig, SourceConfig)
     settings = sorted(record.document.settings.items(), key=lambda each: each[1] == defaults.get(each[0]))  # stable
     rows = [[cut(name), "" if value is None else cut(str(value))] for name, value in settings]
     found.append(("Settings (first those that are not the engine's defaults)", [], rows))
     found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))
     return found
+
+
+def slice_table(findings: Findings) -> tuple[str, list[str], list[list[str]]]:
+    """(heading, columns, rows): where the model is worse, or better, than elsewhere."""
+    heads = ["part of the rows", "value", "rows", "accuracy", "standard error", "others", "p", "p, Holm", "found"]
+    rows = []
+    for part in findings.slices[:NUM_SLICES]:
+        *_, found = part.line()
+        figures = [f"{each:.4f}" for each in (part.accuracy, part.error, part.rest)]
+        rows.append([cut(part.kind), cut(part.value), str(part.rows), *figures, f"{part.p:.2g}", f"{part.adjusted:.2g}", found])
+    return f"Slices{of_rows(findings.about)}: Fisher's exact test against all other rows, Holm's correction", heads, rows
 
 
 def operations(profile: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -276,9 +297,28 @@ def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
         chart("Model FLOPs utilisation", "% of the device's peak", each("train", "mfu", "" if not only else "MFU", 100)),
         chart("Memory", "GiB at most so far", each("train", "memory_gb", "" if not only else "GiB")),
     ]
+    found = [("Learning", learning), ("Where the time goes", speed)]
     if only:
-        speed = [*single(records[0]), *speed]
-    return [("Learning", learning), ("Where the time goes", speed)]
+        speed[:0] = single(records[0])
+        if records[0].findings and (records[0].findings.curves or records[0].findings.learned):
+            found.insert(1, (f"How sure it may be{of_rows(records[0].findings.about)}", reliability(records[0].findings)))
+    return found
+
+
+def of_rows(about: str) -> str:
+    return f" ({about})" if about else ""
+
+
+def reliability(findings: Findings) -> list[Chart]:
+    """How often what is claimed is so, beside how often it would be if it were claimed rightly; and how much is claimed."""
+    found = {**{name or "model": bins for name, bins in findings.curves.items()}, **findings.learned}
+    curves = {name: [[claimed / number, so / number] for number, claimed, so in bins if number] for name, bins in found.items()}
+    counts = {name: [[(i + 0.5) / len(bins), row[0]] for i, row in enumerate(bins)] for name, bins in found.items()}
+    how = {"x": "confidence", "fractions": True}
+    return [
+        chart("Reliability", "share that is right, by confidence", {"as claimed": [[0.0, 0.0], [1.0, 1.0]]} | curves, **how),
+        *(chart(f"Confidence, {name}", "answers", {name: points}, bars=True, **how) for name, points in counts.items()),
+    ]
 
 
 def single(record: Record) -> list[Chart]:

@@ -16,10 +16,10 @@ from torch import nn
 
 from engine.artifacts.directory import read_run
 from engine.artifacts.report import MISTAKES, TAKEN
+from engine.commands.findings import adjustment_of, check_adjustment, keep_findings, keep_learned, known_before, learning
 from engine.commands.flags import EvaluateConfig, changes_in, with_model
 from engine.commands.output import check_output, check_writable, without_formula, writing
-from engine.commands.report import record_of
-from engine.commands.report import write as draw
+from engine.commands.slicing import check_judges, check_slices, slice_columns, slices_of, write_slices
 from engine.config import TrainConfig
 from engine.console import note, say, say_lines, shown
 from engine.data.collate import Layout
@@ -34,7 +34,7 @@ from engine.precision import Precision, choose_precision, make_autocast
 from engine.record.evaluate import evaluate as measure
 from engine.record.figures import Evaluation, figure_text
 from engine.settings.fields import user_path
-from engine.task import Examples, Review, Task, held_out
+from engine.task import Adjustment, Examples, Review, Task, held_out
 
 MOST_CLASSES = 50  # in the table on the terminal
 
@@ -46,6 +46,8 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
     check_output("--output", config.output, [".json"], inputs=[config.file], model=config.model)
     check_output("--errors", config.errors, [".csv"], inputs=[config.file, config.output], model=config.model, own=MISTAKES)
+    check_adjustment(config)
+    check_slices(config)
     changes = changes_in(config)
     if config.file:
         for name in sets_of(config.file, "--file").values():
@@ -56,13 +58,16 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         config.model, find, device=config.device, task=config.task, changes=changes,
         files=sets_of(config.file, "--file") if config.file else None, precision=config.precision,
     )  # fmt: skip
+    task.source.also = slice_columns(config)
     sets = held_out(task.examples())
     if not sets:
         raise DataError(f"the run {config.model} has no evaluation data: give --file")
+    adjustments = adjustment_of(config, task, sets)
     reviews = {name: task.review(name) for name in sets} if config.errors else {}
+    check_judges(config, reviews)
     for review in reviews.values():
         check_writable(review.columns(), Path(config.errors or ""), config.file or config.model)
-    result = measured(config, task, model, layout, sets, reviews)
+    result = measured(config, task, model, layout, sets, reviews or adjustments)
     metrics = result.metrics()
     for name, value in metrics.items():
         say(f"  {name:<28} = {figure_text(value)}")
@@ -72,16 +77,23 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         written = finite.metrics() | ({"classes": finite.classes} if finite.classes else {})
         with writing("--output", Path(config.output)) as stream:
             stream.write(json.dumps(written, indent=2, allow_nan=False) + "\n")
+    learned = [each.learned(task.source.config.data_seed) for each in adjustments.values()]
+    before = known_before(config)
+    for each in learned:
+        keep_learned(config, each)
     if config.errors:
         write_mistakes(config, Path(config.errors), reviews)
+    write_slices(config, reviews, slices := slices_of(config, reviews, sets))
+    keep_findings(config, reviews, slices, learned[0] if learned else None, before)
     return metrics
 
 
 def measured(
     config: EvaluateConfig, task: Task[Any], model: nn.Module, layout: Layout, sets: Mapping[str, Examples],
-    reviews: Mapping[str, Review],
+    looks: Mapping[str, Review | Adjustment],
 ) -> Evaluation:  # fmt: skip
-    """The evaluation of all sets. Raises ModelError for a model that gives no finite numbers."""
+    """The evaluation of all sets; ``looks``: what is shown the outputs of each. Raises ModelError for a model that gives no
+    finite numbers."""
     device = next(model.parameters()).device
     engine = TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers)
     world, precision = World(device), precision_for(config, device)
@@ -90,7 +102,7 @@ def measured(
     found = {}
     for name, examples in sets.items():
         loader = eval_loader(task, examples, layout, engine, world)
-        look = reviews[name].update if name in reviews else None
+        look = looks[name].update if name in looks else None
         autocast = make_autocast(precision, device)
         found[name] = measure(model, task, batches(loader), autocast, world, split=name, total=len(loader), look=look)
         if not math.isfinite(loss := found[name].figures["loss"] or 0.0):
@@ -110,9 +122,6 @@ def write_mistakes(config: EvaluateConfig, path: Path, reviews: Mapping[str, Rev
         safe = [[without_formula(cell) for cell in row] for row in lines] if config.excel_safe else lines
         csv.writer(stream).writerows([["set", *header] if len(reviews) > 1 else header, *safe])
     say(f"{len(lines)} wrong rows written to {path}, {review.order}")
-    directory = user_path(config.model)
-    if path.resolve() == (directory / MISTAKES).resolve() and (directory / "run.json").exists():
-        draw(directory / "report.html", [record_of(directory)])
 
 
 def table_of(classes: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -129,8 +138,11 @@ def table_of(classes: Mapping[str, Mapping[str, float | None]]) -> str:
 
 
 def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:
-    """``auto``: that of the run, so that its figures come out again; this device's own where it does not compute in it."""
+    """``auto``: that of the run, so that its figures come out again; this device's own where it does not compute in it. What is
+    learned for predict is learned in fp32, in which it computes."""
     directory = user_path(config.model)
+    if config.precision == "auto" and learning(config):
+        return "fp32"
     if config.precision == "auto" and (directory / "run.json").exists():
         with suppress(UsageError):
             return choose_precision(read_run(directory).precision or "auto", device)

@@ -71,7 +71,22 @@ class EvaluateConfig:
         "CSV file for the rows that are wrong, the surest first (of numbers the furthest off); errors.csv in the model's "
         "directory is shown in its report",
     )
+    slice: str | None = setting(
+        None,
+        "with --errors: column of the data, or several: for which of its values is the model worse?",
+        several=True,
+    )
     excel_safe: bool = setting(False, f"{EXCEL_SAFE}, in --errors")
+    calibrate: bool = setting(
+        False,
+        "learn from one half of the rows the temperature that makes probabilities worth believing, show on the other half what "
+        "it does, and keep it with the model",
+    )
+    threshold: Literal["auto", "none"] | None = setting(
+        None,
+        "auto: the same for the probabilities above which a label counts, of several labels each, or of two classes the "
+        "second: where F1 is highest; none: 0.5 again",
+    )
     max_eval_examples: int | None = setting(
         None, "evaluate on a random subset of this size; 0: all (default: as in training)", replaces_run=True
     )
@@ -88,6 +103,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_csv(self.excel_safe, self.errors, "--errors")
+        if self.slice is not None and not self.errors:
+            raise UsageError("--slice says which parts of the data --errors looks at: give --errors FILE.csv, too")
         require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
         require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
 

@@ -127,6 +127,7 @@ class Source:
         self.config = config or SourceConfig()
         self.given, self.files, self.folder, self.run = tables, files, folder, run
         self.started_from: Any = None
+        self.also: tuple[str, ...] = ()  # columns that a command wants beside the task's
         self.taken_data: TakenData | None = None
         self.taken_model: TakenModel | None = None
         self.mixture: Mixture | None = None  # the shares of the training files, if they are told any
@@ -149,6 +150,7 @@ class Source:
         config = self.config
         if config.group_column and not self.is_replaced and config.group_column not in columns:
             columns = [*columns, config.group_column]
+        columns = [*columns, *(name for name in self.also if name not in columns)]
         if self.given is not None:
             self.only_for_the_hub("given in Python")
             self.taken_data = TakenData("given in Python")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from engine.data.batch import Batch
 from engine.data.sources import Source
 from engine.errors import DataError, ModelError, UsageError
 from engine.task import Examples, Row, held_out
+from tasks.classification.adjusted import Adjustment
+from tasks.classification.calibration import FIELD, Calibration
 from tasks.classification.column import Rule, class_names
 from tasks.classification.labels import Labels, listed, read_labels
 from tasks.classification.metrics import ClassificationMetrics
@@ -71,6 +73,7 @@ class Labelled(TextTask[L]):
         super().__init__(options, source)
         self.labels: Labels | None = None
         self.is_finished = False  # has a finished model been adopted?
+        self.calibration = Calibration()
         self._weights: Tensor | None = None
         self.problem: str = options.problem
         self._held_out: dict[str, Dataset] = {}
@@ -165,6 +168,7 @@ class Labelled(TextTask[L]):
             self.problem = kinds.get(str(model.config.problem_type), "regression")  # type: ignore[union-attr]
         if self.problem == "regression" and len(names) > 1:
             raise ModelError(f"config.json of the model says regression, which is of one number, and names {len(names)} labels")
+        self.calibration = Calibration.of(model.config, self.problem, len(names))
         if self.problem != self.options.problem:
             options: Any = self.options
             self.options = replace(options, problem=self.problem, label_smoothing=0.0, class_weights=None)
@@ -183,6 +187,8 @@ class Labelled(TextTask[L]):
             ignore_mismatched_sizes=True,
         )
         check_loaded(model, report, path)
+        if hasattr(model.config, FIELD):  # of the model that training goes on from: it is not this one's
+            delattr(model.config, FIELD)
         return model  # type: ignore[no-any-return]
 
     def load_model(self, path: str) -> nn.Module:
@@ -197,7 +203,7 @@ class Labelled(TextTask[L]):
         logits, labels = outputs.logits.float(), batch.targets["labels"]  # [B, C]; [B], or [B, C] for multi-label
         if self.problem == "regression":
             return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
-        weights = self.class_weights(logits.device)
+        logits, weights = self.calibration.scaled(logits), self.class_weights(logits.device)
         if self.problem == "multi_label":
             return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")
         return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.options.label_smoothing)
@@ -212,13 +218,22 @@ class Labelled(TextTask[L]):
         return self._weights
 
     def metrics(self, split: str) -> ClassificationMetrics:
-        return ClassificationMetrics(self.problem, self.known(self.labels).names)
+        names = self.known(self.labels).names
+        if self.calibration.temperature != 1:
+            note(f"calibrated: loss, ece and brier are those of the logits divided by {self.calibration.temperature:.4g}")
+        return ClassificationMetrics(self.problem, names, self.calibration if self.is_finished else None)
+
+    def adjustment(self, split: str, *, calibrate: bool, threshold: Literal["auto", "none"] | None) -> Adjustment:
+        """Learned from the model's own logits: until it is there the model has neither temperature nor thresholds."""
+        before, self.calibration = self.calibration, Calibration()
+        return Adjustment(self.problem, self.known(self.labels).names, before, calibrate=calibrate, threshold=threshold)
 
     def review(self, split: str) -> Mistakes | WrongLabels | WrongValues:
         names, shown = self.known(self.labels).names, self.evaluated(self._held_out[split])
         if self.problem == "regression":
             return WrongValues(shown)
-        return WrongLabels(names, shown) if self.problem == "multi_label" else Mistakes(names, shown)
+        kind = WrongLabels if self.problem == "multi_label" else Mistakes
+        return kind(names, shown, self.calibration, self._held_out[split])
 
     def evaluated(self, table: Dataset) -> Dataset:
         """What of the evaluated rows is shown of those that are wrong."""
@@ -235,12 +250,13 @@ class Labelled(TextTask[L]):
         """From one row of logits: [C]."""
         if self.problem == "regression":
             return {"value": float(logits[0])}
+        scaled = self.calibration.scaled(logits)
         if self.problem == "multi_label":
-            p = dict(zip(names, logits.sigmoid().tolist(), strict=True))
-            chosen = [name for name in names if p[name] > 0.5]
+            p = dict(zip(names, scaled.sigmoid().tolist(), strict=True))
+            chosen = [names[i] for i in self.calibration.chosen(logits).nonzero()[:, 0].tolist()]
             return {"label": chosen, "score": max(p.values()), "probabilities": p}
-        p = dict(zip(names, logits.softmax(-1).tolist(), strict=True))
-        best = max(p, key=p.__getitem__)
+        p = dict(zip(names, scaled.softmax(-1).tolist(), strict=True))
+        best = names[int(self.calibration.best(logits))]
         return {"label": best, "score": p[best], "probabilities": p}
 
     def describe(self, prediction: Mapping[str, Any]) -> str:

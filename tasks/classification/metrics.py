@@ -15,20 +15,23 @@ from torch import Tensor, nn
 
 from engine.data.batch import Batch
 from engine.distributed.world import World
+from tasks.classification.calibration import Calibration
 
 MOST_CONFUSED = 20  # classes, of which each pair is counted
 
 
 class ClassificationMetrics:
-    """accuracy, f1 (macro), mcc; micro and macro f1, average precision (macro); rmse, pearson, spearman."""
+    """accuracy, f1 (macro), mcc; micro and macro f1, average precision (macro); rmse, pearson, spearman. Of a finished model
+    ece and brier, too (calibration.py): how far its probabilities can be believed."""
 
-    lower_is_better = ("rmse",)
+    lower_is_better = ("rmse", "ece", "brier")
 
-    def __init__(self, problem: str, labels: Sequence[str] | int):
-        """``labels``: their names in the order of the logits, or how many there are."""
+    def __init__(self, problem: str, labels: Sequence[str] | int, calibration: Calibration | None = None):
+        """``labels``: their names in the order of the logits, or how many there are. ``calibration``: of a finished model."""
         from torchmetrics import MetricCollection, classification, regression
 
         from tasks.agreement import Matthews, Pearson, Spearman
+        from tasks.classification.reliability import Reliability
 
         labels = [str(i) for i in range(labels)] if isinstance(labels, int) else labels
         many: dict[str, Any] = {"num_labels": max(len(labels), 2)}  # torchmetrics takes no single label: it counts twice
@@ -61,7 +64,9 @@ class ClassificationMetrics:
         }[problem]()
         self.problem, self.labels = problem, labels
         self.counts = counts[problem]()
-        self.names = tuple(figures)
+        self.calibration = calibration or Calibration()
+        self.reliability: Any = Reliability(problem) if calibration is not None and problem != "regression" else None
+        self.names = (*figures, *(("ece", "brier") if self.reliability is not None else ()))
         self.collection = MetricCollection(figures, compute_groups=False)
 
     def update(self, model: nn.Module, outputs: Any, batch: Batch) -> None:
@@ -70,17 +75,26 @@ class ClassificationMetrics:
         self._to(logits.device)
         if self.problem == "multi_label":
             cells = (-1, max(logits.shape[-1], 2))  # twice the same label: every figure stays what it is
-            self._count(logits.sigmoid().expand(cells), labels.long().expand(cells))
+            p = logits.sigmoid() if self.calibration.thresholds is None else self.calibration.chosen(logits).float()
+            self._count(p.expand(cells), labels.long().expand(cells), logits.sigmoid().expand(cells))
+            self._believe(logits, labels.long())
         elif self.problem == "regression":
             self.collection.update(logits.squeeze(-1), labels)
         else:
             real = labels != -100
             if batch.num_items:  # torchmetrics cannot take none
-                self._count(logits[real].argmax(-1), labels[real])
+                self._count(self.calibration.best(logits[real]), labels[real])
+                self._believe(logits[real], labels[real])
 
-    def _count(self, predicted: Tensor, labels: Tensor) -> None:
-        self.collection.update(predicted, labels)
+    def _count(self, predicted: Tensor, labels: Tensor, ranked: Tensor | None = None) -> None:
+        """``ranked``: for the figures that are of probabilities, whatever the thresholds say."""
+        for name, figure in self.collection.items():
+            figure.update(ranked if name == "average_precision" else predicted, labels)
         self.counts.update(predicted, labels)
+
+    def _believe(self, logits: Tensor, labels: Tensor) -> None:
+        if self.reliability is not None:
+            self.reliability.update(self.calibration.scaled(logits).cpu(), labels.cpu())
 
     def _to(self, device: torch.device | str) -> None:
         for states in (self.collection, self.counts):
@@ -88,7 +102,8 @@ class ClassificationMetrics:
                 states.to(device)
 
     def compute(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.collection.compute().items()}
+        more = {} if self.reliability is None else self.reliability.compute()
+        return {name: float(value) for name, value in [*self.collection.compute().items(), *more.items()]}
 
     def classes(self) -> dict[str, dict[str, float]]:
         """Precision, recall and f1 of each class (0 where nothing is predicted, or is there), and its rows. Collective.

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from engine.console import shown
 from engine.data.batch import Batch
 from engine.data.form import Columns
-from engine.data.tables import origin_of, row_name, row_number
+from engine.data.tables import origin_of, place_of, row_name, row_number
+from tasks.classification.calibration import NUM_BINS, Calibration, binned, confidences
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,18 +41,61 @@ class Wrong:
         return ["row", *self.texts.column_names, *more]
 
 
-class Mistakes(Wrong):
+class Judged(Wrong):
+    """Of labels: each row is right or wrong. ``data``: the evaluated rows with all columns that were read."""
+
+    def __init__(
+        self, names: Sequence[str], texts: Dataset, calibration: Calibration | None = None, data: Dataset | None = None
+    ):
+        super().__init__(texts)
+        self.names, self.calibration, self.data = names, calibration or Calibration(), texts if data is None else data
+        self.wrong: list[Any] = []  # (confidence, row, label, prediction)
+        self.bins = torch.zeros(NUM_BINS, 3, dtype=torch.float64)
+
+    def believe(self, logits: Tensor, batch: Batch, problem: str) -> None:
+        """Add to the curve of reliability; ``logits``: [B, C], scaled."""
+        self.bins = self.bins + binned(*confidences(logits, batch.targets["labels"], problem))
+
+    def curve(self) -> list[list[float]]:
+        """Of reliability: [15, 3]."""
+        return self.bins.tolist()
+
+    def right(self) -> np.ndarray:
+        """[N] bool: of the evaluated rows."""
+        found = np.ones(len(self.texts), dtype=bool)
+        found[[row for _, row, *_ in self.wrong]] = False
+        return found
+
+    def column(self, name: str) -> list[Any]:
+        """Its cells."""
+        return list(self.data[name][:])
+
+    def files(self) -> list[str]:
+        """The name of the file of each row; "": of none."""
+        return [place_of(self.texts, row)[0] for row in range(len(self.texts))]
+
+    def words(self) -> list[str]:
+        """The text of each row."""
+        cells = [self.texts[name][:] for name in self.texts.column_names]
+        return [" ".join(cell for cell in row if isinstance(cell, str)) for row in zip(*cells, strict=True)]
+
+
+class Mistakes(Judged):
     """Of one class for each text."""
 
-    def __init__(self, names: Sequence[str], texts: Dataset):
-        super().__init__(texts)
-        self.names = names
+    def __init__(
+        self, names: Sequence[str], texts: Dataset, calibration: Calibration | None = None, data: Dataset | None = None
+    ):
+        super().__init__(names, texts, calibration, data)
         self.counts = np.zeros((len(names), len(names)), dtype=np.int64)  # [label, prediction]
-        self.wrong: list[tuple[float, int, int, int]] = []  # (confidence, row, label, prediction)
 
     def update(self, outputs: Any, batch: Batch) -> None:
         """``outputs.logits``: [B, C]."""
-        scores, predictions = (t.cpu().numpy() for t in outputs.logits.float().softmax(-1).max(-1))
+        logits = outputs.logits.float()
+        self.believe(self.calibration.scaled(logits), batch, "single_label")
+        best = self.calibration.best(logits)
+        scores = self.calibration.scaled(logits).softmax(-1).gather(-1, best[:, None])[:, 0].cpu().numpy()
+        predictions = best.cpu().numpy()
         labels = batch.targets["labels"].cpu().numpy()
         np.add.at(self.counts, (labels, predictions), 1)
         for i in np.flatnonzero(labels != predictions):
@@ -75,18 +121,15 @@ class Mistakes(Wrong):
         return "\n".join([f"most often confused, of {len(names)} classes:", *lines])
 
 
-class WrongLabels(Wrong):
+class WrongLabels(Judged):
     """Of several labels at once: rows in which one is missing, or too many. ``confidence``: in the label that is most wrong."""
-
-    def __init__(self, names: Sequence[str], texts: Dataset):
-        super().__init__(texts)
-        self.names = names
-        self.wrong: list[tuple[float, int, np.ndarray, np.ndarray]] = []  # (confidence, row, labels, predictions)
 
     def update(self, outputs: Any, batch: Batch) -> None:
         """``outputs.logits``: [B, C]."""
-        p = outputs.logits.float().sigmoid().cpu().numpy()
-        labels, predictions = batch.targets["labels"].cpu().numpy() > 0, p > 0.5
+        logits = outputs.logits.float()
+        p, predictions = (t.cpu().numpy() for t in (self.calibration.scaled(logits).sigmoid(), self.calibration.chosen(logits)))
+        self.believe(self.calibration.scaled(logits), batch, "multi_label")
+        labels = batch.targets["labels"].cpu().numpy() > 0
         for i in np.flatnonzero((labels != predictions).any(1)):
             off = labels[i] != predictions[i]
             sure = float(np.where(predictions[i], p[i], 1 - p[i])[off].max())

@@ -201,3 +201,16 @@ def test_the_same_run_both_ways(tmp_path, monkeypatch):
 def test_the_calculation_on_the_scaling_page_is_what_the_command_prints():
     page = (Path(__file__).parent.parent.parent / "docs/scaling.md").read_text(encoding="utf-8")
     assert "\n".join(scaling.rows()) in page
+
+
+def test_the_errors_of_real_reviews_are_those_of_the_results():
+    root = Path(__file__).parent.parent.parent
+    found = json.loads((root / "bench/results/errors-imdb.json").read_text())
+    page = (root / "docs/errors.md").read_text(encoding="utf-8")
+    for lines in (found["calibrate"] + found["threshold"], found["inspect"]["lines"]):
+        assert "```\n" + "\n".join(lines) + "\n```" in page
+    figures, planted = found["figures"], found["flipped"]
+    assert ", ".join(f"{name} {figures[name]:.3f}" for name in ("accuracy", "loss", "ece", "brier")) in page
+    assert f"{planted['flipped']} had their labels flipped; `inspect --model` suspects {planted['suspected']}" in page
+    assert f"with {planted['recall']:.2f} of the flipped ones among them (precision {planted['precision']:.2f}" in page
+    assert sum(row["found"] == "worse" for row in found["found"]) == 1 and f"Of {found['num_slices']:,} parts" in page

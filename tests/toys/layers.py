@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"average", "loader"},
     {"state"},
     {"cuda_graph", "memory", "checkpoint"},
-    {"record"},
+    {"record", "findings"},
     {"loop", "artifacts"},
     {"build", "finished"},
     {"checks", "resume"},

@@ -125,7 +125,9 @@ def test_values_that_are_off_stand_in_the_order_of_their_errors(project, tmp_pat
     sizes = [abs(float(row["error"])) for row in found]
     assert sizes == sorted(sizes, reverse=True)
     assert f"the worst by {sizes[0]:.3g}"[:-1] in capsys.readouterr().out
-    assert "Largest errors (the first 20 of errors.csv)" in (tmp_path / "run/report.html").read_text()
+    assert (
+        "Largest errors (the first 10 of errors.csv; they hold texts of the data" in (tmp_path / "run/report.html").read_text()
+    )
 
 
 def test_formulas_are_made_texts_if_asked(project, tmp_path):
@@ -140,3 +142,21 @@ def test_formulas_are_made_texts_if_asked(project, tmp_path):
         with open(out, newline="") as stream:
             [header, *wrong] = csv.reader(stream)
         assert wrong and all(row[header.index("text")].startswith(start) for row in wrong)
+
+
+def test_texts_are_in_the_page_only_if_asked_for_ten_at_most_and_escaped(project, tmp_path, capsys):
+    """The report of a training, and that after an evaluation without --errors, have no text of the data."""
+    shutil.copytree(project / "run", tmp_path / "run")
+    texts = [f"<img src=x onerror=alert({i})> w{i} secret" for i in range(40)]
+    with open(tmp_path / "e.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label"), *((text, "abc"[i % 3]) for i, text in enumerate(texts))])
+    arguments = ["evaluate", str(tmp_path / "run"), "--device", "cpu", "--file", str(tmp_path / "e.csv")]
+    for more in ([], ["--errors", str(tmp_path / "errors.csv")]):
+        assert run.main([*arguments, *more]) == 0
+        assert not any("secret" in (tmp_path / "run" / name).read_text() for name in ("report.html", "README.md", "run.json"))
+    assert run.main([*arguments, "--errors", str(tmp_path / "run/errors.csv")]) == 0
+    page = (tmp_path / "run/report.html").read_text()
+    surest = [row["text"] for row in rows_of(tmp_path / "run/errors.csv")]
+    assert len(surest) > 10 and page.count(" secret</td>") == 10 and "<img" not in page
+    assert all((f"alert({text.split('alert(')[1].split(')')[0]})&gt; w" in page) == (i < 10) for i, text in enumerate(surest))
+    assert "they hold texts of the data, which others may not be meant to see" in page

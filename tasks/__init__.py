@@ -53,6 +53,7 @@ COMMANDS = {
         "use a finished model on texts or a file",
     ),
     "evaluate": ("tasks.flags:EvaluateFlags", "engine.commands.evaluate:evaluate", "measure a finished model"),
+    "serve": ("tasks.flags:ServeFlags", "engine.serving.command:serve", "a finished model behind HTTP, with a page to try it"),
     "fill": ("tasks.flags:FillConfig", "tasks.language.fill:fill", "fill in the [MASK] of a text"),
     "generate": ("tasks.flags:GenerateConfig", "tasks.language.generate:generate", "let a causal language model write on"),
     "report": ("engine.commands.flags:ReportConfig", "engine.commands.report:report", "draw a run's report.html again"),

@@ -188,15 +188,15 @@ class Task(ABC, Generic[O]):
     def served(self) -> list[dict[str, Any]]:
         """An example of each form of input that ``serve`` takes, by column as ``inputs_of`` reads them.
 
-        Each value is a text, or a list of what it shows one of: a list of texts, or of objects of texts. The first stands on the
-        page. Raises UsageError for a task that is not served.
+        Each value is a text, or a list of what its first entry is: a text, or an object of texts. The first example stands on
+        the page. Raises UsageError for a task that is not served.
         """
         return [{"text": "The food was good."}]
 
     def stream(self, model: nn.Module, item: Any, part: Callable[[str], None]) -> dict[str, Any]:
         """``predict`` of one input whose text is handed to ``part`` while it is written. Raises UsageError where none is.
 
-        The parts one behind the other are that text.
+        A part may be empty, and ``part`` may raise, to end it.
         """
         raise UsageError("this task writes no text: leave stream out")
 

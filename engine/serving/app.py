@@ -56,14 +56,13 @@ class Service:
     ):  # fmt: skip
         self.task, self.limits, self.access, self.logs, self.debug = task, limits, access, logs, debug
         self.shapes = task.served()
-        self.metrics = Metrics(task.label_names(model))
-        self.batcher = Batcher(
-            task, model, layout, max_batch=max_batch, max_waiting=max_waiting, watch=self.metrics
-        )
+        self.metrics = Metrics()
+        self.batcher = Batcher(task, model, layout, max_batch=max_batch, max_waiting=max_waiting, watch=self.metrics)
         self.metrics.waiting.set_function(lambda: self.batcher.waiting)
         self.is_draining = False
         answers = [self._first_answer(shape) for shape in self.shapes]
         self.metrics.count_tokens(model)
+        self.metrics.expect(task.label_names(model) if any("label" in answer for answer in answers) else ())
         self.pages = Pages(name, task, self.shapes, answers, limits, has_token=access.token is not None)
         self.app = self._routes()
         self.paths = {getattr(route, "path", "") for route in self.app.routes}
@@ -248,7 +247,9 @@ class Service:
         raise Refused(422, str(error))
 
     def _late(self) -> Refused:
-        return Refused(503, f"there is no answer within {self.limits.seconds:g} s: ask again, or for less", {"Retry-After": "1"})
+        return Refused(
+            503, f"there is no answer within {self.limits.seconds:g} s: ask again, or for less", {"Retry-After": "1"}
+        )
 
     # ----------------------------------------------------------------------------------------------------- streaming
 
@@ -261,7 +262,8 @@ class Service:
         def part(text: str) -> None:
             if is_left or time.monotonic() >= deadline:
                 raise GoneError
-            loop.call_soon_threadsafe(parts.put_nowait, text)
+            if text:
+                loop.call_soon_threadsafe(parts.put_nowait, text)
 
         job.part = part
         job.answer.add_done_callback(lambda _: loop.call_soon_threadsafe(parts.put_nowait, None))

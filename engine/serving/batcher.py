@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 from torch import nn
@@ -167,7 +168,7 @@ class Batcher:
         ends = [0]
         for job in jobs:
             ends.append(ends[-1] + len(job.inputs))
-        return [predictions[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        return [predictions[a:b] for a, b in pairwise(ends)]
 
 
 def is_of_the_request(error: BaseException) -> bool:

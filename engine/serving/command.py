@@ -35,9 +35,7 @@ def serve(config: ServeConfig, texts: Sequence[str], find: Find) -> None:
 
     listener = bound(config.host, config.port)
     try:
-        task, model, layout = open_model(
-            config.model, find, device=config.device, task=config.task, changes=changes_in(config)
-        )
+        task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes_in(config))
         limits = Limits(config.max_body, config.max_texts, config.max_characters, config.timeout)
         access = Access(token, hosts_of(config))
         name = printable(user_path(config.model).name or config.model)
@@ -84,8 +82,8 @@ def token_of(config: ServeConfig) -> str | None:
         return None
     if len(found) < SHORTEST_TOKEN or not re.fullmatch(r"[!-~]+", found):
         raise UsageError(
-            f"{where} must hold a token of at least {SHORTEST_TOKEN} letters, digits and signs in a row (the value found is not "
-            "shown): python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+            f"{where} must hold a token of at least {SHORTEST_TOKEN} letters, digits and signs in a row (what it holds "
+            "is not shown): python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
         )
     return found
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from torch import Tensor, nn
 
@@ -19,9 +27,10 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:
-    """The figures of one server. ``labels``: what the model tells apart, which are counted where a prediction names them."""
+    """The figures of one server."""
 
-    def __init__(self, labels: Sequence[str]):
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # each figure would have its birthday beside it
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory, processor time, open files
 
@@ -32,7 +41,9 @@ class Metrics:
             return Histogram(f"plainloop_{name}", what, buckets=buckets, registry=self.registry)
 
         self.requests = counter("requests", "Requests answered, by path and status", "path", "status")
-        self.seconds = histogram("request_seconds", "Seconds from a request's head to the end of its answer, of /predict", SECONDS)
+        self.seconds = histogram(
+            "request_seconds", "Seconds from a request's head to the end of its answer, of /predict", SECONDS
+        )
         self.batches = histogram("batch_inputs", "Inputs that were computed together", SIZES)
         self.joined = histogram("batch_requests", "Requests that were computed together", SIZES)
         self.computing = histogram("batch_seconds", "Seconds that a batch was computed", SECONDS)
@@ -40,10 +51,14 @@ class Metrics:
         self.labels = counter("labels", "Labels predicted", "label")
         self.notes = counter("notes", "Remarks of the task, of texts that are cut or blank for example")
         self.waiting = Gauge("plainloop_waiting_inputs", "Inputs in the queue", registry=self.registry)
-        self.known = {*labels[:MOST_LABELS]}
+        self.known: set[str] = set()
         self.told: set[str] = set()
-        for label in self.known:
-            self.labels.labels(label)  # a share of 0 is seen, too
+
+    def expect(self, labels: Sequence[str]) -> None:
+        """Show these labels at 0 until they are predicted."""
+        for label in labels[:MOST_LABELS]:
+            self.known.add(label)
+            self.labels.labels(label)
 
     def computed(self, inputs: int, jobs: int, seconds: float) -> None:
         """A batch has been computed."""
@@ -74,8 +89,8 @@ class Metrics:
         def count(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             ids, mask = tokens_in(kwargs), kwargs.get("attention_mask")
             if isinstance(ids, Tensor):
-                alike = isinstance(mask, Tensor) and mask.shape == ids.shape
-                self.tokens.inc(int(mask.sum()) if alike else ids.numel())
+                is_alike = isinstance(mask, Tensor) and mask.shape == ids.shape
+                self.tokens.inc(int(mask.sum()) if is_alike and mask is not None else ids.numel())
 
         model.register_forward_pre_hook(count, with_kwargs=True)
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):  # generate calls its encoder by itself

@@ -52,7 +52,7 @@ class Pages:
         self.page = environment.get_template("page.html").render(
             common, script=script, kind=task.pipeline_tag, shape=shapes[0], cut=task.max_length, limits=limits,
             call=json.dumps({"inputs": example}, ensure_ascii=False),
-            told={"columns": [*shapes[0]], "streams": streams, "lists": [n for n, v in shapes[0].items() if isinstance(v, list)]},
+            told={"streams": streams, "lists": [name for name, value in shapes[0].items() if isinstance(value, list)]},
         )  # fmt: skip
         self.document_page = environment.get_template("docs.html").render(
             common, document=self.document, pretty=lambda value: json.dumps(value, ensure_ascii=False, indent=2)
@@ -83,11 +83,9 @@ def document(
     found = {"type": "array", "items": {"anyOf": [schema_of(answer) for answer in answers]}}
     response = {"type": "object", "required": ["predictions"], "properties": {"predictions": found}}
     error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-    examples = {
-        f"{number}": {"value": {"inputs": shape}} for number, shape in enumerate(shapes, start=1)
-    }
+    examples = {f"{number}": {"value": {"inputs": shape}} for number, shape in enumerate(shapes, start=1)}
     cut = "" if task.max_length is None else f" The model reads at most {task.max_length} tokens of an input."
-    most = f"A body may have {limits.body} bytes, a request {limits.texts} inputs, an input {limits.characters} characters, a list "
+    most = f"A body may have {limits.body} bytes, a request {limits.texts} inputs, an input {limits.characters} characters"
     answered = {str(status): {"description": what, "content": content(error)} for status, what in STATUSES.items()}
     answered["200"]["content"] = {
         "application/json": {"schema": response, "example": {"predictions": [answers[0]]}},
@@ -95,7 +93,7 @@ def document(
     }
     predict = {
         "summary": "Predict one or many inputs",
-        "description": f"{most}in it {MOST_ENTRIES} entries; an answer comes within {limits.seconds:g} seconds, or none.{cut}",
+        "description": f"{most}, a list in it {MOST_ENTRIES} entries; an answer comes within {limits.seconds:g} seconds, or none.{cut}",
         "requestBody": {"required": True, "content": {"application/json": {"schema": request, "examples": examples}}},
         "responses": answered,
     }

@@ -111,13 +111,15 @@ def parse(body: bytes, shapes: Sequence[Mapping[str, Any]], limits: Limits) -> A
 def row_of(item: Any, number: int, shapes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """An input by column; a text by itself is that of the only column. Raises Refused unless it fits one of the shapes."""
     if isinstance(item, str) and len(shapes[0]) == 1:
-        return {name: item for name in shapes[0]}
+        return dict.fromkeys(shapes[0], item)
     if not isinstance(item, dict):
         alone = "a text, or " if len(shapes[0]) == 1 else ""
         raise Refused(422, f"input {number} must be {alone}an object with {in_words(shapes)}, found {item!r:.60}")
     alike = [shape for shape in shapes if shape.keys() == item.keys()]
     if not alike:
-        raise Refused(422, f"input {number} must have {in_words(shapes)}, found {', '.join(map(str, item)) or 'nothing'!s:.200}")
+        raise Refused(
+            422, f"input {number} must have {in_words(shapes)}, found {', '.join(map(str, item)) or 'nothing'!s:.200}"
+        )
     for name, value in item.items():
         if not any(fits(value, shape[name]) for shape in alike):
             kinds = " or ".join(dict.fromkeys(kind_of(shape[name]) for shape in alike))

@@ -37,6 +37,7 @@ COMMANDS = {
     "gain": ("bench.quality.gain", "does contrastive training find more of the held-out pairs?"),
     "sample": ("bench.quality.sample", "how hard the synthetic Yelp sample is"),
     "tutorials": ("bench.quality.tutorials", "the tutorials as a newcomer types them: what comes out, how long it takes"),
+    "serve": ("bench.serving.measure", "run.py serve under load, beside batches of one and a pipeline one by one"),
     "page": ("bench.lessons.page", "write the line numbers of docs/what-trainer-hides.md anew"),
 }
 

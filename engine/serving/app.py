@@ -60,6 +60,7 @@ class Service:
         self.batcher = Batcher(task, model, layout, max_batch=max_batch, max_waiting=max_waiting, watch=self.metrics)
         self.metrics.waiting.set_function(lambda: self.batcher.waiting)
         self.is_draining = False
+        self.max_connections = 512  # which the server counts
         answers = [self._first_answer(shape) for shape in self.shapes]
         self.metrics.count_tokens(model)
         self.metrics.expect(task.label_names(model) if any("label" in answer for answer in answers) else ())
@@ -87,9 +88,11 @@ class Service:
             ("/predict", self.predict, "POST"),
         ]
         handlers: dict[Any, Any] = {Refused: refused, HTTPException: not_found, Exception: failed}
-        return Starlette(
+        app = Starlette(
             routes=[Route(path, endpoint, methods=[method]) for path, endpoint, method in routes], exception_handlers=handlers
         )
+        app.router.redirect_slashes = False  # it would send a client on by the name that the client has called us
+        return app
 
     # ------------------------------------------------------------------------------------------------- every request
 
@@ -130,6 +133,12 @@ class Service:
                 method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "(other)"
                 note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {client} {method} {path} {status}, {1000 * seconds:.1f} ms{what}")
 
+    async def busy(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application of a connection too many."""
+        line = f"there are {self.max_connections} connections, the most that there may be: ask again"
+        scope["refusal"] = Refused(503, line, {"Retry-After": "1", "Connection": "close"})
+        await self(scope, receive, send)
+
     async def _lifespan(self, scope: Any, receive: Any, send: Any) -> None:
         """A start and an end; there are no web sockets."""
         if scope["type"] != "lifespan":
@@ -141,6 +150,8 @@ class Service:
 
     def _refusal(self, scope: Any) -> Refused | None:
         """Why this client, or under this name, is not answered; None: it is."""
+        if (refusal := scope.get("refusal")) is not None:
+            return refusal  # type: ignore[no-any-return]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self.access.hosts is not None and host_in(headers.get("host", "")) not in self.access.hosts:
             return Refused(421, "this server is not called so: --allow-host NAME lets it be")
@@ -220,7 +231,7 @@ class Service:
 
     async def _answer(self, job: Job, request: Request) -> list[dict[str, Any]]:
         """Wait for it, until its time is over or nobody waits any more. Raises Refused, ClientDisconnect."""
-        answer, gone = asyncio.wrap_future(job.answer), asyncio.ensure_future(request.receive())
+        answer, gone = asyncio.wrap_future(job.answer), asyncio.ensure_future(is_left(request))
         try:
             await asyncio.wait((answer, gone), timeout=job.deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
@@ -297,6 +308,12 @@ class Service:
         if isinstance(answer.exception(), GoneError):
             raise self._late()
         return self._result(answer)
+
+
+async def is_left(request: Request) -> None:
+    """Return when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def settled(answer: asyncio.Future[Any]) -> asyncio.Future[Any]:

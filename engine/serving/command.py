@@ -31,7 +31,7 @@ def serve(config: ServeConfig, texts: Sequence[str], find: Find) -> None:
     token = token_of(config)
     from engine.serving.app import Access, Service
     from engine.serving.requests import Limits
-    from engine.serving.server import bound, run
+    from engine.serving.server import bound, made, run
 
     listener = bound(config.host, config.port)
     try:
@@ -45,7 +45,7 @@ def serve(config: ServeConfig, texts: Sequence[str], find: Find) -> None:
         )  # fmt: skip
         if token is None and not is_loopback(config.host):
             note(f"warning: whoever reaches --host {config.host} may ask: give a token ({TOKEN}, or --token-file FILE)")
-        done = run(service, listener, seconds=config.timeout, max_connections=config.max_connections)
+        done = run(made(service, seconds=config.timeout, max_connections=config.max_connections), listener)
     finally:
         listener.close()
     if not done:

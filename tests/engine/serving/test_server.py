@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ import pytest
 import run as program
 from bench.serving.load import Client, request
 from bench.toys import tiny
+from engine.serving import server as server_module
 from engine.serving.server import bound, made
 from tests.engine.serving.mistakes import MISTAKES, abuse, status_of
 from tests.toys.cli import fails
@@ -55,6 +57,17 @@ def exchanged(port, content, seconds=5.0):
         return said
 
 
+def first_answer(port, content):
+    """Head and body of the first answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(10)
+        connection.sendall(content)
+        with connection.makefile("rb") as stream:
+            head = b"".join(iter(stream.readline, b"\r\n"))
+            length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+            return head, stream.read(length)
+
+
 @pytest.fixture(scope="module")
 def port(project):
     with listening(project / "run", seconds=0.6, body=3000, characters=200, texts=5) as (found, _):
@@ -64,10 +77,9 @@ def port(project):
 @pytest.mark.parametrize("name", MISTAKES)
 def test_what_is_no_request_is_a_status_and_one_line_of_json(port, name, capsys):
     content, status = MISTAKES[name]
-    said = exchanged(port, content, 1.5)
-    assert status_of(said) == status, said
-    head, _, body = said.partition(b"\r\n\r\n")
-    assert [*json.loads(body)] == ["error"] and b"application/json" in head
+    head, body = first_answer(port, content)
+    assert status_of(head) == status, head + body
+    assert [*json.loads(body)] == ["error"] and b"application/json" in head.lower()
     ok = Client("127.0.0.1", port, [request({"inputs": "w0"})], 1)
     ok.run()
     assert ok.replies[0].status == 200
@@ -129,6 +141,46 @@ def test_who_leaves_is_not_waited_for(project):
         held.close()
 
 
+def assert_all_answered(client, said):
+    """Each line of the log is an answer that a client has heard: nothing was read and not answered."""
+    answered = [reply for reply in client.replies if reply is not None and reply.status]
+    assert 300 <= len(answered) < len(client.requests) and {reply.status for reply in answered} == {200}
+    assert said.count("POST /predict 200, ") == len(answered), "accepted, and answered"
+    lost = [reply for reply in client.replies if reply is not None and not reply.status]
+    assert len(lost) + client.refused == client.connections, "each ends once: refused, or closed before a request was read"
+
+
+def test_a_signal_under_load_ends_the_command_with_all_answers(project, capsys, monkeypatch):
+    """The whole of it through run.main in this process; the handlers of signals are as they were."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    monkeypatch.setenv("PLAINLOOP_TOKEN", "a-token-of-enough-letters")
+    requests = [
+        request({"inputs": f"w{i % 50} w7"}, headers="Authorization: Bearer a-token-of-enough-letters\r\n")
+        for i in range(20_000)
+    ]
+    clients = []
+    startup = server_module.Server.startup
+
+    async def started(self, sockets=None):
+        await startup(self, sockets)
+        client = Client(
+            "127.0.0.1", sockets[0].getsockname()[1], requests, 8, lambda i: i == 300 and os.kill(os.getpid(), signal.SIGTERM)
+        )
+        clients.append((client, threading.Thread(target=client.run)))
+        clients[0][1].start()
+
+    monkeypatch.setattr(server_module.Server, "startup", started)
+    assert program.main(["serve", str(project / "run"), "--device", "cpu", "--port", "0", "--host", "0.0.0.0"]) == 0
+    [(client, thread)] = clients
+    thread.join(20)
+    said = capsys.readouterr()
+    assert said.out.startswith("serving at http://0.0.0.0:") and said.err.endswith("ended: all that was accepted is answered\n")
+    assert "warning" not in said.err and "a-token" not in said.out + said.err
+    assert_all_answered(client, said.err)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_when_all_that_was_accepted_is_answered(project, number):
     """Under load, from 8 connections; the exit code is 0. Each line of the log is an answer that a client has heard."""
@@ -138,13 +190,10 @@ def test_a_signal_ends_it_when_all_that_was_accepted_is_answered(project, number
         client.run()
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0 and said.splitlines()[-1] == "ended: all that was accepted is answered"
-    answered = [reply for reply in client.replies if reply is not None and reply.status]
-    assert len(answered) >= 300 and {reply.status for reply in answered} == {200} and len(answered) < 20_000
-    assert said.count("POST /predict 200, ") == len(answered), "accepted, and answered"
-    lost = [reply for reply in client.replies if reply is not None and not reply.status]
-    assert len(lost) + client.refused == 8, "each connection ends once: refused, or closed before a request was read"
+    assert_all_answered(client, said)
 
 
+@pytest.mark.slow
 def test_a_request_that_is_being_computed_is_answered_after_the_signal(project, tmp_path):
     """A task of one's own that takes a second a text."""
     (tmp_path / "slow.py").write_text(
@@ -240,24 +289,3 @@ def test_two_hundred_abusive_requests(project):
         ok.run()
         assert {reply.status for reply in ok.replies} == {200}
         assert ended(process)[0] == 0
-
-
-def test_the_command_in_this_process(project, capsys, monkeypatch):
-    """The whole of it through run.main, ended by a signal; the handlers are as they were."""
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    monkeypatch.setenv("PLAINLOOP_TOKEN", "a-token-of-enough-letters")
-    timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    import engine.serving.server as module
-
-    startup = module.Server.startup
-
-    async def started(self, sockets=None):
-        await startup(self, sockets)
-        timer.start()
-
-    monkeypatch.setattr(module.Server, "startup", started)
-    assert program.main(["serve", str(project / "run"), "--device", "cpu", "--port", "0", "--host", "0.0.0.0"]) == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("serving at http://0.0.0.0:") and "ended: all that was accepted is answered" in said.err
-    assert "warning" not in said.err and "a-token" not in said.out + said.err
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

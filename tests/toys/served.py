@@ -26,10 +26,14 @@ LIMITS = {"body": 1 << 20, "texts": 128, "characters": 50_000, "seconds": 30.0}
 
 @contextmanager
 def served(
-    folder: Path, changes: dict[str, Any] | None = None, task: str | None = None, **more: Any
+    folder: Path,
+    changes: dict[str, Any] | None = None,
+    task: str | None = None,
+    settings: dict[str, Any] | None = None,
+    **more: Any,
 ) -> Iterator[tuple[TestClient, Service]]:
-    """A client of the model in the folder. ``changes``: to the limits; ``more``: for Service."""
-    kind, model, layout = open_model(str(folder), tasks.find, device="cpu", task=task)
+    """A client of the model in the folder. ``changes``: to the limits; ``settings``: of the task; ``more``: for Service."""
+    kind, model, layout = open_model(str(folder), tasks.find, device="cpu", task=task, changes=settings)
     service = Service(kind, model, layout, limits=Limits(**LIMITS | (changes or {})), **{"name": "toy", "logs": False} | more)
     try:
         with TestClient(service, base_url="http://localhost", raise_server_exceptions=False) as client:

@@ -280,8 +280,12 @@ class Service:
         job.answer.add_done_callback(lambda _: loop.call_soon_threadsafe(parts.put_nowait, None))
         self._submit(job)
         answer = asyncio.wrap_future(job.answer)
-        first = await parts.get()  # what is refused now has its status yet
-        if first is None and answer_failed(await settled(answer)):
+        try:  # what is refused now has its status yet
+            first = await asyncio.wait_for(parts.get(), max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            answer.cancel()
+            raise self._late() from None
+        if first is None and (await settled(answer)).exception() is not None:
             self._result_of_stream(answer)
 
         async def events() -> AsyncIterator[bytes]:
@@ -320,10 +324,6 @@ async def settled(answer: asyncio.Future[Any]) -> asyncio.Future[Any]:
     """The future, which has its result or its error."""
     await asyncio.wait((answer,))
     return answer
-
-
-def answer_failed(answer: asyncio.Future[Any]) -> bool:
-    return answer.exception() is not None
 
 
 def event(name: str, data: Mapping[str, Any]) -> bytes:

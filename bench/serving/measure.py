@@ -30,12 +30,13 @@ from bench.serving.load import Client, request
 PYTHON = [sys.executable]
 LETTERS = 160  # of each text: about two sentences
 SERVE = [*PYTHON, "run.py", "serve", "{model}", "--port", "{port}", "--device", "cpu", "--quiet"]
+PIPELINE = "pipeline, one by one"
 SMALL = "a DistilBERT of 2 layers, 32 wide, random"
 MINILM = "all-MiniLM-L6-v2, 6 layers, 384 wide, with a head that is not trained"
 CONTENDERS = {
     "serve": SERVE,
     "serve --max-batch 1": [*SERVE, "--max-batch", "1"],
-    "pipeline, one by one": [*PYTHON, "-m", "bench.serving.one_by_one", "{model}", "{port}"],
+    PIPELINE: [*PYTHON, "-m", "bench.serving.one_by_one", "{model}", "{port}"],
 }
 
 
@@ -202,15 +203,18 @@ def figures(clients: Sequence[Client], seconds: float) -> dict[str, float]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """For the terminal."""
-    load = found["load"]
-    lines = [
-        f"{load['requests']} requests from {found['connections']} connections: {load['failed']} failed, probabilities within "
-        f"{load['largest_difference']:.1e} of predict, {load['requests_per_second']} requests/s, memory "
-        f"{load['memory_mb']['before']} to {load['memory_mb']['after']} MB",
-        f"{'':<24}requests/s   p50 ms   p99 ms",
-    ]
-    for name in CONTENDERS:
-        row = found["turns"][name]
-        lines.append(f"{name:<24}{row['requests_per_second']:>10} {row['p50_ms']:>8} {row['p99_ms']:>8}")
-    return "\n".join(lines)
+    """For the terminal and for docs/deploying.md."""
+    load, rounds, models, memory_mb = found["load"], found["turns"], found["models"], found["load"]["memory_mb"]
+
+    def row(name: str) -> str:
+        cells = (rounds[name][figure] for figure in ("requests_per_second", "p50_ms", "p99_ms"))
+        return f"| {f'a {name}' if name == PIPELINE else f'`{name}`'} | {' | '.join(map(str, cells))} |"
+
+    return (
+        f"{load['requests']:,} requests from {found['connections']} connections, of {models['load']}: {load['failed']} failed, "
+        f"probabilities within {load['largest_difference']:.0e} of `predict`, {load['requests_per_second']} requests/s (p50 "
+        f"{load['p50_ms']} ms, p99 {load['p99_ms']} ms), memory {memory_mb['before']} MB after a tenth of them and "
+        f"{memory_mb['after']} MB at the end.\n\n"
+        f"| {models['turns']}; {rounds['turns']} turns of {rounds['requests']} requests | requests/s | p50 ms | p99 ms |\n"
+        "|---|---|---|---|\n" + "\n".join(map(row, CONTENDERS))
+    )

@@ -24,7 +24,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from torch import nn
 
-from engine.console import kept_notes, note
+from engine.console import counted, kept_notes, note
 from engine.data.collate import Layout
 from engine.errors import UserError
 from engine.serving.batcher import Batcher, FullError, GoneError, Job, LateError, is_of_the_request
@@ -129,7 +129,7 @@ class Service:
                 self.metrics.seconds.observe(seconds)
             if self.logs:
                 client = (scope.get("client") or ("-",))[0]
-                what = f", {scope['inputs']} inputs" if "inputs" in scope else ""
+                what = f", {counted(scope['inputs'], 'input')}" if "inputs" in scope else ""
                 method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "(other)"
                 note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {client} {method} {path} {status}, {1000 * seconds:.1f} ms{what}")
 

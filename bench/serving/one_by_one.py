@@ -1,6 +1,6 @@
 """What is measured beside ``serve``: transformers' pipeline in the same server library, a text at a time.
 
-python -m bench.serving.one_by_one MODEL PORT
+measure.py starts it as a process of its own, with the model's directory and the port.
 """
 
 from __future__ import annotations

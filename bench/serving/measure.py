@@ -215,8 +215,8 @@ def table(found: dict[str, Any]) -> str:
         f"probabilities within {load['largest_difference']:.0e} of `predict`, {load['requests_per_second']} requests/s (p50 "
         f"{load['p50_ms']} ms, p99 {load['p99_ms']} ms), memory {memory_mb['before']} MB after a tenth of them and "
         f"{memory_mb['after']} MB at the end.\n\n"
-        "The three take turns; all stand on uvicorn and Starlette, and answer the first 160 letters of reviews, each a request of "
-        "its own:\n\n"
+        "The three take turns; all stand on uvicorn and Starlette, and answer the first 160 letters of reviews, each a request "
+        "of its own:\n\n"
         f"| {models['turns']}; {rounds['turns']} turns of {rounds['requests']} requests | requests/s | p50 ms | p99 ms |\n"
         "|---|---|---|---|\n" + "\n".join(map(row, CONTENDERS))
     )

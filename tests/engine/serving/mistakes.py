@@ -26,7 +26,7 @@ MISTAKES = {  # what is sent, and the status of the answer
     "no HTTP": (b"GARBAGE\r\n\r\n", 400),
     "zeros": (bytes(200), 400),
     "TLS": (bytes.fromhex("16030100a5010000a10303") + bytes(range(150)), 400),
-    "another protocol": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404),
+    "another protocol": (b"PRI * HTTP/2.0\r\nHost: localhost\r\n\r\nSM\r\n\r\n", 404),
     "no host": (without(b"Host"), 400),
     "a line without a name": (head("POST /predict HTTP/1.1", "Host: a", ": x"), 400),
     "a blank before the colon": (head("POST /predict HTTP/1.1", "Host: a", "Content-Length : 3"), 400),

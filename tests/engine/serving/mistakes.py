@@ -88,8 +88,8 @@ def abuse(port: int, number: int, rng: random.Random) -> list[tuple[str, set[int
             jobs.append((kind, {408}, [GOOD[: rng.randrange(1, len(GOOD))]], 0.0, True))
         elif kind == "left":
             jobs.append((kind, {0}, [GOOD[: rng.randrange(1, len(GOOD) + 1)]], 0.0, False))
-        elif kind == "letter by letter":
-            jobs.append((kind, {408}, [GOOD[i : i + 1] for i in range(60)], 0.1, True))
+        elif kind == "letter by letter":  # who still sends when the connection is closed may not hear why
+            jobs.append((kind, {408, 0}, [GOOD[i : i + 1] for i in range(60)], 0.1, True))
         elif kind == "good in pieces":
             jobs.append((kind, {200}, [GOOD[i : i + 20] for i in range(0, len(GOOD), 20)], 0.01, True))
         else:  # the answer may be lost on the way, if the server closes while much is still sent

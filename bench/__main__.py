@@ -38,6 +38,7 @@ COMMANDS = {
     "errors": ("bench.quality.errors", "what a model of real reviews gets wrong: calibration, slices, wrong labels"),
     "sample": ("bench.quality.sample", "how hard the synthetic Yelp sample is"),
     "tutorials": ("bench.quality.tutorials", "the tutorials as a newcomer types them: what comes out, how long it takes"),
+    "serve": ("bench.serving.measure", "run.py serve under load, beside batches of one and a pipeline one by one"),
     "page": ("bench.lessons.page", "write the line numbers of docs/what-trainer-hides.md anew"),
 }
 

@@ -10,16 +10,32 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, TextIO
+
+KEPT: ContextVar[list[str] | None] = ContextVar("kept", default=None)
 
 
 def note(message: str) -> None:
     """One visible line on stderr about a decision made for the user; above a bar, and of several ranks rank 0 says it."""
     from tqdm import tqdm
 
-    if is_main_process():
+    if (kept := KEPT.get()) is not None:
+        kept.append(message)
+    elif is_main_process():
         tqdm.write(one_line(message), file=sys.stderr)
         sys.stderr.flush()
+
+
+@contextmanager
+def kept_notes() -> Iterator[list[str]]:
+    """What is noted in here, by this thread, is not said but kept: there is nobody at the terminal whom it concerns."""
+    found: list[str] = []
+    token = KEPT.set(found)
+    try:
+        yield found
+    finally:
+        KEPT.reset(token)
 
 
 LONGEST_LINE = 800

@@ -8,7 +8,7 @@ an item, in every task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
@@ -137,6 +137,7 @@ class Task(ABC, Generic[O]):
     pipeline_tag: ClassVar[str | None] = None  # the Hub's name of what the model does
     library: ClassVar[str] = "transformers"  # that loads the model, for the card
     loading: ClassVar[tuple[str, str] | None] = None  # how: an import, and an expression of ``name``; else its pipeline
+    predicts_apart: ClassVar[bool] = True  # False: what is predicted of an input depends on those beside it
     try_it: ClassVar[Sequence[Any]] = ()  # inputs that are predicted when training has ended
     max_length: int | None = None  # the most tokens of a row; None where rows have no such limit
     hub_model: str | None = None  # the checkpoint on the Hub that --model auto stands for
@@ -224,6 +225,21 @@ class Task(ABC, Generic[O]):
     @abstractmethod
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """One dictionary for each raw input, in order. ``model`` is in eval mode on its device; ``layout`` suits it."""
+
+    def served(self) -> list[dict[str, Any]]:
+        """An example of each form of input that ``serve`` takes, by column as ``inputs_of`` reads them.
+
+        Each value is a text, or a list of what its first entry is: a text, or an object of texts. The first example stands on
+        the page. Raises UsageError for a task that is not served.
+        """
+        return [{"text": "The food was good."}]
+
+    def stream(self, model: nn.Module, item: Any, part: Callable[[str], None]) -> dict[str, Any]:
+        """``predict`` of one input whose text is handed to ``part`` while it is written. Raises UsageError where none is.
+
+        A part may be empty, and ``part`` may raise, to end it.
+        """
+        raise UsageError("this task writes no text: leave stream out")
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         """A prediction as one line for the terminal."""

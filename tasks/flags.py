@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, require_csv
+from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, ServeConfig, require_csv
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.data.sources import SourceConfig
 from engine.errors import UsageError
@@ -102,6 +102,18 @@ class EvaluateFlags(EvaluateConfig):
     max_new_tokens: int | None = writing(MAX_NEW_TOKENS)
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
     allow_urls: bool = pictures(False, ALLOW_URLS)
+
+
+@dataclass(frozen=True)
+class ServeFlags(ServeConfig):
+    """Settings of ``serve``, with those of the tasks that change an answer."""
+
+    task: str | None = setting(None, TASK)
+    no_answer: Literal["yes", "no"] | None = no_answer()
+    n_best: int | None = setting(None, N_BEST, replaces_run=True, before="task")
+    prefix: str | None = writing(PREFIX)
+    num_beams: int | None = writing(NUM_BEAMS)
+    max_new_tokens: int | None = writing(MAX_NEW_TOKENS)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from engine.checked import is_a
 from engine.data.form import Columns
 from engine.data.tables import origin_of, place_of, row_name
-from engine.errors import DataError, ModelError
+from engine.errors import DataError, ModelError, UsageError
 from engine.settings.fields import user_path
 from tasks.captioning.pictures import Access, Pictures, open_picture, pixels
 from tasks.text import TextOptions, TextTask
@@ -129,6 +129,9 @@ class ImageTask(TextTask[I]):
         if name not in rows:
             raise DataError(f"the input has no column {name!r} of picture files (it has: {', '.join(rows)})")
         return list(rows[name])
+
+    def served(self) -> list[dict[str, Any]]:
+        raise UsageError("serve takes texts, and this model takes pictures: predict --input FILE does")
 
     def access_of_inputs(self) -> Access:
         """What the names of given pictures may stand for: those of a file lie in its folder, those typed anywhere."""

@@ -22,6 +22,7 @@ from bench.bad_input import (  # noqa: F401
     question_rows,
     ranking_rows,
     run_rows,
+    serving_rows,
     writing_rows,
 )
 

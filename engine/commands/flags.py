@@ -110,6 +110,44 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class ServeConfig:
+    """Settings of ``serve``."""
+
+    model: str = setting("", "directory of a finished run, or any model directory or Hub name; or bare, first")
+    host: str = setting("127.0.0.1", "address to listen at: this machine alone; 0.0.0.0: all that reach it")
+    port: int = setting(8000, "port to listen at; 0: any that is free")
+    token_file: str | None = setting(
+        None, "file with the token that requests must bring (default: the environment variable PLAINLOOP_TOKEN; else none)"
+    )
+    allow_host: str | None = setting(
+        None, "name under which the server may be called, or several (default: of this machine; any, at another --host)",
+        several=True,
+    )  # fmt: skip
+    max_batch: int = setting(32, "inputs computed together at most; 1: one by one")
+    queue: int = setting(1024, "inputs that may wait; more are answered with 429")
+    max_body: int = setting(1 << 20, "bytes of a request's body at most")
+    max_texts: int = setting(128, "inputs of a request at most")
+    max_characters: int = setting(50_000, "characters of an input at most")
+    max_connections: int = setting(512, "connections at most; more are answered with 503")
+    timeout: float = setting(30.0, "seconds of a request at most, from its head to its answer")
+    quiet: bool = setting(False, "no line for each request")
+    task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form, and where a request fails")
+
+    def __post_init__(self) -> None:
+        require(self, "port", 0 <= self.port <= 65535, "must be 0 to 65535")
+        for name in ("max_batch", "max_body", "max_texts", "max_characters", "max_connections"):
+            require(self, name, getattr(self, name) >= 1, "must be at least 1")
+        require(self, "timeout", 0 < self.timeout <= 86400, "must be positive, and at most 86400")
+        if self.queue < max(self.max_texts, self.max_batch):
+            raise UsageError(
+                f"--queue must have room for a request and a batch: at least --max-texts {self.max_texts} and "
+                f"--max-batch {self.max_batch}, found {self.queue}"
+            )
+
+
+@dataclass(frozen=True)
 class PushConfig:
     """Settings of ``push``."""
 
@@ -182,6 +220,6 @@ def refuse_missing(config: Any, texts: Sequence[str]) -> None:
                 check_form(name, f"--{flag}", Form.of(config), fetch=check_address)
 
 
-def changes_in(config: PredictConfig | EvaluateConfig) -> dict[str, Any]:
+def changes_in(config: PredictConfig | EvaluateConfig | ServeConfig) -> dict[str, Any]:
     """What a command says in place of the run's own settings; None: nothing."""
     return {name: getattr(config, name) for name in settings_where(lambda traits: traits.replaces_run, type(config))}

@@ -177,6 +177,10 @@ class Classification(Labelled[ClassificationOptions]):
             return list(texts)
         return list(zip(texts, checked_texts(rows[o.text_pair_column], "the input"), strict=True))
 
+    def served(self) -> list[dict[str, Any]]:
+        o, examples = self.options, ("The food was good.", "It tasted fine.")
+        return [dict(zip(filter(None, (o.text_column, o.text_pair_column)), examples, strict=False))]
+
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each text (or pair): ``{"label", "score", "probabilities": {name: p}}``; ``{"value"}`` for regression."""
         texts = list(inputs)

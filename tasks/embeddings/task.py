@@ -212,6 +212,9 @@ class Embeddings(TextTask[EmbeddingsOptions]):
             raise DataError(f"the input has no column {name!r} (it has: {', '.join(rows)}): name it with --text-column")
         return list(checked_texts(rows[name], "the input"))
 
+    def served(self) -> list[dict[str, Any]]:
+        return [{"text": "The weather is lovely today."}]
+
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each text ``{"embedding": [H numbers]}``."""
         texts = checked_texts(list(inputs), "the input")

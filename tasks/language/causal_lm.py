@@ -11,7 +11,7 @@ long one in pieces, and none sees another. Blank rows are left out. ``python run
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -29,7 +29,7 @@ from engine.data.tokens import TokenDataset, tokenize
 from engine.errors import DataError, ModelError, UsageError
 from engine.settings.fields import is_address, user_path
 from engine.task import Examples, Row, held_out
-from tasks.language.generate import write_on
+from tasks.language.generate import in_parts, write_on
 from tasks.language.scratch import small_gpt2
 from tasks.language.task import WHOLE, LanguageMetrics, LanguageModel, in_blocks, in_pieces, names_of_parts
 from tasks.options import DEFAULTS, CausalOptions
@@ -91,8 +91,18 @@ class Decoder(LanguageModel[O]):
         """For each text ``{"text"}``: what the model finds most probable next, at most 50 tokens, or as many as fit."""
         for text in inputs:
             prompt = self.prompt(text)
-            room = max(1, min(50, self.model_length - len(prompt)))
-            yield {"text": write_on(self, model, [prompt], max_new_tokens=room)[0][0]}
+            yield {"text": write_on(self, model, [prompt], max_new_tokens=self.room_behind(prompt))[0][0]}
+
+    def room_behind(self, prompt: Sequence[int]) -> int:
+        """The tokens that ``predict`` writes."""
+        return max(1, min(50, self.model_length - len(prompt)))
+
+    def served(self) -> list[dict[str, Any]]:
+        return [{"text": "The food was"}]
+
+    def stream(self, model: nn.Module, item: Any, part: Callable[[str], None]) -> dict[str, Any]:
+        prompt = self.prompt(item)
+        return {"text": in_parts(self, model, prompt, part, max_new_tokens=self.room_behind(prompt))}
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         return " ".join(prediction["text"].split())

@@ -3,7 +3,7 @@ another; the work is ``model.generate`` of transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -117,6 +117,43 @@ def check_room(task: Any, prompts: Sequence[list[int]], num_tokens: int) -> None
         if not prompt:
             raise DataError("a prompt is empty: give the model something to go on from")
         task.check_room(prompt, which, num_tokens)
+
+
+class Parts:
+    """A streamer that hands on what is written in parts that stand: up to the last blank, as a word may yet become another."""
+
+    def __init__(self, task: Any, prompt: Sequence[int], part: Callable[[str], None]):
+        self.task, self.prompt, self.part = task, prompt, part
+        self.ids: list[int] = []
+        self.said = ""
+
+    def put(self, ids: Tensor) -> None:
+        """Of the prompt first, or of the token that a text starts with; then each token. ``part`` hears of each, to end it."""
+        self.ids += ids.flatten().tolist()
+        text = self.task.follows(self.prompt, self.ids)
+        stands = text[: 1 + max(text.rfind(" "), text.rfind("\n"))]
+        self._hand_on(stands if stands.startswith(self.said) else self.said)
+
+    def end(self) -> None:
+        """The whole is not known here but to who asked."""
+
+    def finish(self, text: str) -> None:
+        """Hand on the rest."""
+        self._hand_on(text if text.startswith(self.said) else self.said)
+
+    def _hand_on(self, text: str) -> None:
+        self.part(text[len(self.said) :])
+        self.said = text
+
+
+def in_parts(task: Any, model: nn.Module, prompt: list[int], part: Callable[[str], None], **options: Any) -> str:
+    """What follows a prompt, as ``write_on`` gives it; ``part`` is handed the parts of it, which may be empty, on the way."""
+    check_room(task, [prompt], options["max_new_tokens"])
+    parts = Parts(task, prompt, part)
+    [row] = call(task, model, [prompt], streamer=parts, **options).tolist()
+    text: str = task.follows(prompt, row)
+    parts.finish(text)
+    return text
 
 
 class Streamer(TextStreamer):  # type: ignore[misc]

@@ -98,6 +98,9 @@ class MaskedLM(LanguageModel[MaskedOptions]):
 
     # ----------------------------------------------------------------------------------------------------- inference
 
+    def served(self) -> list[dict[str, Any]]:
+        return [{"text": "The food was [MASK]."}]
+
     def predict(self, model: nn.Module, inputs: Iterable[str], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         yield from self.fill(model, inputs, layout)
 

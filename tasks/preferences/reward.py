@@ -46,6 +46,11 @@ class Reward(OnPreferences[RewardOptions], Scorer[RewardOptions]):
     def inputs_of(self, rows: Columns) -> list[Any]:
         return list(rows[text_column(rows, self.options.text_column, "the input")])
 
+    def served(self) -> list[dict[str, Any]]:
+        name, asked, answer = self.options.text_column or "text", "What is the opposite of hot?", "cold"
+        chat = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        return [{name: f"{asked} {answer}"}, *([{name: chat}] if self.tokenizer.chat_template else [])]
+
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each text, or list of messages, ``{"score"}``; a meaning has the difference of two answers to a prompt."""
         items = list(inputs)

@@ -172,6 +172,9 @@ class QuestionAnswering(LanguageModel[QAOptions]):
     def inputs_typed(self, texts: Sequence[str]) -> list[Any]:
         return typed(texts)
 
+    def served(self) -> list[dict[str, Any]]:
+        return [dict(zip(self.options.texts, self.try_it[0], strict=True))]
+
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each question and its text ``{"answer", "start", "end", "score"}``: characters from ``start`` to before ``end``.
 

@@ -47,6 +47,7 @@ class Reranker(Scorer[RerankerOptions]):
     Options = RerankerOptions
     hub_data = HubData("sentence-transformers/msmarco-bm25", "triplet")
     hub_model = "cross-encoder/ms-marco-MiniLM-L6-v2"
+    predicts_apart = False  # the rank is among the passages of a query
     best_metric = "ndcg@10"
     pipeline_tag = "text-ranking"
     library = "sentence-transformers"
@@ -130,6 +131,10 @@ class Reranker(Scorer[RerankerOptions]):
 
     def inputs_typed(self, texts: Sequence[str]) -> list[Any]:
         return typed(texts)
+
+    def served(self) -> list[dict[str, Any]]:
+        query, passages = "how tall is K2", ["K2 rises to 8,611 metres.", "K2 is a mountain bike."]
+        return [{self.form.query: query, self.form.passage: each} for each in (passages, passages[0])]
 
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each pair ``{"score", "rank"}``, 1 for the best of its query's; for a query with a list of passages

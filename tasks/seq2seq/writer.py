@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,10 +19,10 @@ from engine.data.form import Columns
 from engine.data.tokens import tokenize_now
 from engine.errors import ModelError, UsageError
 from engine.model.capabilities import ends_of, positions_of
-from tasks.language.generate import write_on
+from tasks.language.generate import in_parts, write_on
 from tasks.language.task import WHOLE, LanguageModel
 from tasks.options import TARGET_TOKENS, Seq2SeqOptions
-from tasks.seq2seq.rows import source_cells
+from tasks.seq2seq.rows import column_of, source_cells
 from tasks.text import checked_texts
 
 ROWS = 16  # sources at a time
@@ -170,6 +170,17 @@ class Writer(LanguageModel[Seq2SeqOptions]):
         prompts = self.prompts(checked_texts(list(inputs), "the input"))
         for [text] in write_on(self, model, prompts, batch_size=ROWS, **self.decoding):
             yield {"generated": text}
+
+    def served(self) -> list[dict[str, Any]]:
+        return [{column_of(self.options.source_column or "source"): "The cook praised the waiter."}]
+
+    def stream(self, model: nn.Module, item: Any, part: Callable[[str], None]) -> dict[str, Any]:
+        """Raises UsageError for a model that follows several texts at once, of which none stands until all end."""
+        [prompt], options = self.prompts(checked_texts([item], "the input")), self.decoding
+        beams = options.get("num_beams") or getattr(model.generation_config, "num_beams", None) or 1
+        if beams > 1:
+            raise UsageError(f"this model follows {beams} beams, of which none is the text until all end: leave stream out")
+        return {"generated": in_parts(self, model, prompt, part, **options)}
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         return " ".join(prediction["generated"].split())

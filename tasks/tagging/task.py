@@ -219,6 +219,9 @@ class Tagging(LanguageModel[TaggingOptions]):
             raise DataError(f"the input has no column {name!r} (it has: {', '.join(rows)}): name it with --text-column")
         return list(rows[name])
 
+    def served(self) -> list[dict[str, Any]]:
+        return [{"text": "Maria Dalton works in Kelsey."}, {"text": ["Maria", "Dalton", "works", "in", "Kelsey", "."]}]
+
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each text ``{"entities": [{label, text, start, end, score}, ...]}``, characters from ``start`` to before ``end``.
 

@@ -22,5 +22,5 @@ LAYERS: list[set[str]] = [
     {"build", "finished"},
     {"checks", "resume"},
     {"explain", "commands"},
-    {"fit"},
+    {"fit", "serving"},
 ]

@@ -1,0 +1,1 @@
+"""A finished model behind HTTP: what arrives together is computed together, within limits."""

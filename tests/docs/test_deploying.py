@@ -1,0 +1,61 @@
+"""docs/deploying.md and the Dockerfile: the figures are those measured, the limits those of the flags, the files are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+from bench.serving import measure
+from engine.settings.parser import parse
+from tasks import COMMANDS, attribute
+from tasks.flags import ServeFlags
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs/deploying.md").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_the_figures_are_those_measured():
+    found = json.loads((ROOT / "bench/results/serve-cpu.json").read_text())
+    assert measure.table(found) in PAGE
+    assert found["load"]["failed"] == 0 and found["load"]["largest_difference"] <= 1e-5
+    assert found["load"]["memory_mb"]["after"] < found["load"]["memory_mb"]["before"] + 20
+
+
+def test_the_limits_are_those_of_the_flags():
+    defaults = {field.name: field.default for field in dataclasses.fields(ServeFlags)}
+    rows = re.findall(r"^\| `--([a-z-]+)`.*? \| ([\d,]+)( MiB)? \|", PAGE, flags=re.MULTILINE)
+    assert len(rows) == 6
+    for name, number, mib in rows:
+        assert int(number.replace(",", "")) << (20 if mib else 0) == defaults[name.replace("-", "_")], name
+
+
+def test_every_flag_named_is_one():
+    known = {field.name for kind in (ServeFlags, attribute(COMMANDS["predict"][0])) for field in dataclasses.fields(kind)}
+    others = {
+        "build_arg",
+        "init",
+        "rm",
+        "gpus",
+        "task",
+        "lora",
+        "enable_lora",
+        "lora_modules",
+    }  # of docker, vLLM, and of training
+    named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", PAGE)}
+    assert named <= known | others, named - known - others
+
+
+def test_the_container_holds_what_it_copies_and_starts_the_command():
+    for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, flags=re.MULTILINE):
+        for name in line.split():
+            assert (ROOT / name).exists() and name not in (ROOT / ".dockerignore").read_text().split(), name
+    entry, flags = (
+        json.loads(re.search(rf"^{name} (\[.*\])$", DOCKERFILE, flags=re.MULTILINE)[1]) for name in ("ENTRYPOINT", "CMD")
+    )
+    assert entry == ["python", "run.py", "serve"]
+    config, rest = parse(flags, "run.py serve", [ServeFlags], {}, rest="texts")
+    assert (config.host, config.port, rest) == ("0.0.0.0", 8000, ["/model"]) and "EXPOSE 8000" in DOCKERFILE
+    assert "USER serve" in DOCKERFILE

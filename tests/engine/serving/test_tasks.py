@@ -1,0 +1,185 @@
+"""What each task takes and gives over HTTP is what its ``predict`` does; what writes a text hands it on while it writes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import BertConfig, BertForQuestionAnswering, BertForTokenClassification
+
+import run
+from bench.toys import tiny
+from tests.toys import answers, language, preferring, ranking, writing
+from tests.toys.cli import fails
+from tests.toys.served import served
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100}
+
+
+def with_tokenizer(folder, model, tokenizer):
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tagger():
+    torch.manual_seed(0)
+    names = dict(enumerate(("O", "B-person", "I-person", "B-place")))
+    return BertForTokenClassification(
+        BertConfig(**TINY, max_position_embeddings=64, id2label=names, label2id={n: i for i, n in names.items()})
+    )
+
+
+def answering():
+    torch.manual_seed(0)
+    return BertForQuestionAnswering(answers.model().config)
+
+
+MODELS = {  # task: how its model gets into a folder
+    "classification": tiny.save_model,
+    "ner": lambda folder: tiny.save_model(folder, tagger()),
+    "qa": lambda folder: with_tokenizer(folder, answering(), answers.tokenizer()),
+    "reranker": lambda folder: with_tokenizer(folder, ranking.model(), answers.tokenizer()),
+    "reward": lambda folder: with_tokenizer(folder, preferring.model("reward"), preferring.tokenizer()),
+    "embeddings": tiny.save_model,
+    "mlm": lambda folder: tiny.save_model(folder, language.masked_bert()),
+    "clm": preferring.save_model,
+    "sft": preferring.save_model,
+    "dpo": preferring.save_model,
+    "seq2seq": writing.save_model,
+}
+WRITE = {"clm": "text", "sft": "text", "dpo": "text", "seq2seq": "generated"}
+
+
+def close(found, expected):
+    """Equal, numbers to 1e-5."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(close(found[name], expected[name]) for name in expected)
+    if isinstance(expected, list | tuple):
+        return len(found) == len(expected) and all(map(close, found, expected))
+    return found == pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else found == expected
+
+
+@pytest.mark.parametrize("task", MODELS)
+def test_a_task_takes_its_own_inputs_and_gives_its_own_answers(tmp_path, task):
+    with served(MODELS[task](tmp_path / "m"), task=task) as (client, service):
+        for shape in service.shapes:
+            inputs = service.task.inputs_of({name: [value] * 2 for name, value in shape.items()})
+            expected = list(service.task.predict(service.batcher.model, inputs, service.batcher.layout))
+            answer = client.post("/predict", json={"inputs": [shape, shape]})
+            assert answer.status_code == 200 and close(answer.json()["predictions"], expected)
+        if len(service.shapes[0]) == 1:
+            [text] = service.shapes[0].values()
+            assert close(client.post("/predict", json={"inputs": [text, text]}).json()["predictions"],
+                         client.post("/predict", json={"inputs": [service.shapes[0]] * 2}).json()["predictions"])  # fmt: skip
+        wrong = client.post("/predict", json={"inputs": dict.fromkeys(service.shapes[0], 7)})
+        assert wrong.status_code == 422 and "must be a" in wrong.json()["error"]
+        assert "plainloop_tokens_total 0.0" not in client.get("/metrics").text
+        page = client.get("/").text
+        assert page.count("<textarea") == len(service.shapes[0])
+
+
+def test_every_task_says_what_it_takes_or_that_it_is_not_served():
+    """A new one is to stand in MODELS."""
+    from tasks import TASKS
+
+    assert {*TASKS} - {*MODELS} == {"yelp", "imdb", "captioning", "image-classification"}
+
+
+def events(answer):
+    """Name and data of each."""
+    blocks = [block.split("\n") for block in answer.text.split("\n\n")[:-1]]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
+
+
+@pytest.mark.parametrize("task", WRITE)
+def test_a_text_comes_in_parts_that_make_up_the_prediction(tmp_path, task):
+    with served(MODELS[task](tmp_path / "m"), task=task) as (client, _):
+        texts = [row["source"] for row in writing.rows(40)] if task == "seq2seq" else ["What is the opposite"]
+        found = client.post("/predict", json={"inputs": texts}).json()["predictions"]
+        text, expected = max(zip(texts, found, strict=True), key=lambda pair: len(pair[1][WRITE[task]].split()))
+        answer = client.post("/predict", json={"inputs": text, "stream": True})
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
+        *parts, last = events(answer)
+        assert last == ("end", {"prediction": expected})
+        assert {name for name, _ in parts} <= {"part"} and "".join(part["text"] for _, part in parts) == expected[WRITE[task]]
+        if task in ("clm", "seq2seq"):
+            assert len(parts) > 3, "while it is written"
+
+
+def test_a_stream_is_ended_by_its_time(tmp_path):
+    import time
+
+    with served(MODELS["clm"](tmp_path / "m"), {"seconds": 0.4}, task="clm") as (client, service):
+        model = service.batcher.model
+        model.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+        *parts, last = events(client.post("/predict", json={"inputs": "What is the opposite", "stream": True}))
+        assert 1 <= len(parts) < 15 and last == ("error", {"error": "there is no answer within 0.4 s: ask again, or for less"})
+
+
+def test_a_stream_that_does_not_begin_in_time_is_503(tmp_path):
+    import time
+
+    with served(MODELS["clm"](tmp_path / "m"), {"seconds": 0.3}, task="clm") as (client, service):
+        service.batcher.model.register_forward_pre_hook(lambda *_: time.sleep(0.8))
+        answer = client.post("/predict", json={"inputs": "What is the opposite", "stream": True})
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+
+
+def test_what_cannot_be_streamed_is_refused_before_it_begins(tmp_path):
+    with served(MODELS["seq2seq"](tmp_path / "m"), task="seq2seq", settings={"num_beams": 3}) as (client, service):
+        answer = client.post("/predict", json={"inputs": service.shapes[0], "stream": True})
+        assert answer.status_code == 422 and "follows 3 beams" in answer.json()["error"]
+        assert client.post("/predict", json={"inputs": service.shapes[0]}).status_code == 200
+    with served(MODELS["clm"](tmp_path / "c"), task="clm") as (client, _):
+        answer = client.post("/predict", json={"inputs": "", "stream": True})
+        assert answer.status_code == 422 and "a prompt is empty" in answer.json()["error"]
+
+
+def test_what_the_task_refuses_is_said_of_this_request_alone(tmp_path):
+    with served(MODELS["mlm"](tmp_path / "m"), task="mlm") as (client, _):
+        answer = client.post("/predict", json={"inputs": ["w1 [MASK]", "w2"]})
+        assert answer.status_code == 422 and answer.json()["error"].startswith("text 2 has no [MASK]")
+
+
+def test_the_rank_is_among_the_passages_of_one_request(tmp_path):
+    """Else another's passages of the same query would count."""
+    with served(MODELS["reranker"](tmp_path / "m"), task="reranker") as (client, service):
+        one, other = service.task.form.query, service.task.form.passage
+        pairs = [{one: "a b", other: each} for each in ("a c", "b d", "c")]
+        together = client.post("/predict", json={"inputs": pairs}).json()["predictions"]
+        assert sorted(each["rank"] for each in together) == [1, 2, 3] and not service.task.predicts_apart
+        mixed = client.post("/predict", json={"inputs": [pairs[0], {one: "a b", other: ["a c", "c"]}]}).json()["predictions"]
+        assert mixed[0]["rank"] == 1 and len(mixed[1]["passages"]) == 2
+        many = client.post("/predict", json={"inputs": {one: "a", other: ["b"] * 1025}})
+        assert many.status_code == 413 and "at most 1024 entries" in many.json()["error"]
+
+
+def test_two_texts_are_two_columns_of_their_own_names(tmp_path):
+    columns = {"text_column": "premise", "text_pair_column": "claim"}
+    with served(tiny.save_model(tmp_path / "m"), settings=columns) as (client, _):
+        assert client.post("/predict", json={"inputs": {"premise": "w1", "claim": "w2"}}).status_code == 200
+        for wrong in ("w1", {"premise": "w1"}, ["w1", "w2"], {"text": "w1", "claim": "w2"}):
+            answer = client.post("/predict", json={"inputs": wrong})
+            assert answer.status_code == 422 and "premise and claim" in answer.json()["error"]
+
+
+def test_pictures_are_not_served_and_no_file_of_this_machine_is_opened_for_a_client(tmp_path, capsys):
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    ViTForImageClassification(ViTConfig(**TINY | {"vocab_size": None}, image_size=8, patch_size=4)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    code, line = fails(["serve", str(tmp_path), "--task", "image-classification", "--device", "cpu", "--port", "0"], capsys)
+    assert code == 2 and line == "error: serve takes texts, and this model takes pictures: predict --input FILE does"
+
+
+def test_a_model_that_does_not_work_is_told_before_anybody_asks(tmp_path, capsys, monkeypatch):
+    from tasks.classification.task import Classification
+
+    def fails_always(*given):
+        raise RuntimeError("of the model")
+
+    monkeypatch.setattr(Classification, "predict", fails_always)
+    with pytest.raises(RuntimeError, match="of the model"):
+        run.main(["serve", str(tiny.save_model(tmp_path / "m")), "--device", "cpu", "--port", "0"])

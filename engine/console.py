@@ -8,18 +8,33 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+_hears: Callable[[str], None] | None = None  # what is noted, in place of the terminal
 
 
 def note(message: str) -> None:
     """One visible line on stderr about a decision made for the user; above a bar, and of several ranks rank 0 says it."""
     from tqdm import tqdm
 
-    if is_main_process():
+    if _hears is not None:
+        _hears(message)
+    elif is_main_process():
         tqdm.write(one_line(message), file=sys.stderr)
         sys.stderr.flush()
+
+
+@contextmanager
+def notes_heard_by(hear: Callable[[str], None] | None) -> Iterator[None]:
+    """What is noted in here goes to ``hear``; None: to the terminal."""
+    global _hears  # noqa: PLW0603 - as the terminal is one
+    before, _hears = _hears, hear
+    try:
+        yield
+    finally:
+        _hears = before
 
 
 LONGEST_LINE = 800

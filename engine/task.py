@@ -104,6 +104,8 @@ class Task(ABC, Generic[O]):
     library: ClassVar[str] = "transformers"  # that loads the model, for the card
     loading: ClassVar[tuple[str, str] | None] = None  # how: an import, and an expression of ``name``; else its pipeline
     try_it: ClassVar[Sequence[Any]] = ()  # inputs that are predicted when training has ended
+    predict_rows: ClassVar[int | None] = 4096  # of a file, that ``predict`` is given at a time; None: all, for what is said
+    # of a row depends on others
     max_length: int | None = None  # the most tokens of a row; None where rows have no such limit
     hub_model: str | None = None  # the checkpoint on the Hub that --model auto stands for
 
@@ -173,7 +175,8 @@ class Task(ABC, Generic[O]):
         """A finished model for inference. Raises ModelError."""
 
     def inputs_of(self, rows: Columns) -> list[Any]:
-        """What ``predict`` takes, from the columns of a file. Raises DataError."""
+        """What ``predict`` takes, from the columns of a file, of which these may be some rows: errors name a row by
+        ``plain_row`` (data/tables.py), which counts in the file. Raises DataError."""
         return next(iter(rows.values()))
 
     def inputs_typed(self, texts: Sequence[str]) -> list[Any]:

@@ -41,6 +41,11 @@ class PredictConfig:
         several=True,
     )
     output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
+    resume: bool = setting(False, "go on where a call with this --output was stopped; the file is the same to the byte")
+    num_processes: int | None = setting(
+        None,
+        "processes that predict a file, each with one thread; how many changes speed only (default: this one, its threads)",
+    )
     id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
     excel_safe: bool = setting(False, EXCEL_SAFE)
     delimiter: str | None = setting(None, DELIMITER)
@@ -53,6 +58,10 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require_csv(self.excel_safe, self.output)
+        number = self.num_processes
+        require(self, "num_processes", number is None or 1 <= number <= most_workers(), f"must be 1 to {most_workers()} here")
+        if self.resume and not self.output:
+            raise UsageError("--resume goes on with a file: give the --output FILE of the call that was stopped")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
 from typing import Any, Generic, TypeVar
 
 from engine import errors
@@ -43,16 +42,19 @@ class Processes(Generic[T, R]):
 
     def __init__(self, number: int, work: Callable[[T], R]):
         context = multiprocessing.get_context("fork")
-        self.number, self.over = number, context.Event()
-        self.pool = ProcessPoolExecutor(number, context, initializer=begin, initargs=(work, os.getpid(), self.over))
+        self.number, self.pipe = number, os.pipe()  # whose end the processes read when this one closes it, or ends
+        self.pool = ProcessPoolExecutor(number, context, initializer=begin, initargs=(work, self.pipe))
 
     def __enter__(self) -> Processes[T, R]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.over.set()
+        reading, writing = self.pipe
+        if kind is None:
+            self.pool.shutdown()
+        os.close(writing)  # what is still being computed is of no use
         self.pool.shutdown(cancel_futures=True)
+        os.close(reading)
 
     def done(self, items: Iterator[T]) -> Iterator[tuple[T, R]]:
         """Each item with what has been made of it, in order. Raises what ``work`` raises; ResourceError for a lost process."""
@@ -88,7 +90,7 @@ class Processes(Generic[T, R]):
         return result  # type: ignore[no-any-return]
 
 
-def begin(work: Callable[[Any], Any], parent: int, over: Event) -> None:
+def begin(work: Callable[[Any], Any], pipe: tuple[int, int]) -> None:
     """What a process does first. It ends with its parent, and is not told of Ctrl-C, which the parent is."""
     import torch
 
@@ -98,9 +100,11 @@ def begin(work: Callable[[Any], Any], parent: int, over: Event) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
 
+    reading, writing = pipe
+    os.close(writing)
+
     def watch() -> None:
-        while not over.wait(0.5) and os.getppid() == parent:
-            pass
+        os.read(reading, 1)  # nothing is ever written
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -106,6 +106,7 @@ class Task(ABC, Generic[O]):
     try_it: ClassVar[Sequence[Any]] = ()  # inputs that are predicted when training has ended
     predict_rows: ClassVar[int | None] = 4096  # of a file, that ``predict`` is given at a time; None: all, for what is said
     # of a row depends on others
+    exported: ClassVar[tuple[str, ...]] = ()  # the model's outputs that ``export`` writes; (): it does not export these models
     max_length: int | None = None  # the most tokens of a row; None where rows have no such limit
     hub_model: str | None = None  # the checkpoint on the Hub that --model auto stands for
 
@@ -206,6 +207,14 @@ class Task(ABC, Generic[O]):
             else:
                 cells[key] = value
         return cells
+
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """What an exported model must have in common with this one: of ``forward``'s outputs the probabilities, [N, ...]."""
+        raise NotImplementedError
+
+    def save_exported(self, model: nn.Module, directory: Path) -> None:
+        """Write what an exported model is used with: its config, and what makes its inputs."""
+        model.config.save_pretrained(directory)  # type: ignore[union-attr,operator]
 
     def label_names(self, model: nn.Module) -> Sequence[str]:
         """What the model tells apart, in the order of its outputs, for the model card; (): it has no labels."""

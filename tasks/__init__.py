@@ -53,6 +53,11 @@ COMMANDS = {
         "use a finished model on texts or a file",
     ),
     "evaluate": ("tasks.flags:EvaluateFlags", "engine.commands.evaluate:evaluate", "measure a finished model"),
+    "export": (
+        "tasks.flags:ExportFlags",
+        "engine.commands.export:export",
+        "write a finished model as ONNX, checked",
+    ),
     "fill": ("tasks.flags:FillConfig", "tasks.language.fill:fill", "fill in the [MASK] of a text"),
     "generate": ("tasks.flags:GenerateConfig", "tasks.language.generate:generate", "let a causal language model write on"),
     "report": ("engine.commands.flags:ReportConfig", "engine.commands.report:report", "draw a run's report.html again"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, require_csv
+from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, ExportConfig, PredictConfig, require_csv
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.errors import UsageError
 from engine.settings.fields import require, setting
@@ -101,6 +101,13 @@ class EvaluateFlags(EvaluateConfig):
     max_new_tokens: int | None = writing(MAX_NEW_TOKENS)
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
     allow_urls: bool = pictures(False, ALLOW_URLS)
+
+
+@dataclass(frozen=True)
+class ExportFlags(ExportConfig):
+    """Settings of ``export``."""
+
+    tasks = ("classification", "yelp", "imdb", "ner", "embeddings")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def memory(folder: Path, number: int) -> list[dict[str, Any]]:
     """A few rows, all in windows, all at once, and by several processes; are the files the same?"""
     model = make_run(folder)
     few, many = make_rows(folder / "few.csv", 1000), make_rows(folder / "many.csv", number)
-    found = [{"rows": 1000, "how": "in windows"} | measured(model, few, folder / "few-out.csv")]
+    found: list[dict[str, Any]] = [{"rows": 1000, "how": "in windows"} | measured(model, few, folder / "few-out.csv")]
     calls = (("in windows", (), False), ("at once", (), True), ("1 process", ("--num-processes", "1"), False),
              ("2 processes", ("--num-processes", "2"), False))  # fmt: skip
     for how, more, at_once in calls:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from engine.data.files import check_form
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING, Form
@@ -115,6 +115,31 @@ class PushConfig:
     def __post_init__(self) -> None:
         require(self, "model", bool(self.model), "must name the directory of a finished run")
         require(self, "repo", bool(self.repo) or self.dry_run, "must name a repository on the Hub")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Settings of ``export``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ()  # that can be exported, by their names
+
+    model: str = setting("", "directory of a finished run; or bare, first")
+    format: Literal["onnx", "torch"] = setting("onnx", "onnx: for onnxruntime; torch: a torch.export program")
+    int8: bool = setting(False, "weights of matrix products in 8 bits (onnxruntime's dynamic quantisation)")
+    max_loss: float = setting(0.01, "by how much --int8 may make the run's metric worse; above it nothing is written")
+    output: str = setting("", "folder to make")
+    file: str | None = setting(
+        None, "labelled file to check on, or several (default: the run's own evaluation data)", several=True
+    )
+    max_eval_examples: int | None = setting(None, "check on a random subset of this size; 0: all (default: as in training)")
+    task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "output", bool(self.output), "must name a folder to make")
+        require(self, "max_loss", self.max_loss >= 0, "must be a number of at least 0")
+        if self.int8 and self.format != "onnx":
+            raise UsageError(f"--int8 is for --format onnx, found --format {self.format}")
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Classification(Labelled[ClassificationOptions]):
     auto_class = AutoModelForSequenceClassification
     head = "ForSequenceClassification"
     pipeline_tag = "text-classification"
+    exported = ("logits",)
 
     # ---------------------------------------------------------------------------------------------------------- data
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,18 @@ def table(tmp_path):
 
 
 def call(project: Path, source: Path, output: Path, *more: str) -> list[str]:
-    return ["predict", "--model", str(project / "run"), "--input", str(source), "--output", str(output), "--device", "cpu", *more]
+    return [
+        "predict",
+        "--model",
+        str(project / "run"),
+        "--input",
+        str(source),
+        "--output",
+        str(output),
+        "--device",
+        "cpu",
+        *more,
+    ]
 
 
 def predicted(project: Path, source: Path, output: Path, *more: str) -> bytes:
@@ -114,7 +126,7 @@ def test_windows_are_a_function_of_the_rows_alone(monkeypatch):
     expected: list[tuple[int, list[str]]] = []
     for trial in range(20):
         cuts = [0, *sorted(generator.integers(0, 101, trial).tolist()), 100]
-        pieces = ({"text": cells[a:b], "n": [1] * (b - a)} for a, b in zip(cuts, cuts[1:], strict=False))
+        pieces = ({"text": cells[a:b], "n": [1] * (b - a)} for a, b in pairwise(cuts))
         found = [(window.first, window.rows["text"]) for window in windows_of(pieces, 5)]
         expected = expected or found
         assert found == expected and [cell for _, some in found for cell in some] == cells
@@ -186,7 +198,14 @@ def test_killed_and_resumed_the_bytes_are_the_same(project, table, tmp_path, cap
         real = in_windows.Work.__call__
         patch.setattr(in_windows.Work, "__call__", lambda self, asked: (counted.append(asked[0]), real(self, asked))[1])
         assert predicted(project, table, output, "--resume") == expected
-    done = {"in a window": 3, "between": 2, "behind the progress": 3, "behind the l": 7, "before the file": 7, "behind the file": 7}
+    done = {
+        "in a window": 3,
+        "between": 2,
+        "behind the progress": 3,
+        "behind the l": 7,
+        "before the file": 7,
+        "behind the file": 7,
+    }
     at = next(point[0] for point in POINTS if point[1:] == (owner, name, number, after))
     assert len(counted) == 7 - next((windows for begin, windows in done.items() if at.startswith(begin)), 0) or "do not" in at
 
@@ -489,7 +508,9 @@ def test_sigkills_at_random(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "bench", "predict", "kills", "--kills", "4", "--kill-rows", "20000"]
     done = subprocess.run([*command, "--results", str(tmp_path / "r.json")], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert all(part["kills"] >= 4 and part["equal"] == part["files"] for part in json.loads((tmp_path / "r.json").read_text())["kills"])
+    assert all(
+        part["kills"] >= 4 and part["equal"] == part["files"] for part in json.loads((tmp_path / "r.json").read_text())["kills"]
+    )
 
 
 @pytest.mark.slow

@@ -85,8 +85,8 @@ def refuse_others(config: ExportConfig, find: Find) -> None:
     named = config.task or ours(directory, trained)
     if not find(named).exported:
         raise UsageError(
-            f"--task {named}: models of this task are not exported; those of {', '.join(config.tasks)} are, and of your own tasks "
-            "that are made from these"
+            f"--task {named}: models of this task are not exported; those of {', '.join(config.tasks)} are, and those of tasks "
+            "of your own that are made from these"
         )
 
 

@@ -37,6 +37,8 @@ def export(config: ExportConfig, texts: Sequence[str], find: Find) -> None:
     config, texts = with_model(config, texts, "export runs/mine --output exported")
     if texts:
         raise UsageError(f"export takes no texts, found {texts[0]!r}")
+    if config.int8 and config.format != "onnx":
+        raise UsageError(f"--int8 is for --format onnx, found --format {config.format}")
     output = user_path(config.output)
     if output.exists() or output.is_symlink():
         raise UsageError(f"--output {output} is there already: name a folder that is not, or delete it")

@@ -41,17 +41,17 @@ class PredictConfig:
         several=True,
     )
     output: str | None = setting(None, "CSV or JSONL file for the predictions (default: print them)")
-    resume: bool = setting(False, "go on where a call with this --output was stopped; the file is the same to the byte")
-    num_processes: int | None = setting(
-        None,
-        "processes that predict a file, each with one thread; how many changes speed only (default: this one, its threads)",
-    )
     id_column: str | None = setting(None, "column that names the rows, no two alike (default: id, where there is one)")
     excel_safe: bool = setting(False, EXCEL_SAFE)
     delimiter: str | None = setting(None, DELIMITER)
     encoding: str | None = setting(None, ENCODING)
     quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
     column_names: str | None = setting(None, COLUMN_NAMES)
+    resume: bool = setting(False, "go on where a call with this --output was stopped; the file is the same to the byte")
+    num_processes: int | None = setting(
+        None,
+        "processes that predict a file, each with one thread; how many changes speed only (default: this one, its threads)",
+    )
     task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
@@ -138,8 +138,6 @@ class ExportConfig:
     def __post_init__(self) -> None:
         require(self, "output", bool(self.output), "must name a folder to make")
         require(self, "max_loss", self.max_loss >= 0, "must be a number of at least 0")
-        if self.int8 and self.format != "onnx":
-            raise UsageError(f"--int8 is for --format onnx, found --format {self.format}")
 
 
 @dataclass(frozen=True)

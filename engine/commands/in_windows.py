@@ -132,15 +132,31 @@ class Work:
         return table.columns or [], text
 
 
-def predict_whole(path: Path | None, work: Work, windows: Windows) -> None:
+def predict_whole(config: PredictConfig, path: Path | None, work: Work, windows: Windows) -> None:
     """All rows at once, written when all is done."""
     window = windows.whole()
-    _, text = work((window, None))
+    if config.resume or (config.num_processes or 1) > 1:
+        note(f"the {len(window):,} rows are predicted together: by one process, from the first on")
+    with one_thread() if config.num_processes else nullcontext():
+        _, text = work((window, None))
     if path is None:
         return say_all(text)
     with writing("--output", path) as stream:
         stream.write(text)
     say(f"{len(window)} predictions written to {printable(str(path))}")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As each process of ``--num-processes`` has it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def say_all(text: str) -> None:

@@ -97,7 +97,7 @@ def predict_file(config: PredictConfig, name: str, find: Find, columns: Sequence
         windows = Windows(pieces, task.predict_rows, found)
         work = Work(task, model, layout, path, found.names, config.excel_safe, "" if windows.are_one else name)
         if windows.are_one:
-            predict_whole(path, work, windows)
+            predict_whole(config, path, work, windows)
         else:
             for window in windows:  # what is wrong in the last of a million rows is said before the first is predicted
                 work.inputs_of(window)

@@ -140,6 +140,25 @@ def test_what_is_printed_comes_in_order(project, table, capsys):
         assert [line.partition("\t")[2] for line in lines] == [text for text, _ in tiny.texts(ROWS, 3)]
 
 
+def test_one_window_is_predicted_with_one_thread_too(project, table, tmp_path, monkeypatch, capsys):
+    """So that the bytes of --num-processes are those of one thread, however many rows there are; and that is said."""
+    monkeypatch.setattr(Classification, "predict_rows", 4096)
+    monkeypatch.setattr(windows, "SURVEY_ROWS", 4096)
+    seen: list[int] = []
+    real = in_windows.Work.__call__
+    monkeypatch.setattr(
+        in_windows.Work, "__call__", lambda self, asked: (seen.append(torch.get_num_threads()), real(self, asked))[1]
+    )
+    torch.set_num_threads(2)
+    try:
+        for more in ([], ["--num-processes", "2"]):
+            predicted(project, table, tmp_path / "out.csv", *more)
+        assert seen == [2, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert "the 50 rows are predicted together: by one process, from the first on" in capsys.readouterr().err
+
+
 def test_a_rank_is_among_all_rows_of_the_file():
     """What is said of a row of such a task depends on others: all come at once, whatever the windows of other tasks are."""
     from tasks.reranker.task import Reranker

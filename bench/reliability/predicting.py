@@ -29,7 +29,13 @@ from bench.reliability import forked
 PARTS = ("memory", "kills")
 MAX_ATTEMPTS = 200  # of one file, until it is written
 AT_ONCE = "from engine.task import Task; Task.predict_rows = None; "
-CALL = "import sys, run; sys.exit(run.main(sys.argv[1:]))"
+CALL = """
+import sys, run
+code = run.main(sys.argv[2:])
+[peak] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]  # wait4's figure has the parent's in it
+open(sys.argv[1], "w").write(peak.split()[1])
+sys.exit(code)
+"""
 
 
 def make_rows(path: Path, number: int) -> Path:
@@ -64,14 +70,12 @@ def measured(model: Path, rows: Path, output: Path, *more: str, at_once: bool = 
     """Seconds and the peak of resident memory of one call, in a process of its own."""
     flags = ["predict", "--model", str(model), "--input", str(rows), "--output", str(output), "--device", "cpu", *more]
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-c", (AT_ONCE if at_once else "") + CALL, *flags], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"predict ended with {process.returncode}: {' '.join(flags)}")
-    return {"seconds": round(time.perf_counter() - began, 1), "peak_mb": round(usage.ru_maxrss / 1024, 1)}
+    peak = output.with_suffix(".peak")
+    command = [sys.executable, "-c", (AT_ONCE if at_once else "") + CALL, str(peak), *flags]
+    code = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode
+    if code:
+        raise SystemExit(f"predict ended with {code}: {' '.join(flags)}")
+    return {"seconds": round(time.perf_counter() - began, 1), "peak_mb": round(int(peak.read_text()) / 1024, 1)}
 
 
 def memory(folder: Path, number: int) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "matmul": ("bench.contest.matmul", "the best rate of matrix products that this device reaches"),
     "scaling": ("bench.scaling", "what GPUs tell each other in a step beside what they compute: a calculation"),
     "kill": ("bench.reliability.kill", "killed at any moment and resumed, is the end the same?"),
+    "predict": ("bench.reliability.predicting", "predict on a million rows: memory, speed, kills with --resume"),
     "faults": ("bench.reliability.faults", "a save whose every system call fails, full disks, damaged files"),
     "ranks": ("bench.reliability.ranks", "one of two ranks killed at random times, until the run is done"),
     "endurance": ("bench.reliability.endurance", "long runs and large files: memory that does not grow; the wait for a save"),

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +41,27 @@ def replacing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
+        raise
+    sync(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A fresh folder beside ``path`` that gets its name when the block ends well; else nothing is left. Raises OSError.
+
+    The modes are those of the umask.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=path.parent))
+    try:
+        yield folder
+        for each in (*folder.rglob("*"), folder):
+            each.chmod((0o777 if each.is_dir() else 0o666) & ~umask)
+            sync(each)
+        os.rename(folder, path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     sync(path.parent)
 

@@ -8,34 +8,41 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TextIO
 
-KEPT: ContextVar[list[str] | None] = ContextVar("kept", default=None)
+HEARS: ContextVar[Callable[[str], None] | None] = ContextVar("hears", default=None)  # notes, in place of the terminal
 
 
 def note(message: str) -> None:
     """One visible line on stderr about a decision made for the user; above a bar, and of several ranks rank 0 says it."""
     from tqdm import tqdm
 
-    if (kept := KEPT.get()) is not None:
-        kept.append(message)
+    if (hear := HEARS.get()) is not None:
+        hear(message)
     elif is_main_process():
         tqdm.write(one_line(message), file=sys.stderr)
         sys.stderr.flush()
 
 
 @contextmanager
-def kept_notes() -> Iterator[list[str]]:
-    """What is noted in here, by this thread, is not said but kept: there is nobody at the terminal whom it concerns."""
-    found: list[str] = []
-    token = KEPT.set(found)
+def notes_heard_by(hear: Callable[[str], None] | None) -> Iterator[None]:
+    """What is noted in here, by this thread, goes to ``hear``; None: to the terminal."""
+    token = HEARS.set(hear)
     try:
-        yield found
+        yield
     finally:
-        KEPT.reset(token)
+        HEARS.reset(token)
+
+
+@contextmanager
+def kept_notes() -> Iterator[list[str]]:
+    """What is noted in here is not said but kept: there is nobody at the terminal whom it concerns."""
+    found: list[str] = []
+    with notes_heard_by(found.append):
+        yield found
 
 
 LONGEST_LINE = 800

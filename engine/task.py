@@ -139,6 +139,9 @@ class Task(ABC, Generic[O]):
     loading: ClassVar[tuple[str, str] | None] = None  # how: an import, and an expression of ``name``; else its pipeline
     predicts_apart: ClassVar[bool] = True  # False: what is predicted of an input depends on those beside it
     try_it: ClassVar[Sequence[Any]] = ()  # inputs that are predicted when training has ended
+    predict_rows: ClassVar[int | None] = 4096  # of a file, that ``predict`` is given at a time; None: all, for what is said
+    # of a row depends on others
+    exported: ClassVar[tuple[str, ...]] = ()  # the model's outputs that ``export`` writes; (): it does not export these models
     max_length: int | None = None  # the most tokens of a row; None where rows have no such limit
     hub_model: str | None = None  # the checkpoint on the Hub that --model auto stands for
 
@@ -215,7 +218,8 @@ class Task(ABC, Generic[O]):
         """A finished model for inference. Raises ModelError."""
 
     def inputs_of(self, rows: Columns) -> list[Any]:
-        """What ``predict`` takes, from the columns of a file. Raises DataError."""
+        """What ``predict`` takes, from the columns of a file, of which these may be some rows: errors name a row by
+        ``plain_row`` (data/tables.py), which counts in the file. Raises DataError."""
         return next(iter(rows.values()))
 
     def inputs_typed(self, texts: Sequence[str]) -> list[Any]:
@@ -260,6 +264,14 @@ class Task(ABC, Generic[O]):
             else:
                 cells[key] = value
         return cells
+
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """What an exported model must have in common with this one: of ``forward``'s outputs the probabilities, [N, ...]."""
+        raise NotImplementedError
+
+    def save_exported(self, model: nn.Module, directory: Path) -> None:
+        """Write what an exported model is used with: its config, and what makes its inputs."""
+        model.config.save_pretrained(directory)  # type: ignore[union-attr,operator]
 
     def label_names(self, model: nn.Module) -> Sequence[str]:
         """What the model tells apart, in the order of its outputs, for the model card; (): it has no labels."""

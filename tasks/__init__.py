@@ -59,6 +59,11 @@ COMMANDS = {
         "what is wrong with texts and labels: empty, repeated and nearly repeated ones, labels that disagree or may be wrong",
     ),
     "serve": ("tasks.flags:ServeFlags", "engine.serving.command:serve", "a finished model behind HTTP, with a page to try it"),
+    "export": (
+        "tasks.flags:ExportFlags",
+        "engine.commands.export:export",
+        "write a finished model as ONNX, checked",
+    ),
     "fill": ("tasks.flags:FillConfig", "tasks.language.fill:fill", "fill in the [MASK] of a text"),
     "generate": ("tasks.flags:GenerateConfig", "tasks.language.generate:generate", "let a causal language model write on"),
     "report": ("engine.commands.flags:ReportConfig", "engine.commands.report:report", "draw a run's report.html again"),

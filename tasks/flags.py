@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, PredictConfig, ServeConfig, require_csv
+from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, ExportConfig, PredictConfig, ServeConfig, require_csv
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.data.sources import SourceConfig
 from engine.errors import UsageError
@@ -114,6 +114,13 @@ class ServeFlags(ServeConfig):
     prefix: str | None = writing(PREFIX)
     num_beams: int | None = writing(NUM_BEAMS)
     max_new_tokens: int | None = writing(MAX_NEW_TOKENS)
+
+
+@dataclass(frozen=True)
+class ExportFlags(ExportConfig):
+    """Settings of ``export``."""
+
+    tasks = ("classification", "yelp", "imdb", "ner", "embeddings")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from engine.checked import is_a
 from engine.data.form import Columns
-from engine.data.tables import origin_of, place_of, row_name
+from engine.data.tables import origin_of, place_of, plain_row, row_name
 from engine.errors import DataError, ModelError, UsageError
 from engine.settings.fields import user_path
 from tasks.captioning.pictures import Access, Pictures, open_picture, pixels
@@ -143,6 +143,6 @@ class ImageTask(TextTask[I]):
         sources, access = list(inputs), self.access_of_inputs()
         for start in range(0, len(sources), PREDICT_ROWS):
             chunk = sources[start : start + PREDICT_ROWS]
-            pictures = [open_picture(source, f"picture {start + i}", access) for i, source in enumerate(chunk, start=1)]
+            pictures = [open_picture(source, plain_row(start + i, "picture"), access) for i, source in enumerate(chunk)]
             values = torch.from_numpy(np.stack([pixels(self.processor, picture) for picture in pictures]))
             yield values.to(device)

@@ -252,6 +252,10 @@ class TextTask(Task[O]):
         model.save_pretrained(directory)  # type: ignore[operator]
         self.save_processor(directory)
 
+    def save_exported(self, model: nn.Module, directory: Path) -> None:
+        super().save_exported(model, directory)
+        self.save_processor(directory)
+
     def save_processor(self, directory: Path) -> None:
         """What makes the model's inputs."""
         self.save_tokenizer(directory)

@@ -9,7 +9,7 @@ import zipfile
 from typing import Any
 
 from bench.bad_input.case import Attempts, Place, row
-from bench.bad_input.forms import HEADER, ROWS_OF_DATA
+from bench.bad_input.forms import HEADER, ROWS_OF_DATA, each
 
 NUMBER = iter(range(1, 1000))
 TABS = ROWS_OF_DATA.replace(",", "\t")
@@ -233,3 +233,42 @@ def _(at: Place) -> Attempts:
 def _(at: Place) -> Attempts:
     names = [at.write(f"{folder}/i.csv", "text\nw1\n") for folder in "ab"]
     yield at.predict("--input", ",".join(names))
+
+
+def exported(at: Place, *flags: str) -> list[str]:
+    return ["export", str(at.home / "finished"), "--output", str(at.folder / "exported"), *flags]
+
+
+def left(at: Place, progress: str | None) -> list[str]:
+    """What an earlier call is said to have left beside the output."""
+    at.write("o.csv.partial", "rows")
+    if progress is not None:
+        at.write("o.csv.progress", progress)
+    return at.predict_file("i.csv", "text\nw1\n", "--output", str(at.folder / "o.csv"))
+
+
+UNLIKE = '{"format": 1, "of": {"the model": "x"}, "total": 9, "rows": 4, "num_bytes": 4, "crc": 0, "columns": ["text"]}'
+
+each(f"F{next(NUMBER)}", "processes to predict with, of which there are none or too many", 2, "--num-processes must be 1 to", lambda at: [
+    at.predict_file("i.csv", "text\nw1\n", "--num-processes", number) for number in ("0", "-1", "99999")])  # fmt: skip
+each(f"F{next(NUMBER)}", "--resume without a file to go on with", 2, "--resume goes on with a file: give the --output", lambda at: [
+    at.predict_file("i.csv", "text\nw1\n", "--resume")])  # fmt: skip
+each(f"F{next(NUMBER)}", "predictions that were stopped, and no --resume", 2, "holds 4 of 9 predictions of a call that was stopped", lambda at: [
+    left(at, UNLIKE)])  # fmt: skip
+each(
+    f"F{next(NUMBER)}",
+    "--resume with another model",
+    2,
+    "the model is not as it was when",
+    lambda at: [[*left(at, UNLIKE), "--resume"]],
+)
+each(f"F{next(NUMBER)}", "a progress file that is damaged", 3, "o.csv.progress is damaged", lambda at: [
+    left(at, text) for text in ("{", "[]", '{"format": 1}', '{"format": 7}', UNLIKE.replace("9", '"9"'))])  # fmt: skip
+each(f"F{next(NUMBER)}", "a file of the user's in the way of the partial one", 2, "o.csv.partial is in the way", lambda at: [
+    left(at, None)])  # fmt: skip
+each(f"F{next(NUMBER)}", "an export without a folder, or to one that is there", 2, "--output", lambda at: [
+    ["export", str(at.home / "finished")], [*exported(at)[:-1], str(at.folder)], [*exported(at)[:-1], str(at.folder / "no/such")]])  # fmt: skip
+each(f"F{next(NUMBER)}", "flags of an export that contradict each other", 2, "--", lambda at: [
+    exported(at, "--int8", "--format", "torch"), exported(at, "--max-loss", "-1"), exported(at, "--max-loss", "nan")])  # fmt: skip
+each(f"F{next(NUMBER)}", "an export of a model of a task that has none", 2, "models of this task are not exported", lambda at: [
+    exported(at, "--task", "reranker"), exported(at, "--task", "clm")])  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from engine.data.files import check_form
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING, Form
@@ -47,12 +47,21 @@ class PredictConfig:
     encoding: str | None = setting(None, ENCODING)
     quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING)
     column_names: str | None = setting(None, COLUMN_NAMES)
+    resume: bool = setting(False, "go on where a call with this --output was stopped; the file is the same to the byte")
+    num_processes: int | None = setting(
+        None,
+        "processes that predict a file, each with one thread; how many changes speed only (default: this one, its threads)",
+    )
     task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
     def __post_init__(self) -> None:
         require_csv(self.excel_safe, self.output)
+        number = self.num_processes
+        require(self, "num_processes", number is None or 1 <= number <= most_workers(), f"must be 1 to {most_workers()} here")
+        if self.resume and not self.output:
+            raise UsageError("--resume goes on with a file: give the --output FILE of the call that was stopped")
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,29 @@ class PushConfig:
     def __post_init__(self) -> None:
         require(self, "model", bool(self.model), "must name the directory of a finished run")
         require(self, "repo", bool(self.repo) or self.dry_run, "must name a repository on the Hub")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Settings of ``export``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ()  # that can be exported, by their names
+
+    model: str = setting("", "directory of a finished run; or bare, first")
+    format: Literal["onnx", "torch"] = setting("onnx", "onnx: for onnxruntime; torch: a torch.export program")
+    int8: bool = setting(False, "weights of matrix products in 8 bits (onnxruntime's dynamic quantisation)")
+    max_loss: float = setting(0.01, "by how much --int8 may make the run's metric worse; above it nothing is written")
+    output: str = setting("", "folder to make")
+    file: str | None = setting(
+        None, "labelled file to check on, or several (default: the run's own evaluation data)", several=True
+    )
+    max_eval_examples: int | None = setting(None, "check on a random subset of this size; 0: all (default: as in training)")
+    task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "output", bool(self.output), "must name a folder to make")
+        require(self, "max_loss", self.max_loss >= 0, "must be a number of at least 0")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,10 +55,13 @@ def check_output(
             raise UsageError(f"{refused} is a file of the model or run in {folder}: name another")
 
 
-def check_writable(rows: Columns, path: Path, where: str) -> None:
-    """Raises DataError for a cell that the file could not hold, or that would not be read again."""
+def check_writable(rows: Columns, path: Path, where: str, first: int = 0) -> None:
+    """Raises DataError for a cell that the file could not hold, or that would not be read again.
+
+    ``first``: the number of the first of these rows, from 0.
+    """
     for name, cells in rows.items():
-        for row, cell in enumerate([name, *cells]):
+        for row, cell in chain([(0, name)], enumerate(cells, start=first + 1)):
             text = cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)
             place = f"{where}, row {row}, column {name!r}" if row else f"{where}, the name of a column"
             if is_half(text):
@@ -76,36 +81,52 @@ def without_formula(value: Any) -> Any:
     return f"'{value}" if is_formula else value
 
 
-def write_predictions(path: Path, rows: Columns, cells: Sequence[Mapping[str, Any]], excel_safe: bool = False) -> None:
-    """The input's columns as they were, and beside them ``cells``: of each row by column, as the task names them.
+class Table:
+    """What stands in the file: the input's columns as they were, and beside them what was found in each row.
 
+    ``names``: the input's columns. ``columns``: all of a CSV file; None: those of the first row that is asked for.
     ``excel_safe``: without_formula for each cell of a CSV file.
     """
-    names = list(rows)
 
-    def cell(value: Any) -> Any:
-        if is_flat(path) and isinstance(value, list | dict):
-            value = json.dumps(value, ensure_ascii=False, default=str)
-        return without_formula(value) if excel_safe else value
+    def __init__(self, path: Path, names: Sequence[str], excel_safe: bool = False, columns: Sequence[str] | None = None):
+        self.is_flat, self.names, self.excel_safe = is_flat(path), list(names), excel_safe
+        self.columns = None if columns is None else list(columns)
 
-    def beside(key: str) -> str:
+    def text(self, rows: Columns, cells: Sequence[Mapping[str, Any]], *, header: bool = True) -> str:
+        """Rows with ``cells``, what was found in each by column as the task names them; a CSV file begins with its header."""
+        stream = io.StringIO(newline="")
+        lines = (self.line(rows, i, found) for i, found in enumerate(cells))
+        if not self.is_flat:
+            self.columns = self.columns or []
+            stream.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
+            return stream.getvalue()
+        writer = csv.writer(stream)
+        if self.columns is None:
+            self.columns = [*dict.fromkeys([*self.names, *(self.beside(rows, key) for key in cells[0])])]
+        if header:
+            writer.writerow([self.cell(name) for name in self.columns])
+        writer.writerows([self.cell(line[name]) for name in self.columns] for line in lines)
+        return stream.getvalue()
+
+    def line(self, rows: Columns, row: int, found: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: rows[name][row] for name in self.names} | {self.beside(rows, key): cell for key, cell in found.items()}
+
+    def beside(self, rows: Columns, key: str) -> str:
         """A name that the input has not; it may be the output of an earlier call."""
         while key in rows:
             key = f"predicted_{key}"
         return key
 
-    def lines() -> Iterable[dict[str, Any]]:
-        for i, found in enumerate(cells):
-            yield {name: rows[name][i] for name in names} | {beside(key): value for key, value in found.items()}
+    def cell(self, value: Any) -> Any:
+        if self.is_flat and isinstance(value, list | dict):
+            value = json.dumps(value, ensure_ascii=False, default=str)
+        return without_formula(value) if self.excel_safe else value
 
+
+def write_predictions(path: Path, rows: Columns, cells: Sequence[Mapping[str, Any]], excel_safe: bool = False) -> None:
+    """All rows of a file at once. Raises ResourceError."""
     with writing("--output", path) as stream:
-        if not is_flat(path):
-            stream.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines())
-        else:
-            writer = csv.writer(stream)
-            columns = [*dict.fromkeys([*names, *map(beside, cells[0])])]
-            writer.writerow([cell(name) for name in columns])
-            writer.writerows([cell(line[name]) for name in columns] for line in lines())
+        stream.write(Table(path, list(rows), excel_safe).text(rows, cells))
 
 
 @contextmanager

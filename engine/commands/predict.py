@@ -1,22 +1,35 @@
-"""``python run.py predict``: texts or a file; and the few inputs that a task tries when training has ended."""
+"""``python run.py predict``: texts or a file; and the few inputs that a task tries when training has ended.
+
+A file may be larger than the memory: it is predicted in windows (windows.py), by one process or several (workers.py), and what
+is written can be gone on from (partial.py).
+"""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.commands.flags import PredictConfig, changes_in, with_model
+from engine.commands.in_windows import Windows, Work, depends_on, each_note_once, predict_whole, predict_windows
 from engine.commands.output import TABLES, check_output, check_writable, is_flat, write_predictions
+from engine.commands.partial import Partial
+from engine.commands.windows import Window, survey
+from engine.commands.workers import refuse_no_fork
 from engine.console import is_main_process, note, printable, say, shown
-from engine.data.files import read_named
-from engine.data.form import Columns, Form, choose
+from engine.data.files import pieces_named
+from engine.data.form import Columns, Form
 from engine.data.places import parts_of
 from engine.errors import DataError, UsageError
 from engine.finished import Find, open_model
 from engine.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from engine.data.collate import Layout
 
 STDIN = "-"  # in place of a file
 
@@ -31,32 +44,74 @@ def predict(config: PredictConfig, texts: Sequence[str], find: Find) -> None:
     if texts and config.input:
         raise UsageError("give either texts to predict, or --input FILE")
     check_output("--output", config.output, TABLES, inputs=[config.input], model=config.model)
-    changes = changes_in(config)
-    columns = [value for name, value in changes.items() if name.endswith("_column") and value is not None]
+    columns = [value for name, value in changes_in(config).items() if name.endswith("_column") and value is not None]
     columns += [config.id_column] if config.id_column is not None else []
-    rows: Columns = {"text": list(texts) if config.input != STDIN else lines_of_stdin(config.encoding)}
     if config.input and config.input != STDIN:
-        rows = read_named(config.input, "--input", Form.of(config))
-        choose(config.input, list(rows), [name for name in columns if name not in rows])
-        id_column = config.id_column or "id"
-        refuse_repeated(rows.get(id_column, []), config.input)
-    elif columns:
+        return predict_file(config, config.input, find, columns)
+    if columns:
         raise UsageError(f"a column, {columns[0]!r}, can only be named with --input FILE")
+    for flag, given in (("--resume", config.resume), ("--num-processes", config.num_processes)):
+        if given:
+            raise UsageError(f"{flag} is for --input FILE, which can be read again: leave it out")
+    rows: Columns = {"text": list(texts) if config.input != STDIN else lines_of_stdin(config.encoding)}
     if config.output:
-        where = {None: "the texts", STDIN: "standard input"}.get(config.input, config.input)
-        check_writable(rows, Path(config.output), where or "")
-    folder = folder_of(config.input) if config.input and config.input != STDIN else None
-    task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes, folder=folder)
+        check_writable(rows, Path(config.output), "standard input" if config.input else "the texts")
+    task, model, layout = opened(config, find, None)
     inputs = task.inputs_of(rows) if config.input else task.inputs_typed(texts)
     predictions = list(task.predict(model, inputs, layout))
     if config.output:
         path = Path(config.output)
         cells = [task.columns_of(prediction, is_flat(path)) for prediction in predictions]
         write_predictions(path, rows, cells, config.excel_safe)
-        say(f"{len(predictions)} predictions written to {printable(config.output)}")
+        say(f"{len(cells)} predictions written to {printable(config.output)}")
     else:
         for text, prediction in zip(inputs, predictions, strict=True):
-            say(f"{printable(task.describe(prediction))}\t{shown(text)}")
+            say(line_of(task, text, prediction))
+
+
+def predict_file(config: PredictConfig, name: str, find: Find, columns: Sequence[str]) -> None:
+    """``--input`` a file. ``columns``: those that it must have, for the user has named them."""
+    path = Path(config.output) if config.output else None
+    if config.num_processes:
+        refuse_no_fork()
+    partial = Partial(path) if path else None
+    left = partial.check(config.resume) if partial else None
+    if partial and left:  # refused before anything is read that takes long
+        partial.refuse_others(left, depends_on(config))
+        if not partial.rows.exists():
+            partial.forget()
+            return say(f"{left.rows} predictions written to {printable(str(path))}")
+
+    def pieces() -> Iterator[Columns]:
+        return pieces_named(name, "--input", Form.of(config))
+
+    def check(window: Window) -> None:
+        if path:
+            check_writable(window.rows, path, name, window.first)
+
+    with each_note_once():
+        found = survey(pieces, name=name, id_column=config.id_column or "id", wanted=columns, check=check)
+        task, model, layout = opened(config, find, folder_of(name))
+        if config.num_processes and next(model.parameters()).device.type != "cpu":
+            raise UsageError("--num-processes is for processors, and the model computes on another device: add --device cpu")
+        windows = Windows(pieces, task.predict_rows, found)
+        work = Work(task, model, layout, path, found.names, config.excel_safe, "" if windows.are_one else name)
+        if windows.are_one:
+            predict_whole(config, path, work, windows)
+        else:
+            for window in windows:  # what is wrong in the last of a million rows is said before the first is predicted
+                work.inputs_of(window)
+            predict_windows(config, work, windows, partial, left)
+
+
+def opened(config: PredictConfig, find: Find, folder: Path | None) -> tuple[Task[Any], nn.Module, Layout]:
+    """The model that the command names."""
+    return open_model(config.model, find, device=config.device, task=config.task, changes=changes_in(config), folder=folder)
+
+
+def line_of(task: Task[Any], text: Any, prediction: Mapping[str, Any]) -> str:
+    """For the terminal."""
+    return f"{printable(task.describe(prediction))}\t{shown(text)}"
 
 
 def folder_of(name: str) -> Path:
@@ -80,17 +135,6 @@ def lines_of_stdin(encoding: str | None) -> list[str]:
     if not lines:
         raise DataError("standard input has no line")
     return lines
-
-
-def refuse_repeated(ids: Sequence[Any], name: str) -> None:
-    """Two predictions of one id could not be told apart. Raises DataError."""
-    first: dict[str, int] = {}
-    for row, value in enumerate(ids, start=1):
-        if value is not None and (before := first.setdefault(str(value), row)) != row:
-            raise DataError(
-                f"{name} row {row}: id {str(value)!r} stands in row {before}, too. "
-                "Give each row its own, or name another column with --id-column"
-            )
 
 
 def try_examples(task: Task[Any], directory: Path, find: Find, device: str, name: str) -> None:

@@ -58,12 +58,19 @@ def read_table(path: Path, columns: Sequence[str] | None = None, form: Form = PL
 
 def read_named(text: str, flag: str, form: Form = PLAIN) -> Columns:
     """All columns of the files that a flag names, one below the other. Raises DataError; UsageError for shares of files."""
+    return joined(pieces_named(text, flag, form))
+
+
+def pieces_named(text: str, flag: str, form: Form = PLAIN) -> Iterator[Columns]:
+    """What ``read_named`` reads, some rows at a time; of JSON a piece has the keys of its own rows. Raises as it does."""
     check_form(text, flag, form)
     parts = parts_of(text, flag)
     if any(part.share is not None for part in parts):
         raise UsageError(f"{flag} {text}: shares are for training data: leave them out")
     with by_address():
-        return joined(piece for part in parts for file in part.files for piece in read_pieces(file, None, form))
+        for part in parts:
+            for file in part.files:
+                yield from read_pieces(file, None, form)
 
 
 def read_pieces(path: Path, columns: Sequence[str] | None = None, form: Form = PLAIN) -> Iterator[Columns]:

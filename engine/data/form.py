@@ -114,7 +114,12 @@ def nested_hint(row: Mapping[str, Any], wanted: Sequence[str]) -> str:
 
 
 class Nested(dict[str, list[Any]]):
-    """Columns of a table, in which ``a.b`` is found, too, where the cells of ``a`` are objects that all have a ``b``."""
+    """Columns of a table, in which ``a.b`` is found, too, where the cells of ``a`` are objects that all have a ``b``.
+
+    ``first``: the row that says how, for some rows of a table: the table's first; None: the first of these.
+    """
+
+    first: Mapping[str, Any] | None = None
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or (isinstance(name, str) and self._within(name) is not None)
@@ -127,9 +132,12 @@ class Nested(dict[str, list[Any]]):
             raise KeyError(name)
         return cells
 
+    def first_row(self) -> dict[str, Any]:
+        return {key: cells[0] for key, cells in self.items() if cells}
+
     def _within(self, name: str) -> list[Any] | None:
-        first = {key: cells[0] for key, cells in self.items() if cells}
-        if (way := way_to(first, name)) is None:
+        first = self.first_row() if self.first is None else self.first
+        if (way := way_to(first, name)) is None or way[0] not in self.keys():
             return None
         try:
             return [follow({way[0]: cell}, way) for cell in self[way[0]]]

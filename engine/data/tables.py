@@ -9,7 +9,8 @@ import bisect
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,22 @@ def names_of_rows(table: Dataset) -> RowName:
     return partial(name_in, origin_of(table))
 
 
-def plain_row(row: int) -> str:
-    """Of what is all that there is."""
-    return f"row {row + 1}"
+_before: ContextVar[int] = ContextVar("rows before", default=0)
+
+
+@contextmanager
+def counting_from(row: int) -> Iterator[None]:
+    """In here the rows that ``plain_row`` names are those of a file from this one on, counted from 0."""
+    token = _before.set(row)
+    try:
+        yield
+    finally:
+        _before.reset(token)
+
+
+def plain_row(row: int, noun: str = "row") -> str:
+    """Of what is all that there is; or, in ``counting_from``, of some rows of a file by their numbers in it."""
+    return f"{noun} {_before.get() + row + 1}"
 
 
 MOST_NAMED = 32

@@ -202,6 +202,8 @@ class Captioning(ImageTask[CaptioningOptions]):
             )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    predict_rows = 512  # a caption is written in a while
+
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each picture (a path, an address, or a PIL image) ``{"caption": text}``."""
         for pixel_values in self.opened(inputs, next(model.parameters()).device):

@@ -208,6 +208,13 @@ class Labelled(TextTask[L]):
             return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")
         return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.options.label_smoothing)
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """[B, C]; of a regression the values."""
+        logits: Tensor = outputs.logits.float()
+        if self.problem == "regression":
+            return logits
+        return logits.sigmoid() if self.problem == "multi_label" else logits.softmax(-1)
+
     def class_weights(self, device: torch.device) -> Tensor | None:
         """[C] or None. Items are examples whatever they weigh, so the loss stays a mean over examples. With several labels
         at once it is of the examples that have the label, against those that have not."""

@@ -49,6 +49,7 @@ class Classification(Labelled[ClassificationOptions]):
     auto_class = AutoModelForSequenceClassification
     head = "ForSequenceClassification"
     pipeline_tag = "text-classification"
+    exported = ("logits",)
 
     def __init__(self, options: ClassificationOptions, source: Source):
         super().__init__(options, source)

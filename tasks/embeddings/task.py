@@ -61,6 +61,7 @@ class Embeddings(TextTask[EmbeddingsOptions]):
     hub_model = "sentence-transformers/all-MiniLM-L6-v2"
     auto_class = AutoModel
     pipeline_tag = "sentence-similarity"
+    exported = ("last_hidden_state",)  # of which pooling makes the vector
     one_text = False
     library = "sentence-transformers"
     loading = "from sentence_transformers import SentenceTransformer", "SentenceTransformer(name)"
@@ -176,6 +177,14 @@ class Embeddings(TextTask[EmbeddingsOptions]):
 
     def metrics(self, split: str) -> Metrics:
         return RetrievalMetrics() if self.is_contrastive else ScoreMetrics()
+
+    def compared(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The vectors: [n B, H]."""
+        return outputs
+
+    def save_exported(self, model: nn.Module, directory: Path) -> None:
+        super().save_exported(model, directory)
+        self.pooling.write(directory, int(model.config.hidden_size), self.max_length)  # type: ignore[union-attr,arg-type]
 
     def save(self, model: nn.Module, directory: Path) -> None:
         super().save(model, directory)

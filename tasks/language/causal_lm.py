@@ -87,6 +87,8 @@ class Decoder(LanguageModel[O]):
                 f"this model takes at most {self.model_length}"
             )
 
+    predict_rows = 512  # each is written on by itself
+
     def predict(self, model: nn.Module, inputs: Iterable[str], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each text ``{"text"}``: what the model finds most probable next, at most 50 tokens, or as many as fit."""
         for text in inputs:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
 from engine.data.collate import PADDED, Layout
-from engine.data.tables import names_of_rows
+from engine.data.tables import names_of_rows, plain_row
 from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, tokenize, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
@@ -110,13 +110,15 @@ class MaskedLM(LanguageModel[MaskedOptions]):
         """For each text: ``{"masks": [[(token, probability), best first], ...]}``. ``[MASK]`` works for every model."""
         mask_id, mask, limit = self.vocabulary()[0], self.tokenizer.mask_token, self.model_length
         texts = [text.replace("[MASK]", mask) for text in checked_texts(list(inputs), "the input")]
-        for number, text in enumerate(texts, start=1):
+        for number, text in enumerate(texts):
             if mask not in text:
-                raise DataError(f"text {number} has no {mask}: put one where a word is to be filled in")
+                raise DataError(f"{plain_row(number, 'text')} has no {mask}: put one where a word is to be filled in")
         rows = TokenDataset(tokenize_now(texts, None, self.tokenizer, WHOLE, "the input"), {})
-        for number, length in enumerate(rows.lengths, start=1):
+        for number, length in enumerate(rows.lengths):
             if length > limit:
-                raise DataError(f"text {number} has {length} tokens, this model takes at most {limit}: shorten it")
+                raise DataError(
+                    f"{plain_row(number, 'text')} has {length} tokens, this model takes at most {limit}: shorten it"
+                )
         device = next(model.parameters()).device
         for number in range(len(rows)):
             row = rows[number]

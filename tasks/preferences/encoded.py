@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.console import note
-from engine.data.tables import RowName
+from engine.data.tables import RowName, plain_row
 from engine.data.tokens import TokenDataset, Tokens
 from engine.errors import DataError, ModelError
 from tasks.language.conversations import messages_in
@@ -97,7 +97,7 @@ def ended(text: str, tokenizer: Any) -> str:
 
 def scored_tokens(items: Sequence[Any], tokenizer: Any, max_length: int) -> Tokens:
     """Of texts and lists of messages that are given to be scored, as in training. Raises DataError, ModelError."""
-    chats = [messages_in(item, f"the input, row {n}") for n, item in enumerate(items, 1) if isinstance(item, list)]
+    chats = [messages_in(item, f"the input, {plain_row(n)}") for n, item in enumerate(items) if isinstance(item, list)]
     if chats and not tokenizer.chat_template:
         raise ModelError("the model's tokenizer has no chat template, and a conversation is to be scored: give it as a text")
     checked_texts([item for item in items if not isinstance(item, list)], "the input")

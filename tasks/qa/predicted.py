@@ -12,6 +12,7 @@ from torch import nn
 from engine.data.collate import Layout
 from engine.data.form import Columns
 from engine.data.plan import eval_batches
+from engine.data.tables import plain_row
 from engine.data.tokens import TokenDataset
 from engine.errors import DataError, ModelError, UsageError
 from tasks.qa.rows import Question
@@ -51,8 +52,10 @@ def asked(item: Any, number: int) -> Question:
         item = (item["question"], item["context"])
     pair: Sequence[Any] = item.split("\t", 1) if isinstance(item, str) else item
     if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise DataError(f"the input, row {number}: a question and, behind a tab, the text it is asked of, found {item!r:.60}")
-    question, context = checked_texts(pair, f"the input, row {number}", ("question", "context").__getitem__)
+        raise DataError(
+            f"the input, {plain_row(number - 1)}: a question and, behind a tab, the text it is asked of, found {item!r:.60}"
+        )
+    question, context = checked_texts(pair, f"the input, {plain_row(number - 1)}", ("question", "context").__getitem__)
     return Question(question, context)
 
 

@@ -13,6 +13,7 @@ from engine.checked import parse_object, read_bytes
 from engine.console import shown
 from engine.data.form import Columns
 from engine.data.sources import Source
+from engine.data.tables import plain_row
 from engine.errors import DataError, ModelError, UsageError
 from tasks.reranker.rows import Form
 from tasks.text import checked_texts
@@ -49,13 +50,13 @@ def asked(item: Any, number: int) -> tuple[str, list[str]]:
     """A query and its passages, of which there may be one. Raises DataError."""
     pair: Sequence[Any] = item.split("\t", 1) if isinstance(item, str) else item
     if not isinstance(pair, list | tuple) or len(pair) < 2:
-        raise DataError(f"the input, row {number}: a query and, behind a tab, a passage, found {item!r:.60}")
+        raise DataError(f"the input, {plain_row(number - 1)}: a query and, behind a tab, a passage, found {item!r:.60}")
     query, *passages = pair
     if isinstance(passages[0], list):
         passages = passages[0]
     if not passages:
-        raise DataError(f"the input, row {number}: a query without a passage: {query!r:.60}")
-    checked_texts([query, *passages], f"the input, row {number}", lambda i: f"passage {i}" if i else "the query")
+        raise DataError(f"the input, {plain_row(number - 1)}: a query without a passage: {query!r:.60}")
+    checked_texts([query, *passages], f"the input, {plain_row(number - 1)}", lambda i: f"passage {i}" if i else "the query")
     return query, passages
 
 

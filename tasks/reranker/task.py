@@ -126,6 +126,8 @@ class Reranker(Scorer[RerankerOptions]):
             raise UsageError("--errors: no query of these data has passages of both kinds, so none comes first by mistake")
         return RankingMistakes(*self._held_out[split])
 
+    predict_rows = None  # a passage's rank is among all of its query's
+
     def inputs_of(self, rows: Columns) -> list[Any]:
         return pairs_in(rows, self.form)
 

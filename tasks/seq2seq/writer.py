@@ -162,6 +162,8 @@ class Writer(LanguageModel[Seq2SeqOptions]):
         """Raises UsageError for more tokens than the decoder takes, whatever the prompt is."""
         self.in_decoder("max_new_tokens", num_tokens)
 
+    predict_rows = 1024  # a text is written in a while
+
     def inputs_of(self, rows: Columns) -> list[Any]:
         return source_cells(rows, self.options.source_column)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from engine.data.tables import plain_row
 from engine.data.tokens import left_as_found
 from engine.errors import DataError
 from engine.task import Row
@@ -36,7 +37,7 @@ class Text:
             return cls(item, [], is_list=False)
         if isinstance(item, list | tuple) and all(isinstance(word, str) for word in item):
             return cls("", list(item), is_list=True)
-        raise DataError(f"the input, row {number}: a text or a list of words is needed, found {item!r:.60}")
+        raise DataError(f"the input, {plain_row(number - 1)}: a text or a list of words is needed, found {item!r:.60}")
 
 
 def batches_of(texts: Sequence[Text], tokenizer: Any, max_length: int) -> Iterator[tuple[list[Text], list[Row]]]:

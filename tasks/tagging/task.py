@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from engine.console import note, shown
@@ -51,6 +51,7 @@ class Tagging(LanguageModel[TaggingOptions]):
     hub_model = "bert-base-cased"
     auto_class = AutoModelForTokenClassification
     pipeline_tag = "token-classification"
+    exported = ("logits",)
     kind = "tagger"
     best_metric = "f1"
     defaults: ClassVar[Mapping[str, Any]] = DEFAULTS["ner"]
@@ -202,6 +203,11 @@ class Tagging(LanguageModel[TaggingOptions]):
         names = self.known(self.names)
         kinds = kinds_of(names)
         return WordMetrics(names) if kinds is None else ThingMetrics(names, kinds)
+
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """[words, L]."""
+        logits: Tensor = outputs.logits[0]
+        return logits.float().softmax(-1)
 
     def review(self, split: str) -> TagMistakes:
         return TagMistakes(self.known(self.names), self._held_out[split], self._places[split], self.options.text_column)

@@ -34,6 +34,7 @@ WRITERS = {  # the only places that open a file for writing, and why
     "engine/record/writers.py": "TensorBoard and wandb write their logs themselves, in folders that directory.py checks for links",
     "engine/distributed/world.py": "/dev/null",
     "engine/console.py": "/dev/null",
+    "engine/task.py": "save_exported() of a model, in the folder that atomic.new_folder gives",
     "engine/commands/picture.py": "into a stream of the writer",
 }
 CALLS = {"write_text", "write_bytes", "savefig", "save_pretrained", "export_chrome_trace", "SummaryWriter", "touch", "copyfile",

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"record", "findings"},
     {"loop", "artifacts"},
     {"build", "finished"},
-    {"checks", "resume"},
+    {"checks", "resume", "exporting"},
     {"explain", "commands"},
     {"fit", "serving"},
 ]

@@ -1,0 +1,309 @@
+"""``export``: what is written is the model, or nothing is."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+
+import run
+from bench.toys import tiny
+from engine.exporting import compare, program
+from tests.toys.cli import command, fails
+
+CLOSE = 1e-4
+
+
+def call(model: Path, output: Path, *more: str) -> list[str]:
+    return ["export", str(model), "--output", str(output), *more]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """An exported model that is the model itself, for what surrounds it; ``int8`` and ``noise`` change what it says."""
+    change = SimpleNamespace(noise=0.0, int8=0.0)
+
+    class Fake(program.Called):
+        def __init__(self, model: Any, factor: float):
+            super().__init__(["input_ids", "attention_mask"], ["logits"])
+            self.model, self.factor = model, factor
+
+        def run(self, inputs: Any) -> Any:
+            logits = self.model(input_ids=inputs[0], attention_mask=inputs[1]).logits
+            return [logits + self.factor * torch.arange(logits.shape[-1])]
+
+    def write(kind: str, model: Any, inputs: Any, outputs: Any, folder: Path) -> Any:
+        (folder / program.FILES[kind]).write_bytes(b"graph")
+        return Fake(model, change.noise)
+
+    monkeypatch.setattr("engine.commands.export.write", write)
+    monkeypatch.setattr("engine.commands.export.quantise", lambda folder, called: Fake(called.model, change.int8))
+    return change
+
+
+def test_a_folder_with_all_that_is_used(project, tmp_path, capsys, fake):
+    assert run.main(call(project / "run", tmp_path / "out")) == 0
+    said = capsys.readouterr().out
+    assert "checked on 30 rows: probabilities differ by at most" in said and "rows a second, the model itself" in said
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"model.onnx", "config.json", "export.json", "tokenizer.json", "tokenizer_config.json"}
+    record = json.loads((tmp_path / "out/export.json").read_text())
+    assert record["checked"]["num_rows"] == 30 and record["checked"]["lost"] == 0 and record["padding"] == "right"
+    assert str(tmp_path) not in (tmp_path / "out/export.json").read_text() + (tmp_path / "out/config.json").read_text()
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("w1").input_ids == tiny.tokenizer()("w1").input_ids
+
+
+@pytest.mark.parametrize("noise", [1e-2, math.nan])
+def test_what_is_not_the_model_is_refused_and_nothing_is_left(project, tmp_path, capsys, fake, noise):
+    fake.noise = noise
+    code, line = fails(call(project / "run", tmp_path / "out"), capsys)
+    assert code == 4 and "what was exported is not the model: a probability differs by" in line and "eval.csv, row" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_that_loses_more_than_is_allowed_is_refused_with_its_numbers(project, tmp_path, capsys, fake):
+    fake.int8 = -50.0  # always the first class; the model itself always says the last
+    code, line = fails(call(project / "run", tmp_path / "out", "--int8", "--max-loss", "0.001"), capsys)
+    labels = [line.split(",")[1] for line in (project / "eval.csv").read_text().splitlines()[1:]]
+    before, after = labels.count("c") / 30, labels.count("a") / 30
+    assert code == 4 and f"--int8 makes accuracy worse by {before - after:.4f} ± 0." in line
+    assert f"({before:.4f} to {after:.4f} on 30 rows), above --max-loss 0.001; nothing is written" in line
+    assert list(tmp_path.iterdir()) == []
+    assert run.main(call(project / "run", tmp_path / "out", "--int8", "--max-loss", "0.9")) == 0
+
+
+def test_the_loss_and_its_error_are_those_of_the_rows(project, monkeypatch):
+    """Of an accuracy the jackknife over single rows is the standard error of a mean of differences, of each row."""
+    from engine.finished import open_model
+    from engine.model.layout import padded
+    from engine.task import held_out
+    from tasks import find
+
+    task, model, layout = open_model(str(project / "run"), find, device="cpu")
+    examples = held_out(task.examples())["eval"]
+    weights = torch.randn(3, generator=torch.Generator().manual_seed(1)) * 0.05
+
+    class Other(program.Called):
+        def run(self, inputs: Any) -> Any:
+            return [stock(input_ids=inputs[0], attention_mask=inputs[1]).logits + weights]
+
+    stock = task.load_model(str(project / "run")).eval()
+    plain = padded(stock, task.level)
+    monkeypatch.setattr(compare, "MOST_GROUPS", 30)
+    other = Other(["input_ids", "attention_mask"], ["logits"])
+    found = compare.compare(task, model, layout, other, plain, examples, "eval", "accuracy")
+    right = []
+    with torch.inference_mode():
+        for row in range(30):
+            batch = task.collate([examples[row]], plain)
+            label = int(batch.targets["labels"][0])
+            logits = stock(**batch.inputs).logits[0]
+            right.append((int(logits.argmax()) == label, int((logits + weights).argmax()) == label))
+    difference = np.array([float(a) - float(b) for a, b in right])
+    assert difference.std() > 0, "the test must see something"
+    assert found.lost == pytest.approx(difference.mean(), abs=1e-6)
+    assert found.standard_error == pytest.approx(difference.std(ddof=1) / math.sqrt(30), rel=1e-4)
+    assert (found.before, found.after) == pytest.approx(
+        (np.mean([a for a, _ in right]), np.mean([b for _, b in right])), abs=1e-6
+    )
+
+
+def test_groups_hold_every_row_once():
+    for number in (1, 2, 19, 20, 21, 30, 1000, 12345):
+        batches = compare.batches_of(number)
+        assert [row for rows in batches for row in rows] == list(range(number))
+        assert max(map(len, batches)) <= compare.ROWS and (len(batches) >= min(number, 20))
+
+
+def test_an_output_that_is_there_is_left_alone(project, tmp_path, capsys, fake):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name, words in (("out", "is there already"), ("link", "is there already"), ("none/out", "there is no such directory")):
+        code, line = fails(call(project / "run", tmp_path / name), capsys)
+        assert code == 2 and words in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [(["--int8", "--format", "torch"], 2, "--int8 is for --format onnx"), (["--max-loss", "-1"], 2, "--max-loss must be"),
+     (["--task", "reranker"], 2, "models of this task are not exported; those of classification, yelp, imdb, ner, embeddings are"),
+     (["a text"], 2, "export takes no texts")],
+)  # fmt: skip
+def test_what_is_refused(project, tmp_path, capsys, more, code, words):
+    found, line = fails(["export", "--model", str(project / "run"), "--output", str(tmp_path / "out"), *more], capsys)
+    assert found == code and words in line and list(tmp_path.iterdir()) == []
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(project, tmp_path, capsys, monkeypatch):
+    real = program.importlib.util.find_spec  # type: ignore[attr-defined]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "onnxruntime" else real(name, *a))
+    code, line = fails(call(project / "run", tmp_path / "out"), capsys)
+    assert code == 2 and "needs the package onnxruntime" in line and "'.[export]'" in line
+
+
+def test_the_tasks_that_are_listed_are_those_that_can():
+    from tasks import TASKS, find
+    from tasks.flags import ExportFlags
+
+    assert {name for name in TASKS if find(name).exported} == set(ExportFlags.tasks)
+
+
+# ------------------------------------------------------------------------------------------------------- the real thing
+
+
+def gpt2() -> GPT2ForSequenceClassification:
+    torch.manual_seed(0)
+    return GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=100,
+            n_positions=32,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            num_labels=3,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+        )
+    )
+
+
+def trained(folder: Path, model: Any, epochs: int = 1) -> Path:
+    tiny.save_model(folder / "model", model)
+    tiny.save_texts(folder, train=200, eval=60)
+    flags = command(
+        folder, "--learning-rate", "5e-3", "--batch-size", "8", "--precision", "fp32", "--output-dir", str(folder / "run")
+    )
+    flags[flags.index("--epochs") + 1] = str(epochs)
+    assert run.main(flags) == 0
+    return folder / "run"
+
+
+def texts_and_probabilities(folder: Path, model: Path) -> tuple[list[str], list[list[float]]]:
+    texts = [text for text, _ in tiny.texts(17, 9)]
+    (folder / "in.txt").write_text("".join(f"{text}\n" for text in texts))
+    assert (
+        run.main(
+            ["predict", str(model), "--input", str(folder / "in.txt"), "--output", str(folder / "p.jsonl"), "--device", "cpu"]
+        )
+        == 0
+    )
+    lines = [json.loads(line) for line in (folder / "p.jsonl").read_text().splitlines()]
+    return texts, [list(line["probabilities"].values()) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [tiny.bert, tiny.distilbert, gpt2])
+def test_another_program_gives_the_probabilities_of_predict(tmp_path, make):
+    """onnxruntime and the tokenizer that lies beside the model, in batches of any size and length; and torch's own program."""
+    import onnxruntime
+
+    model = trained(tmp_path, make())
+    assert run.main(call(model, tmp_path / "onnx")) == 0 and run.main(call(model, tmp_path / "torch", "--format", "torch")) == 0
+    texts, expected = texts_and_probabilities(tmp_path, model)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx/model.onnx"), providers=["CPUExecutionProvider"])
+    graph = torch.export.load(tmp_path / "torch/model.pt2").module()
+    names = [each.name for each in session.get_inputs()]
+    for size in (1, 4, 17):
+        for start in range(0, 17, size):
+            inputs = tokenizer(texts[start : start + size], padding=True, truncation=True, return_tensors="pt")
+            [logits] = session.run(["logits"], {name: inputs[name].numpy() for name in names})
+            [others] = graph(*(inputs[name] for name in names))
+            for found in (torch.from_numpy(logits), others):
+                p = found.softmax(-1)
+                assert (p - torch.tensor(expected[start : start + size])).abs().max() < CLOSE
+
+
+@pytest.mark.slow
+def test_real_int8_is_written_and_one_that_loses_more_is_refused(tmp_path, capsys):
+    """A weight so large that the steps of 8 bits between it and zero leave nothing of the others; its input is always 0."""
+    from safetensors.torch import load_file, save_file
+
+    model = trained(tmp_path, tiny.bert(dropout=0.0), 8)
+    assert run.main(call(model, tmp_path / "small", "--int8")) == 0
+    record = json.loads((tmp_path / "small/export.json").read_text())["checked"]
+    assert record["before"] > 0.8 and record["lost"] <= 0.01 and record["largest"] > 0
+    shutil.copytree(model, tmp_path / "odd", ignore=shutil.ignore_patterns("checkpoints"))
+    weights = load_file(tmp_path / "odd/model.safetensors")
+    for name in ("weight", "bias"):
+        weights[f"bert.encoder.layer.1.output.LayerNorm.{name}"][3] = 0
+    weights["bert.pooler.dense.weight"][:, 3] = 1e6
+    save_file(weights, tmp_path / "odd/model.safetensors", metadata={"format": "pt"})
+    assert run.main(call(tmp_path / "odd", tmp_path / "whole")) == 0, "the model itself is as good as it was"
+    code, line = fails(call(tmp_path / "odd", tmp_path / "lost", "--int8"), capsys)
+    assert code == 4 and "--int8 makes accuracy worse by 0." in line and "above --max-loss 0.01; nothing is written" in line
+    assert not (tmp_path / "lost").exists() and not list(tmp_path.glob(".tmp*"))
+    assert run.main(call(tmp_path / "odd", tmp_path / "lost", "--int8", "--max-loss", "1")) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("problem", "label"), [("multi_label", "a|b"), ("regression", "1.5")],
+)  # fmt: skip
+def test_other_problems(tmp_path, problem, label):
+    tiny.save_model(tmp_path / "model", tiny.distilbert())
+    for name in ("train", "eval"):
+        rows = "".join(f"{text},{'b' if problem == 'multi_label' and i % 2 else label if problem == 'multi_label' else i / 7}\n"
+                       for i, (text, _) in enumerate(tiny.texts(40, 1)))  # fmt: skip
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}")
+    assert (
+        run.main([*command(tmp_path, "--problem", problem, "--label-separator", "|", "--output-dir", str(tmp_path / "run"))])
+        == 0
+    )
+    assert run.main(call(tmp_path / "run", tmp_path / "onnx")) == 0
+    assert json.loads((tmp_path / "onnx/export.json").read_text())["checked"]["largest"] < CLOSE
+
+
+@pytest.mark.slow
+def test_tags_and_vectors(tmp_path):
+    """Of ner the tags of words, of embeddings the vectors that sentence-transformers' files make of the last hidden state."""
+    from transformers import BertConfig, BertForTokenClassification, BertModel
+
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "vocab_size": 100,
+        "max_position_embeddings": 32,
+    }
+    tiny.save_model(tmp_path / "tagger", BertForTokenClassification(BertConfig(**sizes)))
+    tiny.save_model(tmp_path / "encoder", BertModel(BertConfig(**sizes)))
+    rows = [
+        {"tokens": text.split(), "ner_tags": ["B-X" if word == "w0" else "O" for word in text.split()]}
+        for text, _ in tiny.texts(40)
+    ]
+    (tmp_path / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = [{"anchor": a, "positive": b} for (a, _), (b, _) in zip(tiny.texts(40, 1), tiny.texts(40, 2), strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    for task, model, name, more in (
+        ("ner", "tagger", "tags", ["--text-column", "tokens", "--label-column", "ner_tags"]),
+        ("embeddings", "encoder", "pairs", []),
+    ):
+        flags = [
+            "--train-file",
+            f"{tmp_path}/{name}.jsonl",
+            "--eval-file",
+            f"{tmp_path}/{name}.jsonl",
+            "--max-steps",
+            "3",
+            "--device",
+            "cpu",
+        ]
+        assert (
+            run.main(["--task", task, "--model", f"{tmp_path}/{model}", *flags, *more, "--output-dir", f"{tmp_path}/{task}"])
+            == 0
+        )
+        assert run.main(call(tmp_path / task, tmp_path / f"{task}-onnx")) == 0
+        assert json.loads((tmp_path / f"{task}-onnx/export.json").read_text())["checked"]["largest"] < CLOSE
+    assert (tmp_path / "embeddings-onnx/1_Pooling/config.json").exists()

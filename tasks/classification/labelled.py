@@ -77,6 +77,7 @@ class Labelled(TextTask[L]):
         self._weights: Tensor | None = None
         self.problem: str = options.problem
         self._held_out: dict[str, Dataset] = {}
+        self._said_calibrated = False
 
     # ---------------------------------------------------------------------------------------------------------- data
 
@@ -226,7 +227,8 @@ class Labelled(TextTask[L]):
 
     def metrics(self, split: str) -> ClassificationMetrics:
         names = self.known(self.labels).names
-        if self.calibration.temperature != 1:
+        if self.calibration.temperature != 1 and not self._said_calibrated:
+            self._said_calibrated = True
             note(f"calibrated: loss, ece and brier are those of the logits divided by {self.calibration.temperature:.4g}")
         return ClassificationMetrics(self.problem, names, self.calibration if self.is_finished else None)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from engine.data.tokens import TokenDataset, Tokens, cells_of, tokenize_now
 from engine.errors import DataError, ModelError, UsageError
 from engine.model.capabilities import counts_ends
 from engine.task import Examples, Row, held_out
+from tasks.classification.calibration import Calibration
 from tasks.classification.labelled import Labelled
 from tasks.classification.windows import Documents, check_stride, documents, of_whole_texts, pooled, texts_of
 from tasks.options import ClassificationOptions
@@ -158,6 +160,15 @@ class Classification(Labelled[ClassificationOptions]):
 
     def load_model(self, path: str) -> nn.Module:
         return self.with_room_for_the_tokens(super().load_model(path), path)
+
+    def save_exported(self, model: nn.Module, directory: Path) -> None:
+        super().save_exported(model, directory)
+        if self.calibration != Calibration():
+            note(
+                "the exported model gives logits: temperature and thresholds, under calibration in config.json, are yours to apply"
+            )
+        if not self.one_text:
+            note("the exported model reads a window: cutting a text, and pooling the logits of its windows, are yours to do")
 
     def evaluated(self, table: Dataset) -> Dataset:
         o = self.options

@@ -61,6 +61,18 @@ def test_a_folder_with_all_that_is_used(project, tmp_path, capsys, fake):
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("w1").input_ids == tiny.tokenizer()("w1").input_ids
 
 
+def test_what_is_left_to_whoever_calls_it_is_said(project, tmp_path, capsys, fake):
+    """A calibrated model's temperature stands in config.json and not in the graph; what evaluation says, it says once."""
+    shutil.copytree(project / "run", tmp_path / "run")
+    assert run.main(["evaluate", str(tmp_path / "run"), "--calibrate"]) == 0
+    capsys.readouterr()
+    assert run.main(call(tmp_path / "run", tmp_path / "out")) == 0
+    said = capsys.readouterr().err
+    assert said.count("calibrated: loss, ece and brier") == 1
+    assert "the exported model gives logits: temperature and thresholds" in said and "reads a window" not in said
+    assert json.loads((tmp_path / "out/config.json").read_text())["calibration"]["temperature"] > 0
+
+
 @pytest.mark.parametrize("noise", [1e-2, math.nan])
 def test_what_is_not_the_model_is_refused_and_nothing_is_left(project, tmp_path, capsys, fake, noise):
     fake.noise = noise

@@ -266,6 +266,14 @@ def test_a_text_without_a_token_is_named():
         documents(["w1 w2", "", "w3"], bare, 16, 4, "here", str)
 
 
+def test_an_exported_model_reads_a_window_and_that_is_said(folder, tmp_path, capsys):
+    """With the pooling of ours around it, it is the model."""
+    pytest.importorskip("onnxruntime")
+    assert run.main(["export", str(folder / "whole"), "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "checked on 90 rows" in said.out and "the exported model reads a window" in said.err
+
+
 def test_open_model_knows_the_windows(folder):
     task, _, _ = open_model(str(folder / "whole"), find, device="cpu")
     assert task.options.stride == 4 and task.options.window_pooling == "max" and not task.one_text

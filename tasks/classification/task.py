@@ -164,9 +164,7 @@ class Classification(Labelled[ClassificationOptions]):
     def save_exported(self, model: nn.Module, directory: Path) -> None:
         super().save_exported(model, directory)
         if self.calibration != Calibration():
-            note(
-                "the exported model gives logits: temperature and thresholds, under calibration in config.json, are yours to apply"
-            )
+            note("the exported model gives logits: temperature and thresholds, calibration in config.json, are yours to apply")
         if not self.one_text:
             note("the exported model reads a window: cutting a text, and pooling the logits of its windows, are yours to do")
 

@@ -266,6 +266,7 @@ def test_a_text_without_a_token_is_named():
         documents(["w1 w2", "", "w3"], bare, 16, 4, "here", str)
 
 
+@pytest.mark.slow
 def test_an_exported_model_reads_a_window_and_that_is_said(folder, tmp_path, capsys):
     """With the pooling of ours around it, it is the model."""
     pytest.importorskip("onnxruntime")

@@ -184,7 +184,7 @@ def folder(tmp_path_factory) -> Path:
     """A model, texts, and two runs: one that reads the texts whole, one that cuts them."""
     found = tmp_path_factory.mktemp("windows")
     tiny.save_model(found / "model", tiny.bert(dropout=0.0))
-    for seed, (name, number) in enumerate({"train": 240, "eval": 90}.items()):
+    for seed, (name, number) in enumerate({"train": 96, "eval": 90}.items()):
         with open(found / f"{name}.csv", "w", newline="") as stream:
             csv.writer(stream).writerows([("text", "label"), *long_texts(number, seed, longest=40)])
     for name, more in (("whole", ["--stride", "4", "--window-pooling", "max"]), ("cut", [])):
@@ -194,14 +194,19 @@ def folder(tmp_path_factory) -> Path:
 
 def command(folder: Path, model: str = "model") -> list[str]:
     return ["--task", "classification", "--model", str(folder / model), "--train-file", str(folder / "train.csv"), "--device",
-            "cpu", "--eval-file", str(folder / "eval.csv"), "--max-length", "16", "--epochs", "8", "--learning-rate",
+            "cpu", "--eval-file", str(folder / "eval.csv"), "--max-length", "16", "--epochs", "2", "--learning-rate",
             "1e-2", "--precision", "fp32", "--batching", "padded"]  # fmt: skip
 
 
-def test_what_stands_at_the_end_is_learned(folder, capsys):
-    """The word that decides is the last one, behind the cut of most texts."""
-    whole, cut = (json.loads((folder / name / "run.json").read_text())["metrics"]["eval_accuracy"] for name in ("whole", "cut"))
-    assert whole > 0.9 and cut < 0.7, (whole, cut)
+def test_what_stands_behind_the_cut_has_a_part_in_the_answer(folder):
+    """Long texts that differ in their last word alone: to a model that cuts them they are the same."""
+    long = [" ".join(["w9"] * 30 + [word]) for word in tiny.WORDS[:3]]
+    scores = {}
+    for name in ("whole", "cut"):
+        task, model, layout = open_model(str(folder / name), find, device="cpu")
+        scores[name] = np.array([list(found["probabilities"].values()) for found in task.predict(model, long, layout)])
+    assert (scores["cut"] == scores["cut"][0]).all()
+    assert all(np.abs(scores["whole"][i] - scores["whole"][j]).max() > 1e-4 for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_predict_and_evaluate_read_them_whole(folder, tmp_path, capsys):

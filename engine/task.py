@@ -230,6 +230,11 @@ class Task(ABC, Generic[O]):
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """One dictionary for each raw input, in order. ``model`` is in eval mode on its device; ``layout`` suits it."""
 
+    @property
+    def longest_input(self) -> int | None:
+        """The most tokens of an input that have a part in what is predicted of it; None: all have."""
+        return self.max_length
+
     def served(self) -> list[dict[str, Any]]:
         """An example of each form of input that ``serve`` takes, by column as ``inputs_of`` reads them.
 

@@ -50,7 +50,7 @@ class Pages:
         environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
         common: dict[str, Any] = {"name": name, "style": style, "has_token": has_token, "version": VERSION}
         self.page = environment.get_template("page.html").render(
-            common, script=script, kind=task.pipeline_tag, shape=shapes[0], cut=task.max_length, limits=limits,
+            common, script=script, kind=task.pipeline_tag, shape=shapes[0], cut=task.longest_input, limits=limits,
             call=json.dumps({"inputs": example}, ensure_ascii=False),
             told={"streams": streams, "lists": [name for name, value in shapes[0].items() if isinstance(value, list)]},
         )  # fmt: skip
@@ -84,7 +84,7 @@ def document(
     response = {"type": "object", "required": ["predictions"], "properties": {"predictions": found}}
     error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
     examples = {f"{number}": {"value": {"inputs": shape}} for number, shape in enumerate(shapes, start=1)}
-    cut = "" if task.max_length is None else f" The model reads at most {task.max_length} tokens of an input."
+    cut = "" if task.longest_input is None else f" The model reads at most {task.longest_input} tokens of an input."
     most = f"A body may have {limits.body} bytes, a request {limits.texts} inputs, an input {limits.characters} characters"
     longest = f"a list in it {MOST_ENTRIES} entries; an answer comes within {limits.seconds:g} seconds, or none.{cut}"
     answered = {str(status): {"description": what, "content": content(error)} for status, what in STATUSES.items()}

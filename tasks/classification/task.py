@@ -187,6 +187,10 @@ class Classification(Labelled[ClassificationOptions]):
             return list(texts)
         return list(zip(texts, checked_texts(rows[o.text_pair_column], "the input"), strict=True))
 
+    @property
+    def longest_input(self) -> int | None:
+        return self.max_length if self.one_text else None
+
     def served(self) -> list[dict[str, Any]]:
         o, examples = self.options, ("The food was good.", "It tasted fine.")
         return [dict(zip(filter(None, (o.text_column, o.text_pair_column)), examples, strict=False))]

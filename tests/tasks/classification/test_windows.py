@@ -283,3 +283,4 @@ def test_an_exported_model_reads_a_window_and_that_is_said(folder, tmp_path, cap
 def test_open_model_knows_the_windows(folder):
     task, _, _ = open_model(str(folder / "whole"), find, device="cpu")
     assert task.options.stride == 4 and task.options.window_pooling == "max" and not task.one_text
+    assert task.longest_input is None and open_model(str(folder / "cut"), find, device="cpu")[0].longest_input == 16

@@ -112,10 +112,14 @@ def pieces_of(table: Dataset, names: Sequence[str]) -> Iterator[tuple[int, Seque
 
     Arrow finds equal cells in a fraction of the time that Python needs; it is asked where its idea of equal is Python's.
     """
+    import datasets
     import pyarrow
 
-    kind = table.data.schema.field(names[0]).type
-    is_plain = pyarrow.types.is_string(kind) or pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind)
+    kind, feature = table.data.schema.field(names[0]).type, table.features[names[0]]
+    is_kept_so = isinstance(feature, datasets.Value | datasets.ClassLabel)  # the text of another one is more than a text
+    is_plain = is_kept_so and (
+        pyarrow.types.is_string(kind) or pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind)
+    )
     if len(names) == 1 and is_plain:
         column = table.select_columns(list(names)).with_format("arrow")
         for start in range(0, len(table), PIECE):

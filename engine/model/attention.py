@@ -102,7 +102,7 @@ class _PackedAttention(torch.autograd.Function):
         for n, (qs, ks, vs, os), (p, bits), (a, b) in segments(q, k, v, out, pairs=(p_all, bits_all)):
             _product(qs, ks.mT, scale, a, None if bias is None else bias[:n, :n])
             torch._softmax(a, -1, False, out=p)
-            drop(p, keep(bits, dropout, b), out=a)
+            drop(p, keep(bits, dropout, b), dropout, out=a)
             _product(a, vs, 1 / (1 - dropout), os)
         ctx.save_for_backward(q, k, v, p_all, bits_all)
         ctx.bounds, ctx.dropout, ctx.scale = bounds, dropout, scale
@@ -117,9 +117,9 @@ class _PackedAttention(torch.autograd.Function):
         rows, pairs = (q, k, v, gradient, dq, dk, dv), (p_all, bits_all)
         for _, (qs, ks, vs, gs, dqs, dks, dvs), (p, bits), (dp, a, b) in segments(*rows, pairs=pairs):
             mask = keep(bits, ctx.dropout, b)
-            _product(drop(p, mask, out=a).mT, gs, c, dvs)
+            _product(drop(p, mask, ctx.dropout, out=a).mT, gs, c, dvs)
             _product(gs, vs.mT, 1.0, dp)
-            drop(dp, mask, out=dp)
+            drop(dp, mask, ctx.dropout, out=dp)
             torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=a)
             _product(a, ks, c * ctx.scale, dqs)
             _product(a.mT, qs, c * ctx.scale, dks)

@@ -30,18 +30,30 @@ def random_bits(num_elements: int) -> Tensor:
     return words.view(torch.int16)[:num_elements]
 
 
+def lowest_kept(p: float) -> int:
+    """Elements whose 16 bits are at least this number are kept; never so many that none is, whatever ``p`` below 1."""
+    return min(round(p * 2 * HALF), 2 * HALF - 1) - HALF
+
+
 def keep(bits: Tensor, p: float, out: Tensor) -> Tensor:
-    """What ``drop`` takes: ``out``, of the bits' shape and the data's type, positive where an element is kept."""
-    scores = out if out.dtype == torch.float32 else torch.empty(out.shape)  # half precision would round across the boundary
-    scores.copy_(bits).sub_(round(p * 2 * HALF) - HALF - 0.5)
-    return out if scores is out else out.copy_(scores)
+    """What ``drop`` takes, written into ``out``, which has the bits' shape and the data's type.
+
+    For two-byte types 1 or 0 as integers, else the bits as numbers: what one vectorised kernel can then use.
+    """
+    if out.element_size() == 2:
+        torch.ge(bits, lowest_kept(p), out=out.view(torch.int16))
+        return out
+    return out.copy_(bits)
 
 
-def drop(x: Tensor, kept: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """``x`` where ``kept`` is positive, else 0; not rescaled. One vectorised kernel: a boolean mask takes four times it."""
+def drop(x: Tensor, kept: Tensor, p: float, *, out: Tensor | None = None) -> Tensor:
+    """``x`` where an element is kept, else 0; not rescaled. One vectorised kernel: a boolean mask takes four times it."""
     if out is None:
         out = torch.empty_like(x)
-    torch.ops.aten.threshold_backward.grad_input(x, kept, 0, grad_input=out)
+    if x.element_size() == 2:  # the bits of the number, times 1 or 0: half the memory, and no conversion to float32 and back
+        torch.mul(x.view(torch.int16), kept.view(torch.int16), out=out.view(torch.int16))
+    else:
+        torch.ops.aten.threshold_backward.grad_input(x, kept, lowest_kept(p) - 0.5, grad_input=out)
     return out
 
 
@@ -53,13 +65,13 @@ class _Dropout(torch.autograd.Function):
         bits = random_bits(x.numel()).view(x.shape)
         ctx.save_for_backward(bits)
         ctx.p = p
-        return drop(x, keep(bits, p, torch.empty_like(x))).mul_(1 / (1 - p))
+        return drop(x, keep(bits, p, torch.empty_like(x)), p).mul_(1 / (1 - p))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (bits,) = ctx.saved_tensors
         kept = keep(bits, ctx.p, torch.empty_like(gradient))
-        return drop(gradient, kept).mul_(1 / (1 - ctx.p)), None
+        return drop(gradient, kept, ctx.p).mul_(1 / (1 - ctx.p)), None
 
 
 class FastDropout(nn.Dropout):

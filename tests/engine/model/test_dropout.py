@@ -93,13 +93,24 @@ def test_bits_are_uniform_over_all_their_values():
     assert abs((((counts - expected) ** 2) / expected).sum().item() - 65535) < 5 * (2 * 65535) ** 0.5
 
 
-def test_values_that_are_nought_or_not_finite_stay_what_they_are():
-    x = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, -1.0])
-    bits = torch.full((6,), 32767, dtype=torch.int16)
-    torch.testing.assert_close(drop(x, keep(bits, 0.5, torch.empty(6))), x, equal_nan=True)
-    assert not drop(
-        torch.tensor([torch.inf, torch.nan]), keep(torch.full((2,), -32768, dtype=torch.int16), 0.5, torch.empty(2))
-    ).any()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_values_that_are_nought_or_not_finite_stay_what_they_are(dtype):
+    x = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, -1.0], dtype=dtype)
+    for bits, expected in ((32767, x), (-32768, torch.zeros_like(x))):
+        kept = keep(torch.full((6,), bits, dtype=torch.int16), 0.5, torch.empty_like(x))
+        out = drop(x, kept, 0.5)
+        torch.testing.assert_close(out, expected, equal_nan=True)
+        assert torch.equal(out.signbit(), expected.signbit())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("p", "num_kept"), [(1e-9, 65536), (0.1, 58982), (0.5, 32768), (0.99999, 1), (1 - 1e-9, 1)])
+def test_of_all_bits_as_many_are_kept_as_the_probability_says(dtype, p, num_kept):
+    """Each of the 65,536 values once: the same are kept in all types, and the boundary is not rounded away."""
+    bits = torch.arange(-32768, 32768, dtype=torch.int16)
+    x = torch.ones(65536, dtype=dtype)
+    out = drop(x, keep(bits, p, torch.empty_like(x)), p)
+    assert int(out.sum(dtype=torch.float64)) == num_kept and out[-num_kept:].all(), "the highest ones"
 
 
 def test_a_models_dropouts_are_replaced_and_its_parameters_keep_their_names():

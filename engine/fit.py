@@ -150,7 +150,9 @@ def train_all(
             if config.overwrite
             else world.on_main_rank(lambda: Writers(config, run.directory, run.state.step, run.writer_states, rng_untouched))
         )
-        with run.stop, run.saving(), profiling(run, config.profile if world.is_main else None):
+        called_whole = setup.graphs or config.compile
+        looked_at = config.profile if world.is_main else None
+        with run.stop, run.saving(), profiling(run, looked_at, None if called_whole else setup.state.model):
             finish_evaluation(run, setup)
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)

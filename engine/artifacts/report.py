@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
+from engine.artifacts.chart import MOST_CHARTS, Chart, chart, cut, drawable
 from engine.artifacts.document import RunDocument
-from engine.checked import expect, expect_each, open_regular, parse_object, read_bytes
+from engine.artifacts.profiled import boxes, operations, profiled, read_profile
+from engine.checked import open_regular
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import DataError
@@ -32,15 +33,13 @@ from engine.record.figures import by_set, figures_in_line, figures_in_metrics
 from engine.record.log import Log, LogLine, read_log
 from engine.settings.fields import with_defaults
 
-Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
 NUM_BARS = 30
 DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # a terminal, or a text's direction
 NO_LOG = Log()
 PROFILE, MISTAKES = "profile/profile.json", "errors.csv"  # of a run: what --profile and a task's review() have found
 SLICES = "errors.slices.csv"  # beside it
-NUM_MISTAKES, LONGEST_TEXT, NUM_SLICES = 10, 600, 30  # shown, of those in the file; characters
+NUM_MISTAKES, NUM_SLICES = 10, 30  # shown, of those in the file
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
-MOST_CHARTS = 100  # of metrics, or of phases; a task has a handful
 MOST_CLASSES = 200  # in the table
 TAKEN = "as "  # begins the name of a figure of a class: how many of its rows were taken for that class
 CONFUSION = "Confusion: how many rows of each class were taken for which"
@@ -90,35 +89,6 @@ def read_mistakes(path: Path) -> list[list[str]]:
         raise DataError(f"{path} is not what evaluate --errors writes ({error}): remove it, or write it anew") from error
 
 
-def read_profile(path: Path) -> dict[str, Any] | None:
-    """profile/profile.json; None without one. Raises DataError."""
-    try:
-        return checked_profile(parse_object(read_bytes(path)))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is not what --profile writes ({error}): remove it") from error
-
-
-def checked_profile(found: dict[str, Any]) -> dict[str, Any]:
-    """The profile, of whose steps each has the same phases. Raises ValueError for what ``--profile`` does not write."""
-    expect(found, "device", str)
-    steps, rows = (expect(found, name, list) for name in ("steps", "operations"))
-    if not steps or not all(isinstance(each, dict) for each in (*steps, *rows)):
-        raise ValueError("it has no steps, or not only records")
-    for step in steps:
-        expect(step, "step", int)
-        for name in ("phases", "memory_gb"):
-            expect_each(name, expect(step, name, dict), float)
-        if step["phases"].keys() != steps[0]["phases"].keys():
-            raise ValueError("its steps have other phases each")
-    for row in rows:
-        expect(row, "name", str)
-        for name in ("milliseconds", "calls", "share"):
-            expect(row, name, float)
-    return found
-
-
 def render(records: Sequence[Record]) -> str:
     """The page for one run, or for several laid over each other."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -130,6 +100,8 @@ def render(records: Sequence[Record]) -> str:
         sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
         tables=tables(only) if only else comparison(records),
         confusion=CONFUSION,
+        advice=only.profile.get("advice", []) if only and only.profile else [],
+        flame=boxes(only.profile) if only and only.profile else [],
         commands=[command for record in records if (command := record.document.command)],
     )
     return DRIVING.sub("\ufffd", page)
@@ -217,20 +189,6 @@ def slice_table(findings: Findings) -> tuple[str, list[str], list[list[str]]]:
     return f"Slices{of_rows(findings.about)}: Fisher's exact test against all other rows, Holm's correction", heads, rows
 
 
-def operations(profile: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows) of the profiled steps."""
-    columns = ["own time, without what it calls", "ms a step", "calls a step", "% of the wall clock"]
-    return columns, [
-        [cut(row["name"]), f"{row['milliseconds']:.2f}", f"{row['calls']:.1f}", f"{100 * row['share']:.1f}"]
-        for row in profile["operations"][:MOST_CHARTS]
-    ]
-
-
-def cut(text: str) -> str:
-    """At most so many characters as a page can show of one text."""
-    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " ..."
-
-
 def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Final figures side by side, and the settings in which the runs differ: what an older one does not have is its default."""
     names = list(dict.fromkeys(name for record in records for name in record.document.metrics or {}))
@@ -244,25 +202,6 @@ def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[lis
 
 
 # ---------------------------------------------------------------------------------------------------------------- charts
-
-
-def drawable(charts: Sequence[Chart]) -> list[Chart]:
-    """The charts with something to draw: a single point is no curve (the tiles have its value), and no point no chart.
-
-    A number that JSON does not have would end the page's drawing: such points are left out.
-    """
-    kept = []
-    for each in charts:
-        finite = [
-            series | {"points": [point for point in series["points"] if None not in point and all(map(math.isfinite, point))]}
-            for series in each["series"]
-        ]
-        kept.append(each | {"series": [series for series in finite if series["points"]]})
-    return [chart for chart in kept if any(len(series["points"]) > 1 for series in chart["series"])]
-
-
-def chart(title: str, unit: str, series: Mapping[str, list[list[float]]], **more: Any) -> Chart:
-    return {"title": title, "unit": unit, "x": "step", "series": [{"name": n, "points": p} for n, p in series.items()], **more}
 
 
 def sections(records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
@@ -345,21 +284,6 @@ def single(record: Record) -> list[Chart]:
         points = [[x, y] for x, y in zip(middles, lengths["counts"], strict=True)]
         charts.append(chart("Lengths", "training examples", {"examples": points}, bars=True, x="tokens"))
     return charts
-
-
-def profiled(profile: Mapping[str, Any]) -> list[Chart]:
-    """The steps that --profile has looked at, one by one."""
-    steps = profile["steps"]
-    phases = {name: [[step["step"], 1000 * step["phases"][name]] for step in steps]
-              for name in islice(steps[0]["phases"], MOST_CHARTS)}  # fmt: skip
-    measured = dict.fromkeys(name for step in steps for name in step["memory_gb"])  # after a step's own: a recorded one has few
-    memory = {f"after {name}": [[step["step"], step["memory_gb"].get(name)] for step in steps]
-              for name in islice(measured, MOST_CHARTS)}  # fmt: skip
-    where = "allocated" if profile["device"] == "cuda" else "resident"
-    return [
-        chart("Profiled steps", "ms, by phase", phases, stacked=True),
-        chart("Memory in the profiled steps", f"GiB {where}", memory),
-    ]
 
 
 def histogram(lengths: np.ndarray) -> dict[str, list[float]]:

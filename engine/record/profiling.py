@@ -2,8 +2,9 @@
 
 After three steps to get warm, N steps run under torch.profiler. What comes of it stands in ``profile/`` of the run:
 ``trace.json`` for chrome://tracing or ui.perfetto.dev, and ``profile.json``, from which the report draws the phases of each
-step, the memory after each phase, and the operations that took longest. The loop knows nothing of this: the clock's phases
-are where it looks from. Inside the window the host waits for the device after each step, and nowhere else.
+step, the memory after each phase and what holds it, the time of each module (modules.py), and the operations that took
+longest. The loop knows nothing of this: the clock's phases are where it looks from. Inside the window the host waits for the
+device after each step, and nowhere else. Next: advice.py, what follows from it.
 """
 
 from __future__ import annotations
@@ -13,31 +14,38 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from engine import atomic
 from engine.clock import BETWEEN_STEPS, PHASES
 from engine.console import note
 from engine.memory.usage import memory_gb
+from engine.record import modules
+from engine.record.advice import advice, kinds
 from engine.record.run import Run
 
 WARM_UP = 3  # steps before the window; in the last of them the profiler gets ready
-NUM_OPERATIONS = 10
+NUM_OPERATIONS, NUM_MODULES = 10, 10  # in the tables
 FOLDER = "profile"  # of the run
 
 
 @contextmanager
-def profiling(run: Run, num_steps: int | None) -> Iterator[None]:
-    """Look at ``num_steps`` steps of what runs inside; None: at nothing, and nothing is touched."""
+def profiling(run: Run, num_steps: int | None, model: nn.Module | None) -> Iterator[None]:
+    """Look at ``num_steps`` steps of what runs inside; None: at nothing, and nothing is touched.
+
+    ``model``: whose modules are told apart; None where their forward passes are not called one by one, as in a compiled
+    or recorded step.
+    """
     if num_steps is None:
         yield
         return
-    window = Window(run, num_steps)
+    window = Window(run, num_steps, model)
     run.state.clock.watch = window.phase
     try:
         yield
@@ -49,14 +57,16 @@ def profiling(run: Run, num_steps: int | None) -> Iterator[None]:
 class Window:
     """What ``clock.watch`` is meanwhile: told of every phase, it finds the steps, since each begins with its data."""
 
-    def __init__(self, run: Run, num_steps: int):
+    def __init__(self, run: Run, num_steps: int, model: nn.Module | None):
         self.run, self.clock, self.directory, self.num_steps = run, run.state.clock, run.directory / FOLDER, num_steps
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it tells of its stages on stderr else
         device = [ProfilerActivity.CUDA] if run.state.device.type == "cuda" else []
         self.profiler = profile(activities=[ProfilerActivity.CPU, *device], acc_events=True)
+        self.model, self.spans = model, ExitStack()
         self.step, self.is_over = 0, False  # steps of this process
         self.steps: list[dict[str, Any]] = []
         self.memory: dict[str, float] = {}  # after each phase of this step
+        self.with_gradients: list[str] = []  # the phases after which there are some
         self.before: dict[str, float] = {}
         self.began = 0.0
 
@@ -72,14 +82,31 @@ class Window:
             yield
         if self.began and name in PHASES:
             self.memory[name] = memory_gb(self.clock.device)
+            if self.run.state.parameters[-1].grad is not None:
+                self.with_gradients.append(name)
 
     def begin_step(self) -> None:
         self.step += 1
         if self.step in (WARM_UP, WARM_UP + 1):
             with self.run.paused("profiling"):
-                self.profiler.prepare_trace() if self.step == WARM_UP else self.profiler.start_trace()
+                self.profiler.prepare_trace() if self.step == WARM_UP else self.start()
         if self.step > WARM_UP:
             self.before, self.began = self.clock.read(), time.perf_counter()
+
+    def start(self) -> None:
+        if self.model is not None:
+            self.spans.enter_context(modules.spans_of(self.model))
+        self.profiler.start_trace()
+
+    def held_gb(self) -> dict[str, float]:
+        """GiB of this rank's weights, gradients and optimizer state; what is beside them is activations, and what passes."""
+        state = self.run.state
+        found: dict[str, Sequence[Tensor]] = {
+            "weights": [*state.model.parameters(), *state.model.buffers()],
+            "gradients": state.parameters,  # each of its parameter's size and type
+            "optimizer": [t for each in state.optimizer.state.values() for t in each.values() if isinstance(t, Tensor)],
+        }
+        return {name: sum(local_bytes(tensor) for tensor in tensors) / 2**30 for name, tensors in found.items()}
 
     def end_step(self) -> None:
         if not self.began:
@@ -87,8 +114,9 @@ class Window:
         now = self.clock.read()  # waits for the device, so that the step has its own work and no other's
         phases = {name: now[name] - self.before[name] for name in PHASES}
         seconds = time.perf_counter() - self.began
-        self.steps.append({"step": self.run.state.step, "seconds": seconds, "phases": phases, "memory_gb": self.memory})
-        self.memory, self.began = {}, 0.0
+        memory = {"memory_gb": self.memory, "with_gradients": self.with_gradients}
+        self.steps.append({"step": self.run.state.step, "seconds": seconds, "phases": phases} | memory)
+        self.memory, self.with_gradients, self.began = {}, [], 0.0
         if len(self.steps) == self.num_steps:
             self.stop()
 
@@ -97,6 +125,7 @@ class Window:
         if self.is_over:
             return
         self.is_over, self.clock.watch = True, nullcontext
+        self.spans.close()
         if self.step > WARM_UP:
             with self.run.paused("profiling"):
                 self.profiler.stop_trace()
@@ -115,12 +144,18 @@ class Window:
 
     def write(self) -> None:
         wall, on_device = sum(step["seconds"] for step in self.steps), self.clock.device.type == "cuda"
-        found = {
+        averages, events = self.profiler.key_averages(), self.profiler.events() or []
+        own = modules.own_times(events, on_device=on_device) if self.model is not None else {}
+        found: dict[str, Any] = {
             "device": self.clock.device.type,
             "steps": self.steps,
-            "operations": hottest(self.profiler.key_averages(), len(self.steps), wall, on_device=on_device),
+            "operations": hottest(averages, len(self.steps), wall, on_device=on_device),
+            "modules": modules.with_parts(own, self.model, len(self.steps), wall) if self.model is not None else [],
+            "held_gb": self.held_gb(),
             "busy": busy(self.kernels(), wall) if on_device else None,
+            "kinds": kinds(averages, wall, on_device=on_device),
         }
+        found["advice"] = advice(found, self.run.total.padding_waste)
         self.directory.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=atomic.FOLDER, dir=self.directory) as folder:
             self.profiler.export_chrome_trace(f"{folder}/trace.json")
@@ -136,6 +171,12 @@ class Window:
             for event in self.profiler.events() or []
             if event.device_type.name == "CUDA" and not event.is_user_annotation
         ]
+
+
+def local_bytes(tensor: Tensor) -> int:
+    """Of a sharded tensor, this rank's part."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part.numel() * part.element_size()
 
 
 def hottest(averages: Sequence[Any], num_steps: int, wall: float, *, on_device: bool) -> list[dict[str, Any]]:
@@ -181,4 +222,9 @@ def text_of(found: dict[str, Any]) -> str:
     lines.append(f"  {'own time of the hottest operations':<60} ms/step  calls/step  of wall")
     for row in found["operations"]:
         lines.append(f"  {row['name'][:58]:<60} {row['milliseconds']:>7.2f} {row['calls']:>11.1f}  {row['share']:>7.1%}")
+    if found["modules"]:
+        lines.append(f"  {'own time by module, forward and backward, of all layers':<60} ms/step     modules  of wall")
+    for name, count, own in modules.over_layers(found["modules"], NUM_MODULES):
+        lines.append(f"  {name[-58:]:<60} {own:>7.2f} {count:>11}  {own * num_steps / 1000 / wall:>7.1%}")
+    lines += [f"  advice: {line}" for line in found["advice"]]
     return "\n".join(lines)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bench.toys import tiny
-from engine.artifacts.report import record_in
+from engine.artifacts.directory import read_run
+from engine.artifacts.report import record_in, render
 from engine.clock import BETWEEN_STEPS, PHASES, Clock
 from engine.config import TrainConfig
 from engine.errors import DataError, DivergedError, UsageError
@@ -58,6 +59,18 @@ def test_the_window(tmp_path, capsys):
         spans = [event for event in trace if event.get("name") == row["name"] and event.get("cat") == "cpu_op"]
         assert len(outermost(spans)) == 4 * row["calls"]
         assert 1000 * 4 * row["milliseconds"] <= sum(event["dur"] for event in spans) * 1.001, "own time is no more than all"
+    whole, *parts = found["modules"]
+    assert whole["name"] == "" and {"bert.encoder.layer.0.attention", "bert.encoder.layer.1.attention", "classifier"} <= {
+        row["name"] for row in parts
+    }
+    assert min(whole["forward"], whole["backward"]) > 0 and whole["share"] < 1
+    assert "bert.encoder.layer.*.attention.self " in out, "of all layers together"
+    assert found["held_gb"]["optimizer"] == pytest.approx(2 * found["held_gb"]["gradients"], rel=1e-3), "AdamW's two moments"
+    assert all(step["with_gradients"] == ["backward", "clip"] for step in found["steps"])
+    assert found["advice"] and all(f"  advice: {line}" in out for line in found["advice"])
+    page = render([record_in(tmp_path / "run", read_run(tmp_path / "run"), "run")])
+    assert 'title="bert.encoder.layer.1.attention: forward ' in page and "What the profile suggests" in page
+    assert "Memory by what holds it" in page
     times = [row["milliseconds"] for row in found["operations"]]
     assert len(times) == 10 and times == sorted(times, reverse=True)
 

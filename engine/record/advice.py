@@ -1,0 +1,65 @@
+"""What a profile suggests: a line for each finding, with the flag to try. A pure function of what was measured.
+
+What each was worth where it was tried stands in docs/performance.md ("Advice, measured").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.clock import PHASES
+
+PRODUCTS = {
+    f"aten::{name}"
+    for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "_addmm_activation", "convolution_backward", "mkldnn_convolution")
+} | {"aten::cudnn_convolution", "mkldnn::_linear_pointwise"}
+RANDOM = {"aten::bernoulli_", "aten::native_dropout", "aten::random_"}
+WAITING, PADDING, RANDOM_NUMBERS, UPDATE, LOGGING = 0.1, 0.2, 0.1, 0.25, 0.05  # shares from which they are worth a line
+BUSY = 0.7  # the share below which
+
+
+def kinds(averages: Sequence[Any], wall: float, *, on_device: bool) -> dict[str, float]:
+    """Shares of the wall clock (seconds): matrix ``products``, drawing ``random`` numbers. ``averages``: the profiler's."""
+    found = {"products": 0.0, "random": 0.0}
+    for event in averages:
+        if event.device_type.name != "CPU":
+            continue  # the kernels themselves, whose times the operations have, too
+        own = (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6 / wall
+        for name, members in (("products", PRODUCTS), ("random", RANDOM)):
+            found[name] += own if event.key in members else 0.0
+    return found
+
+
+def advice(profile: Mapping[str, Any], padding: float) -> list[str]:
+    """The lines. ``profile``: as in profile.json; ``padding``: the share of the run's computed tokens that were padding."""
+    steps, shares = profile["steps"], profile["kinds"]
+    wall = sum(step["seconds"] for step in steps)
+    spent = {name: sum(step["phases"].get(name, 0.0) for step in steps) / wall for name in PHASES}
+    update, busy = spent["clip"] + spent["optimizer"], profile["busy"]
+    found = {
+        f"a step waits for its batch {spent['data']:.0%} of the time: --workers 2 prepares batches beside the training": (
+            spent["data"] >= WAITING
+        ),
+        f"{padding:.0%} of the computed tokens are padding: --batching packed computes none; where a model cannot be packed, "
+        "--batching bucketed computes less": padding >= PADDING,
+        f"drawing dropout's random numbers takes {shares['random']:.0%}: packed batches draw fewer bits, and faster": (
+            shares["random"] >= RANDOM_NUMBERS and profile["device"] == "cpu"
+        ),
+        f"clipping and optimizer take {update:.0%}, as long for a small batch as for a large one: a larger --batch-size or "
+        "--accumulation-steps has fewer of them, and trains differently; --freeze or --lora makes them small": update >= UPDATE,
+        f"reading the loss and writing the log takes {spent['log']:.0%}: a larger --log-steps does it less often": (
+            spent["log"] >= LOGGING
+        ),
+    }
+    if busy:
+        found[
+            f"the device is idle {1 - busy['share']:.0%} of the time, waiting for kernels: --cuda-graph on or --compile "
+            "launches fewer, a larger --batch-size gives each more to do"
+        ] = busy["share"] < BUSY
+    if (products := shares["products"]) > 0:
+        found[
+            f"nothing stands out. Matrix products are {products:.0%} of the time: if all else cost nothing, a step would be "
+            f"{1 / products:.2f} times as fast"
+        ] = not any(found.values())
+    return [line for line, holds in found.items() if holds]

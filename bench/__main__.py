@@ -36,6 +36,10 @@ COMMANDS = {
     "parity": ("bench.quality.parity", "equal to Trainer on real text, number for number"),
     "quality": ("bench.quality.seeds", "does packing, or bf16, cost accuracy? Several seeds, review by review"),
     "gain": ("bench.quality.gain", "does contrastive training find more of the held-out pairs?"),
+    "advice": (
+        "bench.quality.advice",
+        "what the advice of --profile is worth: each line taken, beside the run that was told it",
+    ),
     "errors": ("bench.quality.errors", "what a model of real reviews gets wrong: calibration, slices, wrong labels"),
     "sample": ("bench.quality.sample", "how hard the synthetic Yelp sample is"),
     "tutorials": ("bench.quality.tutorials", "the tutorials as a newcomer types them: what comes out, how long it takes"),

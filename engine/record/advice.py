@@ -15,7 +15,7 @@ PRODUCTS = {
     for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "_addmm_activation", "convolution_backward", "mkldnn_convolution")
 } | {"aten::cudnn_convolution", "mkldnn::_linear_pointwise"}
 RANDOM = {"aten::bernoulli_", "aten::native_dropout", "aten::random_"}
-WAITING, PADDING, RANDOM_NUMBERS, UPDATE, LOGGING = 0.1, 0.2, 0.1, 0.25, 0.05  # shares from which they are worth a line
+WAITING, PADDING, RANDOM_NUMBERS, UPDATE = 0.1, 0.2, 0.1, 0.25  # shares from which they are worth a line
 BUSY = 0.7  # the share below which
 
 
@@ -48,14 +48,12 @@ def advice(profile: Mapping[str, Any], padding: float) -> list[str]:
         ),
         f"clipping and optimizer take {update:.0%}, as long for a small batch as for a large one: a larger --batch-size or "
         "--accumulation-steps has fewer of them, and trains differently; --freeze or --lora makes them small": update >= UPDATE,
-        f"reading the loss and writing the log takes {spent['log']:.0%}: a larger --log-steps does it less often": (
-            spent["log"] >= LOGGING
-        ),
     }
     if busy:
+        fewer = "--compile" if spent["graph"] else "--cuda-graph on, or --compile,"
         found[
-            f"the device is idle {1 - busy['share']:.0%} of the time, waiting for kernels: --cuda-graph on or --compile "
-            "launches fewer, a larger --batch-size gives each more to do"
+            f"the device is idle {1 - busy['share']:.0%} of the time, waiting for kernels: {fewer} launches fewer, a larger "
+            "--batch-size gives each more to do"
         ] = busy["share"] < BUSY
     if (products := shares["products"]) > 0:
         found[

@@ -26,19 +26,21 @@ def profile(device="cpu", busy=None, random=0.0, products=0.8, **phases):
         (profile(random=0.5, device="cuda"), 0.0, None),
         (profile(clip=0.1, optimizer=0.4), 0.0, "clipping and optimizer take 25%"),
         (profile(clip=0.1, optimizer=0.39), 0.0, None),
-        (profile(log=0.1), 0.0, "reading the loss and writing the log takes 5%: a larger --log-steps"),
-        (profile(busy={"share": 0.69}), 0.0, "the device is idle 31% of the time"),
+        (profile(busy={"share": 0.69}), 0.0, "the device is idle 31% of the time, waiting for kernels: --cuda-graph on, or"),
+        (profile(busy={"share": 0.69}, graph=1.0), 0.0, "the device is idle 31% of the time, waiting for kernels: --compile la"),
         (profile(busy={"share": 0.7}), 0.0, None),
     ],
 )
 def test_each_line(found, padding, wanted):
     [line] = advice(found, padding)
-    assert line.startswith(wanted or "nothing stands out. Matrix products are 80% of the time: if all else cost nothing, a step")
+    assert line.startswith(
+        wanted or "nothing stands out. Matrix products are 80% of the time: if all else cost nothing, a step"
+    )
     assert wanted or line.endswith("1.25 times as fast")
 
 
 def test_several_at_once_and_none():
-    lines = advice(profile(data=0.4, log=0.2), 0.5)
+    lines = advice(profile(data=0.4, optimizer=0.6), 0.5)
     assert len(lines) == 3 and not any(line.startswith("nothing") for line in lines)
     assert advice(profile(products=0.0), 0.0) == [], "nothing was seen of products: nothing is said of them"
 

@@ -23,9 +23,9 @@ from engine.commands.flags import EnvConfig
 from engine.console import printable, say
 from engine.data.cache import cache_folder
 from engine.errors import UsageError
+from engine.installed import IS_CHECKOUT, ROOT
 from engine.settings.fields import user_path
 
-ROOT = Path(__file__).parent.parent.parent
 VARIABLES = (  # what they are set to is no secret
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG",
     "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "PLAINLOOP_CACHE",
@@ -62,6 +62,8 @@ def report(output: Path) -> Iterator[tuple[str, str]]:
 
 def commit() -> str:
     """``, commit 1a2b3c4, with changes``; "" where this is no clone or git is not there."""
+    if not IS_CHECKOUT:  # a repository around it would be somebody else's
+        return ", installed as a package"
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

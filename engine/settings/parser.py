@@ -27,6 +27,7 @@ from engine import VERSION
 from engine.checked import TwiceError, each_once, parse_json
 from engine.console import is_main_process, note
 from engine.errors import UsageError
+from engine.installed import program as started_by
 from engine.settings.config_file import SettingsFile, from_yaml, is_run, kind_of, save_settings, usable
 from engine.settings.fields import Traits, address_in, in_order, settings_where, traits_of, user_path
 from engine.settings.hints import hint
@@ -307,13 +308,14 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
         slip = next((a for a in argv if a.startswith("--") and difflib.get_close_matches(a.split("=")[0], ["--task"])), None)
         if slip:
             raise UsageError(f"unknown argument {slip!r} (did you mean --task?)")
-        raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} (python run.py --help)")
+        raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} ({started_by()} --help)")
+    program = started_by()
     print(
-        "usage: python run.py --task TASK [flags]             fine-tune, evaluate, save\n"
-        "       python run.py COMMAND [flags] ...              use what was trained, learn, compare\n"
-        "       python run.py --version\n\n"
-        f"commands (each has flags of its own: python run.py COMMAND --help):\n{others}\n\n"
-        f"tasks (each has flags of its own: python run.py --task TASK --help):\n{listing}\n"
+        f"usage: {program} --task TASK [flags]             fine-tune, evaluate, save\n"
+        f"       {program} COMMAND [flags] ...              use what was trained, learn, compare\n"
+        f"       {program} --version\n\n"
+        f"commands (each has flags of its own: {program} COMMAND --help):\n{others}\n\n"
+        f"tasks (each has flags of its own: {program} --task TASK --help):\n{listing}\n"
         "  FILE.py:CLASS    a task of your own\n"
     )
-    print(make_parser("run.py", kinds).format_help().partition("\n\n")[2], end="")
+    print(make_parser(program, kinds).format_help().partition("\n\n")[2], end="")

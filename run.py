@@ -10,7 +10,6 @@ from engine.config import TrainConfig
 from engine.console import complain, prepared_output, quiet_libraries
 from engine.data.sources import Source, SourceConfig, refuse_missing
 from engine.errors import explain
-from engine.installed import program
 from engine.settings.parser import flag_value, parse, show_help
 from tasks import COMMANDS, TASKS, attribute, command, find, flags_of
 
@@ -34,7 +33,7 @@ def train(argv: Sequence[str]) -> None:
     if (name := flag_value(argv, "task")) is None:
         return show_help(argv, [TrainConfig, SourceConfig], TASKS, COMMANDS)
     flags, defaults = flags_of(name)
-    config, source, options = parse(argv, f"{program()} --task {name}", [TrainConfig, SourceConfig, flags], defaults)
+    config, source, options = parse(argv, f"run.py --task {name}", [TrainConfig, SourceConfig, flags], defaults)
     refuse_missing(source)  # before torch is imported, which takes seconds
     from engine.commands.predict import try_examples
     from engine.commands.push import check_login, push_run
@@ -51,7 +50,7 @@ def train(argv: Sequence[str]) -> None:
 
 def use(name: str, argv: Sequence[str]) -> None:
     flags, function = command(name)
-    config, texts = parse(argv, f"{program()} {name}", [flags], {}, rest="texts")
+    config, texts = parse(argv, f"run.py {name}", [flags], {}, rest="texts")
     refuse_missing_files(config, texts)
     quiet_libraries()
     attribute(function)(config, texts, find)

@@ -11,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from engine import installed
 from engine.errors import UsageError
-from engine.installed import IS_CHECKOUT, ROOT
+from engine.installed import IS_CHECKOUT
 
+ROOT = installed.ROOT
 RESULTS = ROOT / "bench/results" if IS_CHECKOUT else Path("bench-results").resolve()  # never among the packages
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy", "pyarrow")
 

@@ -75,13 +75,16 @@ def commit() -> str:
 
 def packages() -> Iterator[tuple[str, str]]:
     """Every dependency of pyproject.toml, those of the extras, too, with its version or how to get it."""
+    from packaging.requirements import Requirement
+
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"], "by hand": ["trackio"]}
     seen = {"plainloop"}
     for extra, requirements in groups.items():
         for requirement in requirements:
-            name = re.split(r"[\[<>=!~; ]", requirement)[0]
-            if name in seen:
+            needed = Requirement(requirement)
+            name = needed.name
+            if name in seen or (needed.marker and not needed.marker.evaluate()):  # of another system
                 continue
             seen.add(name)
             try:
@@ -134,6 +137,11 @@ def room(output: Path) -> Iterator[tuple[str, str]]:
         limit = read("/sys/fs/cgroup/memory.max").strip()
         bound = f", this container at most {int(limit) / GIB:.1f}" if limit.isdigit() else ""
         yield "memory", f"{memory['MemTotal'] / GIB:.1f} GiB, {memory['MemAvailable'] / GIB:.1f} free{bound}"
+    elif sys.platform != "linux":
+        import psutil
+
+        found = psutil.virtual_memory()
+        yield "memory", f"{found.total / GIB:.1f} GiB, {found.available / GIB:.1f} free"
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folders = {

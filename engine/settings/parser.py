@@ -130,8 +130,13 @@ def flag_value(argv: Sequence[str], name: Literal["task"]) -> str | None:
 
 
 def make_parser(program: str, kinds: Sequence[type]) -> ArgumentParser:
-    """transformers' own parser, with our form of errors and one spelling of each flag in the help."""
+    """transformers' own parser, with our form of errors and one spelling of each flag in the help.
+
+    ``program``: ``run.py`` and what follows it; shown as it was started.
+    """
     from transformers.hf_argparser import HfArgumentParser
+
+    program = program.replace("run.py", started_by(), 1)
 
     class Parser(HfArgumentParser):  # type: ignore[misc,no-any-unimported]
         def error(self, message: str) -> NoReturn:
@@ -318,4 +323,4 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
         f"tasks (each has flags of its own: {program} --task TASK --help):\n{listing}\n"
         "  FILE.py:CLASS    a task of your own\n"
     )
-    print(make_parser(program, kinds).format_help().partition("\n\n")[2], end="")
+    print(make_parser("run.py", kinds).format_help().partition("\n\n")[2], end="")

@@ -22,9 +22,14 @@ PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "n
 
 def page_of(name: str) -> Path:
     """A page of docs/, to be written anew. Raises UsageError where there are none: in an installed package."""
-    if not IS_CHECKOUT:
-        raise UsageError(f"docs/{name} is written in a checkout of Plainloop, and this is an installed package")
+    refuse_without_checkout(f"docs/{name} is written")
     return ROOT / "docs" / name
+
+
+def refuse_without_checkout(what: str) -> None:
+    """Raises UsageError in an installed package, which has neither pages nor tests."""
+    if not IS_CHECKOUT:
+        raise UsageError(f"{what} in a checkout of Plainloop, and this is an installed package")
 
 
 def processor() -> str:

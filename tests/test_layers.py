@@ -223,6 +223,7 @@ def test_help_needs_no_torch():
 import sys
 import run
 from tasks import COMMANDS, TASKS
+assert run.main(["--print-completion", "bash"]) == 0
 for argv in [[], *([name] for name in COMMANDS), *(["--task", name] for name in TASKS)]:
     try:
         run.main([*argv, "--help"])

@@ -73,8 +73,8 @@ from tasks.language.templates import TemplateError, within_limits
 folder, arguments = Path(sys.argv[1]), sys.argv[2:]
 train = [*arguments, "--epochs", "2", "--output-dir", str(folder / "run")]
 assert run.main([*train, "--max-minutes", "0.0001"]) == 143, "stopped, and saved"
-with locked(folder / "run"):
-    assert run.main([*train, "--resume"]) == 2, "in use"
+with locked(folder / "run"):  # a record lock, elsewhere, is another process's matter: tests/engine/artifacts
+    assert os.name != "nt" or run.main([*train, "--resume"]) == 2, "in use"
 assert run.main([*train, "--resume"]) == 0
 entries = [path.parent for path in cache.cache_folder().glob(f"*/*/{cache.MANIFEST}")]
 assert entries and all(map(cache.is_whole, entries)), "kept in the cache"

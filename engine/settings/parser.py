@@ -28,6 +28,7 @@ from engine.checked import TwiceError, each_once, parse_json
 from engine.console import is_main_process, note
 from engine.errors import UsageError
 from engine.installed import program as started_by
+from engine.settings.completion import completion
 from engine.settings.config_file import SettingsFile, from_yaml, is_run, kind_of, save_settings, usable
 from engine.settings.fields import Traits, address_in, in_order, settings_where, traits_of, user_path
 from engine.settings.hints import hint
@@ -308,6 +309,9 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
     """What ``run.py`` prints without a task: with --help all general flags, else the way on. Raises UsageError."""
     if "--version" in argv:
         return print(f"Plainloop {VERSION}, torch {version('torch')}, transformers {version('transformers')}")
+    if any(word.split("=")[0] == "--print-completion" for word in argv):
+        shell = " ".join(argv).partition("--print-completion")[2].strip(" =")
+        return print(completion(shell, kinds, tasks, commands), end="")
     listing, others = ("\n".join(f"  {name:<16} {text}" for name, (_, _, text) in some.items()) for some in (tasks, commands))
     if "--help" not in argv and "-h" not in argv:
         slip = next((a for a in argv if a.startswith("--") and difflib.get_close_matches(a.split("=")[0], ["--task"])), None)
@@ -318,7 +322,8 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
     print(
         f"usage: {program} --task TASK [flags]             fine-tune, evaluate, save\n"
         f"       {program} COMMAND [flags] ...              use what was trained, learn, compare\n"
-        f"       {program} --version\n\n"
+        f"       {program} --version\n"
+        f"       {program} --print-completion SHELL      flags at the tab key: bash, zsh, fish\n\n"
         f"commands (each has flags of its own: {program} COMMAND --help):\n{others}\n\n"
         f"tasks (each has flags of its own: {program} --task TASK --help):\n{listing}\n"
         "  FILE.py:CLASS    a task of your own\n"

@@ -67,6 +67,7 @@ def test_every_flag_named_is_a_flag():
     known |= {
         "config",
         "save_config",
+        "print_completion",
         "help",
         "without_pip",
         "python",

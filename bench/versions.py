@@ -4,8 +4,8 @@
     python -m bench versions                                        all three, each in an environment of its own: hours
     python -m bench versions --only oldest -- tests/engine -k loss  what stands behind -- goes to pytest
 
-The newest are taken from the registry whatever pyproject.toml says, for that is what is to be found out. An environment that is there
-already is used again. The result is written as JSON, and as a table beside it (.md), after each combination.
+The newest are taken from the registry whatever pyproject.toml says, for that is what is to be found out. An environment that is
+there already is used again. The result is written as JSON, and as a table beside it (.md), after each combination.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def installs(name: str) -> list[list[str]]:
     if name == "newest":
         return [[PROJECT], ["--upgrade", *BOUND]]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    floors = dict(found.groups() for line in project["dependencies"] if (found := re.match(r"([\w-]+)>=([\d.]+)", line)))
+    floors = {found[1]: found[2] for line in project["dependencies"] if (found := re.match(r"([\w-]+)>=([\d.]+)", line))}
     return [[PROJECT, *(f"{package}=={whole(floors[package])}" for package in BOUND)]]
 
 
@@ -64,9 +64,13 @@ def tried(name: str, python: str, folder: Path, tests: Sequence[str]) -> dict[st
     *before, suite = commands(name, python, folder, tests)
     (folder / "tests.xml").unlink(missing_ok=True)
     for command in before:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        except OSError as error:
+            return row | {"error": f"{command[0]}: {error.strerror}"}
         if done.returncode:
-            return row | {"error": (done.stderr.strip().splitlines() or ["?"])[-1]}
+            said = [line for line in done.stderr.splitlines() if line.strip() and "notice" not in line]
+            return row | {"error": said[-1].replace("|", " ") if said else f"exit code {done.returncode}"}
     asked = subprocess.run([suite[0], "-c", ASK], cwd=ROOT, capture_output=True, text=True, check=True)
     version = subprocess.run([suite[0], "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     row |= {"python": version, "versions": json.loads(asked.stdout), "install_seconds": time.perf_counter() - began}

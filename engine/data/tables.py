@@ -143,7 +143,11 @@ def kept(rows: Rows) -> Dataset:
     import pyarrow
     from datasets import Dataset
 
-    for place in (partial(held_folder, "rows"), partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)):
+    places: tuple[Callable[[], Any], ...] = (
+        partial(held_folder, "rows"),
+        partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True),
+    )
+    for place in places:
         with suppress(OSError), ExitStack() as folders:
             copy = Path(folders.enter_context(place())) / "rows.arrow"
             rows.write(copy)

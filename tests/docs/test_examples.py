@@ -34,7 +34,7 @@ def test_each_is_taken_and_says_only_what_is_no_default(path):
     columns = {"text_column", "label_column"}  # said for whoever reads it
     for key, value in settings_in(path).items():
         assert key in ("task", *columns) or merged[key] != before[key], f"{key}: {value} is the default"
-    told = [words for words in re.findall(r"--config \S+.*$", path.read_text(), flags=re.MULTILINE)]
+    told = re.findall(r"--config \S+.*$", path.read_text(), flags=re.MULTILINE)
     assert told and all(shlex.split(words)[1] == f"examples/{path.name}" for words in told)
     assert all(shlex.split(words)[2:4] == ["--train-file", merged["train_file"]] for words in told if "--train-file" in words)
 

@@ -18,6 +18,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -51,7 +52,8 @@ def whole(version: str) -> str:
 def commands(name: str, python: str, folder: Path, tests: Sequence[str]) -> list[list[str]]:
     """All that is started for a combination, the tests last."""
     inside = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
-    pip = [sys.executable, "-m", "pip", "--python", inside, "install", "--quiet"]
+    has_pip = sys.executable if find_spec("pip") else "python3"  # an environment made as the README does has none
+    pip = [has_pip, "-m", "pip", "--python", inside, "install", "--quiet"]
     made = [] if Path(inside).exists() else [[python, "-m", "venv", "--without-pip", str(folder)]]
     suite = [inside, "-m", "pytest", "-q", f"--junitxml={folder / 'tests.xml'}", *tests]
     return [*made, *([*pip, *words] for words in installs(name)), suite]

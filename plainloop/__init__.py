@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine import VERSION as VERSION
     from engine.config import TrainConfig as TrainConfig
+    from engine.data.batch import Batch as Batch
     from engine.data.sources import Source as Source
     from engine.data.sources import SourceConfig as SourceConfig
     from engine.finished import open_model as open_model
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tasks import find as find
 
 _PLACES = {
+    "Batch": "engine.data.batch:Batch",
     "VERSION": "engine:VERSION",
     "Result": "engine.fit:Result",
     "Source": "engine.data.sources:Source",

@@ -319,11 +319,15 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
             raise UsageError(f"unknown argument {slip!r} (did you mean --task?)")
         raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} ({started_by()} --help)")
     program = started_by()
+    ways = {
+        "--task TASK [flags]": "fine-tune, evaluate, save",
+        "COMMAND [flags] ...": "use what was trained, learn, compare",
+        "--version": "of Plainloop, torch and transformers",
+        "--print-completion SHELL": "a script for the tab key of bash, zsh or fish",
+    }
+    usage = "\n       ".join(f"{program} {way:<26} {what}" for way, what in ways.items())
     print(
-        f"usage: {program} --task TASK [flags]             fine-tune, evaluate, save\n"
-        f"       {program} COMMAND [flags] ...              use what was trained, learn, compare\n"
-        f"       {program} --version\n"
-        f"       {program} --print-completion SHELL      flags at the tab key: bash, zsh, fish\n\n"
+        f"usage: {usage}\n\n"
         f"commands (each has flags of its own: {program} COMMAND --help):\n{others}\n\n"
         f"tasks (each has flags of its own: {program} --task TASK --help):\n{listing}\n"
         "  FILE.py:CLASS    a task of your own\n"

@@ -16,7 +16,7 @@ IS_CHECKOUT = (ROOT / "plainloop").is_dir()
 
 def program() -> str:
     """What starts Plainloop here, as it is typed: ``python run.py`` of a checkout, else the command ``plainloop``."""
-    started = Path(sys.argv[0])
+    started = Path(sys.argv[0] if sys.argv else "")
     if started.stem == "plainloop":
         return "plainloop"
     if started.name == "__main__.py" and started.parent.name == "plainloop":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ def shadowed() -> str | None:
     """What stands in the way of Plainloop's engine or tasks, and how to go on, in one line; None: nothing does."""
     for name in ("engine", "tasks"):
         module = sys.modules.get(name)
-        spec = PathFinder.find_spec(name) if module is None else module.__spec__
+        spec = find_spec(name) if module is None else module.__spec__
         folders = list(spec.submodule_search_locations or ()) if spec else []
         found = (spec and spec.origin) or getattr(module, "__file__", None) or (folders[0] if folders else None)
         if found is not None and not Path(found).resolve().is_relative_to(ROOT / name):

@@ -96,9 +96,9 @@ def _line(reading: int, rest: bytes) -> tuple[bytes, bytes]:
 
 def _answer(render: Callable[[T], Any], items: Sequence[T], writing: int) -> NoReturn:
     """The child: a line of JSON for each item, the last of them for one that fails."""
-    import resource
-
     try:
+        import resource
+
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)

@@ -44,6 +44,7 @@ COMMANDS = {
     "sample": ("bench.quality.sample", "how hard the synthetic Yelp sample is"),
     "tutorials": ("bench.quality.tutorials", "the tutorials as a newcomer types them: what comes out, how long it takes"),
     "serve": ("bench.serving.measure", "run.py serve under load, beside batches of one and a pipeline one by one"),
+    "versions": ("bench.versions", "the suite with the oldest, the pinned and the newest torch and transformers"),
     "page": ("bench.lessons.page", "write the line numbers of docs/what-trainer-hides.md anew"),
 }
 

@@ -11,9 +11,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench/results"
+from engine import installed
+from engine.errors import UsageError
+from engine.installed import IS_CHECKOUT
+
+ROOT = installed.ROOT
+RESULTS = ROOT / "bench/results" if IS_CHECKOUT else Path("bench-results").resolve()  # never among the packages
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy", "pyarrow")
+
+
+def page_of(name: str) -> Path:
+    """A page of docs/, to be written anew. Raises UsageError where there are none: in an installed package."""
+    refuse_without_checkout(f"docs/{name} is written")
+    return ROOT / "docs" / name
+
+
+def refuse_without_checkout(what: str) -> None:
+    """Raises UsageError in an installed package, which has neither pages nor tests."""
+    if not IS_CHECKOUT:
+        raise UsageError(f"{what} in a checkout of Plainloop, and this is an installed package")
 
 
 def processor() -> str:

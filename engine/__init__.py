@@ -1,3 +1,3 @@
 """The engine: one training loop (loop.py) and what it stands on. docs/architecture.md is the map."""
 
-VERSION = "0.1.0"  # of Plainloop, which runs from its checkout: that of pyproject.toml
+VERSION = "0.1.0"  # of Plainloop: that of pyproject.toml

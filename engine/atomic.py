@@ -8,6 +8,7 @@ tasks/ opens a file for writing (tests/engine/test_atomic.py). Checkpoints, whic
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -76,9 +77,8 @@ def move(source: Path, target: Path) -> None:
     """Sync what a library has written in a folder of ours, and give it its name; its mode becomes that of the umask."""
     umask = os.umask(0o077)
     os.umask(umask)
-    with open(source, "rb") as stream:
-        os.fchmod(stream.fileno(), 0o666 & ~umask)
-        os.fsync(stream.fileno())
+    source.chmod(0o666 & ~umask)
+    sync(source)
     os.replace(source, target)
     sync(target.parent)
 
@@ -94,7 +94,9 @@ def appending(path: Path) -> BinaryIO:
 
 def sync(path: Path) -> None:
     """Have the disk hold a file's contents, or a directory's names. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():  # which Windows does not open
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # there, what is only read is not synced
     try:
         os.fsync(descriptor)
     finally:
@@ -103,4 +105,6 @@ def sync(path: Path) -> None:
 
 def _no_link(path: str, flags: int) -> int:
     """As ``open`` opens, but for a link at the end of the path; a pipe without a reader is refused at once."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not hasattr(os, "O_NOFOLLOW") and Path(path).is_symlink():  # Windows, where an ordinary user makes no links
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)

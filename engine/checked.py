@@ -18,6 +18,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has no pipes among its files
 MOST_BYTES = 64 << 20  # of a document, which is a few KiB
 ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how a text of UTF-8 can hold one, or a whole of two
 MOST_DEPTH = 50  # of objects and lists in each other; a model's config has a handful
@@ -30,7 +31,7 @@ def open_regular(path: Path) -> BufferedReader:
     """
     if path.is_symlink() and not leads_within(path):
         raise ValueError("it is a link that leads out of its folder")
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening a pipe would wait for who writes to it
+    descriptor = os.open(path, os.O_RDONLY | NO_WAIT)  # else opening a pipe would wait for who writes to it
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ValueError("it is no regular file")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.console import is_main_process, one_line
+from engine.installed import ROOT
 
 WORKER_KILLED = (
     "a process that loads data was killed, most often by the system, which ran out of memory: lower --workers or "
@@ -144,9 +145,10 @@ def raised_within(error: BaseException) -> str | None:
 
 def is_own_code(file: str) -> bool:
     """Is this a file of a user's own: of neither this project nor an installed package?"""
-    root, path = Path(__file__).parents[1], Path(file)
-    others = (*map(Path, sysconfig.get_paths().values()), *(root / name for name in ("engine", "tasks", "bench", "run.py")))
-    return path.is_absolute() and not any(path.is_relative_to(folder) for folder in others)
+    path, ours = Path(file), ("engine", "tasks", "bench", "plainloop", "run.py", "__main__.py", "__init__.py")
+    others = (*map(Path, sysconfig.get_paths().values()), *(ROOT / name for name in ours))
+    is_command = path.name in ("plainloop", "plainloop.exe")  # which pip may have put anywhere
+    return path.is_absolute() and not is_command and not any(path.is_relative_to(folder) for folder in others)
 
 
 def own_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -90,6 +91,7 @@ def make_loader(
         batch_sampler=keys,
         collate_fn=Collate(task, layout, examples),
         num_workers=config.workers,
+        multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,  # Python 3.14 would not
         worker_init_fn=ignore_signals,
         timeout=WORKER_SECONDS if config.workers else 0,
         generator=torch.Generator().manual_seed(config.seed),
@@ -149,6 +151,7 @@ def end_workers(iterator: Any) -> None:
     """
     workers = getattr(iterator, "_workers", [])
     in_main = threading.current_thread() is threading.main_thread()
+    in_main = in_main and hasattr(signal, "SIGCHLD")
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main else None
     try:
         for worker in workers:
@@ -160,9 +163,14 @@ def end_workers(iterator: Any) -> None:
             signal.signal(signal.SIGCHLD, before)
 
 
+def asked_to_stop() -> list[signal.Signals]:
+    """The signals that ask a process to end: Ctrl-C, kill, and the end of its terminal, which Windows has not."""
+    return [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 def ignore_signals(worker: int) -> None:
     """What a terminal or a scheduler sends to a whole group is for the main process, which ends the workers itself."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in asked_to_stop():
         signal.signal(number, signal.SIG_IGN)
 
 

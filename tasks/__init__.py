@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import UsageError
+from engine.installed import install
 from engine.settings.own import class_in_file, is_own
 from engine.settings.parser import unknown_command
 from tasks.options import DEFAULT_TASK, DEFAULTS
@@ -129,7 +130,7 @@ def find(name: str | None) -> type[Any]:
         except ModuleNotFoundError as error:
             if name not in EXTRAS:
                 raise
-            mend = f"pip install -c constraints.txt '.[{name}]'"
+            mend = install(name)
             raise UsageError(f"{name} needs the package {error.name}, which is not installed: {mend}") from error
         return found
     if is_own(name):

@@ -11,6 +11,7 @@ from engine.console import printable, say
 from engine.data.files import read_named
 from engine.data.form import Columns, Form
 from engine.errors import DataError, UsageError
+from engine.installed import program
 from tasks.flags import FileConfig
 
 
@@ -26,7 +27,7 @@ def texts_given(
     if texts and config.input:
         raise UsageError(f"give either {what}, or --input FILE")
     if not texts and not config.input:
-        raise UsageError(f"give {what}: {example}; or --input FILE")
+        raise UsageError(f"give {what}: {program()} {example}; or --input FILE")
     check_output("--output", config.output, TABLES, inputs=[config.input], model=model)
     rows: Columns = {column: list(texts)} if config.input is None else read_named(config.input, "--input", Form.of(config))
     if config.output:

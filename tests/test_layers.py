@@ -16,7 +16,7 @@ from tests.toys.pages import imports
 ROOT = Path(__file__).parent.parent
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {"accelerate", "trl", "lightning", "pytorch_lightning", "lightning_fabric"}
-PRODUCT = sorted([*ROOT.glob("engine/**/*.py"), *ROOT.glob("tasks/**/*.py"), ROOT / "run.py"])
+PRODUCT = sorted([*ROOT.glob("engine/**/*.py"), *ROOT.glob("tasks/**/*.py"), *ROOT.glob("plainloop/*.py"), ROOT / "run.py"])
 
 
 def trainer_offences(source: str) -> list[str]:
@@ -170,6 +170,7 @@ def test_tasks_use_the_task_side_of_the_engine_only():
         "settings",
         "console",
         "errors",
+        "installed",
         "seed",
     }
     for path in ROOT.glob("tasks/**/*.py"):
@@ -222,6 +223,7 @@ def test_help_needs_no_torch():
 import sys
 import run
 from tasks import COMMANDS, TASKS
+assert run.main(["--print-completion", "bash"]) == 0
 for argv in [[], *([name] for name in COMMANDS), *(["--task", name] for name in TASKS)]:
     try:
         run.main([*argv, "--help"])

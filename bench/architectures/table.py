@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.flags import make_parser
-from bench.machine import ROOT
+from bench.machine import page_of
 
 if TYPE_CHECKING:
     from bench.architectures.try_one import Verdict
@@ -100,6 +100,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.write and (options.only or len(options.tasks) < len(TASKS)):
         parser.error("--write is for all of them")
+    target = page_of("architectures.md") if options.write else Path()
     from bench.reliability.forked import warm_up
 
     warm_up()
@@ -110,5 +111,5 @@ def main(argv: list[str]) -> int:
             found.append(verdict)
             print(f"{verdict.task:<15}{line_of(verdict)}", flush=True)
     if options.write:
-        (ROOT / "docs/architectures.md").write_text(page(found), encoding="utf-8")
+        target.write_text(page(found), encoding="utf-8")
     return 1 if any(verdict.what == "fault" for verdict in found) else 0

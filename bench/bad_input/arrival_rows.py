@@ -143,6 +143,8 @@ ROWS: list[tuple[str, int, str, Callable[[Place], Sequence[Any]]]] = [
         at, config_sentence_transformers={"prompts": {"query": "q: "}, "default_prompt_name": "document"})),
     ("prompts that the pooling leaves out", 4, "its pooling leaves the prompt's tokens out", lambda at: embedding(
         at, config_sentence_transformers={"prompts": {"query": "q: "}}, pooling={"include_prompt": False})),
+    ("a shell without a completion", 2, "--print-completion takes bash, zsh or fish, found", lambda at: [
+        ["--print-completion", "tcsh"], ["--print-completion"]]),
     ("no model", 2, "name a model: python run.py", lambda at: [["predict"], ["evaluate"], ["generate"], ["fill"]]),
     ("a text where the model should stand", 2, "is no model, and the model comes first", lambda at: [
         ["predict", "w1 w2"], ["generate", "w1 w2"], ["fill", "a [MASK]"], ["evaluate", "a b"]]),

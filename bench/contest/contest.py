@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.contest.job import Job
 from bench.machine import ROOT
+from engine.installed import install
 
 NEEDS = {
     "bench.contest.contenders.accelerate_loop": ("accelerate",),
@@ -195,7 +196,7 @@ def split_missing(jobs: Sequence[Job]) -> list[Job]:
     able = []
     for job in jobs:
         if names := missing(job):
-            say(f"  {job.system}: skipped, {', '.join(names)} is not installed (pip install '.[bench]')")
+            say(f"  {job.system}: skipped, {', '.join(names)} is not installed ({install('bench')})")
         else:
             able.append(job)
     return able

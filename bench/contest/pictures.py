@@ -16,6 +16,7 @@ from bench.contest.contest import say
 from bench.contest.label import label
 from bench.flags import make_parser
 from bench.machine import RESULTS
+from engine.installed import install
 
 # Okabe and Ito's palette: told apart with every kind of colour vision; line styles tell a second time.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
@@ -38,7 +39,7 @@ def draw(results: Path) -> list[Path]:
     from bench.contest.report import load
 
     if importlib.util.find_spec("matplotlib") is None:
-        say("pictures: skipped, matplotlib is not installed (pip install '.[bench]')")
+        say(f"pictures: skipped, matplotlib is not installed ({install('bench')})")
         return []
     newest = newest_by_track(load(results))
     stem = results.with_suffix("")

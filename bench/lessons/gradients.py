@@ -16,7 +16,7 @@ from bench.contest.pictures import COLOURS
 from bench.contest.workload import Workload, random_workload
 from bench.lessons import toys
 from bench.lessons.lesson import Finding, Lesson
-from bench.machine import RESULTS
+from bench.machine import ROOT
 from engine.data.batch import Batch
 from engine.data.collate import Layout
 from engine.data.tables import called
@@ -195,7 +195,7 @@ def clipping(folder: str) -> Finding:
     trainer.train()
     logged = [line["grad_norm"] for line in toys.steps_logged(trainer)]
     used = [float(gradient.norm()) for gradient in watch.seen]
-    recorded = [step["grad_norm"] for step in json.loads((RESULTS / "parity-imdb.json").read_text())["steps"]]
+    recorded = [step["grad_norm"] for step in json.loads((ROOT / "bench/results/parity-imdb.json").read_text())["steps"]]
     real = sum(norm > 1 for norm in recorded)
 
     def draw(axes: Any) -> None:

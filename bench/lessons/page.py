@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 from bench.flags import make_parser
 from bench.lessons.lesson import path_of
-from bench.machine import ROOT
+from bench.machine import ROOT, page_of
 
 PAGE = ROOT / "docs/what-trainer-hides.md"
 POINTER = re.compile(r"^    - (Trainer|here): `([^`:]+):(\d+)` `([^`]+)`$", re.MULTILINE)
@@ -62,5 +62,6 @@ def renumbered(page: str) -> str:
 
 def main(argv: list[str]) -> int:
     make_parser("page", __doc__).parse_args(argv)
-    PAGE.write_text(renumbered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    page = page_of(PAGE.name)
+    page.write_text(renumbered(page.read_text(encoding="utf-8")), encoding="utf-8")
     return 0

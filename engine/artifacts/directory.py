@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from engine.console import counted
 from engine.data.places import OF_DATA, named_files
 from engine.errors import DataError, ModelError, ResourceError, UsageError, UserError
 from engine.findings.document import NAME as FINDINGS
+from engine.locks import hold
 from engine.record.profiling import FOLDER
 from engine.settings.fields import differences, user_path
 
@@ -62,7 +62,7 @@ def claim(directory: Path, config: TrainConfig, settings: dict[str, Any], kinds:
     if model.is_dir() and (directory.resolve() == model.resolve() or directory.resolve() in model.resolve().parents):
         raise UsageError(f"--model {model} lies inside --output-dir {directory}, which will be written: choose another")
     refuse_own_data(directory, settings)
-    if directory.is_dir() and os.statvfs(directory).f_flag & os.ST_RDONLY:
+    if hasattr(os, "statvfs") and directory.is_dir() and os.statvfs(directory).f_flag & os.ST_RDONLY:
         raise ResourceError(
             f"--output-dir {directory} lies on a read-only file system: mount it for writing, or choose another"
         )
@@ -133,7 +133,7 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold the directory for one run. A POSIX record lock: it ends with this process, and workers do not inherit it."""
     with atomic.appending(directory / ".lock") as stream:
         try:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(stream, by_process=True)
         except OSError as error:
             raise UsageError(f"{directory} is in use by another run: wait for it, or choose another --output-dir") from error
         yield

@@ -23,9 +23,9 @@ from engine.commands.flags import EnvConfig
 from engine.console import printable, say
 from engine.data.cache import cache_folder
 from engine.errors import UsageError
+from engine.installed import IS_CHECKOUT, ROOT
 from engine.settings.fields import user_path
 
-ROOT = Path(__file__).parent.parent.parent
 VARIABLES = (  # what they are set to is no secret
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG",
     "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "PLAINLOOP_CACHE",
@@ -62,6 +62,8 @@ def report(output: Path) -> Iterator[tuple[str, str]]:
 
 def commit() -> str:
     """``, commit 1a2b3c4, with changes``; "" where this is no clone or git is not there."""
+    if not IS_CHECKOUT:  # a repository around it would be somebody else's
+        return ", installed as a package"
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -73,13 +75,16 @@ def commit() -> str:
 
 def packages() -> Iterator[tuple[str, str]]:
     """Every dependency of pyproject.toml, those of the extras, too, with its version or how to get it."""
+    from packaging.requirements import Requirement
+
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"], "by hand": ["trackio"]}
     seen = {"plainloop"}
     for extra, requirements in groups.items():
         for requirement in requirements:
-            name = re.split(r"[\[<>=!~; ]", requirement)[0]
-            if name in seen:
+            needed = Requirement(requirement)
+            name = needed.name
+            if name in seen or (needed.marker and not needed.marker.evaluate()):  # of another system
                 continue
             seen.add(name)
             try:
@@ -132,6 +137,11 @@ def room(output: Path) -> Iterator[tuple[str, str]]:
         limit = read("/sys/fs/cgroup/memory.max").strip()
         bound = f", this container at most {int(limit) / GIB:.1f}" if limit.isdigit() else ""
         yield "memory", f"{memory['MemTotal'] / GIB:.1f} GiB, {memory['MemAvailable'] / GIB:.1f} free{bound}"
+    elif sys.platform != "linux":
+        import psutil
+
+        found = psutil.virtual_memory()
+        yield "memory", f"{found.total / GIB:.1f} GiB, {found.available / GIB:.1f} free"
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folders = {

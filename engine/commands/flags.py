@@ -16,6 +16,7 @@ from engine.data.places import sets_of
 from engine.data.remote import check_address
 from engine.data.sources import refuse_missing_model
 from engine.errors import UsageError
+from engine.installed import program
 from engine.settings.fields import most_workers, require, setting, settings_where, user_path
 
 if TYPE_CHECKING:
@@ -228,10 +229,10 @@ def with_model(config: C, texts: Sequence[str], example: str) -> tuple[C, Sequen
     if config.model:  # type: ignore[attr-defined]
         return config, texts
     if not texts:
-        raise UsageError(f"name a model: python run.py {example}")
+        raise UsageError(f"name a model: {program()} {example}")
     name = texts[0]
     if any(letter.isspace() for letter in name) and not user_path(name).exists():
-        raise UsageError(f"{name!r} is no model, and the model comes first: python run.py {example}")
+        raise UsageError(f"{name!r} is no model, and the model comes first: {program()} {example}")
     return replace(config, model=name), texts[1:]  # type: ignore[arg-type]
 
 

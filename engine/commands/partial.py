@@ -7,7 +7,6 @@ it in the other file is cut off by ``--resume``. When all rows are there the fil
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import time
@@ -22,6 +21,7 @@ from engine import atomic
 from engine.checked import expect, parse_object, read_bytes
 from engine.console import note
 from engine.errors import DataError, ResourceError, UsageError
+from engine.locks import hold
 
 CHUNK = 1 << 20
 FORMAT = 1
@@ -141,7 +141,7 @@ class Partial:
         """For this process alone; those of one that was killed take a moment to notice. Raises UsageError."""
         for _ in range(int(MOST_WAIT / 0.1)):
             try:
-                return fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return hold(stream)
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
                     return  # a file system without locks
@@ -184,6 +184,8 @@ class Writer:
     def finish(self) -> None:
         """The file gets its name. Raises ResourceError."""
         with self.partial.naming():
+            if os.name == "nt":  # where no file is renamed that is open
+                self.stream.close()
             atomic.move(self.partial.rows, self.partial.output)
             self.partial.forget()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.commands.output import writing
 from engine.errors import UsageError
+from engine.installed import install
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -16,7 +17,7 @@ def check_matplotlib(flag: str) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"{flag} needs matplotlib: pip install -c constraints.txt '.[bench]'") from error
+        raise UsageError(f"{flag} needs matplotlib: {install('bench')}") from error
 
 
 def save_figure(flag: str, path: Path, figure: Any) -> None:

@@ -25,6 +25,7 @@ from engine.commands.flags import PushConfig
 from engine.console import counted, is_main_process, say
 from engine.data import hub
 from engine.errors import ResourceError, UsageError
+from engine.installed import program
 from engine.model import lora
 from engine.settings.fields import user_path
 
@@ -232,7 +233,7 @@ def upload(contents: dict[str, Path | bytes], repo: str, public: bool) -> str:
 def explained(error: Exception, directory: Path, repo: str) -> UsageError | ResourceError:
     """One line for what the Hub has answered."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    again = f"the run in {directory} is as it was: python run.py push"
+    again = f"the run in {directory} is as it was: {program()} push"
     if status == 401:
         return UsageError(f"the Hub does not accept your token: run 'hf auth login', or set HF_TOKEN; {again}")
     if status == 403:

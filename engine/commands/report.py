@@ -12,6 +12,7 @@ from engine.commands.flags import CompareConfig, ReportConfig
 from engine.commands.output import check_output, writing
 from engine.console import say, shown
 from engine.errors import UsageError
+from engine.installed import program
 from engine.settings.fields import user_path
 
 PAGES = (".html", ".htm")
@@ -21,7 +22,7 @@ def report(config: ReportConfig, texts: Sequence[str], find: Callable[..., Any])
     """Write the page of one run, named by ``--model`` or bare. Raises UsageError, ResourceError."""
     names = [config.model, *texts] if config.model else [*texts]
     if len(names) != 1:
-        raise UsageError(f"report draws one run, and {len(names)} are named: python run.py report --model runs/a")
+        raise UsageError(f"report draws one run, and {len(names)} are named: {program()} report --model runs/a")
     directory = user_path(names[0])
     check_output("--output", config.output, PAGES, model=names[0], own="report.html")
     write(Path(config.output) if config.output else directory / "report.html", [record_of(directory)])
@@ -30,7 +31,7 @@ def report(config: ReportConfig, texts: Sequence[str], find: Callable[..., Any])
 def compare(config: CompareConfig, texts: Sequence[str], find: Callable[..., Any]) -> None:
     """Print the figures side by side, and write the page with the curves laid over each other."""
     if len(texts) < 2:
-        raise UsageError("compare needs the directories of two or more runs: python run.py compare runs/a runs/b")
+        raise UsageError(f"compare needs the directories of two or more runs: {program()} compare runs/a runs/b")
     if len(set(texts)) < len(texts):
         raise UsageError("compare was given the same directory twice")
     for name in texts:

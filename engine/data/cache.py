@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import fcntl
 import functools
 import hashlib
 import os
@@ -19,13 +18,14 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import xxhash
 
 from engine.atomic import sync
 from engine.console import note
+from engine.locks import hold
 
 FORMAT = 2
 MANIFEST, LOCK, UNFINISHED = "manifest", "lock", ".tmp-"
@@ -48,8 +48,10 @@ def entry(kind: str, key: str, write: Callable[[Path], object]) -> Path | None:
     if is_whole(folder):
         return folder
     try:
-        with held_folder(kind) as made:
+        with held_folder(kind, lock := ExitStack()) as made:
             write(made)
+            if os.name == "nt":  # where no folder is renamed in which a file is open
+                lock.close()
             (made / LOCK).unlink()
             seal(made, folder)
     except OSError as error:
@@ -100,9 +102,14 @@ def is_whole(folder: Path) -> bool:
     """Is it this user's own, and are its files, all and only they, those that were written?"""
     try:
         expected = manifest(folder, folder.name)
-        return folder.lstat().st_uid == os.geteuid() and (folder / MANIFEST).read_bytes() == expected
+        return is_ours(folder) and (folder / MANIFEST).read_bytes() == expected
     except (OSError, ValueError):
         return False
+
+
+def is_ours(folder: Path) -> bool:
+    """Does it belong to this user? Raises OSError. Windows has no numbers of users: there it is believed."""
+    return not hasattr(os, "geteuid") or folder.lstat().st_uid == os.geteuid()
 
 
 def seal(made: Path, folder: Path) -> None:
@@ -133,25 +140,28 @@ def discard(path: Path) -> None:
 
 
 @contextmanager
-def held_folder(kind: str) -> Iterator[Path]:
+def held_folder(kind: str, lock: ExitStack | None = None) -> Iterator[Path]:
     """A new folder among those of a kind that goes at the end, if it is still there, and is known to be in use until then.
 
-    Those that a killed process has left are removed. Raises OSError, also where the kind's folder is another user's.
+    ``lock``: closed sooner, the folder is no longer known to be in use. Those that a killed process has left are removed.
+    Raises OSError, also where the kind's folder is another user's.
     """
     parent = cache_folder() / kind
     parent.mkdir(parents=True, exist_ok=True)
-    if parent.lstat().st_uid != os.geteuid():
+    if not is_ours(parent):
         raise PermissionError(errno.EPERM, f"{parent} belongs to another user")
     for left in parent.glob(f"{UNFINISHED}*"):
         if not is_held(left):
             discard(left)
     folder = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=parent))
+    lock = lock or ExitStack()
     try:
-        with open(folder / LOCK, "wb") as stream:
-            with suppress(OSError):  # some network file systems know no locks
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            yield folder
+        stream = lock.enter_context(open(folder / LOCK, "wb"))  # noqa: SIM115 - closed below
+        with suppress(OSError):  # some network file systems know no locks
+            hold(stream, wait=True)
+        yield folder
     finally:
+        lock.close()
         discard(folder)
 
 
@@ -159,7 +169,7 @@ def is_held(folder: Path) -> bool:
     """Does its process still live? Where no lock can tell, it may do so for a day."""
     try:
         with open(folder / LOCK, "rb+") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(stream)
         return False
     except BlockingIOError:
         return True

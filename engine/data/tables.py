@@ -5,11 +5,13 @@ Next: sources.py, which decides what is read.
 
 from __future__ import annotations
 
+import atexit
 import bisect
 import dataclasses
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -141,11 +143,18 @@ def kept(rows: Rows) -> Dataset:
     import pyarrow
     from datasets import Dataset
 
-    for place in (partial(held_folder, "rows"), tempfile.TemporaryDirectory):
-        with suppress(OSError), place() as folder:
-            copy = Path(folder) / "rows.arrow"
+    places: tuple[Callable[[], Any], ...] = (
+        partial(held_folder, "rows"),
+        partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True),
+    )
+    for place in places:
+        with suppress(OSError), ExitStack() as folders:
+            copy = Path(folders.enter_context(place())) / "rows.arrow"
             rows.write(copy)
-            return rows.finished(Dataset.from_file(str(copy)))  # what is mapped stays
+            found = rows.finished(Dataset.from_file(str(copy)))  # what is mapped stays ...
+            if sys.platform != "linux":  # ... but for processes that are spawned, which open the file anew
+                atexit.register(folders.pop_all().close)
+            return found
     return rows.finished(Dataset(pyarrow.Table.from_batches(rows.settled())))
 
 

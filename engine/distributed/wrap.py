@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from engine.distributed.world import World
 from engine.errors import UsageError
+from engine.installed import under_torchrun
 from engine.precision import DTYPES, Precision
 
 
@@ -30,7 +31,8 @@ def shard(model: nn.Module, world: World, precision: Precision) -> nn.Module:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if not dist.is_initialized():
-        raise UsageError("--shard spreads the model over several processes: start with torchrun --nproc-per-node N run.py ...")
+        start = f"torchrun --nproc-per-node N {under_torchrun()} ..."
+        raise UsageError(f"--shard spreads the model over several processes: start with {start}")
     low = None if precision == "fp32" else DTYPES[precision]
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(world.device.type, (world.size,)),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from engine import atomic
 from engine.errors import ModelError, UsageError
+from engine.installed import install
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 MOST_BYTES = 1_500_000_000  # of weights within model.onnx, which can hold 2 GB; larger ones lie beside it
@@ -89,9 +90,7 @@ def require_packages(kind: str) -> None:
     """Raises UsageError with the command that installs what is missing."""
     needed = ("onnx", "onnxruntime", "onnxscript") if kind == "onnx" else ()
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise UsageError(
-            f"--format onnx needs the package {missing[0]}, which is not installed: pip install -c constraints.txt '.[export]'"
-        )
+        raise UsageError(f"--format onnx needs the package {missing[0]}, which is not installed: {install('export')}")
 
 
 def write(kind: str, model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], folder: Path) -> Called:

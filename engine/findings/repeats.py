@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.console import note
 from engine.errors import UsageError
+from engine.installed import install
 
 WORD = re.compile(r"\w+")
 SIZE = 3  # words of a shingle
@@ -59,8 +60,7 @@ def near(texts: Sequence[str], groups: Sequence[str], least: float) -> list[Pair
         from datasketch import MinHash, MinHashLSH
     except ModuleNotFoundError as error:
         raise UsageError(
-            "near duplicates are found by datasketch, which is not installed: pip install -c constraints.txt '.[inspect]' "
-            "(--near 0 leaves them out)"
+            f"near duplicates are found by datasketch, which is not installed: {install('inspect')} (--near 0 leaves them out)"
         ) from error
     index: Any = MinHashLSH(threshold=max(least - SLACK, 0.1), num_perm=NUM_HASHES)
     sets: dict[int, frozenset[str]] = {}

@@ -8,7 +8,7 @@ tests/engine/memory/test_usage.py).
 from __future__ import annotations
 
 import ctypes
-import resource
+import mmap
 import sys
 from pathlib import Path
 
@@ -26,18 +26,27 @@ def keep_freed_memory() -> bool:
 
 
 def memory_gb(device: torch.device) -> float:
-    """GiB in use now: allocated on CUDA; else what the process has resident, its peak where the system tells no more."""
+    """GiB in use now: allocated on CUDA; else what the process has resident."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**30
     statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return peak_memory_gb(device)
-    return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**30
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * mmap.PAGESIZE / 2**30
+    import psutil
+
+    return float(psutil.Process().memory_info().rss / 2**30)
 
 
 def peak_memory_gb(device: torch.device) -> float:
     """The most memory so far in GiB: the device's allocations on CUDA, else the process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows, where psutil tells the peak
+        import psutil
+
+        found = psutil.Process().memory_info()
+        return float(getattr(found, "peak_wset", found.rss) / 2**30)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

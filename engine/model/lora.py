@@ -21,6 +21,7 @@ from engine.data import hub
 from engine.data.model_files import weights_fingerprint
 from engine.data.model_settings import conversion
 from engine.errors import ModelError, UsageError
+from engine.installed import install
 from engine.model.capabilities import read_config
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,7 +37,7 @@ def library() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise UsageError("--lora needs peft: pip install -c constraints.txt '.[lora]'") from error
+        raise UsageError(f"--lora needs peft: {install('lora')}") from error
     warnings.filterwarnings(
         "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
     )  # between the two libraries

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 from engine.console import is_main_process, lost_output
 from engine.distributed.world import World
 from engine.errors import ResourceError
+from engine.loader import asked_to_stop
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+EXIT_CODES = {number: 128 + number for number in asked_to_stop()}  # as a shell has it
 T = TypeVar("T")
 ASK_EVERY = 16  # batches, which all ranks have as many of
 NOBODY_READS, NOT_WRITTEN = 141, ResourceError.exit_code  # as with SIGPIPE; a full disk

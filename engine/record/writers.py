@@ -22,6 +22,7 @@ from engine.checked import parse_json
 from engine.config import TrainConfig
 from engine.console import note
 from engine.errors import UsageError
+from engine.installed import install
 from engine.settings.own import class_in_file, is_own, line_of
 
 PROJECT = "plainloop"
@@ -122,10 +123,10 @@ class Trackio(Numbers):
         self.trackio.finish()
 
 
-WRITERS: dict[str, tuple[Callable[[Path, Mapping[str, Any], int], Writer], str]] = {  # and how to get its package
-    "tensorboard": (TensorBoard, "pip install -c constraints.txt '.[tensorboard]'"),
-    "wandb": (WandB, "pip install -c constraints.txt '.[wandb]'"),
-    "trackio": (Trackio, "pip install trackio"),
+WRITERS: dict[str, Callable[[Path, Mapping[str, Any], int], Writer]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "trackio": Trackio,
 }
 
 
@@ -148,9 +149,8 @@ def names_in(write_to: str | None) -> list[str]:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise UsageError(
-                f"--write-to {name} needs the package {name}, which is not installed: {WRITERS[name][1]}"
-            ) from error
+            mend = "pip install trackio" if name == "trackio" else install(name)  # no extra has it
+            raise UsageError(f"--write-to {name} needs the package {name}, which is not installed: {mend}") from error
     return names
 
 
@@ -204,7 +204,7 @@ class Writers:
         for name in names_in(config.write_to):
             try:
                 with around():
-                    self.open[name] = (own_class(name) if is_own(name) else WRITERS[name][0])(directory, dict(settings), step)
+                    self.open[name] = (own_class(name) if is_own(name) else WRITERS[name])(directory, dict(settings), step)
                     if short(name) in states:
                         self.open[name].load_state_dict(states.pop(short(name)))
             except UsageError:

@@ -15,6 +15,7 @@ from engine.commands.flags import ServeConfig, changes_in, with_model
 from engine.console import note, printable
 from engine.errors import StoppedError, UsageError
 from engine.finished import Find, open_model
+from engine.installed import install
 from engine.settings.fields import user_path
 
 TOKEN = "PLAINLOOP_TOKEN"  # the environment variable
@@ -59,9 +60,7 @@ def check_packages() -> None:
         try:
             importlib.import_module(package)
         except ModuleNotFoundError as error:
-            raise UsageError(
-                f"serve needs the package {error.name}, which is not installed: pip install -c constraints.txt '.[serve]'"
-            ) from error
+            raise UsageError(f"serve needs the package {error.name}, which is not installed: {install('serve')}") from error
 
 
 def token_of(config: ServeConfig) -> str | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from engine.installed import program
+
 ROWS: tuple[tuple[str, str], ...] = (  # fields, with Trainer's default where ours differs; what there is here
     (
         "`output_dir`",
@@ -321,5 +323,5 @@ def hint(flag: str) -> str | None:
     for cell, here in ROWS:
         if name in names_of(cell):
             plain = re.sub(r"\[([^]]*)\]\(([^)]*)\)", r"docs/\2", here)
-            return plain.replace("`", "")
+            return plain.replace("`", "").replace("python run.py", program())
     return None

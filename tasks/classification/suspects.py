@@ -13,6 +13,7 @@ import numpy as np
 
 from engine.console import note, say, shown
 from engine.errors import UsageError
+from engine.installed import install
 from engine.task import held_out
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def issues(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
         from cleanlab.filter import find_label_issues
         from cleanlab.multilabel_classification.filter import find_label_issues as find_issues_of_several
     except ModuleNotFoundError as error:
-        mend = "pip install -c constraints.txt '.[inspect]'"
+        mend = install("inspect")
         raise UsageError(f"labels that may be wrong are found by cleanlab, which is not installed: {mend}") from error
     if labels.ndim == 2:
         lists = [np.flatnonzero(row).tolist() for row in labels]

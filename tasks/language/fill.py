@@ -18,7 +18,7 @@ def fill(config: FillConfig, texts: Sequence[str], find: Find) -> None:
     """Prints token and probability, best first; with several texts or masks, a line before each that says which. Or writes
     ``--output``: beside the columns of ``--input`` the ``filled`` text, and of each mask the tokens and their probabilities."""
     config, texts = with_model(config, texts, EXAMPLE)
-    texts, rows = texts_given(config, texts, model=config.model, what="a text", example=f"python run.py {EXAMPLE}")
+    texts, rows = texts_given(config, texts, model=config.model, what="a text", example=EXAMPLE)
     task: Any
     task, model, layout = open_model(config.model, find, device=config.device, task=config.task, base="mlm")
     filled = list(task.fill(model, texts, layout, config.top_k))

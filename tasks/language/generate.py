@@ -30,7 +30,7 @@ def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
     """Prints prompt and continuation (with ``--chat`` the answer alone); a line ``---`` stands between texts. Or writes
     ``--output``: beside the columns of ``--input`` what follows each prompt as ``generated``, a list if there are several."""
     config, texts = with_model(config, texts, EXAMPLE)
-    texts, rows = texts_given(config, texts, model=config.model, what="a prompt", example=f"python run.py {EXAMPLE}")
+    texts, rows = texts_given(config, texts, model=config.model, what="a prompt", example=EXAMPLE)
     checked_texts(texts, config.input or "the prompts")
     task: Any
     task, model, _ = open_model(config.model, find, device=config.device, task=config.task, base=("clm", "seq2seq"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import signal
 import time
@@ -21,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 import jinja2
 
 from engine.checked import parse_json
+from engine.data.cache import say_once
 from engine.errors import DataError
 
 T = TypeVar("T")
@@ -38,6 +38,10 @@ def within_limits(render: Callable[[T], Any], items: Sequence[T]) -> Iterator[An
 
     Raises TemplateError at the first that fails or takes too long, and the DataError that ``render`` itself raises.
     """
+    if not hasattr(os, "fork"):
+        say_once("chat templates are read without limits of time and memory: this system cannot fork a process for them")
+        yield from map(_alone(render), items)
+        return
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: the child uses none of theirs
@@ -58,6 +62,18 @@ def within_limits(render: Callable[[T], Any], items: Sequence[T]) -> Iterator[An
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def _alone(render: Callable[[T], Any]) -> Callable[[T], Any]:
+    """``render`` in this process, with the errors that the other one would tell of."""
+
+    def rendered(item: T) -> Any:
+        answer = _found(render, item)
+        if "error" in answer:
+            raise (DataError if answer["is_ours"] else TemplateError)(answer["error"])
+        return answer["found"]
+
+    return rendered
 
 
 def _line(reading: int, rest: bytes) -> tuple[bytes, bytes]:
@@ -81,6 +97,8 @@ def _line(reading: int, rest: bytes) -> tuple[bytes, bytes]:
 def _answer(render: Callable[[T], Any], items: Sequence[T], writing: int) -> NoReturn:
     """The child: a line of JSON for each item, the last of them for one that fails."""
     try:
+        import resource
+
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
@@ -90,18 +108,22 @@ def _answer(render: Callable[[T], Any], items: Sequence[T], writing: int) -> NoR
         with os.fdopen(writing, "wb") as stream:
             for item in items:
                 signal.alarm(2 * SECONDS)  # should nobody wait any more
-                try:
-                    answer: dict[str, Any] = {"found": render(item)}
-                except MemoryError:
-                    answer = {"error": f"it takes more than {MOST_MEMORY >> 30} GiB of memory", "is_ours": False}
-                except Exception as error:  # a program may raise anything
-                    reason = " ".join(str(error).split())[:300]
-                    is_ours = isinstance(error, DataError)
-                    kind = "" if isinstance(error, DataError | jinja2.TemplateError) else f"{type(error).__name__}: "
-                    answer = {"error": kind + reason, "is_ours": is_ours}
+                answer = _found(render, item)
                 stream.write(json.dumps(answer).encode() + b"\n")
                 stream.flush()
                 if "error" in answer:
                     break
     finally:
         os._exit(0)
+
+
+def _found(render: Callable[[T], Any], item: T) -> dict[str, Any]:
+    """What becomes of one conversation, or the error in words."""
+    try:
+        return {"found": render(item)}
+    except MemoryError:
+        return {"error": f"it takes more than {MOST_MEMORY >> 30} GiB of memory", "is_ours": False}
+    except Exception as error:  # a program may raise anything
+        reason = " ".join(str(error).split())[:300]
+        kind = "" if isinstance(error, DataError | jinja2.TemplateError) else f"{type(error).__name__}: "
+        return {"error": kind + reason, "is_ours": isinstance(error, DataError)}

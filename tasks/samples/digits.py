@@ -18,6 +18,7 @@ from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from engine.data.cache import entry_or_temporary
 from engine.errors import UsageError
+from engine.installed import install
 
 VERSION = 1
 BRIGHTEST, SEED, HELD_OUT = 16, 0, 450
@@ -31,7 +32,7 @@ def splits() -> dict[str, tuple[list[bytes], list[int]]]:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        mend = "pip install -c constraints.txt '.[image-classification]'"
+        mend = install("image-classification")
         raise UsageError(f"the digits are scikit-learn's, which is not installed: {mend}, or give --data") from error
     known = load_digits()
     order = np.random.default_rng(SEED).permutation(len(known.target))

@@ -39,6 +39,9 @@ def test_every_flag_named_is_one():
         "init",
         "rm",
         "gpus",
+        "shm_size",
+        "target",
+        "user",
         "task",
         "lora",
         "enable_lora",
@@ -52,10 +55,14 @@ def test_the_container_holds_what_it_copies_and_starts_the_command():
     for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, flags=re.MULTILINE):
         for name in line.split():
             assert (ROOT / name).exists() and name not in (ROOT / ".dockerignore").read_text().split(), name
-    entry, flags = (
-        json.loads(re.search(rf"^{name} (\[.*\])$", DOCKERFILE, flags=re.MULTILINE)[1]) for name in ("ENTRYPOINT", "CMD")
+    stages = DOCKERFILE.split("\nFROM ")[1:]
+    assert [stage.splitlines()[0] for stage in stages] == ["python:3.11-slim AS base", "base AS train", "base AS serve"]
+    entries, all_flags = (
+        [json.loads(found) for found in re.findall(rf"^{name} (\[.*\])$", DOCKERFILE, flags=re.MULTILINE)]
+        for name in ("ENTRYPOINT", "CMD")
     )
-    assert entry == ["python", "run.py", "serve"]
+    assert entries == [["plainloop"], ["plainloop", "serve"]]
+    flags = all_flags[1]
     config, rest = parse(flags, "run.py serve", [ServeFlags], {}, rest="texts")
     assert (config.host, config.port, rest) == ("0.0.0.0", 8000, ["/model"]) and "EXPOSE 8000" in DOCKERFILE
     assert "USER serve" in DOCKERFILE

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from engine.config import TrainConfig
 from engine.data.collate import Layout
 from engine.distributed.world import World
 from engine.errors import DataError
-from engine.loader import batches, eval_loader
+from engine.loader import batches, end_workers, eval_loader
 
 
 class Drawing(tiny.TokenTask):
@@ -100,3 +102,12 @@ def test_workers_end_with_what_they_are_for():
         assert (kind is Fragile) == (set(multiprocessing.active_children()) == before)
         some.close()
         assert set(multiprocessing.active_children()) == before
+
+
+def test_workers_are_ended_where_there_is_no_sigchld(monkeypatch):
+    """On Windows."""
+    ended = []
+    iterator = SimpleNamespace(_workers=[], _shutdown_workers=lambda: ended.append(True))
+    monkeypatch.delattr(signal, "SIGCHLD")
+    end_workers(iterator)
+    assert ended == [True]

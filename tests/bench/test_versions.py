@@ -1,0 +1,77 @@
+"""``python -m bench versions``: what is installed for each combination, and what is read out of pytest's report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import venv
+from pathlib import Path
+
+from bench import versions
+from bench.__main__ import main
+
+
+def test_what_is_installed(tmp_path, capsys):
+    """The floors of pyproject.toml; the constraints; the newest, whatever pyproject.toml says of them. --list does nothing."""
+    folder = tmp_path / "environments"
+    assert main(["versions", "--list", "--folder", str(folder), "--", "-k", "loss"]) == 0
+    said = capsys.readouterr().out
+    assert "install --quiet .[offline,dev] torch==2.11.0 transformers==5.17.0\n" in said
+    assert "install --quiet -c constraints.txt .[offline,dev]\n" in said
+    assert "install --quiet --upgrade torch transformers\n" in said
+    assert said.count(" -m pytest -q --junitxml=") == said.count("tests.xml -k loss\n") == 3 and not folder.exists()
+    assert main(["versions", "--only", "older"]) == 2
+
+
+def test_a_suite_is_run_and_told(tmp_path, monkeypatch, capsys):
+    """In an environment that is there already, with this one's packages: one test passes, one fails, one is left out."""
+    folder, suite = tmp_path / "environments", tmp_path / "suite"
+    venv.create(folder / "oldest", with_pip=False)
+    [site] = (folder / "oldest").glob("lib/python*/site-packages")
+    (site / "others.pth").write_text("\n".join(path for path in sys.path if Path(path).name == "site-packages"))
+    suite.mkdir()
+    (suite / "test_x.py").write_text(
+        "import pytest\ndef test_a(): pass\ndef test_b(): assert 0\n@pytest.mark.skip\ndef test_c(): pass\n"
+    )
+    monkeypatch.setattr(versions, "installs", lambda name: [])
+    results = tmp_path / "versions.json"
+    words = [
+        "--only",
+        "oldest",
+        "--folder",
+        str(folder),
+        "--results",
+        str(results),
+        "--",
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        str(suite),
+    ]
+    assert main(["versions", *words, str(suite)]) == 1
+    [row] = json.loads(results.read_text())["rows"]
+    assert (row["passed"], row["skipped"], row["failed"], row["exit_code"]) == (1, 1, ["test_x.py::test_b"], 1)
+    lines = results.with_suffix(".md").read_text().splitlines()
+    assert lines[4].startswith(f"| oldest | {sys.version.split()[0]} | {row['versions']['torch']} |")
+    assert lines[4].count("|") == lines[3].count("|") == lines[2].count("|") and "| 1 | 1 | 1 | 0." in lines[4]
+    assert lines[-1] == "- oldest: `test_x.py::test_b`"
+
+
+def test_what_cannot_be_installed_is_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(versions, "installs", lambda name: [["no-such-package-of-ours==9", "--no-index"]])
+    results = tmp_path / "versions.json"
+    words = [
+        "--only",
+        "newest",
+        "--pythons",
+        "/no/python",
+        sys.executable,
+        "--folder",
+        str(tmp_path / "e"),
+        "--results",
+        str(results),
+    ]
+    assert main(["versions", *words]) == 1
+    first, second = json.loads(results.read_text())["rows"]
+    assert "/no/python" in first["error"] and "no-such-package-of-ours" in second["error"]
+    assert "no-such-package-of-ours" in results.with_suffix(".md").read_text()

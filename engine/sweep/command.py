@@ -2,7 +2,8 @@
 
 What the settings are compared by is measured on rows that choose: part 1/2 of the evaluation rows, or the folds of the training
 rows. The best is then measured on the other rows, which no run has seen and nothing was chosen by. A sweep that is started
-again with the same flags goes on: finished runs are found, unfinished ones resumed, and what is dropped follows from the figures.
+again with the same flags goes on: finished runs are found, unfinished ones resumed, and what is dropped follows from the
+figures.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ COMMANDS = {
         "engine.sweep.command:sweep",
         "train with several settings and seeds, and choose one",
     ),
+    "tune": ("bench.tune.flags:TuneConfig", "bench.tune.command:tune", "which settings train fastest on this machine"),
     "push": ("engine.commands.flags:PushConfig", "engine.commands.push:push", "upload a finished run to the Hugging Face Hub"),
     "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
     "search": (

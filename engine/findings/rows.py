@@ -32,8 +32,8 @@ CHUNK = 1000  # rows that are hashed at a time
 @dataclass(frozen=True)
 class RowFigures:
     """Of ``number`` = N rows, in order. ``data``: a hash, the same for the same rows alone. ``loss``: [N] float64, whose mean
-    is the figure "loss" (of rows with several items, each row's share of it times N); None: a row has none of its own. ``right``: [N]
-    bool; None: rows are not right or wrong."""
+    is the figure "loss" (of rows with several items, each row's share of it times N); None: a row has none of its own.
+    ``right``: [N] bool; None: rows are not right or wrong."""
 
     data: str
     number: int

@@ -150,7 +150,8 @@ def table(tried: Sequence[Tried], machine: Machine) -> list[str]:
         rows.append([
             name, f"{each.median:,.2f}", f"[{min(each.rates):,.2f} - {max(each.rates):,.2f}]",
             f"{each.median / base.median:.2f}",
-            f"{max(window.peak_gb for window in each.windows):.2f}", f"{tokens:,.0f}", "" if each is base else each.variant.note,
+            f"{max(window.peak_gb for window in each.windows):.2f}", f"{tokens:,.0f}",
+            "" if each is base else each.variant.note,
         ])  # fmt: skip
     cells = [[shown(cell, 90) for cell in row] for row in (heads, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]

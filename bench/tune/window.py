@@ -48,7 +48,7 @@ class Window:
 def measure(argv: Sequence[str], task: str, find: Callable[..., Any], threads: int | None, num_steps: int) -> Window:
     """In a new process: where the system can, forked from this one, which has imported all and computed nothing."""
     how = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(how)
+    context: Any = multiprocessing.get_context(how)
     receiver, sender = context.Pipe(duplex=False)
     began = time.perf_counter()
     process: Any = context.Process(target=in_child, args=(sender, list(argv), task, find, threads, num_steps))

@@ -46,14 +46,16 @@ class SweepConfig:
         require(self, "num_runs_at_once", 1 <= self.num_runs_at_once <= 100, "must be 1 to 100")
         losers = self.stop_losers
         require(self, "stop_losers", losers is None or 0 < losers < math.inf, "must be a positive number of standard errors")
-        if losers is not None and self.seeds * (self.folds or 1) < 3:
-            raise UsageError("--stop-losers looks at a setting after two runs: give --seeds 3 or more")
-        if losers is not None and self.optuna is not None:
-            raise UsageError(
-                "--stop-losers compares the settings of a grid seed by seed, and --optuna draws one after the other"
-            )
-        if self.grid is None and (self.optuna is not None or self.folds is None):
-            raise UsageError("--grid says what to choose among: --grid learning_rate=1e-5,3e-5")
+
+
+def check_together(config: SweepConfig) -> None:
+    """Raises UsageError for flags that do not go together."""
+    if config.stop_losers is not None and config.seeds * (config.folds or 1) < 3:
+        raise UsageError("--stop-losers looks at a setting after two runs: give --seeds 3 or more")
+    if config.stop_losers is not None and config.optuna is not None:
+        raise UsageError("--stop-losers compares the settings of a grid seed by seed, and --optuna draws them one by one")
+    if config.grid is None and (config.optuna is not None or config.folds is None):
+        raise UsageError("--grid says what to choose among: --grid learning_rate=1e-5,3e-5")
 
 
 def read_grid(text: str | None) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from engine.data.sources import SourceConfig
 from engine.errors import UsageError
 from engine.settings.fields import as_json, settings_where, user_path
 from engine.settings.parser import apart, flag_value, given_names, parse
-from engine.sweep.flags import MOST_SETTINGS, OF_ONE_RUN, SweepConfig, check_grid, read_grid
+from engine.sweep.flags import MOST_SETTINGS, OF_ONE_RUN, SweepConfig, check_grid, check_together, read_grid
 
 LONGEST_NAME = 120  # of a directory
 PARTS = 2  # of the evaluation rows: the first chooses, the second reports
@@ -57,8 +57,9 @@ class Plan:
     @classmethod
     def of(cls, config: SweepConfig, argv: Sequence[str], find: Callable[..., Any]) -> Plan:
         """Raises UsageError for what any of the runs would be refused for, as far as its flags say."""
+        check_together(config)
         if (task := flag_value(argv, "task")) is None:
-            raise UsageError("--task says what to learn: python run.py sweep --task yelp --grid learning_rate=1e-5,3e-5 ...")
+            raise UsageError("--task says what to learn: python run.py sweep --task NAME --grid learning_rate=1e-5,3e-5")
         kind = find(task)
         kinds, defaults = [TrainConfig, SourceConfig, kind.Options], kind.defaults
         for name in OF_ONE_RUN:

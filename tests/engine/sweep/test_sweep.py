@@ -295,6 +295,16 @@ def test_without_rows_to_report_on_it_is_refused(nine, tmp_path, capsys):
     assert fails(["sweep", "--grid", "batch_size=1,2"], capsys)[1].startswith("error: --task says what to learn")
 
 
+def test_rows_are_not_written_where_they_must_not_be(nine, capsys):
+    folder, _ = nine
+    model = str(folder / "s/runs/learning_rate=0.003,seed=42")
+    for name, words in (("x.csv", "--rows must end in .json"), (f"{model}/config.json", "is a file of the model or run")):
+        code, line = fails(["evaluate", model, "--rows", name], capsys)
+        assert code == 2 and words in line
+    code, line = fails(["evaluate", model, "--rows", f"{model}/rows.json", "--calibrate"], capsys)
+    assert code == 2 and "--calibrate changes what --rows writes" in line
+
+
 def test_help_has_its_flags_and_says_where_the_others_are(capsys):
     with pytest.raises(SystemExit):
         run.main(["sweep", "--help"])

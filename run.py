@@ -10,7 +10,7 @@ from engine.config import TrainConfig
 from engine.console import complain, prepared_output, quiet_libraries
 from engine.data.sources import Source, SourceConfig, refuse_missing
 from engine.errors import explain
-from engine.settings.parser import flag_value, parse, show_help
+from engine.settings.parser import flag_value, parse, parse_command, show_help
 from tasks import COMMANDS, TASKS, attribute, command, find, flags_of
 
 
@@ -50,7 +50,7 @@ def train(argv: Sequence[str]) -> None:
 
 def use(name: str, argv: Sequence[str]) -> None:
     flags, function = command(name)
-    config, texts = parse(argv, f"run.py {name}", [flags], {}, rest="texts")
+    config, texts = parse_command(argv, f"run.py {name}", flags)
     refuse_missing_files(config, texts)
     quiet_libraries()
     attribute(function)(config, texts, find)

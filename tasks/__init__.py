@@ -73,6 +73,12 @@ COMMANDS = {
         "engine.commands.report:compare",
         "lay the curves of several runs over each other",
     ),
+    "sweep": (
+        "engine.sweep.flags:SweepConfig",
+        "engine.sweep.command:sweep",
+        "train with several settings and seeds, and choose one",
+    ),
+    "tune": ("bench.tune.flags:TuneConfig", "bench.tune.command:tune", "which settings train fastest on this machine"),
     "push": ("engine.commands.flags:PushConfig", "engine.commands.push:push", "upload a finished run to the Hugging Face Hub"),
     "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
     "search": (

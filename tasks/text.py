@@ -123,10 +123,17 @@ class TextTask(Task[O]):
                 raise UsageError("--eval-fraction holds out training data, but there is evaluation data already")
             tables = self.source.hold_out(tables["train"], self.strata(tables["train"]), fraction)
         self.unlimited = dict(tables)
-        tables = {split: self.source.subset(table, split) for split, table in tables.items()}
+        limited = {split: self.source.subset(table, split) for split, table in tables.items()}
+        tables = self.source.parted(limited, self.strata)
+        for split, table in held_out(tables).items():
+            if table is not limited.get(split):  # --fold or --eval-part
+                before = "train" if self.source.config.fold else split
+                is_whole = self.source.config.group_column and len(limited[before]) == len(self.unlimited[before])
+                self.unlimited[split] = table if is_whole else self.unlimited[before]
         for split, table in tables.items():
             if len(table) == 0:
                 raise DataError(f"no row of the {split} data is left")
+        self.source.held = held_out(tables)
         return tables
 
     @property

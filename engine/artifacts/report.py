@@ -12,7 +12,8 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ from engine.checked import open_regular
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import DataError
+from engine.findings import paired
 from engine.findings.document import Findings
 from engine.findings.document import read as read_findings
+from engine.findings.rows import RowFigures
+from engine.findings.rows import read as read_rows
 from engine.record.figures import by_set, figures_in_line, figures_in_metrics
 from engine.record.log import Log, LogLine, read_log
 from engine.settings.fields import with_defaults
@@ -42,13 +46,15 @@ NUM_MISTAKES, NUM_SLICES = 10, 30  # shown, of those in the file
 MOST_MISTAKES_BYTES = 64 << 20  # in which the first rows must lie
 MOST_CLASSES = 200  # in the table
 TAKEN = "as "  # begins the name of a figure of a class: how many of its rows were taken for that class
+PAIRED = "On the same rows: each run beside the first, with Holm's correction"
 CONFUSION = "Confusion: how many rows of each class were taken for which"
 
 
 @dataclass(frozen=True)
 class Record:
     """A run as it stands in its directory. ``document``: run.json; ``log``: metrics.jsonl; where they are there:
-    ``profile``: profile/profile.json; ``mistakes``: errors.csv, header and rows; ``findings``: findings.json."""
+    ``profile``: profile/profile.json; ``mistakes``: errors.csv, header and rows; ``findings``: findings.json; ``rows``:
+    rows.json."""
 
     name: str
     document: RunDocument
@@ -56,6 +62,7 @@ class Record:
     profile: Mapping[str, Any] | None = None
     mistakes: Sequence[Sequence[str]] = ()
     findings: Findings | None = None
+    rows: Mapping[str, RowFigures] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> list[LogLine]:
         return [line for line in self.log.lines if line.kind == kind]
@@ -70,7 +77,8 @@ def record_in(directory: Path, document: RunDocument, name: str) -> Record:
     """What a directory holds beside its run.json. Raises DataError for what a run does not write."""
     log = read_log(directory / "metrics.jsonl")
     mistakes = read_mistakes(directory / MISTAKES)
-    return Record(name, document, log, read_profile(directory / PROFILE), mistakes, read_findings(directory))
+    profile = read_profile(directory / PROFILE)
+    return Record(name, document, log, profile, mistakes, read_findings(directory), read_rows(directory))
 
 
 def read_mistakes(path: Path) -> list[list[str]]:
@@ -91,20 +99,24 @@ def read_mistakes(path: Path) -> list[list[str]]:
 
 def render(records: Sequence[Record]) -> str:
     """The page for one run, or for several laid over each other."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     only = records[0] if len(records) == 1 else None
-    page = environment.get_template("report.html").render(
+    return page(
         title=only.name if only else " and ".join(record.name for record in records),
         subtitles=[*(subtitles(only.document) if only else []), *filter(None, map(thinned, records))],
         tiles=tiles(only.document.metrics) if only and only.document.metrics else [],
         sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
         tables=tables(only) if only else comparison(records),
-        confusion=CONFUSION,
         advice=only.profile.get("advice", []) if only and only.profile else [],
         flame=boxes(only.profile) if only and only.profile else [],
         commands=[command for record in records if (command := record.document.command)],
     )
-    return DRIVING.sub("\ufffd", page)
+
+
+def page(**parts: Any) -> str:
+    """The page of ``title``, ``subtitles``, ``tiles``, ``sections``, ``tables`` and ``commands``."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    text = environment.get_template("report.html").render(confusion=CONFUSION, **parts)
+    return DRIVING.sub("\ufffd", text)
 
 
 # ----------------------------------------------------------------------------------------------------------------- texts
@@ -198,7 +210,11 @@ def comparison(records: Sequence[Record]) -> list[tuple[str, list[str], list[lis
              if any(each.get(name) != settings[0].get(name) for each in settings)]  # fmt: skip
     changed = [[name, *(str(each.get(name)) for each in settings)] for name in names]
     columns = ["", *(record.name for record in records)]
-    return [("Figures", columns, figures), ("Settings that differ", columns, changed)]
+    found = [("Figures", columns, figures), ("Settings that differ", columns, changed)]
+    if all(record.rows for record in records) and find_spec("scipy"):
+        heads, rows = paired.table({record.name: record.rows for record in records})
+        found.append((PAIRED, heads, rows))
+    return [each for each in found if each[2] or each[0] != PAIRED]
 
 
 # ---------------------------------------------------------------------------------------------------------------- charts

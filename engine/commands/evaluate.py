@@ -7,9 +7,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,24 +20,34 @@ from engine.artifacts.report import MISTAKES, TAKEN
 from engine.commands.findings import adjustment_of, check_adjustment, keep_findings, keep_learned, known_before, learning
 from engine.commands.flags import EvaluateConfig, changes_in, with_model
 from engine.commands.output import check_output, check_writable, without_formula, writing
+from engine.commands.rows import row_looks
 from engine.commands.slicing import check_judges, check_slices, slice_columns, slices_of, write_slices
 from engine.config import TrainConfig
 from engine.console import note, say, say_lines, shown
+from engine.data.batch import Batch
 from engine.data.collate import Layout
 from engine.data.files import check_form
 from engine.data.form import Form
 from engine.data.places import sets_of
 from engine.distributed.world import World
 from engine.errors import DataError, ModelError, UsageError
+from engine.findings.rows import NAME as ROWS
+from engine.findings.rows import dumps
 from engine.finished import Find, open_model
 from engine.loader import batches, eval_loader
 from engine.precision import Precision, choose_precision, make_autocast
 from engine.record.evaluate import evaluate as measure
 from engine.record.figures import Evaluation, figure_text
 from engine.settings.fields import user_path
-from engine.task import Adjustment, Examples, Review, Task, held_out
+from engine.task import Examples, Review, Task, held_out
 
 MOST_CLASSES = 50  # in the table on the terminal
+
+
+class Look(Protocol):
+    """What is shown the outputs of an evaluation, batch by batch."""
+
+    def update(self, outputs: Any, batch: Batch) -> None: ...
 
 
 def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[str, Any]:
@@ -46,6 +57,7 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         raise UsageError(f"evaluate takes no texts, found {texts[0]!r}: give labelled data with --file")
     check_output("--output", config.output, [".json"], inputs=[config.file], model=config.model)
     check_output("--errors", config.errors, [".csv"], inputs=[config.file, config.output], model=config.model, own=MISTAKES)
+    check_output("--rows", config.rows, [".json"], inputs=[config.file, config.output], model=config.model, own=ROWS)
     check_adjustment(config)
     check_slices(config)
     changes = changes_in(config)
@@ -67,7 +79,11 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     check_judges(config, reviews)
     for review in reviews.values():
         check_writable(review.columns(), Path(config.errors or ""), config.file or config.model)
-    result = measured(config, task, model, layout, sets, reviews or adjustments)
+    looks: Mapping[str, Look] = reviews or adjustments
+    if config.rows:
+        rows, looks = row_looks(task, sets, reviews)
+        config = one_by_one(config, task)
+    result = measured(config, task, model, layout, sets, looks)
     metrics = result.metrics()
     for name, value in metrics.items():
         say(f"  {name:<28} = {figure_text(value)}")
@@ -77,6 +93,9 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
         written = finite.metrics() | ({"classes": finite.classes} if finite.classes else {})
         with writing("--output", Path(config.output)) as stream:
             stream.write(json.dumps(written, indent=2, allow_nan=False) + "\n")
+    if config.rows:
+        with writing("--rows", Path(config.rows)) as stream:
+            stream.write(dumps({name: each.found() for name, each in rows.items()}))
     learned = [each.learned(task.source.config.data_seed) for each in adjustments.values()]
     before = known_before(config)
     for each in learned:
@@ -88,9 +107,14 @@ def evaluate(config: EvaluateConfig, texts: Sequence[str], find: Find) -> dict[s
     return metrics
 
 
+def one_by_one(config: EvaluateConfig, task: Task[Any]) -> EvaluateConfig:
+    """Rows by themselves, whose loss is then known; of a loss that compares rows with each other it is not."""
+    return replace(config, eval_batch_size=1) if task.additive else config
+
+
 def measured(
     config: EvaluateConfig, task: Task[Any], model: nn.Module, layout: Layout, sets: Mapping[str, Examples],
-    looks: Mapping[str, Review | Adjustment],
+    looks: Mapping[str, Look],
 ) -> Evaluation:  # fmt: skip
     """The evaluation of all sets; ``looks``: what is shown the outputs of each. Raises ModelError for a model that gives no
     finite numbers."""

@@ -31,8 +31,9 @@ def check_adjustment(config: EvaluateConfig) -> None:
     if (flag := learning(config)) is None:
         return
     folder_to_change(config.model, flag)
-    if config.errors:
-        raise UsageError(f"{flag} changes what --errors writes: give it first, and then evaluate --errors")
+    for name in ("errors", "rows"):
+        if getattr(config, name):
+            raise UsageError(f"{flag} changes what --{name} writes: give it first, and then evaluate --{name}")
 
 
 def learning(config: EvaluateConfig) -> str | None:

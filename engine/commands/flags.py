@@ -81,6 +81,11 @@ class EvaluateConfig:
         "CSV file for the rows that are wrong, the surest first (of numbers the furthest off); errors.csv in the model's "
         "directory is shown in its report",
     )
+    rows: str | None = setting(
+        None,
+        "JSON file for the loss of each row, and whether it is right; rows.json in the model's directory is what compare pairs "
+        "runs by",
+    )
     slice: str | None = setting(
         None,
         "with --errors: column of the data, or several: for which of its values is the model worse?",

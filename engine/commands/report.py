@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from engine.artifacts.directory import read_run
 from engine.artifacts.report import Record, comparison, record_in, render
 from engine.commands.flags import CompareConfig, ReportConfig
 from engine.commands.output import check_output, writing
-from engine.console import say, shown
+from engine.console import note, say, shown
 from engine.errors import UsageError
 from engine.installed import program
 from engine.settings.fields import user_path
@@ -37,6 +38,12 @@ def compare(config: CompareConfig, texts: Sequence[str], find: Callable[..., Any
     for name in texts:
         check_output("--output", config.output, PAGES, model=name)
     records = [record_of(user_path(name)) for name in texts]
+    without = [record.name for record in records if not record.rows]
+    if len(without) < len(records):
+        for name in without:
+            note(f"{name} has no rows of its evaluation to pair: python run.py evaluate {name} --rows {name}/rows.json")
+        if not find_spec("scipy"):
+            note("no paired tests: they are scipy's, which is not installed: pip install -c constraints.txt '.[sweep]'")
     for heading, columns, rows in comparison(records):
         say(heading)
         for row in [columns, *rows]:

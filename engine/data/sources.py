@@ -27,7 +27,7 @@ from engine.settings.fields import address_in, is_address, require, setting, use
 
 if TYPE_CHECKING:
     from datasets import Dataset
-from engine.data.held_out import rows_of_each, whole_groups
+from engine.data.held_out import hold_out, part_of, parted
 from engine.data.hub import first_reason, quietly
 from engine.data.mixture import Mixture
 from engine.data.model_settings import check_files, check_layout, check_settings, without_safetensors
@@ -60,6 +60,12 @@ class SourceConfig:
     group_column: str | None = setting(
         None, "column of what belongs together (a patient, a document): --eval-fraction holds out all rows of one, or none"
     )
+    fold: str | None = setting(
+        None, "K/N, cross-validation: train on all but the K-th of N parts of the training data, evaluate on that part alone"
+    )
+    eval_part: str | None = setting(
+        None, "K/N: evaluate on the K-th of N parts of the evaluation data; the others are kept away"
+    )
     contains: str | None = setting(None, "train and evaluate on the rows whose text contains this, in capitals or not")
     delimiter: str | None = setting(None, DELIMITER)
     encoding: str | None = setting(None, ENCODING)
@@ -84,7 +90,12 @@ class SourceConfig:
             raise UsageError(f"--train-file and --data {self.data} name two sources: give one of them")
         if self.eval_file and not self.train_file:
             raise UsageError("--eval-file needs --train-file")
-        if self.group_column and not self.eval_fraction:
+        for flag, part in (("--fold", self.fold), ("--eval-part", self.eval_part)):
+            if part:
+                part_of(part, flag)
+        if self.fold and self.eval_part:
+            raise UsageError("--fold evaluates on training data, and --eval-part on evaluation data: give one of them")
+        if self.group_column and not (self.eval_fraction or self.fold or self.eval_part):
             raise UsageError("--group-column says which rows --eval-fraction may not part: give it, too")
         if self.eval_file and self.eval_fraction:
             raise UsageError("--eval-fraction holds out training data; with --eval-file there is nothing to hold out")
@@ -132,6 +143,7 @@ class Source:
         self.taken_data: TakenData | None = None
         self.taken_model: TakenModel | None = None
         self.mixture: Mixture | None = None  # the shares of the training files, if they are told any
+        self.held: dict[str, Dataset] = {}  # the rows of each evaluation set, of tasks that read tables
         self._checked: set[str] = set()  # models whose settings are within limits
 
     # ------------------------------------------------------------------------------------------------------ data
@@ -212,20 +224,11 @@ class Source:
 
     def hold_out(self, table: Dataset, strata: Sequence[Any] | None, fraction: float) -> dict[str, Dataset]:
         """Two disjoint parts, random by ``data_seed``; each stratum gives the same share (at least one row each side)."""
-        import numpy as np
+        return hold_out(table, strata, fraction, self.config)
 
-        generator = np.random.default_rng((self.config.data_seed, 2))
-        if self.config.group_column and self.config.group_column in table.column_names:
-            held = whole_groups(table, self.config.group_column, fraction, generator)
-        else:
-            held = rows_of_each(range(len(table)) if strata is None else strata, fraction, generator, is_one=strata is None)
-        is_held = np.zeros(len(table), dtype=bool)
-        is_held[held] = True
-        parts = {"train": chosen(table, np.flatnonzero(~is_held)), "eval": chosen(table, np.flatnonzero(is_held))}
-        for split, part in parts.items():
-            if len(part) == 0:
-                raise DataError(f"--eval-fraction {fraction} of {len(table)} rows leaves none to {split} on")
-        return parts
+    def parted(self, tables: Mapping[str, Dataset], strata: Callable[[Dataset], Sequence[Any] | None]) -> dict[str, Dataset]:
+        """After ``--fold`` or ``--eval-part``, which are about the run's own data. Raises UsageError, DataError."""
+        return dict(tables) if self.run and self.is_replaced else parted(tables, strata, self.config)
 
     def only_for_the_hub(self, where: str) -> None:
         """Raises UsageError for a setting that would silently have no effect on data that are not the Hub's."""

@@ -33,6 +33,7 @@ from engine.settings.config_file import SettingsFile, from_yaml, is_run, kind_of
 from engine.settings.fields import Traits, address_in, in_order, settings_where, traits_of, user_path
 from engine.settings.hints import hint
 
+TRUTHS = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
 SHORT = {"--lr": "--learning-rate", "--bs": "--batch-size"}  # as people call them
 
 
@@ -84,6 +85,37 @@ def parse(
     return [*filled, getattr(namespace, rest)] if rest else filled
 
 
+def parse_command(argv: Sequence[str], program: str, kind: type) -> tuple[Any, list[str]]:
+    """The settings of a command, and its bare arguments; of a command that takes a training's flags, too
+    (``beside_training``), all other arguments as they are. Raises UsageError."""
+    if not getattr(kind, "beside_training", False):
+        config, texts = parse(argv, program, [kind], {}, rest="texts")
+        return config, texts
+    if "--help" in argv or "-h" in argv:
+        print(f"{program} takes the flags of a training (python run.py --task TASK --help), and these:\n")
+        print(make_parser(program, [kind]).format_help(), end="")
+        raise SystemExit(0)
+    fields = dataclasses.fields(kind)
+    own, others = apart(argv, {field.name for field in fields}, {field.name for field in fields if field.default is False})
+    return parse(own, program, [kind], {})[0], others
+
+
+def apart(argv: Sequence[str], names: Collection[str], bare: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """The flags of these settings with their values, and all other arguments, each in their order. ``bare``: truths."""
+    own, others, rest = list[str](), list[str](), list(argv)
+    while rest:
+        argument = rest.pop(0)
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        if not argument.startswith("--") or name not in names:
+            others.append(argument)
+            continue
+        own.append(argument)
+        has_value = "=" not in argument and rest and not rest[0].startswith("--")
+        if has_value and (name not in bare or rest[0].lower() in TRUTHS):
+            own.append(rest.pop(0))
+    return own, others
+
+
 def for_training(kinds: Sequence[type]) -> bool:
     """Are these the settings of a training, and not of a command that uses a finished model?"""
     return any(field.name == "max_steps" for kind in kinds for field in dataclasses.fields(kind))
@@ -101,10 +133,9 @@ def unknown_flag(flag: str, known: Sequence[str], *, is_training: bool) -> Usage
 
 def with_values(argv: Sequence[str], truths: set[str]) -> list[str]:
     """``--debug "some text"`` becomes ``--debug=true "some text"``: a truth given bare takes no text for its value."""
-    words = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
     end = argv.index("--") if "--" in argv else len(argv)  # behind it, all are texts
     settled = [
-        f"{argument}=true" if argument[2:].replace("-", "_") in truths and following.lower() not in words else argument
+        f"{argument}=true" if argument[2:].replace("-", "_") in truths and following.lower() not in TRUTHS else argument
         for argument, following in pairwise([*argv[:end], ""])
     ]
     return [*settled, *argv[end:]]

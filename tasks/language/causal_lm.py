@@ -154,10 +154,11 @@ class CausalLM(Decoder[CausalOptions]):
         if not self.is_one_text():
             return super().splits()
         config, tables = self.source.config, self.tables()
-        if config.max_train_examples or config.max_eval_examples or config.contains or self.source.mixture is not None:
+        picked = config.max_train_examples or config.max_eval_examples or config.contains or config.fold or config.eval_part
+        if picked or self.source.mixture is not None:
             raise UsageError(
-                "shares, --max-train-examples, --max-eval-examples and --contains pick rows, and a .txt file is one text: "
-                "cut the file, or, if each line is a text, give --documents packed"
+                "shares, --max-train-examples, --max-eval-examples, --contains, --fold and --eval-part pick rows, and a .txt "
+                "file is one text: cut the file, or, if each line is a text, give --documents packed"
             )
         if config.eval_fraction and not held_out(tables):
             lines = tables["train"]

@@ -22,5 +22,5 @@ LAYERS: list[set[str]] = [
     {"build", "finished"},
     {"checks", "resume", "exporting"},
     {"explain", "commands"},
-    {"fit", "serving"},
+    {"fit", "serving", "sweep"},
 ]

@@ -242,6 +242,7 @@ def other_than_the_default(kind: type) -> dict:
     special = {
         "warmup_ratio": 0.25, "lora": True, "shard": False, "resume": True, "overwrite": False, "find_unused_parameters": True,
         "freeze": "a|b", "eval_fraction": None, "group_column": None, "train_file": "t.csv", "eval_file": "e.csv", "data": "auto", "eval_metric": None,
+        "fold": "2/5", "eval_part": None,
         "optimizer": "muon", "momentum": 0.8, "warmup_steps": None, "schedule": "cosine", "schedule_options": "num_cycles=0.3",
         "min_learning_rate": 1e-9, "class_weights": None, "label_smoothing": 0.25, "max_grad_norm": float("inf"), "workers": 1, "stream": False, "lora_dropout": 0.5,
         "problem": "single_label", "output": "o.csv", "errors": "e.csv", "mask_probability": 0.5, "top_p": 0.5, "loss": "contrastive",
@@ -305,6 +306,7 @@ def test_every_setting_comes_back(tmp_path, kinds, suffix, capsys):
         "shard",
         "overwrite",
         "eval_fraction",
+        "eval_part",
         "group_column",
         "data",
         "class_weights",

@@ -1,0 +1,1 @@
+"""``run.py tune``: the fastest settings of a training on this machine."""

@@ -1,0 +1,1 @@
+"""Several settings, several seeds, each an ordinary run: which is best, and is that more than chance?"""

@@ -64,6 +64,11 @@ COMMANDS = {
         "engine.commands.export:export",
         "write a finished model as ONNX, checked",
     ),
+    "monitor": (
+        "tasks.flags:MonitorFlags",
+        "engine.commands.monitor:monitor",
+        "are new data like those of a run? tests for each feature, one verdict",
+    ),
     "fill": ("tasks.flags:FillConfig", "tasks.language.fill:fill", "fill in the [MASK] of a text"),
     "generate": ("tasks.flags:GenerateConfig", "tasks.language.generate:generate", "let a causal language model write on"),
     "report": ("engine.commands.flags:ReportConfig", "engine.commands.report:report", "draw a run's report.html again"),

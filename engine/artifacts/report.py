@@ -32,7 +32,7 @@ from engine.record.figures import by_set, figures_in_line, figures_in_metrics
 from engine.record.log import Log, LogLine, read_log
 from engine.settings.fields import with_defaults
 
-Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
+Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars; names: of x 0, 1, 2 ...
 NUM_BARS = 30
 DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # a terminal, or a text's direction
 NO_LOG = Log()
@@ -121,18 +121,37 @@ def checked_profile(found: dict[str, Any]) -> dict[str, Any]:
 
 def render(records: Sequence[Record]) -> str:
     """The page for one run, or for several laid over each other."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     only = records[0] if len(records) == 1 else None
-    page = environment.get_template("report.html").render(
-        title=only.name if only else " and ".join(record.name for record in records),
-        subtitles=[*(subtitles(only.document) if only else []), *filter(None, map(thinned, records))],
-        tiles=tiles(only.document.metrics) if only and only.document.metrics else [],
-        sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
-        tables=tables(only) if only else comparison(records),
-        confusion=CONFUSION,
-        commands=[command for record in records if (command := record.document.command)],
+    return page(
+        only.name if only else " and ".join(record.name for record in records),
+        [*(subtitles(only.document) if only else []), *filter(None, map(thinned, records))],
+        tiles(only.document.metrics) if only and only.document.metrics else [],
+        sections(records),
+        tables(only) if only else comparison(records),
+        [command for record in records if (command := record.document.command)],
     )
-    return DRIVING.sub("\ufffd", page)
+
+
+def page(
+    title: str,
+    subtitles: Sequence[str],
+    tiles: Sequence[tuple[str, str]],
+    sections: Sequence[tuple[str, Sequence[Chart]]],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
+    commands: Sequence[str] = (),
+) -> str:
+    """The page itself: lines under its title, figures, charts and tables, each with a heading; and how it is repeated."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    found = environment.get_template("report.html").render(
+        title=title,
+        subtitles=subtitles,
+        tiles=tiles,
+        sections=[(heading, shown) for heading, charts in sections if (shown := drawable(charts))],
+        tables=tables,
+        confusion=CONFUSION,
+        commands=commands,
+    )
+    return DRIVING.sub("\ufffd", found)
 
 
 # ----------------------------------------------------------------------------------------------------------------- texts
@@ -258,7 +277,7 @@ def drawable(charts: Sequence[Chart]) -> list[Chart]:
             for series in each["series"]
         ]
         kept.append(each | {"series": [series for series in finite if series["points"]]})
-    return [chart for chart in kept if any(len(series["points"]) > 1 for series in chart["series"])]
+    return [chart for chart in kept if any(len(series["points"]) > 1 or chart.get("names") for series in chart["series"])]
 
 
 def chart(title: str, unit: str, series: Mapping[str, list[list[float]]], **more: Any) -> Chart:

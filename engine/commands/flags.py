@@ -119,6 +119,46 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class MonitorConfig:
+    """Settings of ``monitor``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ()  # whose data can be watched, by their names
+
+    model: str = setting("", "directory of a finished run, or any model directory or Hub name; or bare, first")
+    input: str = setting("", "CSV, TSV, JSON, JSONL, Parquet, Arrow or text file of new rows, or several", several=True)
+    reference: str | None = setting(
+        None,
+        "file, or several, that the new rows are compared with, last month's say: rows that the model was not trained on "
+        "(default: the profile that training has left in the run)",
+        several=True,
+    )
+    output: str | None = setting(None, "folder for report.html and monitor.json; made if it is not there (default: print only)")
+    fail_on_drift: bool = setting(False, "exit with 8 where a drift is called")
+    alpha: float = setting(0.001, "a drift is called where p, after Holm's correction over all features, is below this ...")
+    least_effect: float = setting(0.1, "... and the distance of the distributions, 0 to 1, is at least this")
+    labels: Literal["auto", "none"] = setting(
+        "auto", "auto: where the new rows have the label's column, they are compared, and the model is measured; none: it is left"
+    )
+    delimiter: str | None = setting(None, DELIMITER, replaces_run=True)
+    encoding: str | None = setting(None, ENCODING, replaces_run=True)
+    quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING, replaces_run=True)
+    column_names: str | None = setting(None, COLUMN_NAMES, replaces_run=True)
+    task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
+    eval_batch_size: int = setting(32, "examples per batch; changes speed only")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: that of the training run, if the device has it")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    workers: int = setting(0, "processes that load data")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "input", bool(self.input), "must name a file of new rows")
+        require(self, "alpha", 0 < self.alpha < 1, "must lie between 0 and 1")
+        require(self, "least_effect", 0 <= self.least_effect <= 1, "must be 0 to 1")
+        require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
+        require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
+
+
+@dataclass(frozen=True)
 class ServeConfig:
     """Settings of ``serve``."""
 
@@ -244,7 +284,7 @@ def refuse_missing(config: Any, texts: Sequence[str]) -> None:
         names = getattr(config, "models", None) or [getattr(config, "model", "") or next(iter(texts), "")]
         for name in (name for name in names if not any(letter.isspace() for letter in name)):
             refuse_missing_model(name)
-    for flag in ("input", "file", "corpus"):
+    for flag in ("input", "file", "corpus", "reference"):
         if flag == "input" and len(texts) > (0 if getattr(config, "model", "") else 1):
             continue  # one of the two is too many, which the command says
         if (value := getattr(config, flag, None)) and value != "-":
@@ -252,6 +292,6 @@ def refuse_missing(config: Any, texts: Sequence[str]) -> None:
                 check_form(name, f"--{flag}", Form.of(config), fetch=check_address)
 
 
-def changes_in(config: PredictConfig | EvaluateConfig | ServeConfig) -> dict[str, Any]:
+def changes_in(config: PredictConfig | EvaluateConfig | MonitorConfig | ServeConfig) -> dict[str, Any]:
     """What a command says in place of the run's own settings; None: nothing."""
     return {name: getattr(config, name) for name in settings_where(lambda traits: traits.replaces_run, type(config))}

@@ -83,7 +83,10 @@ def draw(
     tables = [("Features", heads, rows)]
     figures: Mapping[str, Mapping[str, Any]] = record["figures"]
     if figures[NOW]:
-        lines = [[name, figure(figures[BEFORE][name]), figure(value)] for name, value in figures[NOW].items()]
+        lines = [
+            [name, *("-" if each is None else figure(each) for each in (figures[BEFORE][name], value))]
+            for name, value in figures[NOW].items()
+        ]
         tables.append(("Figures of the model", ["", BEFORE, NOW], lines))
     if tokenizer is not None and before.vocabulary is not None and now.vocabulary is not None:
         heading = "Pieces of words whose share of the rows has changed most (% of the rows that hold them)"
@@ -108,6 +111,9 @@ def of_numbers(name: str, before: Numbers, now: Numbers) -> Chart:
     both = np.concatenate([before.sample, now.sample])
     low, high = float(both.min()), float(np.quantile(both, 0.99))
     edges = np.linspace(low, high if high > low else low + 1, NUM_BINS + 1)
+    if (both == both.round()).all():  # bins of as many whole numbers each
+        width = -(-(int(high) - int(low) + 1) // NUM_BINS)
+        edges = np.arange(int(low), int(high) + width + 1, width) - 0.5
     middles = (edges[1:] + edges[:-1]) / 2
 
     def points(values: Sequence[float]) -> list[list[float]]:

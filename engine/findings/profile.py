@@ -28,6 +28,7 @@ FORMAT = 1
 SEED = 20  # of the rows that are drawn
 SAMPLE, COUNTED, PIECES = 2000, 20_000, 5000  # rows in a sample; rows whose pieces are counted; pieces that are kept
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+CHUNK = 1000
 MOST_NAMES, LONGEST_NAME, OTHERS = 1000, 100, "(others)"
 
 
@@ -86,12 +87,7 @@ class Vocabulary:
         """Of rows of token ids."""
         if not len(ids):
             return cls(0, {})
-        number = np.zeros(0, dtype=np.int64)
-        for row in ids:
-            here = np.unique(row)
-            if here[-1] >= len(number):
-                number = np.concatenate([number, np.zeros(int(here[-1]) + 1 - len(number), dtype=np.int64)])
-            number[here] += 1
+        number = np.bincount(pieces_in(ids)[1])
         order = np.argsort(-number, kind="stable")
         order = order[number[order] > 0]
         rest = number[order[PIECES:]]
@@ -106,13 +102,22 @@ class Vocabulary:
         size = max(self.counts, default=0) + 1
         table = np.full(size, self.rest)
         table[[*self.counts]] = [*self.counts.values()]
-        found = np.empty(len(ids))
-        for i, row in enumerate(ids):
-            here = np.unique(row)
-            seen = np.where(here < size, table[np.minimum(here, size - 1)], self.rest)
-            seen = np.maximum(seen - 1, self.rest) if within else seen
-            found[i] = np.log((self.rows - within + 1) / (seen + 1)).mean() if len(here) else 0.0
-        return found
+        rows, here = pieces_in(ids)
+        seen = np.where(here < size, table[np.minimum(here, size - 1)], self.rest)
+        seen = np.maximum(seen - 1, self.rest) if within else seen
+        total = np.bincount(rows, np.log((self.rows - within + 1) / (seen + 1)), minlength=len(ids))
+        return np.asarray(total / np.maximum(np.bincount(rows, minlength=len(ids)), 1))
+
+
+def pieces_in(ids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Each piece of each row once: two [M], the rows and the ids. Some rows at a time: what is sorted takes memory."""
+    found = []
+    for start in range(0, len(ids), CHUNK):
+        some = ids[start : start + CHUNK]
+        rows = np.repeat(np.arange(start, start + len(some)), [len(row) for row in some])
+        found.append(np.unique(rows << 32 | np.concatenate(some).astype(np.int64)))
+    both = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    return both >> 32, both & 0xFFFFFFFF
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, ExportConfig, MonitorConfig, PredictConfig, ServeConfig, require_csv
+from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, ExportConfig, MonitorConfig, PredictConfig, ServeConfig, UpdateConfig, require_csv
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.data.sources import SourceConfig
 from engine.errors import UsageError
@@ -138,6 +138,13 @@ class MonitorFlags(MonitorConfig):
     label_separator: str | None = setting(
         None, "between the labels in a CSV cell (default: as in training)", replaces_run=True, before="delimiter"
     )
+
+
+@dataclass(frozen=True)
+class UpdateFlags(UpdateConfig):
+    """Settings of ``update``."""
+
+    tasks = ("classification", "yelp", "imdb")
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from engine.findings.profile import NAME as DATA_PROFILE
 from engine.record.profiling import FOLDER
 from engine.settings.fields import differences, user_path
 
+UPDATE = "update.json"  # what an update has decided
 FOLDERS = ("checkpoints", FOLDER, "tensorboard", "wandb")  # of a run
-FILES = ("run.json", "metrics.jsonl", "README.md", "report.html", ".lock", MISTAKES, SLICES, FINDINGS, DATA_PROFILE)
+FILES = ("run.json", "metrics.jsonl", "README.md", "report.html", ".lock", MISTAKES, SLICES, FINDINGS, DATA_PROFILE, UPDATE)
 WEIGHTS = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|adapter_config\.json")
 MODEL_FILE = re.compile(  # what transformers, peft and sentence-transformers save; a task may save more: RunDocument.files
     rf"{WEIGHTS.pattern}|(config|generation_config|modules)\.json|"

@@ -196,8 +196,10 @@ class Classification(Labelled[ClassificationOptions]):
             note("the exported model reads a window: cutting a text, and pooling the logits of its windows, are yours to do")
 
     def evaluated(self, table: Dataset) -> Dataset:
-        o = self.options
-        return table.select_columns([name for name in (o.text_column, o.text_pair_column) if name])
+        return table.select_columns(self.carriers())
+
+    def carriers(self) -> list[str]:
+        return [name for name in (self.options.text_column, self.options.text_pair_column) if name]
 
     # ----------------------------------------------------------------------------------------------------- inference
 

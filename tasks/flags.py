@@ -8,7 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, ExportConfig, MonitorConfig, PredictConfig, ServeConfig, UpdateConfig, require_csv
+from engine.commands.flags import (
+    EXCEL_SAFE,
+    EvaluateConfig,
+    ExportConfig,
+    MonitorConfig,
+    PredictConfig,
+    ServeConfig,
+    UpdateConfig,
+    require_csv,
+)
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.data.sources import SourceConfig
 from engine.errors import UsageError

@@ -23,6 +23,7 @@ from bench.bad_input import (  # noqa: F401
     ranking_rows,
     run_rows,
     serving_rows,
+    watching_rows,
     writing_rows,
 )
 

@@ -137,7 +137,8 @@ class MonitorConfig:
     alpha: float = setting(0.001, "a drift is called where p, after Holm's correction over all features, is below this ...")
     least_effect: float = setting(0.1, "... and the distance of the distributions, 0 to 1, is at least this")
     labels: Literal["auto", "none"] = setting(
-        "auto", "auto: where the new rows have the label's column, they are compared, and the model is measured; none: it is left"
+        "auto",
+        "auto: where the new rows have the label's column, they are compared, and the model is measured; none: it is left",
     )
     delimiter: str | None = setting(None, DELIMITER, replaces_run=True)
     encoding: str | None = setting(None, ENCODING, replaces_run=True)

@@ -112,7 +112,9 @@ def known_profile(model: str) -> Profile:
         raise UsageError(f"{model} is no run, and so has no profile of its data: {way}")
     found = read_profile(directory, read_run(directory).files)
     if found is None:
-        raise UsageError(f"{model} has no profile of its data, as an older version, or another program, has made its model: {way}")
+        raise UsageError(
+            f"{model} has no profile of its data, as an older version, or another program, has made its model: {way}"
+        )
     return found
 
 
@@ -143,7 +145,9 @@ def rows_of(
     examples = (task.examples() if is_labelled else task.unlabelled())[UNNAMED]
     device = next(model.parameters()).device
     world, precision = World(device), precision_of(config.model, config.precision, device)
-    loader = eval_loader(task, examples, layout, TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers), world)
+    loader = eval_loader(
+        task, examples, layout, TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers), world
+    )
     autocast, watch, found = make_autocast(precision, device), task.watch(UNNAMED), None
     if is_labelled:
         found = measure(model, task, batches(loader), autocast, world, split=UNNAMED, total=len(loader), look=watch.update)

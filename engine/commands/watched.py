@@ -32,7 +32,9 @@ def table(features: Sequence[Feature], before: Profile, now: Profile) -> str:
     for each in features:
         old, new = in_short(each, before, now)
         mark = "  drift" if each.is_drift else ""
-        lines.append(f"  {each.name:<18}{shown(old, 24):<26}{shown(new, 24):<26}{each.effect:>8.3f}{each.adjusted:>10.2g}{mark}")
+        lines.append(
+            f"  {each.name:<18}{shown(old, 24):<26}{shown(new, 24):<26}{each.effect:>8.3f}{each.adjusted:>10.2g}{mark}"
+        )
     return "\n".join(lines)
 
 
@@ -95,22 +97,20 @@ def draw(
     tiles = [("verdict", "drift" if drifted else "no drift"), ("rows", f"{record['rows']:,}"),
              *((each.name, f"{each.effect:.2f}") for each in drifted)]  # fmt: skip
     of = next(iter(before.numbers.values())).of if before.numbers else ""
-    return page(
-        title,
-        [line, f"Numbers before are of a sample of {of}; an effect is the largest distance of two distribution functions, or half "
-               "the sum of the differences of shares: 0 the same, 1 nothing in common."],
-        tiles,
-        [("Numbers", [of_numbers(each.name, before.numbers[each.name], now.numbers[each.name]) for each in numbers]),
-         ("Labels", [of_labels(each.name, before, now) for each in labels])],
-        tables,
-    )  # fmt: skip
+    how = (
+        f"Numbers before are of a sample of {of}; an effect is the largest distance of two distribution functions, or half the "
+        "sum of the differences of shares: 0 the same, 1 nothing in common."
+    )
+    charts = [of_numbers(each.name, before.numbers[each.name], now.numbers[each.name]) for each in numbers]
+    bars = [of_labels(each.name, before, now) for each in labels]
+    return page(title, [line, how], tiles, [("Numbers", charts), ("Labels", bars)], tables)
 
 
 def of_numbers(name: str, before: Numbers, now: Numbers) -> Chart:
     """Two histograms over the same bins; the highest hundredth stands in the last one."""
     both = np.concatenate([before.sample, now.sample])
     low, high = float(both.min()), float(np.quantile(both, 0.99))
-    edges = np.linspace(low, high if high > low else low + 1, NUM_BINS + 1)
+    edges: np.ndarray = np.linspace(low, high if high > low else low + 1, NUM_BINS + 1)
     if (both == both.round()).all():  # bins of as many whole numbers each
         width = -(-(int(high) - int(low) + 1) // NUM_BINS)
         edges = np.arange(int(low), int(high) + width + 1, width) - 0.5

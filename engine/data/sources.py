@@ -59,7 +59,7 @@ class SourceConfig:
     more_train_file: str | None = setting(
         None, "more rows to train on, of which none are held out: a file, or several; update gives new rows so", several=True
     )
-    old_rows: Literal["all", "same", "none"] = setting("all", "beside these, of the other training rows: all, as many, or none")
+    old_rows: Literal["all", "same", "none"] = setting("all", "beside these, of the other rows: all, as many, or none")
     group_column: str | None = setting(
         None, "column of what belongs together (a patient, a document): --eval-fraction holds out all rows of one, or none"
     )
@@ -97,9 +97,10 @@ class SourceConfig:
 def refuse_missing(config: SourceConfig) -> None:
     """Raises DataError, ModelError when a file of the settings, or the model's folder, is not there; what is in them, or at
     an address, is found out later."""
-    held_out = sets_of(config.eval_file).values() if config.eval_file else ()
-    named = (("--train-file", config.train_file), ("--more-train-file", config.more_train_file))
-    for flag, name in (*named, *(("--eval-file", name) for name in held_out)):
+    named = [("--train-file", config.train_file), ("--more-train-file", config.more_train_file)]
+    for flag, name in named + [
+        ("--eval-file", name) for name in (sets_of(config.eval_file) if config.eval_file else {}).values()
+    ]:
         if name is not None:
             check_form(name, flag, Form.of(config), fetch=check_address)
     refuse_missing_model(config.model)

@@ -44,8 +44,12 @@ def require_scipy() -> None:
 
 def compare(before: Profile, now: Profile, alpha: float, least: float) -> list[Feature]:
     """What both have, the least probable first. A drift: ``adjusted`` below ``alpha``, and an effect of at least ``least``."""
-    found = [numbers_differ(name, each, now.numbers[name]) for name, each in before.numbers.items() if is_in(now.numbers, name, each)]
-    found += [shares_differ(name, each, now.shares[name]) for name, each in before.shares.items() if is_in(now.shares, name, each)]
+    found = [
+        numbers_differ(name, each, now.numbers[name]) for name, each in before.numbers.items() if is_in(now.numbers, name, each)
+    ]
+    found += [
+        shares_differ(name, each, now.shares[name]) for name, each in before.shares.items() if is_in(now.shares, name, each)
+    ]
     judged = [
         Feature(each.name, each.test, each.effect, each.p, each.rows, adjusted, adjusted < alpha and each.effect >= least)
         for each, adjusted in zip(found, holm([each.p for each in found]), strict=True)

@@ -6,8 +6,8 @@ A profile is not worth a run: whatever goes wrong with one is said, and the run 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from engine.distributed.world import World
 from engine.findings.profile import COUNTED, SAMPLE, SEED, Numbers, Profile, Shares, Vocabulary
 from engine.task import Answers, Task, Watch
 
+T = TypeVar("T")
 TRAINING, EVALUATION = "training rows", "evaluation rows"
 
 
@@ -30,7 +31,7 @@ def of_run(task: Task[Any], watch: Watch | None, world: World) -> Profile | None
     return attempted(lambda: made(task.watch("train"), parts, [TRAINING, EVALUATION], most=SAMPLE))
 
 
-def attempted(function: Any) -> Any:
+def attempted(function: Callable[[], T]) -> T | None:
     """What it returns; None, with a note, where it fails."""
     try:
         return function()

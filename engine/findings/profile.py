@@ -164,7 +164,11 @@ def numbers_in(found: Any) -> Numbers:
     if not isinstance(found, dict):
         raise ValueError("what describes numbers is no object")
     lists = [expect(found, name, list) for name in ("quantiles", "sample")]
-    if len(lists[0]) not in (0, len(QUANTILES)) or len(lists[1]) > SAMPLE or not all(is_a(x, float) for each in lists for x in each):
+    if (
+        len(lists[0]) not in (0, len(QUANTILES))
+        or len(lists[1]) > SAMPLE
+        or not all(is_a(x, float) for each in lists for x in each)
+    ):
         raise ValueError("the quantiles or the sample of a number are none")
     return Numbers(expect(found, "of", str), expect(found, "rows", int, least=0), expect(found, "mean", float), *lists)
 
@@ -215,5 +219,7 @@ def read(directory: Path, files: Mapping[str, str] | None) -> Profile | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise DataError(f"{path} is not what training writes ({error}): remove it, and compare with a file: --reference") from error
+        raise DataError(
+            f"{path} is not what training writes ({error}): remove it, and compare with a file: --reference"
+        ) from error
     return found if found.weights == weights_of(files) else None

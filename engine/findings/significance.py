@@ -1,4 +1,4 @@
-"""Is a difference more than chance? Fisher's exact test, Holm's correction for looking at many, and two models on the same rows.
+"""Is a difference more than chance? Fisher's exact test, Holm's correction for looking at many, two models on the same rows.
 
 All are short; SciPy, which has most of them, comes with an extra only (tests/engine/findings/ compares).
 """

@@ -31,7 +31,8 @@ class Seen:
         try:
             self.at[step] = watch = self.task.watch(split)
         except Exception as error:  # of whatever a subclass has changed: a profile is not worth a run
-            return self.give_up(error)
+            self.give_up(error)
+            return None
 
         def look(outputs: Any, batch: Batch) -> None:
             if self.split is not None and batch.weight:  # a filler is there for the other ranks only

@@ -13,7 +13,7 @@ from typing import Any
 from engine.artifacts.directory import is_finished, locked, read_run
 from engine.commands.flags import UpdateConfig, with_model
 from engine.config import TrainConfig
-from engine.console import note, printable, say
+from engine.console import note, say
 from engine.data.sources import Source, SourceConfig
 from engine.errors import UsageError
 from engine.finished import Find, filled, ours
@@ -37,13 +37,13 @@ def update(config: UpdateConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError(f"{directory} holds no finished run, and update trains one further")
     if directory.is_symlink():
         raise UsageError(f"{directory} is a link, and update exchanges folders: name the folder itself")
+    kind = None if config.rollback else kind_of(config, directory, find)
     with locked(directory):
         finish(directory)
-        if config.rollback:
+        if kind is None:
             before = roll_back(directory)
-            return say(f"rolled back: {directory} holds the model before the last update; the updated one is in {before}")
+            return say(f"rolled back: {directory} holds the model that was in {before}, and the other way round")
         settings = settings_to_go_on(config, directory)
-        kind = kind_of(config, directory, find)
         refuse_others(kept_in(directory))
         task, engine = put_together(config, directory, settings, kind)
         fit(task, engine)
@@ -69,7 +69,9 @@ def settings_to_go_on(config: UpdateConfig, directory: Path) -> dict[str, Any]:
     if settings.get("lora") and not settings.get("lora_merge"):
         raise UsageError(f"{directory} is an adapter, and its update would lie over itself: train with --lora-merge")
     if settings.get("problem") == "regression":
-        raise UsageError(f"{directory} predicts numbers, and update compares what is right or wrong: train further with --model")
+        raise UsageError(
+            f"{directory} predicts numbers, and update compares what is right or wrong: train further with --model"
+        )
     if not config.eval_file and not [split for split in document.data.num_examples if split != "train"]:
         raise UsageError(f"the run {directory} has no evaluation data, which have to decide: give --eval-file")
     earlier = settings.get("more_train_file")
@@ -115,12 +117,15 @@ def decide(config: UpdateConfig, directory: Path, find: Find) -> None:
         "margin": config.margin,
         "sets": [dataclasses.asdict(each) | {"interval": each.interval, "p": each.p} for each in found],
     }
-    worst = min(each.interval[0] for each in found)
     if is_kept:
         put_in_place(directory, verdict)
-        say(f"kept: the new model, now in {directory}; the old one is in {kept_in(directory)} (update --rollback). {rule(config.margin)}")
-        return
+        say(f"kept: the new model, now in {directory}; the old one is in {kept_in(directory)} (update --rollback)")
+        return say(rule(config.margin))
     write_verdict(new, verdict, None)
-    say(f"kept: the old model, in {directory}; the new one is left in {new}. {rule(config.margin)}")
-    note(f"the lowest end of an interval is {worst:.4f}: with --margin {-worst + 5e-5:.4f} or more the new one would be kept, "
-         f"as would one with more held-out rows to show it (--eval-file); {printable(str(new))} is not trained again")  # fmt: skip
+    say(f"kept: the old model, in {directory}; the new one is left in {new}")
+    say(rule(config.margin))
+    worst = min(each.interval[0] for each in found)
+    note(
+        f"the lowest end of an interval is {worst:.4f}: the same command with --margin {-worst + 5e-5:.4f} or more would keep the "
+        "new one, without training it again; with more held-out rows (--eval-file) less may be shown to be enough"
+    )

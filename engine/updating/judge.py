@@ -5,10 +5,9 @@ Of each set: the difference of the accuracies, its 95% interval for paired rows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -53,10 +52,9 @@ class Compared:
 
     def line(self) -> str:
         low, high = self.interval
-        return (
-            f"{shown(self.name, 40)}: accuracy {self.old:.4f}, new {self.new:.4f}: {self.new - self.old:+.4f} (95% interval {low:+.4f} to "
-            f"{high:+.4f}, {self.rows:,} rows: {self.gained} gained, {self.lost} lost, McNemar's p {self.p:.2g})"
-        )
+        figures = f"accuracy {self.old:.4f}, new {self.new:.4f}: {self.new - self.old:+.4f}"
+        counts = f"{self.rows:,} rows: {self.gained} gained, {self.lost} lost, McNemar's p {self.p:.2g}"
+        return f"{shown(self.name, 40)}: {figures} (95% interval {low:+.4f} to {high:+.4f}, {counts})"
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,8 @@ def compared(config: UpdateConfig, old: Path, new: Path, find: Find) -> list[Com
         if other is None or list(other.words) != list(one.words):
             raise DataError(f"{name}: the rows are not the same for both models: have the files changed since?")
         counts = np.array([text not in known for text in one.words], dtype=bool)
-        if (left_out := int((~counts).sum())):
-            note(f"warning: {left_out} of {len(counts)} rows of {name} are among the new rows, which tells of both models nothing: "
-                 "they are left out of the comparison")  # fmt: skip
+        if left_out := int((~counts).sum()):
+            note(f"warning: {name}: {left_out} of {len(counts)} are among the new rows, and have no say")
         if not counts.any():
             raise DataError(f"{name}: all rows are among the new rows, and none is left to decide: give --eval-file")
         right = one.right[counts], other.right[counts]
@@ -102,28 +99,31 @@ def compared(config: UpdateConfig, old: Path, new: Path, find: Find) -> list[Com
 
 
 def judged(config: UpdateConfig, model: Path, find: Find) -> dict[str, Judged]:
-    """A model on all sets, in fp32, in which predict computes, too."""
-    found: dict[str, Judged] = {}
-    given = {GIVEN if name == UNNAMED else f"{GIVEN} {name}": file for name, file in sets_of(config.eval_file).items()} if (
-        config.eval_file) else {}  # fmt: skip
-    for files in (None, *({UNNAMED: file} for file in given.values())):
-        changes: Mapping[str, Any] = {} if files is None else {"max_eval_examples": 0}
-        task, loaded, layout = open_model(
-            str(model), find, device=config.device, task=config.task, changes=changes, files=files
-        )
-        device = next(loaded.parameters()).device
-        names = [*given][len([name for name in found if name.startswith(GIVEN)])] if files else None
-        for split, examples in held_out(task.examples()).items():
-            review = task.review(split)
-            if not isinstance(review, Judge):
-                raise UsageError("update: this task does not tell right from wrong row by row")
-            loader = eval_loader(task, examples, layout, TrainConfig(eval_batch_size=32, workers=config.workers), World(device))
-            evaluate(loaded, task, batches(loader), make_autocast("fp32", device), World(device), split=split,
-                     total=len(loader), look=review.update)  # fmt: skip
-            own = OWN if split == UNNAMED else f"{OWN} {split}"
-            found[names or own] = Judged(review.right(), review.words())
+    """A model on all sets, by the name of each. Raises UsageError, DataError, ModelError."""
+    given = sets_of(config.eval_file) if config.eval_file else {}
+    found = answered(config, model, find, None, OWN)
+    for name, file in given.items():
+        found |= answered(config, model, find, file, GIVEN if name == UNNAMED else f"{GIVEN} {name}")
     if not found:
         raise DataError(f"the run {model} has no evaluation data: give --eval-file")
+    return found
+
+
+def answered(config: UpdateConfig, model: Path, find: Find, file: str | None, name: str) -> dict[str, Judged]:
+    """A model on the rows of a file (None: on the run's own, which may be several sets), in fp32, as predict computes."""
+    task, loaded, layout = open_model(
+        str(model), find, device=config.device, task=config.task,
+        changes={} if file is None else {"max_eval_examples": 0}, files=None if file is None else {UNNAMED: file},
+    )  # fmt: skip
+    world, found = World(next(loaded.parameters()).device), {}
+    for split, examples in held_out(task.examples()).items():
+        review = task.review(split)
+        if not isinstance(review, Judge):
+            raise UsageError("update: this task does not tell right from wrong row by row")
+        loader = eval_loader(task, examples, layout, TrainConfig(workers=config.workers), world)
+        autocast = make_autocast("fp32", world.device)
+        evaluate(loaded, task, batches(loader), autocast, world, split=split, total=len(loader), look=review.update)
+        found[name if split == UNNAMED else f"{name} {split}"] = Judged(review.right(), review.words())
     return found
 
 

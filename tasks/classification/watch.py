@@ -62,12 +62,16 @@ class Watched:
         found = np.asarray(self.data.columns["labels"])
         if not self.has_labels:
             return None
-        return found.astype(np.float64) if self.problem == "regression" else self.counted(found > 0 if found.ndim == 2 else found)
+        return (
+            found.astype(np.float64) if self.problem == "regression" else self.counted(found > 0 if found.ndim == 2 else found)
+        )
 
     def counted(self, found: np.ndarray) -> dict[str, int]:
         """How often each label: of ids [N]; or of [N, L] bool each set of labels, which has a name of its own."""
         if found.ndim == 1:
-            return {name: int(count) for name, count in zip(self.names, np.bincount(found, minlength=len(self.names)), strict=True)}
+            return {
+                name: int(count) for name, count in zip(self.names, np.bincount(found, minlength=len(self.names)), strict=True)
+            }
         kinds, counts = np.unique(found, axis=0, return_counts=True)
         words = ["|".join(np.asarray(self.names)[kind]) or NO_LABEL for kind in kinds]
         return dict(Counter(dict(zip(words, counts.tolist(), strict=True))))

@@ -58,7 +58,9 @@ def test_the_same_kind_of_rows_is_no_drift(watched, tmp_path, capsys):
     assert 0.6 < record["figures"]["now"]["accuracy"] < 1
     page = parsed((tmp_path / "out/report.html").read_text())
     assert page is not None
-    assert run.main(monitor(directory, folder / "new.csv", "--output", str(tmp_path / "out"))) == 0, "again, into its own folder"
+    assert run.main(monitor(directory, folder / "new.csv", "--output", str(tmp_path / "out"))) == 0, (
+        "again, into its own folder"
+    )
 
 
 PLANTED = {
@@ -98,7 +100,10 @@ def test_without_labels_and_beside_a_file(watched, tmp_path, capsys):
     code, line = fails(monitor(older, plain), capsys)
     assert code == 2 and line.endswith("compare with a file of rows that it was not trained on: --reference FILE")
     for model in (older, folder / "model"):
-        assert run.main(monitor(model, folder / "new.csv", "--reference", str(folder / "held.csv"), "--task", "classification")) == 0
+        assert (
+            run.main(monitor(model, folder / "new.csv", "--reference", str(folder / "held.csv"), "--task", "classification"))
+            == 0
+        )
         said = capsys.readouterr().out
         assert "250 rows of new.csv, compared with held.csv" in said and "no drift" in said and "(before: " in said
 
@@ -140,9 +145,9 @@ def test_what_is_refused(watched, tmp_path, capsys):
 def test_training_leaves_a_profile_of_training_rows_and_of_answers_to_others(project):
     found = profile.read(project / "run", read_run(project / "run").files)
     assert found is not None
-    assert {name: (each.of, each.rows) for name, each in found.numbers.items()} == {
-        name: ("training rows", 60) for name in ("tokens", "characters", "vocabulary", "unknown tokens")
-    } | {"confidence": ("evaluation rows", 30)}
+    assert {name: (each.of, each.rows) for name, each in found.numbers.items()} == dict.fromkeys(
+        ("tokens", "characters", "vocabulary", "unknown tokens"), ("training rows", 60)
+    ) | {"confidence": ("evaluation rows", 30)}
     texts = [text for text, _ in tiny.texts(60, 0)]
     assert sorted(found.numbers["characters"].sample) == sorted(map(len, texts))
     assert sorted(found.numbers["tokens"].sample) == sorted(len(text.split()) + 2 for text in texts)
@@ -154,12 +159,28 @@ def test_training_leaves_a_profile_of_training_rows_and_of_answers_to_others(pro
 
 def test_it_is_of_the_model_that_was_kept(project, tmp_path, monkeypatch):
     """Of the best evaluation, not of the last; and where an earlier process has done it, it is done again, to the same profile."""
-    given = command(project, "--eval-steps", "1", "--batch-size", "20", "--learning-rate", "3", "--best-metric", "loss", "--seed", "3")
+    given = command(
+        project, "--eval-steps", "1", "--batch-size", "20", "--learning-rate", "3", "--best-metric", "loss", "--seed", "3"
+    )
     assert run.main([*given, "--output-dir", str(tmp_path / "a")]) == 0
     kept = read_run(tmp_path / "a").kept
     assert kept.step == 1 < len(list((tmp_path / "a/metrics.jsonl").read_text().splitlines())), "the first, and not the last"
     confidences = np.array(profile.read(tmp_path / "a", read_run(tmp_path / "a").files).numbers["confidence"].sample)
-    assert run.main(["predict", str(tmp_path / "a"), "--input", str(project / "eval.csv"), "--output", str(tmp_path / "p.jsonl"), "--device", "cpu"]) == 0
+    assert (
+        run.main(
+            [
+                "predict",
+                str(tmp_path / "a"),
+                "--input",
+                str(project / "eval.csv"),
+                "--output",
+                str(tmp_path / "p.jsonl"),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     scores = [json.loads(line)["score"] for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert np.sort(confidences) == pytest.approx(np.sort(scores), abs=2e-4)
     before = (tmp_path / "a" / profile.NAME).read_text()

@@ -108,9 +108,16 @@ def test_another_share_of_labels_is_found_and_nothing_else_is():
 
 def test_a_change_too_small_to_matter_is_no_drift():
     """With very many rows the test finds it; the rule wants an effect, too."""
-    before, now = (Profile(shares={"label": Shares.from_counts("x", counts)}) for counts in ({"a": 50_000, "b": 50_000}, {"a": 52_000, "b": 48_000}))
+    before, now = (
+        Profile(shares={"label": Shares.from_counts("x", counts)})
+        for counts in ({"a": 50_000, "b": 50_000}, {"a": 52_000, "b": 48_000})
+    )
     [found] = compare(before, now, ALPHA, LEAST)
-    assert found.p < 1e-10 and not found.is_drift and verdict([found], ALPHA, LEAST).startswith("no drift: no feature has p below 0.001")
+    assert (
+        found.p < 1e-10
+        and not found.is_drift
+        and verdict([found], ALPHA, LEAST).startswith("no drift: no feature has p below 0.001")
+    )
     assert compare(before, now, ALPHA, 0.01)[0].is_drift
 
 
@@ -123,7 +130,12 @@ def test_halves_of_the_same_data_do_not_differ():
         order = np.random.default_rng(seed).permutation(400)
         halves = order[:200], order[200:]
         parts = [
-            Answers(np.arange(200), {"a": int(labels[half].sum()), "b": int((1 - labels[half]).sum())}, "confidence", sure.numbers[half])
+            Answers(
+                np.arange(200),
+                {"a": int(labels[half].sum()), "b": int((1 - labels[half]).sum())},
+                "confidence",
+                sure.numbers[half],
+            )
             for half in halves
         ]
         given = [[rows[i] for i in half] for half in halves]

@@ -8,6 +8,7 @@ tasks/ opens a file for writing (tests/engine/test_atomic.py). Checkpoints, whic
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -90,6 +91,27 @@ def appending(path: Path) -> BinaryIO:
         stream.close()
         raise OSError(None, "is no file", str(path))
     return stream
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Two names of folders, exchanged in one step: at no moment is either missing. Raises OSError where the system cannot.
+
+    That is ``renameat2`` of Linux with RENAME_EXCHANGE, or ``renamex_np`` of macOS with RENAME_SWAP.
+    """
+    if os.name == "nt":
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(one))
+    library = ctypes.CDLL(None, use_errno=True)
+    paths = [os.fsencode(path) for path in (one, other)]
+    if hasattr(library, "renameat2"):
+        failed = library.renameat2(-100, paths[0], -100, paths[1], 2)  # AT_FDCWD, RENAME_EXCHANGE
+    elif hasattr(library, "renamex_np"):
+        failed = library.renamex_np(*paths, 2)  # RENAME_SWAP
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(one))
+    if failed:
+        raise OSError(number := ctypes.get_errno(), os.strerror(number), str(one))
+    for folder in {one.parent, other.parent}:
+        sync(folder)
 
 
 def sync(path: Path) -> None:

@@ -44,6 +44,7 @@ from engine.precision import Precision, allow_tf32, choose_precision, make_autoc
 from engine.record.evaluate import evaluate
 from engine.record.figures import Evaluation, figure_names
 from engine.record.run import Run
+from engine.record.seen import Seen
 from engine.record.stop import Stop, until_stopped
 from engine.schedule import make_schedule
 from engine.seed import set_seed
@@ -225,23 +226,25 @@ def make_run(
     sets = held_out(examples)
     metric = best_metric(task, config, sets)
     peak = peak_flops(setup.state.device, setup.precision)
-    state, stop = setup.state, stop or Stop()
+    state, stop, seen = setup.state, stop or Stop(), Seen(task, [*sets])
 
     def measure_on(name: str) -> Evaluation:
         loader = eval_loader(task, sets[name], setup.layout, config, setup.world)
         found = until_stopped(batches(loader), stop, setup.world)
-        return evaluate(state.model, task, found, state.autocast, setup.world, split=name, total=len(loader))
+        look = seen.look(name, state.step, run.best)
+        return evaluate(state.model, task, found, state.autocast, setup.world, split=name, total=len(loader), look=look)
 
     def measure() -> Evaluation:
         with state.average.in_place():
             return Evaluation.of({name: measure_on(name) for name in sets})
 
-    return Run(
+    run = Run(
         directory, config, state, setup.data.plan.num_steps,
         evaluate=measure if sets else None,
         best_metric=metric, lower_is_better=metric in [
             name for each in sets for name in figure_names(["loss", *task.metrics(each).lower_is_better], sets)
         ],
         flops=count_flops(lora.plain(state.model), task.level), peak_flops=peak and peak * setup.world.size, stop=stop,
-        world=setup.world, row_names=partial(called, examples["train"]),
+        world=setup.world, row_names=partial(called, examples["train"]), seen=seen,
     )  # fmt: skip
+    return run

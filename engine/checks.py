@@ -36,6 +36,10 @@ def memory_needed(setup: Setup, config: TrainConfig) -> dict[str, int]:
 
 def check_data(task: Task[Any], config: TrainConfig, examples: Mapping[str, Examples], num_ranks: int = 1) -> None:
     """Raises DataError without training rows, UsageError when an evaluation is asked for that cannot be."""
+    if task.source.config.more_train_file and not task.watched:
+        raise UsageError(
+            "--more-train-file: this task knows no new rows beside the old ones, only labelled texts do: leave it out"
+        )
     if len(examples["train"]) == 0:
         raise DataError("there is no row to train on")
     if config.tokens_per_batch is None and (step := config.batch_size * config.accumulation_steps) > len(examples["train"]):

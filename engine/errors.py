@@ -80,6 +80,12 @@ class DistributedError(UserError):
     exit_code = 7
 
 
+class DriftError(UserError):
+    """The data are not what they were, and it was asked that this is an error (exit code 8)."""
+
+    exit_code = 8
+
+
 class StoppedError(UserError):
     """The run was asked to stop, and has saved; the exit code says by whom (130 Ctrl-C, 143 SIGTERM or a
     time limit, 129 SIGHUP, 141 nobody reads stdout, 6 stdout is full)."""

@@ -35,6 +35,7 @@ from engine.distributed.join import join
 from engine.distributed.world import World
 from engine.errors import ResourceError, StoppedError
 from engine.explain import announce, explain
+from engine.findings.gather import of_run
 from engine.loop import train
 from engine.model import lora
 from engine.precision import choose_precision
@@ -43,7 +44,7 @@ from engine.record.profiling import profiling
 from engine.record.run import Run
 from engine.record.stop import Stop
 from engine.record.writers import Writers, check_own, names_in
-from engine.resume import finish_evaluation, keep_best, resume
+from engine.resume import answered, finish_evaluation, keep_best, resume
 from engine.seed import rng_untouched
 from engine.settings.fields import user_path
 from engine.task import Examples, Task
@@ -178,6 +179,7 @@ def refuse_stopped(run: Run, world: World) -> None:
 def publish(run: Run, setup: Setup, task: Task[Any], config: TrainConfig, document: RunDocument, seconds: float) -> Result:
     """The best model, saved, and run.json that says so; ``seconds``: of training and all that came between."""
     kept = keep_best(run, setup)
+    profile = of_run(task, answered(run, kept), setup.world)
     evaluation = run.best.evaluation if run.best and run.best.step == kept else run.last_evaluation
     metrics = summarise(run, seconds, evaluation)
     if (best := run.best) is not None and kept == best.step != setup.state.step:
@@ -188,7 +190,7 @@ def publish(run: Run, setup: Setup, task: Task[Any], config: TrainConfig, docume
     which = KeptModel(step=kept, best_step=None if best is None else best.step)
     classes = evaluation.classes if evaluation and evaluation.classes else None
     document = dataclasses.replace(document, kept=which, metrics=metrics, classes=classes, status="finished")
-    setup.world.on_main_rank(lambda: write_model(run.directory, task, final, document))  # type: ignore[arg-type]
+    setup.world.on_main_rank(lambda: write_model(run.directory, task, final, document, profile))  # type: ignore[arg-type]
     say(f"saved to {run.directory}")
     return Result(run.directory, metrics, None if final is None else final.eval())
 

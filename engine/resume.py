@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -30,8 +30,10 @@ from engine.distributed.lost_ranks import is_lost_rank
 from engine.errors import ModelError, UsageError, UserError
 from engine.record.progress import Progress
 from engine.record.run import Run
+from engine.record.stop import StoppedWithinError
 from engine.schedule import set_rates
 from engine.settings.fields import differences
+from engine.task import Watch
 
 
 def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> RunDocument:
@@ -164,3 +166,18 @@ def keep_best(run: Run, setup: Setup) -> int:
         note(f"warning: the best model, of step {best.step}, is lost ({error}): the last one, of step {last}, is kept")
         return last
     return best.step
+
+
+def answered(run: Run, kept: int) -> Watch | None:
+    """What the model that is kept has answered to the evaluation rows, for the profile; None: nothing is known. Collective.
+
+    Where an earlier process has evaluated it, it is evaluated again: with ``keep_best`` its weights are in place.
+    """
+    seen = run.seen
+    if seen is None or run.evaluator is None:
+        return None
+    if run.world.broadcast(seen.split is not None and kept not in seen.at):  # asked of one rank: all have to take part
+        with suppress(StoppedWithinError):
+            run.evaluator()
+            return seen.at.get(run.state.step)
+    return seen.at.get(kept)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -97,6 +97,37 @@ class Learned:
     card: str
 
 
+class Texts(NamedTuple):
+    """Some rows of a set. ``ids``: the token ids of each; ``characters``: [k]; ``unknown``: the id of an unknown token."""
+
+    ids: Sequence[np.ndarray]
+    characters: np.ndarray
+    unknown: int | None
+
+
+class Answers(NamedTuple):
+    """What was answered to some rows of a set. ``rows``: [n], which; ``shares``: how often each label; ``number``: what
+    ``numbers``, [n], are: how sure each answer is, or the answer itself."""
+
+    rows: np.ndarray
+    shares: Mapping[str, int]
+    number: str
+    numbers: np.ndarray
+
+
+class Watch(Protocol):
+    """What a profile of data and answers is made of, of one set: its rows, and what was answered, gathered batch by batch.
+
+    ``labels``: how often each stands in the data, or [N] the numbers that do; None: they have none.
+    """
+
+    def __len__(self) -> int: ...
+    def update(self, outputs: Any, batch: Batch) -> None: ...
+    def answers(self) -> Answers: ...
+    def texts(self, rows: np.ndarray) -> Texts: ...
+    def labels(self) -> Mapping[str, int] | np.ndarray | None: ...
+
+
 class Adjustment(Protocol):
     """What a finished model's answers are made of, learned from held-out rows: one half chooses, and the other is reported
     on."""
@@ -141,6 +172,7 @@ class Task(ABC, Generic[O]):
     try_it: ClassVar[Sequence[Any]] = ()  # inputs that are predicted when training has ended
     predict_rows: ClassVar[int | None] = 4096  # of a file, that ``predict`` is given at a time; None: all, for what is said
     # of a row depends on others
+    watched: ClassVar[bool] = False  # has ``watch``: training leaves a profile, and ``monitor`` compares with it
     exported: ClassVar[tuple[str, ...]] = ()  # the model's outputs that ``export`` writes; (): it does not export these models
     max_length: int | None = None  # the most tokens of a row; None where rows have no such limit
     hub_model: str | None = None  # the checkpoint on the Hub that --model auto stands for
@@ -205,6 +237,18 @@ class Task(ABC, Generic[O]):
         Raises UsageError where nothing is right or wrong.
         """
         raise UsageError("--errors: this task does not tell right from wrong row by row")
+
+    def watch(self, split: str) -> Watch:
+        """A fresh one of a set of ``examples()``, or of "train". Of a task that is ``watched``."""
+        raise NotImplementedError
+
+    def unlabelled(self) -> dict[str, Examples]:
+        """``examples()`` of data without labels, after ``adopt()``. Of a task that is ``watched``."""
+        raise NotImplementedError
+
+    def label_columns_in(self, names: Collection[str]) -> bool:
+        """Do data with columns of these names have labels? Of a task that is ``watched``."""
+        raise NotImplementedError
 
     def adjustment(self, split: str, *, calibrate: bool, threshold: Literal["auto", "none"] | None) -> Adjustment:
         """For ``evaluate --calibrate`` and ``--threshold`` of an evaluation set, after ``adopt()`` and ``examples()``.

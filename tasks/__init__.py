@@ -65,6 +65,16 @@ COMMANDS = {
         "engine.commands.export:export",
         "write a finished model as ONNX, checked",
     ),
+    "monitor": (
+        "tasks.flags:MonitorFlags",
+        "engine.commands.monitor:monitor",
+        "are new data like those of a run? tests for each feature, one verdict",
+    ),
+    "update": (
+        "tasks.flags:UpdateFlags",
+        "engine.updating.command:update",
+        "train a finished model on new rows, too, and keep it only if it is not worse",
+    ),
     "fill": ("tasks.flags:FillConfig", "tasks.language.fill:fill", "fill in the [MASK] of a text"),
     "generate": ("tasks.flags:GenerateConfig", "tasks.language.generate:generate", "let a causal language model write on"),
     "report": ("engine.commands.flags:ReportConfig", "engine.commands.report:report", "draw a run's report.html again"),

@@ -8,7 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.commands.flags import EXCEL_SAFE, EvaluateConfig, ExportConfig, PredictConfig, ServeConfig, require_csv
+from engine.commands.flags import (
+    EXCEL_SAFE,
+    EvaluateConfig,
+    ExportConfig,
+    MonitorConfig,
+    PredictConfig,
+    ServeConfig,
+    UpdateConfig,
+    require_csv,
+)
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING
 from engine.data.sources import SourceConfig
 from engine.errors import UsageError
@@ -121,6 +130,30 @@ class ExportFlags(ExportConfig):
     """Settings of ``export``."""
 
     tasks = ("classification", "yelp", "imdb", "ner", "embeddings")
+
+
+@dataclass(frozen=True)
+class MonitorFlags(MonitorConfig):
+    """Settings of ``monitor``, with the columns of the tasks."""
+
+    tasks = ("classification", "yelp", "imdb")
+    task: str | None = setting(None, TASK)
+    text_column: str | None = column("the text", before="delimiter")
+    text_pair_column: str | None = column("the second text", before="delimiter")
+    label_column: str | None = column("the label", before="delimiter")
+    label_values: Literal["auto", "names", "ids", "onehot"] | None = setting(
+        None, "what label cells hold (default: as in training)", replaces_run=True, before="delimiter"
+    )
+    label_separator: str | None = setting(
+        None, "between the labels in a CSV cell (default: as in training)", replaces_run=True, before="delimiter"
+    )
+
+
+@dataclass(frozen=True)
+class UpdateFlags(UpdateConfig):
+    """Settings of ``update``."""
+
+    tasks = ("classification", "yelp", "imdb")
 
 
 @dataclass(frozen=True)

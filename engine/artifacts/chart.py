@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars
+Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars; names: of x 0, 1, 2 ...
 LONGEST_TEXT = 600  # shown, in characters
 MOST_CHARTS = 100  # of metrics, or of phases; a task has a handful
 
@@ -28,7 +28,7 @@ def drawable(charts: Sequence[Chart]) -> list[Chart]:
             for series in each["series"]
         ]
         kept.append(each | {"series": [series for series in finite if series["points"]]})
-    return [chart for chart in kept if any(len(series["points"]) > 1 for series in chart["series"])]
+    return [chart for chart in kept if any(len(series["points"]) > 1 or chart.get("names") for series in chart["series"])]
 
 
 def chart(title: str, unit: str, series: Mapping[str, list[list[float]]], **more: Any) -> Chart:

@@ -27,13 +27,27 @@ from engine.console import counted
 from engine.data.places import OF_DATA, named_files
 from engine.errors import DataError, ModelError, ResourceError, UsageError, UserError
 from engine.findings.document import NAME as FINDINGS
-from engine.locks import hold
+from engine.findings.profile import NAME as DATA_PROFILE
 from engine.findings.rows import NAME as ROWS
+from engine.locks import hold
 from engine.record.profiling import FOLDER
 from engine.settings.fields import differences, user_path
 
+UPDATE = "update.json"  # what an update has decided
 FOLDERS = ("checkpoints", FOLDER, "tensorboard", "wandb")  # of a run
-FILES = ("run.json", "metrics.jsonl", "README.md", "report.html", ".lock", MISTAKES, SLICES, FINDINGS, ROWS)
+FILES = (
+    "run.json",
+    "metrics.jsonl",
+    "README.md",
+    "report.html",
+    ".lock",
+    MISTAKES,
+    SLICES,
+    FINDINGS,
+    ROWS,
+    DATA_PROFILE,
+    UPDATE,
+)
 WEIGHTS = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|adapter_config\.json")
 MODEL_FILE = re.compile(  # what transformers, peft and sentence-transformers save; a task may save more: RunDocument.files
     rf"{WEIGHTS.pattern}|(config|generation_config|modules)\.json|"

@@ -23,13 +23,18 @@ from engine.artifacts.report import record_in, render
 from engine.checkpoint.store import sha256
 from engine.console import note
 from engine.errors import ResourceError
+from engine.findings import profile as data_profile
+from engine.findings.profile import Profile
 from engine.model import lora
 from engine.record.log import read_log
 from engine.task import Task
 
 
-def write_model(directory: Path, task: Task[Any], model: nn.Module, document: RunDocument) -> None:
-    """Model and processor file by file, each complete when it gets its name; then run.json, which lists them; then the pages.
+def write_model(
+    directory: Path, task: Task[Any], model: nn.Module, document: RunDocument, profile: Profile | None = None
+) -> None:
+    """Model and processor file by file, each complete when it gets its name; then run.json, which lists them; then the profile
+    of its data, and the pages.
 
     Raises ResourceError if the model cannot be saved.
     """
@@ -48,7 +53,18 @@ def write_model(directory: Path, task: Task[Any], model: nn.Module, document: Ru
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise ResourceError(f"the model could not be saved in {directory}: {why}; the checkpoints stand") from error
+    write_profile(directory, document, profile)
     write_pages(directory, task, model, document)
+
+
+def write_profile(directory: Path, document: RunDocument, profile: Profile | None) -> None:
+    """What the data of the run, and its answers, were like. A run stands without it, too."""
+    if profile is None:
+        return
+    try:
+        data_profile.write(directory, dataclasses.replace(profile, weights=data_profile.weights_of(document.files)))
+    except (OSError, ValueError) as error:
+        note(f"warning: {directory / data_profile.NAME} could not be written ({getattr(error, 'strerror', None) or error})")
 
 
 def make_way(directory: Path, name: str) -> None:

@@ -101,22 +101,42 @@ def render(records: Sequence[Record]) -> str:
     """The page for one run, or for several laid over each other."""
     only = records[0] if len(records) == 1 else None
     return page(
-        title=only.name if only else " and ".join(record.name for record in records),
-        subtitles=[*(subtitles(only.document) if only else []), *filter(None, map(thinned, records))],
-        tiles=tiles(only.document.metrics) if only and only.document.metrics else [],
-        sections=[(heading, shown) for heading, charts in sections(records) if (shown := drawable(charts))],
-        tables=tables(only) if only else comparison(records),
+        only.name if only else " and ".join(record.name for record in records),
+        [*(subtitles(only.document) if only else []), *filter(None, map(thinned, records))],
+        tiles(only.document.metrics) if only and only.document.metrics else [],
+        sections(records),
+        tables(only) if only else comparison(records),
+        [command for record in records if (command := record.document.command)],
         advice=only.profile.get("advice", []) if only and only.profile else [],
         flame=boxes(only.profile) if only and only.profile else [],
-        commands=[command for record in records if (command := record.document.command)],
     )
 
 
-def page(**parts: Any) -> str:
-    """The page of ``title``, ``subtitles``, ``tiles``, ``sections``, ``tables`` and ``commands``."""
+def page(
+    title: str,
+    subtitles: Sequence[str],
+    tiles: Sequence[tuple[str, str]],
+    sections: Sequence[tuple[str, Sequence[Chart]]],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
+    commands: Sequence[str] = (),
+    **more: Any,
+) -> str:
+    """The page itself: lines under its title, figures, charts and tables, each with a heading; and how it is repeated.
+
+    ``more``: what the template shows of a profiled run.
+    """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    text = environment.get_template("report.html").render(confusion=CONFUSION, **parts)
-    return DRIVING.sub("\ufffd", text)
+    found = environment.get_template("report.html").render(
+        title=title,
+        subtitles=subtitles,
+        tiles=tiles,
+        sections=[(heading, shown) for heading, charts in sections if (shown := drawable(charts))],
+        tables=tables,
+        confusion=CONFUSION,
+        commands=commands,
+        **more,
+    )
+    return DRIVING.sub("\ufffd", found)
 
 
 # ----------------------------------------------------------------------------------------------------------------- texts

@@ -162,12 +162,14 @@ def table_of(classes: Mapping[str, Mapping[str, float | None]]) -> str:
 
 
 def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:
-    """``auto``: that of the run, so that its figures come out again; this device's own where it does not compute in it. What is
-    learned for predict is learned in fp32, in which it computes."""
-    directory = user_path(config.model)
-    if config.precision == "auto" and learning(config):
-        return "fp32"
-    if config.precision == "auto" and (directory / "run.json").exists():
+    """What is learned for predict is learned in fp32, in which it computes."""
+    return "fp32" if config.precision == "auto" and learning(config) else precision_of(config.model, config.precision, device)
+
+
+def precision_of(model: str, asked: str, device: torch.device) -> Precision:
+    """``auto``: that of the run, so that its figures come out again; this device's own where it does not compute in it."""
+    directory = user_path(model)
+    if asked == "auto" and (directory / "run.json").exists():
         with suppress(UsageError):
             return choose_precision(read_run(directory).precision or "auto", device)
-    return choose_precision(config.precision, device)
+    return choose_precision(asked, device)

@@ -125,6 +125,91 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class MonitorConfig:
+    """Settings of ``monitor``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ()  # whose data can be watched, by their names
+
+    model: str = setting("", "directory of a finished run, or any model directory or Hub name; or bare, first")
+    input: str = setting("", "CSV, TSV, JSON, JSONL, Parquet, Arrow or text file of new rows, or several", several=True)
+    reference: str | None = setting(
+        None,
+        "file, or several, that the new rows are compared with, last month's say: rows that the model was not trained on "
+        "(default: the profile that training has left in the run)",
+        several=True,
+    )
+    output: str | None = setting(None, "folder for report.html and monitor.json; made if it is not there (default: print only)")
+    fail_on_drift: bool = setting(False, "exit with 8 where a drift is called")
+    alpha: float = setting(0.001, "a drift is called where p, after Holm's correction over all features, is below this ...")
+    least_effect: float = setting(0.1, "... and the distance of the distributions, 0 to 1, is at least this")
+    labels: Literal["auto", "none"] = setting(
+        "auto",
+        "auto: where the new rows have the label's column, they are compared, and the model is measured; none: it is left",
+    )
+    delimiter: str | None = setting(None, DELIMITER, replaces_run=True)
+    encoding: str | None = setting(None, ENCODING, replaces_run=True)
+    quoting: Literal["csv", "none", "backslash"] | None = setting(None, QUOTING, replaces_run=True)
+    column_names: str | None = setting(None, COLUMN_NAMES, replaces_run=True)
+    task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
+    eval_batch_size: int = setting(32, "examples per batch; changes speed only")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: that of the training run, if the device has it")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    workers: int = setting(0, "processes that load data")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "input", bool(self.input), "must name a file of new rows")
+        require(self, "alpha", 0 < self.alpha < 1, "must lie between 0 and 1")
+        require(self, "least_effect", 0 <= self.least_effect <= 1, "must be 0 to 1")
+        require(self, "eval_batch_size", self.eval_batch_size >= 1, "must be at least 1")
+        require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """Settings of ``update``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ()  # whose models can be updated, by their names
+
+    model: str = setting("", "directory of a finished run; or bare, first")
+    train_file: str | None = setting(
+        None, "labelled file of new rows to train on, or several, in the form of the run's own", several=True
+    )
+    old_rows: Literal["same", "all", "none"] = setting(
+        "same",
+        "of the run's own training rows: as many as there are new ones, drawn at random, so that what was learned is not "
+        "forgotten; all; or none",
+    )
+    eval_file: str | None = setting(
+        None, "labelled file, or several, on which the new model must not be worse, either (always: the run's evaluation rows)",
+        several=True,
+    )  # fmt: skip
+    margin: float = setting(
+        0.0, "the new model is kept if its accuracy is at most so much lower, with 95% confidence; 0: it has to be shown to be "
+        "no worse at all",
+    )  # fmt: skip
+    epochs: int = setting(1, "passes over these rows; with several the best is kept, by the run's own metric")
+    learning_rate: float | None = setting(None, "peak learning rate (default: the run's)")
+    rollback: bool = setting(False, "put back the model that the last update has replaced, which stands beside it")
+    overwrite: bool = setting(False, "begin anew where an update with other rows was not kept, or not finished")
+    task: str | None = setting(None, "for a task of your own FILE.py:CLASS")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    workers: int = setting(0, "processes that load data")
+    debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
+
+    def __post_init__(self) -> None:
+        require(self, "margin", 0 <= self.margin < 1, "must be at least 0 and less than 1")
+        require(self, "epochs", self.epochs >= 1, "must be at least 1")
+        require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
+        rate = self.learning_rate
+        require(self, "learning_rate", rate is None or 0 < rate < float("inf"), "must be a positive finite number")
+        if self.rollback and (self.train_file or self.eval_file):
+            raise UsageError("--rollback trains nothing: leave out --train-file and --eval-file")
+        if not self.rollback and not self.train_file:
+            raise UsageError("update needs new rows: --train-file FILE (or --rollback)")
+
+
+@dataclass(frozen=True)
 class ServeConfig:
     """Settings of ``serve``."""
 
@@ -250,14 +335,16 @@ def refuse_missing(config: Any, texts: Sequence[str]) -> None:
         names = getattr(config, "models", None) or [getattr(config, "model", "") or next(iter(texts), "")]
         for name in (name for name in names if not any(letter.isspace() for letter in name)):
             refuse_missing_model(name)
-    for flag in ("input", "file", "corpus"):
+    form = Form.of(config) if hasattr(config, "delimiter") else Form()
+    for flag in ("input", "file", "corpus", "reference", "train_file", "eval_file"):
         if flag == "input" and len(texts) > (0 if getattr(config, "model", "") else 1):
             continue  # one of the two is too many, which the command says
         if (value := getattr(config, flag, None)) and value != "-":
-            for name in sets_of(value, "--file").values() if flag == "file" else [value]:
-                check_form(name, f"--{flag}", Form.of(config), fetch=check_address)
+            name_of = f"--{flag.replace('_', '-')}"
+            for name in sets_of(value, name_of).values() if flag in ("file", "eval_file") else [value]:
+                check_form(name, name_of, form, fetch=check_address)
 
 
-def changes_in(config: PredictConfig | EvaluateConfig | ServeConfig) -> dict[str, Any]:
+def changes_in(config: PredictConfig | EvaluateConfig | MonitorConfig | ServeConfig) -> dict[str, Any]:
     """What a command says in place of the run's own settings; None: nothing."""
     return {name: getattr(config, name) for name in settings_where(lambda traits: traits.replaces_run, type(config))}

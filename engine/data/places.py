@@ -26,7 +26,7 @@ from engine.settings.fields import is_address, user_path
 
 Fetch = Callable[[str], tuple[Path, ...]]
 UNNAMED = "eval"  # what an evaluation set without a name is called
-OF_DATA = ("data", "train_file", "eval_file")  # the settings that name data
+OF_DATA = ("data", "train_file", "eval_file", "more_train_file")  # the settings that name data
 SHARD = re.compile(r"(.*?)-?(\d{3,})-of-(\d{3,})(.*)")
 
 

@@ -57,6 +57,10 @@ class SourceConfig:
         None, "file, or several, to evaluate on; NAME=FILE for each of several evaluation sets", several=True
     )
     eval_fraction: float | None = setting(None, "share of the training data held out when there is no evaluation data")
+    more_train_file: str | None = setting(
+        None, "more rows to train on, of which none are held out: a file, or several; update gives new rows so", several=True
+    )
+    old_rows: Literal["all", "same", "none"] = setting("all", "beside these, of the other rows: all, as many, or none")
     group_column: str | None = setting(
         None, "column of what belongs together (a patient, a document): --eval-fraction holds out all rows of one, or none"
     )
@@ -88,6 +92,7 @@ class SourceConfig:
         require(self, "data_seed", 0 <= self.data_seed < 2**32, "must be at least 0 and less than 2**32")
         if self.train_file and self.data != "auto":
             raise UsageError(f"--train-file and --data {self.data} name two sources: give one of them")
+        require(self, "old_rows", self.old_rows == "all" or bool(self.more_train_file), "needs --more-train-file")
         if self.eval_file and not self.train_file:
             raise UsageError("--eval-file needs --train-file")
         for flag, part in (("--fold", self.fold), ("--eval-part", self.eval_part)):
@@ -104,8 +109,10 @@ class SourceConfig:
 def refuse_missing(config: SourceConfig) -> None:
     """Raises DataError, ModelError when a file of the settings, or the model's folder, is not there; what is in them, or at
     an address, is found out later."""
-    held_out = sets_of(config.eval_file).values() if config.eval_file else ()
-    for flag, name in (("--train-file", config.train_file), *(("--eval-file", name) for name in held_out)):
+    named = [("--train-file", config.train_file), ("--more-train-file", config.more_train_file)]
+    for flag, name in named + [
+        ("--eval-file", name) for name in (sets_of(config.eval_file) if config.eval_file else {}).values()
+    ]:
         if name is not None:
             check_form(name, flag, Form.of(config), fetch=check_address)
     refuse_missing_model(config.model)

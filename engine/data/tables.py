@@ -61,6 +61,22 @@ def chosen(table: Dataset, rows: np.ndarray) -> Dataset:
     return with_origin(table.select(rows), dataclasses.replace(before, rows=rows if before.rows is None else before.rows[rows]))
 
 
+def below(first: Dataset, second: Dataset) -> Dataset:
+    """The rows of two tables of the same columns, one below the other; they keep their names. Raises DataError."""
+    from datasets import concatenate_datasets
+
+    origins = [origin_of(table) for table in (first, second)]
+    rows = [np.arange(len(t)) if o.rows is None else o.rows for t, o in zip((first, second), origins, strict=True)]
+    beyond = 1 + max([origins[0].starts[-1], *rows[0].tolist()])
+    files = [name for o in origins for name in (o.files or [""] * len(o.starts))]
+    starts = [*origins[0].starts, *(beyond + start for start in origins[1].starts)]
+    try:
+        both = concatenate_datasets([first, second.cast(first.features)])
+    except (ValueError, TypeError) as error:  # ArrowInvalid is a ValueError
+        raise DataError(f"the columns of two tables hold other kinds of values ({error})") from error
+    return with_origin(both, Origin(files, starts, np.concatenate([rows[0], beyond + rows[1]])))
+
+
 def place_of(table: Dataset, row: int) -> tuple[str, int]:
     """The file of a row ("": none) and which row of it, from 1; ``row``: of the table, from 0."""
     return place_in(origin_of(table), row)

@@ -40,6 +40,7 @@ from engine.record.lines import (
     train_line,
 )
 from engine.record.progress import Best, BestSoFar, Progress
+from engine.record.seen import Seen
 from engine.record.stop import Stop, StoppedWithinError
 from engine.record.stopwatch import Stopwatch
 from engine.record.tally import Tally
@@ -67,8 +68,9 @@ class Run:
         stop: Stop | None = None,
         world: World | None = None,
         row_names: Callable[[Sequence[int]], str] | None = None,
+        seen: Seen | None = None,
     ):
-        self.world, self.row_names = world or World(state.device), row_names or partial(called, None)
+        self.world, self.row_names, self.seen = world or World(state.device), row_names or partial(called, None), seen
         self.directory, self.config, self.state, self.num_steps = directory, config, state, num_steps
         self.evaluator, self.stop = evaluate, stop or Stop()
         self.best_so_far = BestSoFar(best_metric, config.patience, lower_is_better=lower_is_better)

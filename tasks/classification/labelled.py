@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.console import note
+from engine.console import counted, note
 from engine.data.batch import Batch
+from engine.data.more import more_rows, rows_that_stay
 from engine.data.sources import Source
+from engine.data.tables import below, chosen
 from engine.errors import DataError, ModelError, UsageError
 from engine.task import Examples, Row, held_out
 from tasks.classification.adjusted import Adjustment
@@ -34,6 +36,7 @@ from tasks.text import TextOptions, TextTask, check_loaded, names_of_outputs, tr
 if TYPE_CHECKING:
     from datasets import Dataset
 
+NEW = "new"  # the rows of --more-train-file, while their labels are read
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
@@ -110,13 +113,35 @@ class Labelled(TextTask[L]):
         tables = self.splits()
         if not tables:
             return {}
-        self.labels, targets = read_labels(tables, self.rule(tables), self.unlimited.pop("train", None))
+        more = None if self.is_finished else more_rows(self.source, self.columns())
+        given = tables if more is None else {**tables, NEW: more}
+        self.labels, targets = read_labels(given, self.rule(tables), self.unlimited.pop("train", None))
+        if more is not None:
+            self.labels = self.grown(tables, targets, more)
         summarise(self.labels, targets, self.problem)
         if self.is_finished:  # nothing is trained any more: only what is measured is made
             tables.pop("train", None)
         self._held_out = held_out(tables)
         self.class_weights(torch.device("cpu"))  # refused before the model is loaded
         return self.with_targets(tables, targets)
+
+    def grown(self, tables: dict[str, Dataset], targets: dict[str, np.ndarray], more: Dataset) -> Labels:
+        """Puts the rows of ``--more-train-file`` below the training rows that stay, in place, and their targets likewise."""
+        names, old = self.carriers(), rows_that_stay(self.source.config, len(tables["train"]), len(more))
+        new = targets.pop(NEW)
+        targets["train"] = np.concatenate([targets["train"][old], new])
+        tables["train"] = below(chosen(tables["train"], old).select_columns(names), more.select_columns(names))
+        note(f"train data: {counted(len(new), 'new row')}, and {len(old):,} of those before")
+        labels, found = self.known(self.labels), targets["train"]
+        if self.problem == "regression":
+            return replace(labels, counts=np.array([len(found)]))
+        if self.problem == "multi_label":
+            return replace(labels, counts=found.sum(0), num_rows=len(found))
+        return replace(labels, counts=np.bincount(found, minlength=len(labels.names)))
+
+    def carriers(self) -> list[str]:
+        """The columns of what the labels are of."""
+        raise UsageError("--more-train-file is for texts with labels: leave it out")
 
     def rule(self, tables: Mapping[str, Dataset]) -> Rule:
         """How labels are read. The names are those of a finished model, else the user's, else those of the classifier that

@@ -10,7 +10,7 @@ What is the same whatever carries the labels stands in labelled.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ from engine.model.capabilities import counts_ends
 from engine.task import Examples, Row, held_out
 from tasks.classification.calibration import Calibration
 from tasks.classification.labelled import Labelled
+from tasks.classification.watch import Watched
 from tasks.classification.windows import Documents, check_stride, documents, of_whole_texts, pooled, texts_of
 from tasks.options import ClassificationOptions
 from tasks.text import checked_texts
@@ -52,9 +53,12 @@ class Classification(Labelled[ClassificationOptions]):
     head = "ForSequenceClassification"
     pipeline_tag = "text-classification"
     exported = ("logits",)
+    watched = True
 
     def __init__(self, options: ClassificationOptions, source: Source):
         super().__init__(options, source)
+        self._sets: dict[str, tuple[Dataset, Any]] = {}  # texts and rows, for ``watch``
+        self.has_labels = True  # False: of data that are ``unlabelled``
         self.one_text = options.stride is None
         if options.stride is not None and options.text_pair_column:
             raise UsageError(f"--stride {options.stride} cuts one text into windows, and --text-pair-column makes rows of two")
@@ -67,11 +71,34 @@ class Classification(Labelled[ClassificationOptions]):
 
     def columns(self) -> list[str]:
         o = self.options
-        return [name for name in (o.text_column, o.text_pair_column, *self.label_columns) if name]
+        labels = self.label_columns if self.has_labels else ()
+        return [name for name in (o.text_column, o.text_pair_column, *labels) if name]
 
     def with_targets(self, tables: Mapping[str, Dataset], targets: Mapping[str, np.ndarray]) -> dict[str, Examples]:
         warn_of_overlap(tables, self.options.text_column, self.options.text_pair_column)
-        return {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
+        found = {split: self.tokenized(table, split, targets[split]) for split, table in tables.items()}
+        self._sets = {split: (self.evaluated(table), found[split]) for split, table in tables.items()}
+        return found
+
+    def unlabelled(self) -> dict[str, Examples]:
+        self.has_labels = False
+        tables, number = self.splits(), len(self.known(self.labels).names)
+        shapes: dict[str, Any] = {"single_label": (-100, np.int64), "regression": (0, np.float32)}
+        targets = {
+            split: np.zeros((len(table), number), np.float32)
+            if self.problem == "multi_label"
+            else np.full(len(table), *shapes[self.problem])
+            for split, table in tables.items()
+        }
+        return self.with_targets(tables, targets)
+
+    def label_columns_in(self, names: Collection[str]) -> bool:
+        return all(name in names for name in self.label_columns)
+
+    def watch(self, split: str) -> Watched:
+        texts, rows = self._sets[split]
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        return Watched(self.problem, self.known(self.labels).names, texts, rows, unknown, has_labels=self.has_labels)
 
     def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
         """Token ids beside the labels; says how many texts were cut or blank."""
@@ -169,8 +196,10 @@ class Classification(Labelled[ClassificationOptions]):
             note("the exported model reads a window: cutting a text, and pooling the logits of its windows, are yours to do")
 
     def evaluated(self, table: Dataset) -> Dataset:
-        o = self.options
-        return table.select_columns([name for name in (o.text_column, o.text_pair_column) if name])
+        return table.select_columns(self.carriers())
+
+    def carriers(self) -> list[str]:
+        return [name for name in (self.options.text_column, self.options.text_pair_column) if name]
 
     # ----------------------------------------------------------------------------------------------------- inference
 

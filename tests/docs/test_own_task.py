@@ -135,13 +135,15 @@ def test_a_file_that_only_run_json_names_is_never_run(project, tmp_path, monkeyp
         "caption": ["--model", str(model), "picture.png"], "env": [],
         "serve": ["--model", str(model), "--port", "0"],
         "export": ["--model", str(model), "--output", "exported"],
+        "monitor": ["--model", str(model), "--input", "texts.txt"],
+        "update": ["--model", str(model), "--train-file", "texts.txt"],
     }  # fmt: skip
     assert {*arguments} == {*COMMANDS} - {"lesson", "inspect", "sweep", "tune"}, "another command: does it open a model?"
     for name, given in arguments.items():
         code = run.main([name, *given])
         assert not Path("marker").exists(), f"{name} has run the file"
         said = capsys.readouterr().err
-        if name in ("predict", "evaluate", "serve", "export"):
+        if name in ("predict", "evaluate", "serve", "export", "monitor", "update"):
             assert code == 4 and said.startswith("error: ") and len(said.splitlines()) == 1
             assert said.endswith(f"such a file is never run unless you name it. If it is your own, add: --task {task}\n")
     training = command(project, "--max-steps", "1")

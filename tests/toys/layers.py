@@ -23,4 +23,5 @@ LAYERS: list[set[str]] = [
     {"checks", "resume", "exporting"},
     {"explain", "commands"},
     {"fit", "serving", "sweep"},
+    {"updating"},
 ]

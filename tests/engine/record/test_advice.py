@@ -27,7 +27,11 @@ def profile(device="cpu", busy=None, random=0.0, products=0.8, **phases):
         (profile(clip=0.1, optimizer=0.4), 0.0, "clipping and optimizer take 25%"),
         (profile(clip=0.1, optimizer=0.39), 0.0, None),
         (profile(busy={"share": 0.69}), 0.0, "the device is idle 31% of the time, waiting for kernels: --cuda-graph on, or"),
-        (profile(busy={"share": 0.69}, graph=1.0), 0.0, "the device is idle 31% of the time, waiting for kernels: --compile la"),
+        (
+            profile(busy={"share": 0.69}, graph=1.0),
+            0.0,
+            "the device is idle 31% of the time, waiting for kernels: --compile la",
+        ),
         (profile(busy={"share": 0.7}), 0.0, None),
     ],
 )

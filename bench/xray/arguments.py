@@ -23,25 +23,34 @@ from engine.errors import DataError, UsageError
 NOT_LITERAL = object()  # a default that is no literal
 PACKAGES = ("transformers", "trl", "sentence_transformers")  # where the classes that are built on TrainingArguments stand
 
+# Fields of TrainingArguments that classes of TRL give another default, so that it is not known here (trl of July 2026).
+OF_ALL_TRL = ("logging_steps", "gradient_checkpointing", "activation_checkpointing", "bf16")
+OF_TRL = {
+    "SFTConfig": ("learning_rate",), "DPOConfig": ("learning_rate",), "RewardConfig": ("learning_rate",),
+    "KTOConfig": ("learning_rate", "train_sampling_strategy"), "GRPOConfig": ("learning_rate", "remove_unused_columns"),
+    "RLOOConfig": ("learning_rate", "remove_unused_columns"),
+}  # fmt: skip
+
 # What older versions took: the name of today and its value; None: it has no successor, or is not needed.
 RENAMED = {
     "evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps", "group_by_length": "train_sampling_strategy",
-    "no_cuda": "use_cpu", "per_gpu_train_batch_size": "per_device_train_batch_size", "evaluate_during_training": "eval_strategy",
+    "no_cuda": "use_cpu", "per_gpu_train_batch_size": "per_device_train_batch_size",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size", "push_to_hub_model_id": "hub_model_id",
     "include_inputs_for_metrics": "include_for_metrics", "adafactor": "optim",
+    "evaluate_during_training": "eval_strategy",
 }  # fmt: skip
 REMOVED = frozenset({
     "overwrite_output_dir", "logging_dir", "save_safetensors", "fp16_backend", "half_precision_backend", "fp16_opt_level",
     "tpu_num_cores", "tpu_metrics_debug", "past_index", "push_to_hub_organization", "push_to_hub_token", "use_mps_device",
-    "jit_mode_eval", "use_ipex", "mp_parameters", "ray_scope", "sharded_ddp", "fsdp_min_num_params", "torchdynamo", "xpu_backend",
+    "jit_mode_eval", "use_ipex", "mp_parameters", "ray_scope", "sharded_ddp", "fsdp_min_num_params", "torchdynamo",
     "dispatch_batches", "split_batches", "fsdp_transformer_layer_cls_to_wrap", "include_tokens_per_second",
-    "use_legacy_prediction_loop", "deepspeed_plugin", "distributed_state",
+    "xpu_backend", "use_legacy_prediction_loop", "deepspeed_plugin", "distributed_state",
 })  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """``values``: given, under the names of today. ``defaults``: of all that the class has, None: nobody here knows them.
+    """``values``: given, under the names of today. ``defaults``: of all fields; None: they are not known here.
 
     ``old``: the old names that were given, and what each is today. ``own``: given, and a field of the class's own.
     """
@@ -60,7 +69,9 @@ class Arguments:
         if self.defaults is None:
             return Unknown("not given", f"the default is that of {self.kind}, which is not installed here")
         found = self.defaults.get(name)
-        return Unknown("not given", "the default is no literal") if found is NOT_LITERAL else found
+        if found is NOT_LITERAL or (name == "bf16" and found is None):  # TRL's, which depends on fp16
+            return Unknown("not given", f"{self.kind} has a default of its own")
+        return found
 
     def number(self, name: str) -> float | None:
         """A number, None where it is not known, or not given and without a value. Raises DataError for what is none."""
@@ -132,6 +143,8 @@ def resolve(given: Given) -> Arguments:
                 f"{given.where}: {given.kind} of transformers {version('transformers')} has no argument {name!r}"
                 + (f" (did you mean {near[0]}?)" if near else "; if it is that of another class or version, leave it out")
             )
+    if fields is None and given.kind in OF_TRL:
+        fields = known | dict.fromkeys((*OF_ALL_TRL, *OF_TRL[given.kind]), NOT_LITERAL)
     return Arguments(given.kind, given.where, values, fields, old, tuple(own))
 
 
@@ -162,7 +175,7 @@ def fields_of(kind: str) -> dict[str, Any] | None:
             node, constants = found
             fields: dict[str, Any] = {}
             for base in node.bases:
-                if isinstance(base, ast.Name) and base.id[0].isupper():
+                if isinstance(base, ast.Name) and base.id != "object":
                     fields |= fields_of(base.id) or {}
             return fields | own_fields(node, constants)
     return None
@@ -175,7 +188,12 @@ def class_in(package: str, kind: str) -> tuple[ast.ClassDef, dict[str, Any]] | N
     if spec is None or not spec.submodule_search_locations:
         return None
     root = Path(next(iter(spec.submodule_search_locations)))
-    files = [*root.glob("*arg*.py"), *root.glob("*/*args.py"), *root.glob("trainer/*config.py"), *root.glob("*/training_args.py")]
+    files = [
+        *root.glob("*arg*.py"),
+        *root.glob("*/*args.py"),
+        *root.glob("trainer/*config.py"),
+        *root.glob("*/training_args.py"),
+    ]
     for file in files:
         text = file.read_text(encoding="utf-8")
         if re.search(rf"^class {re.escape(kind)}\b", text, flags=re.MULTILINE):

@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from engine.console import say_lines
@@ -27,9 +26,12 @@ class XrayConfig:
 
     number: int | None = setting(None, "of several TrainingArguments in the script: which, counted from 1")
     line: int | None = setting(None, "the same by a line that it stands on")
-    model: str | None = setting(None, "directory of the model, or its name if it is cached: decay groups, accumulation; needs seconds")
+    model: str | None = setting(
+        None, "directory of the model, or its name if it is cached: decay groups, accumulation; needs seconds"
+    )
     model_class: str | None = setting(
-        None, "the class that is trained, such as AutoModelForSequenceClassification (default: the script's, else the model's own)"
+        None,
+        "the class that is trained, such as AutoModelForSequenceClassification (default: the script's, else the model's own)",
     )
     data: str | None = setting(None, "training data, CSV, JSONL or Parquet: steps and padding are measured on it")
     text_column: str = setting("text", "its column with the text")
@@ -65,7 +67,7 @@ def xray(flags: XrayConfig, files: Sequence[str], find: Any = None) -> None:
 def look(flags: XrayConfig, file: str) -> Any:
     """All that is known of the run, as a Case."""
     from bench.xray.arguments import resolve
-    from bench.xray.findings import Case
+    from bench.xray.case import Case
     from bench.xray.numbers import Numbers
     from bench.xray.script import read
 
@@ -99,17 +101,24 @@ def look(flags: XrayConfig, file: str) -> Any:
 
 def described(case: Any) -> list[str]:
     """The numbers that follow, and what the file does not tell."""
+    from bench.xray.arguments import NOT_LITERAL
+
     a, n = case.arguments, case.numbers
     lines = [f"{a.where}: {a.kind}, as transformers {version('transformers')} takes it; the file was read, not run"]
     if n.effective_batch is not None:
-        lines.append(row("batch", f"{n.effective_batch:,} examples a step = {n.per_device} per device x {n.accumulation} accumulated "
-                         f"x {n.world} {'process' if n.world == 1 else 'processes'}"))  # fmt: skip
+        processes = counted(n.world, "process") if n.world == 1 else f"{n.world} processes"
+        parts = f"{n.per_device} per device x {n.accumulation} accumulated x {processes}"
+        lines.append(row("batch", f"{n.effective_batch:,} examples a step = {parts}"))
     lines.append(row("steps", steps(n)))
     lines.append(row("rate", rates(case)))
     for name, what in (("logging", "log lines"), ("eval", "evaluations"), ("save", "checkpoints")):
         strategy, many = a.text(f"{name}_strategy"), n.times(name)
         if strategy is not None:
-            how = f"every {counted(n.every(name), 'step')}" if strategy == "steps" and n.every(name) else WHEN.get(strategy, strategy)
+            how = (
+                f"every {counted(n.every(name), 'step')}"
+                if strategy == "steps" and n.every(name)
+                else WHEN.get(strategy, strategy)
+            )
             number = f"{many:,}, " if many else "" if many is None or strategy == "no" else "none, "
             lines.append(row(what, f"{number}{how}{a.from_default(f'{name}_strategy')}"))
     if case.model is not None:
@@ -117,8 +126,12 @@ def described(case: Any) -> list[str]:
     lines += [row("not known", f"{name} = {value}") for name, value in a.unknown]
     if a.own:
         lines.append(row("not looked at", f"of {a.kind}'s own: {', '.join(a.own)}"))
+    if others := sorted(name for name, value in (a.defaults or {}).items() if value is NOT_LITERAL and name not in a.values):
+        lines.append(row("not known", f"{', '.join(others)}: not given, and {a.kind} has defaults of its own"))
     if a.defaults is None:
-        lines.append(row("not known", f"what is not given: {a.kind} has defaults of its own, and its package is not installed here"))
+        lines.append(
+            row("not known", f"what is not given: {a.kind} has defaults of its own, and its package is not installed here")
+        )
     return lines + [row("not known", text) for text in case.notes]
 
 
@@ -144,7 +157,8 @@ def rates(case: Any) -> str:
 
 def bites(case: Any) -> list[str]:
     """The findings, each with its row of the page; then what keeps it from starting."""
-    from bench.xray.findings import ALWAYS, LEARNED, PAGE, find
+    from bench.xray.case import ALWAYS, LEARNED, PAGE
+    from bench.xray.findings import find
     from bench.xray.refusals import deprecated, refusals
 
     lines = [row("deprecated", text) for text in deprecated(case.arguments)]
@@ -183,5 +197,6 @@ def row(name: str, text: str) -> str:
 
 
 def wrapped(start: str, text: str) -> str:
-    return "\n".join(textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False,
-                                   break_on_hyphens=False))  # fmt: skip
+    """Lines that hang under the first; a word is never cut."""
+    keep = {"break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), **keep))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How long the rows are, and how much of Trainer's batches is padding: measured on the data and the tokenizer that are given."""
+"""How long the rows are, and how much of Trainer's batches is padding: measured on the given data and tokenizer."""
 
 from __future__ import annotations
 
@@ -69,5 +69,8 @@ def measure(lengths: np.ndarray, batch: int, seed: int, *, grouped: int, drop_la
     mean, longest = float(lengths.mean()), int(lengths.max())
     how = f"every row padded to {fixed} tokens" if fixed else f"each batch of {batch} padded to its longest row"
     about = "about " if grouped else ""
-    said = f"{about}{share:.1%} of the computed tokens of an epoch are padding ({how}; rows of {mean:.1f} tokens, longest {longest})"
+    said = (
+        f"{about}{share:.1%} of the computed tokens of an epoch are padding ({how}; "
+        f"rows of {mean:.1f} tokens, longest {longest})"
+    )
     return Padding(rows, mean, longest, share, said)

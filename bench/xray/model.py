@@ -1,7 +1,7 @@
 """What Trainer would read off a model: decay groups, and what it does with ``num_items_in_batch``. This part imports torch.
 
 The groups are those of Trainer's own function, on the real architecture without its weights (torch's meta device). What the
-class's loss does is measured on a small copy with random weights: its loss once without ``num_items_in_batch`` and once with it.
+class's loss does is measured on a small copy with random weights: its loss, without ``num_items_in_batch`` and with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CAUSAL = "ForCausalLM"
 class ModelFacts:
     """``name``: the class. ``task``: of ours that learns with it; "" for none. ``dtype``: of the checkpoint's weights.
 
-    ``takes_count``: Trainer hands it ``num_items_in_batch``. ``divides``: its loss is divided by that count; None: not measured,
+    ``takes_count``: Trainer hands it ``num_items_in_batch``. ``divides``: its loss is divided by that count; None: not known,
     ``why``. ``uncounted``: targets that the loss has fewer than Trainer counts, for each row. ``has_labels``: the batch has a
     column "labels", which Trainer counts. ``is_token_loss``: items are tokens. ``decayed``, ``spared``: (tensors, parameters).
     ``decayed_vectors``: vectors (of norms, say) that are decayed all the same: neither their class nor their name spares them.
@@ -90,7 +90,9 @@ def look_at(model: str, model_class: str) -> ModelFacts:
     try:
         config = transformers.AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"--model {model}: no config.json of a model can be read there, and none is cached ({first(error)})") from error
+        raise ModelError(
+            f"--model {model}: no config.json of a model can be read there, and none is cached ({first(error)})"
+        ) from error
     kind = class_for(config, model_class, model)
     try:
         with torch.device("meta"):
@@ -106,7 +108,8 @@ def look_at(model: str, model_class: str) -> ModelFacts:
     return ModelFacts(
         kind.__name__, kind_of(kind.__name__)[0], str(getattr(config, "dtype", None) or "").removeprefix("torch."),
         sum(p.numel() for p in sizes.values()), takes_count, divides, why, uncounted, has_labels, is_token_loss,
-        (len(decayed), sum(sizes[name].numel() for name in decayed)), (len(spared), sum(sizes[name].numel() for name in spared)),
+        (len(decayed), sum(sizes[name].numel() for name in decayed)),
+        (len(spared), sum(sizes[name].numel() for name in spared)),
         tuple(name for name in decayed if sizes[name].dim() == 1),
     )  # fmt: skip
 
@@ -117,13 +120,17 @@ def class_for(config: Any, model_class: str, model: str) -> Any:
 
     name = model_class or next(iter(getattr(config, "architectures", None) or ()), "")
     if not name:
-        raise UsageError(f"--model {model}: its config.json names no class: give --model-class, such as BertForSequenceClassification")
+        raise UsageError(
+            f"--model {model}: its config.json names no class: give --model-class, such as BertForSequenceClassification"
+        )
     kind = getattr(transformers, name, None)
     if kind is None:
         raise UsageError(f"--model-class {name}: transformers {transformers.__version__} has no class of that name")
     if name.startswith("AutoModel"):
         if type(config) not in kind._model_mapping:
-            raise UsageError(f"--model-class {name}: there is none for a {config.model_type}; give the class itself, or another --model")
+            raise UsageError(
+                f"--model-class {name}: there is none for a {config.model_type}; give the class itself, or another --model"
+            )
         kind = kind._model_mapping[type(config)]
         kind = kind[0] if isinstance(kind, tuple) else kind
     if not hasattr(kind, "_from_config"):

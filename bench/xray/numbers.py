@@ -1,6 +1,6 @@
 """What follows from the arguments in numbers: batch, steps, warm-up, rates, evaluations, checkpoints.
 
-Each is Trainer's own arithmetic (``set_initial_training_values``, ``get_warmup_steps``, ``compute_steps``, DefaultFlowCallback),
+Each is Trainer's own arithmetic (``set_initial_training_values``, ``get_warmup_steps``, ``compute_steps``),
 done without it; tests/bench/xray run Trainer beside it. None stands for what is not known. Next: findings.py.
 """
 

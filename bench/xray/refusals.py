@@ -1,4 +1,4 @@
-"""Why the installed TrainingArguments would not take these arguments: names that are gone, and values that contradict each other."""
+"""Why the installed TrainingArguments would not take these arguments: names that are gone, and contradictions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ def refusals(a: Arguments) -> list[str]:
     """What the class raises (TypeError, ValueError), in words; [] if nothing is known to be in the way."""
     found = []
     for name, today in a.old.items():
-        now = f"it is called {today} today" + (" and takes a share below 1" if name == "warmup_ratio" else "") if today else "leave it out"
+        now = (
+            f"it is called {today} today" + (" and takes a share below 1" if name == "warmup_ratio" else "")
+            if today
+            else "leave it out"
+        )
         found.append(f"{name} is no argument of transformers {version('transformers')}: {now}; read so here")
     strategy, saving = a.text("eval_strategy"), a.text("save_strategy")
     if a.truth("load_best_model_at_end") and saving != "best" and None not in (strategy, saving):
         if strategy != saving:
-            found.append(f"load_best_model_at_end needs evaluations and checkpoints together: eval_strategy={strategy}, save_strategy={saving}")
+            found.append(
+                "load_best_model_at_end needs evaluations and checkpoints together: "
+                f"eval_strategy={strategy}, save_strategy={saving}"
+            )
         elif strategy == "steps":
             every, kept = a.number("eval_steps") or a.number("logging_steps"), a.number("save_steps")
             if every and kept and every >= 1 and kept >= 1 and kept % every:
@@ -32,7 +39,11 @@ def refusals(a: Arguments) -> list[str]:
 
 def deprecated(a: Arguments) -> list[str]:
     """Old names that still work."""
-    pairs = (("gradient_checkpointing", "activation_checkpointing"), ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"))
+    pairs = (
+        ("gradient_checkpointing", "activation_checkpointing"),
+        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+    )
     known = a.defaults or {}
-    return [f"{old} is called {new} today, and goes with transformers 6" for old, new in pairs if old in a.values and new in known]
-
+    return [
+        f"{old} is called {new} today, and goes with transformers 6" for old, new in pairs if old in a.values and new in known
+    ]

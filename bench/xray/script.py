@@ -41,10 +41,10 @@ class Unknown:
 class Clues:
     """What else the script says of the run. None, or "": it does not say it, or says it in more than one way.
 
-    ``model_class``, ``checkpoint``: of the one model that is made. ``half``: the dtype that is asked of it, if it is a half
-    one. ``max_length_padding``: rows are padded to a fixed length, with that length where it is known. ``trainer``: the class
-    that is called; ``own_loss``: it is one of the script's own, with a compute_loss; ``passed``: what it is called with. ``lora``: the settings of a LoraConfig,
-    if one is made; ``quantised``: the weights are loaded in 4 or 8 bits.
+    ``model_class``, ``checkpoint``: of the one model that is made. ``half``: the dtype that is asked of it, if a half one.
+    ``pads_to_max_length``: rows are padded to a fixed length, ``max_length`` where it is known. ``trainer``: the class that is
+    called; ``own_loss``: it is one of the script's own, with a compute_loss; ``passed``: what it is called with. ``lora``: the
+    settings of a LoraConfig, if one is made; ``quantised``: the weights are loaded in 4 or 8 bits.
     """
 
     model_class: str = ""
@@ -98,7 +98,7 @@ def of_json(path: Path, text: str) -> Given:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise DataError(
-            f"{path} must hold arguments by name, {{\"learning_rate\": 5e-5}}, as json.dump(args.to_dict()) writes them; "
+            f'{path} must hold arguments by name, {{"learning_rate": 5e-5}}, as json.dump(args.to_dict()) writes them; '
             f"found {type(values).__name__}"
         )
     private = {name for name in values if name.startswith("_")}  # of the object itself, not of its fields
@@ -216,7 +216,9 @@ class Script:
         if isinstance(node, ast.Name):
             bound = self.literal(node.id)
             if bound is None or node.id in following:
-                return self.unknown(node, "imported" if node.id in self.imported else "not bound once to a literal in this file")
+                return self.unknown(
+                    node, "imported" if node.id in self.imported else "not bound once to a literal in this file"
+                )
             found = self.value(bound, following | {node.id})
             return Unknown(node.id, found.why) if isinstance(found, Unknown) else found
         if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
@@ -256,7 +258,7 @@ class Script:
         return of_trl and name.endswith("Config") and name not in ("ModelConfig", "ScriptConfig")
 
     def changed_later(self, call: ast.Call) -> tuple[dict[str, Unknown], tuple[str, ...]]:
-        """Arguments that the script sets again behind the call (``args.seed = 1``), and what it does that cannot be followed."""
+        """Arguments that the script sets again behind the call (``args.seed = 1``), and what cannot be followed."""
         names = {
             node.targets[0].id for node in ast.walk(self.tree)
             if isinstance(node, ast.Assign) and node.value is call and isinstance(node.targets[0], ast.Name)
@@ -268,10 +270,14 @@ class Script:
                     changed[node.attr] = Unknown(f"{node.value.id}.{node.attr} = ...", f"set again at line {node.lineno}")
                 elif node.attr.startswith("set_"):
                     notes.append(f"line {node.lineno} changes the arguments with {node.attr}(), which is not followed")
-            if isinstance(node, ast.Call) and self.called(node.func) == "setattr" and node.args:
-                if isinstance(node.args[0], ast.Name) and node.args[0].id in names:
-                    notes.append(f"line {node.lineno} changes the arguments with setattr(), which is not followed")
+            if isinstance(node, ast.Call) and self.called(node.func) == "setattr" and self.is_first(node, names):
+                notes.append(f"line {node.lineno} changes the arguments with setattr(), which is not followed")
         return changed, tuple(sorted(notes))
+
+    @staticmethod
+    def is_first(call: ast.Call, names: set[str]) -> bool:
+        """Is the first argument one of these names?"""
+        return bool(call.args) and isinstance(call.args[0], ast.Name) and call.args[0].id in names
 
     # ------------------------------------------------------------------------------------------------- what else it says
 
@@ -284,7 +290,9 @@ class Script:
         pads = [call for call in self.calls() if self.keyword(call, "padding") == "max_length"]
         lengths = {self.keyword(call, "max_length") for call in pads}
         own = {node.name for node in self.trainers()}
-        trainers = [call for call in self.calls() if self.called(call.func).endswith("Trainer") or self.called(call.func) in own]
+        trainers = [
+            call for call in self.calls() if self.called(call.func).endswith("Trainer") or self.called(call.func) in own
+        ]
         kinds = {self.called(call.func) for call in trainers}
         return Clues(
             model_class=classes.pop() if len(classes) == 1 else "",

@@ -1,7 +1,8 @@
-"""The same run as a Plainloop command, and what of it has no flag. The reasons are those of the table in engine/settings/hints.py."""
+"""The same run as a Plainloop command, and what of it has no flag, with the reasons of engine/settings/hints.py."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Mapping
@@ -9,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.xray.arguments import Arguments
-from bench.xray.findings import Case
+from bench.xray.case import Case
 from bench.xray.model import kind_of
 from bench.xray.numbers import NO_WARMUP
 from bench.xray.script import Unknown
 from engine.config import TrainConfig
 from engine.schedule import FLAT, MINIMA, SCHEDULES
 from engine.settings.hints import hint
+from tasks import TASKS
+from tasks.options import DEFAULTS
 
 OF_KIND = {  # classes that are built on TrainingArguments: our task
     "SFTConfig": "sft", "DPOConfig": "dpo", "RewardConfig": "reward", "SentenceTransformerTrainingArguments": "embeddings",
@@ -31,15 +34,20 @@ IN_SILENCE = frozenset({  # settings of no weight here: what they are about is s
 
 @dataclass
 class Command:
-    """``flags`` in order; ``left``: what has no flag, or means something else here, as (name, why)."""
+    """``flags`` in order; ``left``: what has no flag, or means something else here, as (name, why).
+
+    ``usual``: the values that settings have anyway with this task; one that is not in it is always written down.
+    """
 
     launcher: str = "python run.py"
+    usual: dict[str, Any] = field(default_factory=dict)
     flags: list[tuple[str, str]] = field(default_factory=list)
     left: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, flag: str, value: Any = "", *, usual: Any = None) -> None:
+    def add(self, flag: str, value: Any = "") -> None:
         """A flag, unless its value is what it has anyway."""
-        if usual is None or value != usual:
+        name = flag.replace("-", "_")
+        if name not in self.usual or value != self.usual[name]:
             self.flags.append((flag, value if isinstance(value, str) else plain(value)))
 
     @property
@@ -83,7 +91,13 @@ def translate(case: Case, *, model: str = "", data: str = "") -> Command:
 def start(case: Case, command: Command, *, model: str, data: str) -> None:
     """Task, model, data, output."""
     name = case.model.name if case.model is not None else case.clues.model_class
-    task = OF_KIND.get(case.arguments.kind) or OF_KIND.get(case.clues.trainer.replace("Trainer", "Config")) or kind_of(name)[0] or "TASK"
+    task = (
+        OF_KIND.get(case.arguments.kind)
+        or OF_KIND.get(case.clues.trainer.replace("Trainer", "Config"))
+        or kind_of(name)[0]
+        or "TASK"
+    )
+    command.usual = usual_of(task)
     command.add("task", task)
     if chosen := model or case.clues.checkpoint:
         command.add("model", chosen)
@@ -94,22 +108,36 @@ def start(case: Case, command: Command, *, model: str, data: str) -> None:
         command.add("output-dir", folder)
     if case.clues.lora is not None:
         command.add("lora")
-        for given, flag, usual in (("r", "lora-rank", 8), ("lora_alpha", "lora-alpha", 16), ("lora_dropout", "lora-dropout", 0.1)):
-            value = case.clues.lora.get(given, {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0}[given])  # peft's defaults
+        of_peft = {
+            "r": ("lora-rank", 8),
+            "lora_alpha": ("lora-alpha", 8),
+            "lora_dropout": ("lora-dropout", 0.0),
+        }  # its defaults
+        for given, (flag, default) in of_peft.items():
+            value = case.clues.lora.get(given, default)
             if isinstance(value, Unknown):
                 command.left.append((given, f"its value is not known from the file: {value}"))
             else:
-                command.add(flag, value, usual=usual)
+                command.add(flag, value)
+
+
+def usual_of(task: str) -> dict[str, Any]:
+    """The values that our settings have unless a flag says otherwise; without those that depend on a task not known."""
+    usual = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    if task in DEFAULTS or task in TASKS:
+        return usual | dict(DEFAULTS.get(task, {}))
+    depends = {name for defaults in DEFAULTS.values() for name in defaults}
+    return {name: value for name, value in usual.items() if name not in depends}
 
 
 def batch(case: Case, command: Command) -> None:
-    n, usual = case.numbers, TrainConfig()
+    n = case.numbers
     if n.per_device is not None:
-        command.add("batch-size", n.per_device * n.world, usual=usual.batch_size)
+        command.add("batch-size", n.per_device * n.world)
     if n.accumulation is not None:
-        command.add("accumulation-steps", n.accumulation, usual=usual.accumulation_steps)
+        command.add("accumulation-steps", n.accumulation)
     if (size := case.arguments.whole("per_device_eval_batch_size")) is not None:
-        command.add("eval-batch-size", size * n.world, usual=usual.eval_batch_size)
+        command.add("eval-batch-size", size * n.world)
 
 
 def steps(case: Case, command: Command) -> None:
@@ -117,7 +145,7 @@ def steps(case: Case, command: Command) -> None:
     if n.max_steps is not None:
         command.add("max-steps", n.max_steps)
     elif epochs is not None and epochs == int(epochs) and epochs >= 1:
-        command.add("epochs", int(epochs), usual=TrainConfig().epochs)
+        command.add("epochs", int(epochs))
     elif epochs is not None and n.num_steps is not None:
         command.add("max-steps", n.num_steps)
     elif epochs is not None:
@@ -125,16 +153,18 @@ def steps(case: Case, command: Command) -> None:
 
 
 def rate(case: Case, command: Command) -> None:
-    a, n, usual = case.arguments, case.numbers, TrainConfig()
+    a, n = case.arguments, case.numbers
     if (peak := a.number("learning_rate")) is not None:
-        command.add("learning-rate", peak, usual=usual.learning_rate)
+        command.add("learning-rate", peak)
     if n.schedule is not None and n.schedule not in SCHEDULES:
         command.left.append(("lr_scheduler_type", f"{n.schedule}: {hint('lr_scheduler_type')}"))
     elif n.schedule is not None:
-        command.add("schedule", n.schedule, usual=usual.schedule)
-    if n.asked_warmup and n.schedule not in NO_WARMUP:
-        name = "warmup-steps" if n.asked_warmup >= 1 else "warmup-ratio"
-        command.add(name, int(n.asked_warmup) if n.asked_warmup >= 1 else n.asked_warmup)
+        command.add("schedule", n.schedule)
+    if n.asked_warmup is not None and n.asked_warmup >= 1 and n.schedule not in NO_WARMUP:
+        command.add("warmup-steps", int(n.asked_warmup))
+        command.add("warmup-ratio", 0.0)
+    elif n.asked_warmup is not None or n.schedule in NO_WARMUP:
+        command.add("warmup-ratio", 0.0 if n.schedule in NO_WARMUP else n.asked_warmup)
     options = a.get("lr_scheduler_kwargs")
     options = json.loads(options) if isinstance(options, str) and options.startswith("{") else options
     if isinstance(options, Mapping) and options and n.schedule not in FLAT:
@@ -149,10 +179,10 @@ def rate(case: Case, command: Command) -> None:
 
 
 def optimizer(case: Case, command: Command) -> None:
-    a, usual = case.arguments, TrainConfig()
+    a = case.arguments
     name, options = a.text("optim"), a.text("optim_args")
     if (decay := a.number("weight_decay")) is not None:
-        command.add("weight-decay", decay, usual=usual.weight_decay)
+        command.add("weight-decay", decay)
     if name == "sgd":
         command.add("optimizer", "sgd")
         if options and options.startswith("momentum="):
@@ -162,9 +192,9 @@ def optimizer(case: Case, command: Command) -> None:
     if name != "sgd":
         for theirs, ours in (("adam_beta1", "adam_beta1"), ("adam_beta2", "adam_beta2"), ("adam_epsilon", "adam_eps")):
             if (value := a.number(theirs)) is not None:
-                command.add(ours.replace("_", "-"), value, usual=getattr(usual, ours))
+                command.add(ours.replace("_", "-"), value)
     if (clip := a.number("max_grad_norm")) is not None:
-        command.add("max-grad-norm", clip if clip else float("inf"), usual=usual.max_grad_norm)
+        command.add("max-grad-norm", clip if clip else float("inf"))
 
 
 def loss(case: Case, command: Command) -> None:
@@ -184,7 +214,9 @@ def machine(case: Case, command: Command) -> None:
     for name, flag, value in switches:
         if a.truth(name):
             command.add(flag, value)
-    if a.truth("gradient_checkpointing") or (a.defaults and "activation_checkpointing" in a.defaults and a.truth("activation_checkpointing")):
+    if a.truth("gradient_checkpointing") or (
+        a.defaults and "activation_checkpointing" in a.defaults and a.truth("activation_checkpointing")
+    ):
         command.add("gradient-checkpointing")
     for name in ("fsdp", "deepspeed"):
         if a.values.get(name):
@@ -193,7 +225,7 @@ def machine(case: Case, command: Command) -> None:
     if workers := a.whole("dataloader_num_workers", least=0):
         command.add("workers", workers)
     if (seed := a.whole("seed", least=0)) is not None:
-        command.add("seed", seed, usual=TrainConfig().seed)
+        command.add("seed", seed)
     if a.get("data_seed") not in (None, a.get("seed")):
         command.left.append(("data_seed", str(hint("data_seed")).removeprefix("not needed: ")))
 
@@ -212,13 +244,15 @@ def batching(case: Case, command: Command) -> None:
     if sampling not in (None, "random", "group_by_length"):
         command.left.append(("train_sampling_strategy", f"{sampling}: not yet"))
     if a.truth("dataloader_drop_last"):
-        command.left.append(("dataloader_drop_last", "the rows that Trainer drops are trained on here: a short batch counts by its items"))
+        command.left.append(
+            ("dataloader_drop_last", "the rows that Trainer drops are trained on here: a short batch counts by its items")
+        )
 
 
 def logs(case: Case, command: Command) -> None:
     a, n = case.arguments, case.numbers
     if a.text("logging_strategy") == "steps" and (every := n.every("logging")):
-        command.add("log-steps", every, usual=TrainConfig().log_steps)
+        command.add("log-steps", every)
     elif a.text("logging_strategy") in ("epoch", "no"):
         command.left.append(("logging_strategy", "a line every --log-steps 10 steps and at the end of each epoch"))
     writers = a.get("report_to")
@@ -236,7 +270,9 @@ def evaluation(case: Case, command: Command) -> None:
     if strategy == "steps" and (every := n.every("eval")):
         command.add("eval-steps", every)
     if a.truth("load_best_model_at_end") is False and strategy in ("steps", "epoch"):
-        command.left.append(("load_best_model_at_end", "False: with evaluation data the finished model here is the best one, not the last"))
+        command.left.append(
+            ("load_best_model_at_end", "False: with evaluation data the finished model here is the best one, not the last")
+        )
     name = a.text("metric_for_best_model")
     if name is not None and strategy in ("steps", "epoch"):
         command.add("best-metric", name.removeprefix("eval_"))
@@ -248,11 +284,15 @@ def saving(case: Case, command: Command) -> None:
     if strategy == "steps" and (every := n.every("save")):
         command.add("save-steps", every)
     elif strategy in ("no", "best"):
-        command.left.append(("save_strategy", f"{strategy}: a checkpoint is written at the end of each epoch all the same, for --resume"))
+        command.left.append(
+            ("save_strategy", f"{strategy}: a checkpoint is written at the end of each epoch all the same, for --resume")
+        )
     if limit is not None:
-        command.add("keep-checkpoints", max(int(limit), 1), usual=TrainConfig().keep_checkpoints)
+        command.add("keep-checkpoints", max(int(limit), 1))
     elif strategy in ("steps", "epoch") and "save_total_limit" not in a.values:
-        command.left.append(("save_total_limit", "not given: Trainer keeps every checkpoint, here the newest two and the best one stay"))
+        command.left.append(
+            ("save_total_limit", "not given: Trainer keeps every checkpoint, here the newest two and the best one stay")
+        )
     if a.truth("push_to_hub"):
         name = a.get("hub_model_id")
         if isinstance(name, str):
@@ -267,8 +307,8 @@ PARTS: tuple[tuple[tuple[str, ...], Callable[[Case, Command], None]], ...] = (  
     (("learning_rate", "lr_scheduler_type", "warmup_steps", "lr_scheduler_kwargs"), rate),
     (("weight_decay", "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"), optimizer),
     (("label_smoothing_factor",), loss),
-    (("fp16", "bf16", "use_cpu", "torch_compile", "full_determinism", "gradient_checkpointing", "activation_checkpointing", "seed",
-      "data_seed", "fsdp", "deepspeed", "dataloader_num_workers", "tf32"), machine),
+    (("fp16", "bf16", "use_cpu", "torch_compile", "full_determinism", "gradient_checkpointing", "activation_checkpointing",
+      "seed", "data_seed", "fsdp", "deepspeed", "dataloader_num_workers", "tf32"), machine),
     (("train_sampling_strategy", "dataloader_drop_last"), batching),
     (("logging_strategy", "logging_steps", "report_to"), logs),
     (("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model"), evaluation),
@@ -279,10 +319,12 @@ PARTS: tuple[tuple[tuple[str, ...], Callable[[Case, Command], None]], ...] = (  
 def differences(arguments: Arguments) -> list[tuple[str, Any, Any]]:
     """Defaults of ours that differ from Trainer's, of arguments that were not given: (name here, theirs, ours)."""
     ours = TrainConfig()
-    pairs = (("learning_rate", "learning_rate"), ("per_device_train_batch_size", "batch_size"), ("weight_decay", "weight_decay"),
-             ("per_device_eval_batch_size", "eval_batch_size"), ("logging_steps", "log_steps"))  # fmt: skip
+    names = {
+        "learning_rate": "learning_rate", "per_device_train_batch_size": "batch_size", "weight_decay": "weight_decay",
+        "per_device_eval_batch_size": "eval_batch_size", "logging_steps": "log_steps",
+    }  # fmt: skip
     return [
-        (theirs, arguments.get(theirs), getattr(ours, name)) for theirs, name in pairs
+        (theirs, arguments.get(theirs), getattr(ours, name)) for theirs, name in names.items()
         if theirs not in arguments.values and not isinstance(arguments.get(theirs), Unknown)
         and arguments.get(theirs) != getattr(ours, name)
     ]  # fmt: skip

@@ -122,7 +122,7 @@ CONFIGURATIONS = {
         {"output_dir": "./qlora_output", "num_train_epochs": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
          "learning_rate": 2e-4, "lr_scheduler_type": "cosine", "warmup_steps": 7, "fp16": False, "bf16": True, "logging_steps": 10,
          "save_strategy": "no", "max_length": 512, "dataset_text_field": "text", "report_to": "none"},
-        {23, 40}, {7, 8, 28, 21, 33}, batch=8, steps=375, warmup=7, kind="SFTConfig",
+        {21, 23, 33, 40}, {7, 8, 28}, batch=8, steps=375, warmup=7, kind="SFTConfig",
         in_command=("--task sft", "--schedule cosine", "--warmup-steps 7", "--precision bf16"),
     ),
 }  # fmt: skip

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers import BertConfig, Seq2SeqTrainingArguments, TrainingArguments
 
 import run
 from bench.bad_input.case import call
 from bench.xray.arguments import fields_of, resolve
+from bench.xray.case import ALWAYS, LEARNED, PAGE, TITLES
 from bench.xray.command import XrayConfig, look
-from bench.xray.findings import ALWAYS, LEARNED, PAGE, TITLES, find
+from bench.xray.findings import find
 from bench.xray.refusals import refusals
 from bench.xray.script import Unknown, of_script
 from bench.xray.translate import translate
@@ -94,7 +96,9 @@ def test_what_a_value_is_followed_to(before, expression, value):
 
 
 def test_what_is_set_behind_the_call_is_not_taken_for_known():
-    text = "args = TrainingArguments('o', seed=1, warmup_steps=5)\nargs.seed = 2\nargs.set_logging(steps=1)\nsetattr(args, x, 1)\n"
+    text = (
+        "args = TrainingArguments('o', seed=1, warmup_steps=5)\nargs.seed = 2\nargs.set_logging(steps=1)\nsetattr(args, x, 1)\n"
+    )
     found = given(text)
     assert isinstance(found.values["seed"], Unknown) and "line 2" in str(found.values["seed"])
     assert found.values["warmup_steps"] == 5 and "line 3" in found.notes[0] and "line 4" in found.notes[1]
@@ -194,17 +198,52 @@ def test_a_published_configuration_has_the_findings_it_should(name, tmp_path):
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_command_is_one_that_the_parser_takes(name, tmp_path):
     expected = CONFIGURATIONS[name]
-    case = case_of(tmp_path, as_script(expected) + f"\nmodel = {expected.model}.from_pretrained('some/model')\n", num_rows=expected.rows)
+    case = case_of(
+        tmp_path, as_script(expected) + f"\nmodel = {expected.model}.from_pretrained('some/model')\n", num_rows=expected.rows
+    )
     command = translate(case)
     assert all(words in command.text for words in expected.in_command), command.text
+    assert command.text == f"python run.py {shlex.join(command.argv)}"
     task = command.argv[command.argv.index("--task") + 1]
     config, source, _ = parse(command.argv, "run.py", [TrainConfig, SourceConfig, flags_of(task)[0]], flags_of(task)[1])
     assert (config.batch_size * config.accumulation_steps, source.model) == (expected.batch, "some/model")
     assert all(why for _, why in command.left)
+    a = case.arguments
+    asked = {  # and each number is that of Trainer, whatever the task's own default is
+        "learning_rate": a.number("learning_rate"), "weight_decay": a.number("weight_decay"), "seed": a.whole("seed"),
+        "epochs": a.number("num_train_epochs"), "max_grad_norm": a.number("max_grad_norm"), "schedule": a.text("lr_scheduler_type"),
+        "eval_batch_size": a.whole("per_device_eval_batch_size"), "adam_beta2": a.number("adam_beta2"),
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in asked} == asked
+    warmup = a.number("warmup_steps")
+    assert (config.warmup_steps or config.warmup_ratio) == warmup
+    assert (
+        config.precision == ("bf16" if a.truth("bf16") else "fp16" if a.truth("fp16") else "fp32")
+        and config.batching == "padded"
+    )
+
+
+def test_a_default_of_a_task_does_not_stand_in_for_trainers(tmp_path):
+    """mlm's own learning rate is 1e-4 and its warm-up 6%: Trainer's 2e-5 and none are written down, though they are our usual ones."""
+    made = "\nmodel = BertForMaskedLM.from_pretrained('m')\n"
+    case = case_of(tmp_path, "TrainingArguments('o', learning_rate=2e-5)" + made)
+    assert "--learning-rate 2e-05" in translate(case).text and "--warmup-ratio 0" in translate(case).text
+    unknown = case_of(tmp_path, "TrainingArguments('o', learning_rate=2e-5)\n")
+    assert "--task TASK" in translate(unknown).text and "--learning-rate 2e-05" in translate(unknown).text
+
+
+def test_lora_and_several_processes_are_in_the_command(tmp_path):
+    text = "LoraConfig(r=8, lora_dropout=0.05)\nBitsAndBytesConfig(load_in_4bit=True)\nTrainingArguments('o', num_train_epochs=1)\n"
+    command = translate(case_of(tmp_path, text, num_processes=4))
+    assert command.text.startswith("torchrun --nproc-per-node 4 run.py ") and "--batch-size 32" in command.text
+    assert "--lora --lora-alpha 8 --lora-dropout 0.05" in command.text and "--lora-rank" not in command.text
+    assert ("4 or 8 bits", "not yet: weights are float32 here") in command.left
 
 
 def test_what_has_no_flag_is_named_with_its_reason(tmp_path):
-    case = case_of(tmp_path, "TrainingArguments('o', neftune_noise_alpha=5, optim='paged_adamw_8bit', num_train_epochs=1.5, fp16=True)\n")
+    case = case_of(
+        tmp_path, "TrainingArguments('o', neftune_noise_alpha=5, optim='paged_adamw_8bit', num_train_epochs=1.5, fp16=True)\n"
+    )
     left = dict(translate(case).left)
     assert left["neftune_noise_alpha"] == "not yet" and left["optim"].startswith("paged_adamw_8bit is not among ours")
     assert "--num-rows" in left["num_train_epochs"] and "save_total_limit" in left
@@ -217,7 +256,26 @@ def test_a_class_that_is_not_installed_has_defaults_that_are_said_to_be_unknown(
     (tmp_path / "train.py").write_text(as_script(done_on))
     done = call(["xray", str(tmp_path / "train.py")])
     assert done.code == 0 and "SFTConfig has defaults of its own" in done.out and "max_length, dataset_text_field" in done.out
-    assert resolve(given(as_script(done_on))).number("max_grad_norm") is None
+    found = resolve(given("from trl import SFTConfig\nSFTConfig('out', seed=1)"))
+    assert found.number("max_grad_norm") == 1.0, "that of TrainingArguments"
+    assert found.number("learning_rate") is None and found.truth("bf16") is None and found.number("logging_steps") is None
+    other = resolve(given("from trl import OtherConfig\nOtherConfig('out', seed=1)"))
+    assert other.number("max_grad_norm") is None and other.number("seed") == 1
+
+
+@IS_TODAY
+def test_the_page_shows_what_the_command_prints(tmp_path, monkeypatch):
+    """docs/xray.md: the script that stands there, and the output below it."""
+    page = (ROOT / "docs/xray.md").read_text(encoding="utf-8")
+    script, output = re.search(r"```python\n(.*?)```.*?```\n(.*?)```", page, flags=re.DOTALL).groups()
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(script)
+    config = BertConfig()  # that of bert-base-uncased
+    config.architectures = ["BertForMaskedLM"]
+    config.save_pretrained("bert-base-uncased")
+    typed = re.search(r"^    python run.py (xray train.py --model .*)$", page, flags=re.MULTILINE)[1]
+    done = call(typed.split())
+    assert done.code == 0 and done.out == output, done.err
 
 
 def test_the_command_runs_from_the_command_line_and_points_to_the_page(tmp_path, capsys):
@@ -226,8 +284,8 @@ def test_the_command_runs_from_the_command_line_and_points_to_the_page(tmp_path,
     said = capsys.readouterr().out
     for words in (
         "64 examples a step = 16 per device x 4 accumulated x 1 process", "189 = 3 epochs of 63 an epoch, of 250 micro-batches",
-        "19 steps of warm-up; first step 0", f"rows of {PAGE}", " 28  Accumulation multiplies the gradient", "--warmup-ratio 0.1",
+        "19 steps of warm-up; first step 0", f"rows of {PAGE}", " 28  Accumulation multiplies the gradient: 4 micro-batches", "--warmup-ratio 0.1",
         "evaluation_strategy is no argument of transformers",
     ):  # fmt: skip
         assert words in said, words
-    assert max(map(len, said.splitlines())) <= 126
+    assert max(map(len, said.splitlines()[1:])) <= 126

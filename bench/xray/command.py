@@ -47,16 +47,16 @@ class XrayConfig:
         for name in ("max_length", "num_rows", "num_eval_rows"):
             require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "must be at least 1")
         require(self, "num_processes", self.num_processes >= 1, "must be at least 1")
-        if self.data is not None and self.num_rows is not None:
-            raise UsageError("--data and --num-rows both say how many rows there are: give one of them")
-        if self.data is not None and self.model is None and self.tokenizer is None:
-            raise UsageError("--data needs a tokenizer to measure the rows with: give --model DIR or --tokenizer DIR")
 
 
 def xray(flags: XrayConfig, files: Sequence[str], find: Any = None) -> None:
     """Print it. Raises UsageError, DataError, ModelError."""
     if len(files) != 1:
         raise UsageError(f"give one script or JSON file: python run.py xray train.py (found {len(files)})")
+    if flags.data is not None and flags.num_rows is not None:
+        raise UsageError("--data and --num-rows both say how many rows there are: give one of them")
+    if flags.data is not None and flags.model is None and flags.tokenizer is None:
+        raise UsageError("--data needs a tokenizer to measure the rows with: give --model DIR or --tokenizer DIR")
     case = look(flags, files[0])
     from bench.xray.translate import translate
 

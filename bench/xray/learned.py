@@ -43,24 +43,8 @@ def of_accumulation(case: Case, *, smoothing: bool) -> Found:
     n, model = case.numbers, case.model
     pieces = f"{n.accumulation} micro-batches" + (f" on each of {n.world} processes" if n.world > 1 else "")
     if case.computes_own_loss:
-        if case.clues.own_loss:
-            yield (
-                29,
-                (
-                    f"{case.clues.own_loss}: Trainer divides by nothing if the model's "
-                    "forward takes **kwargs, so a mean over a "
-                    f"micro-batch comes out {n.accumulation} times as large; "
-                    "loss_is_scaled_for_ga = False on the class mends it"
-                ),
-            )
-        elif case.computes_own_loss == "compute_loss_func":
-            yield (
-                31,
-                (
-                    "compute_loss_func: Trainer divides by nothing; a sum over num_items_in_batch is right, a mean comes out "
-                    f"{n.accumulation} times as large"
-                ),
-            )
+        if n.accumulation and n.accumulation > 1:
+            yield from of_own_loss(case)
         return
     if model is None:
         yield (
@@ -99,6 +83,29 @@ def of_accumulation(case: Case, *, smoothing: bool) -> Found:
             yield from of_class_name(case, model)
     else:
         yield 28, f"whether {pieces} multiply the gradient is not known: {model.why}"
+
+
+def of_own_loss(case: Case) -> Found:
+    """A loss of the script's own, or of another library's trainer, of which nothing is said."""
+    n = case.numbers
+    if case.clues.own_loss:
+        yield (
+            29,
+            (
+                f"{case.clues.own_loss}: Trainer divides by nothing if the model's "
+                "forward takes **kwargs, so a mean over a "
+                f"micro-batch comes out {n.accumulation} times as large; "
+                "loss_is_scaled_for_ga = False on the class mends it"
+            ),
+        )
+    elif case.computes_own_loss == "compute_loss_func":
+        yield (
+            31,
+            (
+                "compute_loss_func: Trainer divides by nothing; a sum over num_items_in_batch is right, a mean comes out "
+                f"{n.accumulation} times as large"
+            ),
+        )
 
 
 def of_class_name(case: Case, model: ModelFacts) -> Found:

@@ -235,7 +235,7 @@ def test_the_rates_are_those_of_transformers(schedule, warmup):
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("rows, world", [(100, 1), (100, 3), (97, 4), (5, 4), (64, 2)])
+@pytest.mark.parametrize("rows, world", [(100, 1), (100, 3), (104, 3), (97, 4), (5, 4), (64, 2)])
 def test_the_micro_batches_of_a_rank_are_those_of_accelerate(rows, world, drop_last):
     sampler = BatchSampler(SequentialSampler(range(rows)), 8, drop_last)
     theirs = {len(list(BatchSamplerShard(sampler, world, rank))) for rank in range(world)}

@@ -259,6 +259,8 @@ def test_a_class_that_is_not_installed_has_defaults_that_are_said_to_be_unknown(
     found = resolve(given("from trl import SFTConfig\nSFTConfig('out', seed=1)"))
     assert found.number("max_grad_norm") == 1.0, "that of TrainingArguments"
     assert found.number("learning_rate") is None and found.truth("bf16") is None and found.number("logging_steps") is None
+    installed = dataclasses.replace(found, defaults={"bf16": None, "seed": 42})  # as TRL's own source has it: on unless fp16 is
+    assert installed.truth("bf16") is None and installed.number("seed") == 1
     other = resolve(given("from trl import OtherConfig\nOtherConfig('out', seed=1)"))
     assert other.number("max_grad_norm") is None and other.number("seed") == 1
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("bench.contest.compare", "Plainloop beside a plain loop, Accelerate, Trainer and Fabric: also without a name"),
     "levers": ("bench.contest.levers", "what each lever is worth, and where the time of a step goes"),
     "steps": ("bench.steps", "steps per second of one configuration of run.py: --task imdb --steps 20"),
+    "step": ("bench.own_step", "a training step of your own, profiled as --profile does: FILE.py:FUNCTION"),
     "tokens": ("bench.contest.tokens", "token arrays for a machine without texts: OUT.npz, then --tokens OUT.npz"),
     "plot": ("bench.contest.pictures", "the pictures of a comparison again, from the rows that were kept"),
     "gpu": ("bench.gpu.programme", "a session on a GPU, in parts of at most nine minutes"),

@@ -91,6 +91,11 @@ COMMANDS = {
     "tune": ("bench.tune.flags:TuneConfig", "bench.tune.command:tune", "which settings train fastest on this machine"),
     "push": ("engine.commands.flags:PushConfig", "engine.commands.push:push", "upload a finished run to the Hugging Face Hub"),
     "lesson": ("bench.lessons.command:LessonConfig", "bench.lessons.command:teach", "experiments that show what Trainer hides"),
+    "xray": (
+        "bench.xray.command:XrayConfig",
+        "bench.xray.command:xray",
+        "what Trainer would do with the TrainingArguments of a script or JSON file",
+    ),
     "search": (
         "tasks.flags:SearchConfig",
         "tasks.embeddings.search:search",

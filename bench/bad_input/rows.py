@@ -1,5 +1,5 @@
 """All rows, in the order of their numbers: 1 to 110, then the cache and strangers' data (D), files as others write
-them (F), models (M), pictures with labels (P), attacks (S), sweeps (C), then odd things (X).
+them (F), models (M), pictures with labels (P), attacks (S), sweeps (C), arguments for xray (T), then odd things (X).
 
 A module of rows puts them into ``case.ROWS`` when it is imported; a new one must be named here.
 """
@@ -26,6 +26,7 @@ from bench.bad_input import (  # noqa: F401
     sweep_rows,
     watching_rows,
     writing_rows,
+    xray_rows,
 )
 
 

@@ -25,12 +25,19 @@ class LessonConfig:
     """Settings of ``lesson``."""
 
     all: bool = setting(False, "run every lesson")
+    exercise: bool = setting(False, "write the file of this lesson's exercise, which you change, and end")
+    check: str | None = setting(
+        None, "is this file, an exercise that you have changed, right? If not, one sentence says what is wrong"
+    )
+    output: str | None = setting(None, "with --exercise: the file to write (default: LESSON_exercise.py)")
     output_dir: str = setting("runs/lessons", "where the pictures go")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form")
 
 
 def teach(flags: LessonConfig, names: Sequence[str], find: Any = None) -> None:
     """Run the lessons named. Raises UsageError; ClaimError (exit code 1), after all have run, if a claim does not hold here."""
+    if flags.exercise or flags.check is not None or flags.output is not None:
+        return practise(flags, names)
     missing = [package for package in ("accelerate", "matplotlib") if find_spec(package) is None]
     if missing:
         raise UsageError(f"lessons need {' and '.join(missing)}, of the bench extra: {install('bench')}")
@@ -55,6 +62,21 @@ def teach(flags: LessonConfig, names: Sequence[str], find: Any = None) -> None:
         )
 
 
+def practise(flags: LessonConfig, names: Sequence[str]) -> None:
+    """Write an exercise, or check one. Raises UsageError, and NotYetError (exit code 1) for one that is not right yet."""
+    from bench.lessons import exercise
+
+    if flags.all or len(names) != 1:
+        raise UsageError(
+            f"an exercise is of one lesson: python run.py lesson accumulation --exercise; of {', '.join(exercise.names())}"
+        )
+    if flags.exercise and flags.check is not None:
+        raise UsageError("--exercise writes the file anew and --check looks at yours: give one of them")
+    if flags.output is not None and not flags.exercise:
+        raise UsageError("--output is the file that --exercise writes: give both, or leave it out")
+    exercise.check(names[0], flags.check) if flags.check is not None else exercise.write(names[0], flags.output)
+
+
 def all_lessons() -> dict[str, Lesson]:
     """By name, in the order in which they are best read."""
     from bench.lessons import cost, evaluation, gradients, randomness, updates
@@ -68,7 +90,10 @@ def print_list(lessons: dict[str, Lesson]) -> None:
     print("What Trainer hides; each lesson takes seconds:\n")
     for lesson in lessons.values():
         print(f"  {lesson.name:<14} {lesson.hides}")
-    print(f"\n{program()} lesson {next(iter(lessons))} runs one, --all all; docs/what-trainer-hides.md has the whole list")
+    print(
+        f"\n{program()} lesson {next(iter(lessons))} runs one, --all all; docs/what-trainer-hides.md has the whole list;"
+        "\n--exercise gives you something to solve, in the order of docs/course.md"
+    )
 
 
 def run(lesson: Lesson, folder: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.errors import UsageError, is_own_code
 
-_imported: dict[tuple[str, str, int, int], ModuleType] = {}  # by flag, path, time and size: a file is run once
+_imported: dict[tuple[str, str, int, int], ModuleType] = {}  # by use, path, time and size: a file is run once
 
 
 def is_own(name: str) -> bool:
@@ -32,19 +32,27 @@ def class_in_file(name: str, flag: str) -> type[Any] | None:
 
     Raises UsageError when there is no such file, or when it cannot be imported: with the file and line of the error.
     """
-    file, _, attribute = name.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise UsageError(f"--{flag} {name}: there is no file {path}")
-    found = vars(_import(path, name, flag)).get(attribute)
+    found = object_in_file(name, flag, f"--{flag} {name}")
     return found if inspect.isclass(found) else None
 
 
-def _import(path: Path, name: str, flag: str) -> ModuleType:
+def object_in_file(name: str, use: str, said: str) -> Any:
+    """What ``name`` (``FILE.py:NAME``) names; None if the file has none of that name. ``use``: what for, in one word.
+
+    ``said``: how it was asked for. Raises UsageError as above.
+    """
+    file, _, attribute = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"{said}: there is no file {path}")
+    return vars(_import(path, use, said)).get(attribute)
+
+
+def _import(path: Path, use: str, said: str) -> ModuleType:
     status = path.stat()
-    key = (flag, str(path.resolve()), status.st_mtime_ns, status.st_size)
+    key = (use, str(path.resolve()), status.st_mtime_ns, status.st_size)
     if key not in _imported:
-        spec = importlib.util.spec_from_file_location(f"plainloop_{flag.replace('-', '_')}_{path.stem}", path)
+        spec = importlib.util.spec_from_file_location(f"plainloop_{use.replace('-', '_')}_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look there for the types they name
@@ -53,7 +61,7 @@ def _import(path: Path, name: str, flag: str) -> ModuleType:
         except (Exception, SystemExit) as error:
             place = line_of(error, path)
             where = f" ({place})" if place else ""
-            raise UsageError(f"--{flag} {name}: {path} cannot be imported: {type(error).__name__}: {error}{where}") from error
+            raise UsageError(f"{said}: {path} cannot be imported: {type(error).__name__}: {error}{where}") from error
         _imported[key] = module
     return _imported[key]
 

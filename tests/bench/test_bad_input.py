@@ -40,6 +40,7 @@ def test_every_row_of_the_table_is_there_once():
         *(f"M{n}" for n in range(1, 25)),
         *(f"P{n}" for n in range(1, 15)),
         *(f"S{n}" for n in range(1, 13)),
+        *(f"T{n}" for n in range(1, 16)),
         *(f"X{n + 1}" for n in range(beyond)),
     ]
     assert numbers == expected and beyond >= 60 and files >= 60

@@ -127,6 +127,7 @@ def test_a_file_that_only_run_json_names_is_never_run(project, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("texts.txt").write_text("w0 w1\nw2\n")
     Path("picture.png").write_bytes(b"")
+    Path("train.py").write_text("TrainingArguments('out', seed=1)\n")
     arguments = {
         "predict": ["--model", str(model), "w0 w1"], "evaluate": ["--model", str(model)], "fill": ["--model", str(model), "w0"],
         "generate": ["--model", str(model), "w0"], "report": [str(model), "--output", "r.html"],
@@ -137,6 +138,7 @@ def test_a_file_that_only_run_json_names_is_never_run(project, tmp_path, monkeyp
         "export": ["--model", str(model), "--output", "exported"],
         "monitor": ["--model", str(model), "--input", "texts.txt"],
         "update": ["--model", str(model), "--train-file", "texts.txt"],
+        "xray": ["train.py", "--model", str(model)],
     }  # fmt: skip
     assert {*arguments} == {*COMMANDS} - {"lesson", "inspect", "sweep", "tune"}, "another command: does it open a model?"
     for name, given in arguments.items():

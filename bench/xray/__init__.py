@@ -1,0 +1,1 @@
+"""What Trainer would do with given TrainingArguments, told without running anything: ``python run.py xray``."""

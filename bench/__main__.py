@@ -43,6 +43,7 @@ COMMANDS = {
     ),
     "errors": ("bench.quality.errors", "what a model of real reviews gets wrong: calibration, slices, wrong labels"),
     "sample": ("bench.quality.sample", "how hard the synthetic Yelp sample is"),
+    "life": ("bench.quality.life", "the commands of docs/life-of-a-model.md, whose outputs it writes anew"),
     "tutorials": ("bench.quality.tutorials", "the tutorials as a newcomer types them: what comes out, how long it takes"),
     "serve": ("bench.serving.measure", "run.py serve under load, beside batches of one and a pipeline one by one"),
     "versions": ("bench.versions", "the suite with the oldest, the pinned and the newest torch and transformers"),

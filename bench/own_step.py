@@ -4,8 +4,8 @@
     python -m bench step my_loop.py:make_step --steps 5 --output runs/by-hand --beside runs/imdb
 
 FUNCTION() returns a callable. It is called again and again if each call makes one optimizer step, or once if it makes many,
-as ``trainer.train`` of a Trainer does; it is stopped when enough steps were seen. A step ends with ``optimizer.step()``. The file is
-your own code, and is run. docs/profiling.md has an example, and says how the phases are told apart.
+as ``trainer.train`` of a Trainer does; it is stopped when enough steps were seen. A step ends with ``optimizer.step()``. The
+file is your own code, and is run. docs/profiling.md has an example, and says how the phases are told apart.
 """
 
 from __future__ import annotations

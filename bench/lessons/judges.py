@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
@@ -118,8 +119,9 @@ def accumulation(step: Callable[..., Any]) -> str:
 
 
 def order(function: Callable[..., Any]) -> str:
+    before = global_state()
     first = list(function(50, 42, 0))
-    state = (torch.random.get_rng_state(), random.getstate())
+    after = global_state()
     again = list(function(50, 42, 0))
     if sorted(first) != list(range(50)):
         return f"not each row comes once: {len(set(first))} different ones of 50, in {len(first)} places"
@@ -127,7 +129,7 @@ def order(function: Callable[..., Any]) -> str:
         return "the rows are not shuffled: the first epoch reads them as they stand in the file"
     if first != again:
         return "called again with the same seed and epoch it gives another order: a resumed run would read other rows"
-    if not torch.equal(state[0], torch.random.get_rng_state()) or state[1] != random.getstate():
+    if before != after:
         return "it draws from a global generator, or seeds it: the dropout behind it is changed by looking at the order"
     if list(function(50, 42, 1)) == first:
         return "every epoch has the same order: the epoch is not used"
@@ -138,6 +140,11 @@ def order(function: Callable[..., Any]) -> str:
     if list(function(50, 1, 2)) == list(function(50, 2, 1)):
         return "epoch 2 of seed 1 is epoch 1 of seed 2: combined so, the two numbers say the same"
     return ""
+
+
+def global_state() -> tuple[Any, ...]:
+    """Of the generators that a whole process shares."""
+    return torch.random.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
 
 
 # ----------------------------------------------------------------------------------------------------------------- num-items
@@ -153,48 +160,8 @@ def num_items(function: Callable[..., Any]) -> str:
     right = (each * real).sum() / real.sum()
     found = function(logits.clone(), ids.clone(), mask.clone())
     if not isinstance(found, Tensor) or found.dim():
-        return (
-            f"it returns {type(found).__name__ if not isinstance(found, Tensor) else f'a tensor of shape {tuple(found.shape)}'}, "
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            ""
-            "and a scalar tensor is asked for"
-        )
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        return f"it returns {what}, and a scalar tensor is asked for"
     if close(found, right):
         moved_padding = function(logits.masked_fill(mask[..., None] == 0, 1e4), ids.clone(), mask.clone())
         return "" if close(moved_padding, right) else "what stands in the padding changes the loss"
@@ -202,8 +169,14 @@ def num_items(function: Callable[..., Any]) -> str:
         (own.mean(), "each position is compared with its own token and not with the one behind it, and padding counts, too"),
         ((own * mask).sum() / mask.sum(), "each position is compared with its own token: it has to predict the one behind it"),
         (each.mean(), "padding counts: targets that are no tokens are predicted and averaged over"),
-        ((each * real).sum() / mask.sum(), "divided by all tokens, of which the first of each row is no target: Trainer does that to GPT-2"),
-        (((each * real).sum(1) / real.sum(1)).mean(), "each row weighs the same: a token in a short row counts more than one in a long row"),
+        (
+            (each * real).sum() / mask.sum(),
+            "divided by all tokens; the first of each row is no target: Trainer does that to GPT-2",
+        ),
+        (
+            ((each * real).sum(1) / real.sum(1)).mean(),
+            "each row weighs the same: a token in a short row counts more than one in a long row",
+        ),
         ((each * real).mean(), "padding is zeroed and still divided by: the mean is over places, and not over tokens"),
         ((each * real).sum(), "it is the sum over the tokens: nobody divides by their number"),
     )  # fmt: skip
@@ -233,7 +206,7 @@ def clipping(step: Callable[..., Any]) -> str:
     if close(found, true):
         return f"nothing is clipped before the weights move: the step has the norm {norm:.1f}, and 1.0 is the most"
     if close(found, true / true.norm() / 1024, 1e-2):
-        return "the step is 1/1024 as long as it should be: the gradient was clipped while it was still multiplied by the loss scale"
+        return "the step is 1/1024 as long as it should be: what was clipped was still multiplied by the loss scale"
     if close(found, 1024 * true) or (norm > 1.01 and close(found / norm, true / true.norm())):
         return (
             f"the step has the norm {norm:.4g}, and 1.0 is the most: the loss scale is not divided out before the weights move"
@@ -242,10 +215,12 @@ def clipping(step: Callable[..., Any]) -> str:
         return f"a long gradient should be cut down to the norm 1.0, and the step has {norm:.4g}"
     true, found, _, _ = clipped(step, 0.1, 1.0)
     if not close(found, true, 1e-4):
-        return f"a gradient that is short enough, of norm {float(true.norm()):.3f}, must stay as it is; the step has {float(found.norm()):.3f}"
+        return (
+            f"a gradient of norm {float(true.norm()):.3f} is short enough and must stay; the step has {float(found.norm()):.3f}"
+        )
     _, found, model, scaler = clipped(step, math.inf, 1.0)
     if not all(bool(p.isfinite().all()) for p in model.parameters()) or bool(found.ne(0).any()):
-        return "a gradient that overflowed reached the weights: scaler.step(optimizer) leaves such a step out, optimizer.step() does not"
+        return "a gradient that overflowed reached the weights: scaler.step(optimizer) leaves such a step out"
     if scaler.get_scale() >= 1024:
         return "after a gradient that overflowed the scale is still 1024: scaler.update() makes it smaller"
     if any(p.grad is not None and bool(p.grad.any()) for p in model.parameters()):
@@ -287,7 +262,7 @@ def decay(make: Callable[..., Any]) -> str:
     matrices = [name for name in lost if name in ("tokens.weight", "first.weight", "last.weight")]
     why = {
         "bias": "biases are decayed", "ln.weight": "its class, LayerNorm, says that it is a norm, and its name does not",
-        "scale.gain": "it belongs to a norm that neither its class nor its name gives away; its shape does: it has one dimension",
+        "scale.gain": "it belongs to a norm that neither its class nor its name gives away; its shape does (one dimension)",
     }  # fmt: skip
     spared = [name for name in lost if name not in matrices and lost[name] > 0]
     if len(spared) == len(lost) - len(matrices):
@@ -319,11 +294,11 @@ def schedule(rate: Callable[..., Any]) -> str:
             return "it rises as it should, and then stays at the peak: it has to fall evenly"
         if not all(math.isclose(a, b) for a, b in zip(found, right, strict=True)):
             at = next(i for i, (a, b) in enumerate(zip(found, right, strict=True)) if not math.isclose(a, b))
-            return f"after the warm-up, step {at + 1} has {found[at]:.4g} and should have {right[at]:.4g}: it would reach 0 in step {total + 1}"
+            return f"step {at + 1}, behind the warm-up, has {found[at]:.4g} and should have {right[at]:.4g}"
     else:
         at = next(i for i in range(warmup) if not math.isclose(found[i], right[i]))
         top = found.index(max(found)) + 1
-        return f"step {at + 1} of the warm-up has {found[at]:.4g} and should have {right[at]:.4g} (the peak comes at step {top}, and should at {warmup})"
+        return f"step {at + 1} of the warm-up has {found[at]:.4g} and should have {right[at]:.4g} (the peak is at step {top})"
     try:
         without = [float(rate(step, total, 0, peak)) for step in range(1, total + 1)]
     except ZeroDivisionError:
@@ -375,7 +350,7 @@ def gap(found: Tensor, right: Tensor) -> str:
     return f"{float((found - right).norm() / right.norm()):.0%} of the right gradient's length beside it"
 
 
-JUDGES: dict[str, tuple[str, Callable[[Callable[..., Any]], str]]] = {  # lesson: the function that is asked for, and who judges it
+JUDGES: dict[str, tuple[str, Callable[[Callable[..., Any]], str]]] = {  # lesson: the function asked for, and its judge
     "accumulation": ("step", accumulation), "num-items": ("loss", num_items), "clipping": ("step", clipping),
     "decay": ("make_optimizer", decay), "schedule": ("rate", schedule), "order": ("order", order),
     "last-batch": ("evaluate", last_batch),

@@ -1,1 +1,1 @@
-"""A file for each exercise, as a student gets it; ``solutions`` has the same files solved. Next: ../judges.py, which checks them."""
+"""A file for each exercise, as a student gets it; ``solutions`` has them solved. Next: ../judges.py, which checks them."""

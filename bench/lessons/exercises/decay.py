@@ -1,7 +1,7 @@
 """Exercise: weight decay for the matrices only.
 
-``make_optimizer`` returns an AdamW that trains every parameter of the model, and decays weights of linear layers and embeddings, but
-no bias and no parameter of a norm, whatever it is called.
+``make_optimizer`` returns an AdamW that trains every parameter of the model, and decays weights of linear layers and
+embeddings, but no bias and no parameter of a norm, whatever it is called.
 
     python run.py lesson decay --check FILE
 """

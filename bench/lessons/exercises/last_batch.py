@@ -1,7 +1,7 @@
 """Exercise: the loss of an evaluation.
 
-``evaluate`` returns the mean loss over all rows, each weighing the same, as a number; the last batch is smaller than the others. Dropout is
-off, no gradient is left behind, and the model is afterwards in the mode in which it was before.
+``evaluate`` returns the mean loss over all rows, each weighing the same, as a number; the last batch is smaller.
+Dropout is off, no gradient is left behind, and the model is afterwards in the mode in which it was before.
 
     python run.py lesson last-batch --check FILE
 """

@@ -1,7 +1,7 @@
 """Exercise: a warm-up that wastes no step.
 
-The learning rate rises evenly over the first ``warmup`` steps, the first of which has ``peak / warmup`` and the last the peak, and
-falls evenly from there: it would reach 0 in the step behind the last one. With ``warmup=0`` the first step has the peak.
+The learning rate rises evenly over the first ``warmup`` steps, the first of which has ``peak / warmup`` and the last the peak,
+and falls evenly from there: it would reach 0 in the step behind the last one. With ``warmup=0`` the first step has the peak.
 
     python run.py lesson schedule --check FILE
 """

@@ -68,7 +68,7 @@ def practise(flags: LessonConfig, names: Sequence[str]) -> None:
 
     if flags.all or len(names) != 1:
         raise UsageError(
-            f"an exercise is of one lesson: python run.py lesson accumulation --exercise; of {', '.join(exercise.names())}"
+            f"an exercise is of one lesson: {program()} lesson accumulation --exercise; of {', '.join(exercise.names())}"
         )
     if flags.exercise and flags.check is not None:
         raise UsageError("--exercise writes the file anew and --check looks at yours: give one of them")

@@ -16,6 +16,7 @@ from engine import atomic
 from engine.commands.output import check_output
 from engine.console import say
 from engine.errors import ResourceError, UsageError, UserError
+from engine.installed import program
 from engine.settings.fields import user_path
 
 FOLDER = ROOT / "bench/lessons/exercises"
@@ -54,7 +55,7 @@ def write(name: str, output: str | None) -> None:
         atomic.write(path, text.replace("--check FILE", f"--check {path}"))
     except OSError as error:
         raise ResourceError(f"--output {path} cannot be written: {error.strerror}") from error
-    say(f"{path}: read what it asks for, change it, and then: python run.py lesson {name} --check {path}")
+    say(f"{path}: read what it asks for, change it, and then: {program()} lesson {name} --check {path}")
 
 
 def check(name: str, file: str) -> None:
@@ -62,7 +63,7 @@ def check(name: str, file: str) -> None:
     path = user_path(file).absolute()
     exercise = file_of(name)
     if not path.is_file():
-        raise UsageError(f"--check {file}: there is no such file; python run.py lesson {name} --exercise writes one")
+        raise UsageError(f"--check {file}: there is no such file; {program()} lesson {name} --exercise writes one")
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = [sys.executable, "-c", JUDGE, name, str(path), str(result)]

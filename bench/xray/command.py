@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.console import say_lines
 from engine.errors import UsageError
+from engine.installed import program
 from engine.settings.fields import require, setting, user_path
 
 WIDTH = 124
@@ -52,7 +53,7 @@ class XrayConfig:
 def xray(flags: XrayConfig, files: Sequence[str], find: Any = None) -> None:
     """Print it. Raises UsageError, DataError, ModelError."""
     if len(files) != 1:
-        raise UsageError(f"give one script or JSON file: python run.py xray train.py (found {len(files)})")
+        raise UsageError(f"give one script or JSON file: {program()} xray train.py (found {len(files)})")
     if flags.data is not None and flags.num_rows is not None:
         raise UsageError("--data and --num-rows both say how many rows there are: give one of them")
     if flags.data is not None and flags.model is None and flags.tokenizer is None:

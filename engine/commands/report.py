@@ -13,7 +13,7 @@ from engine.commands.flags import CompareConfig, ReportConfig
 from engine.commands.output import check_output, writing
 from engine.console import note, say, shown
 from engine.errors import UsageError
-from engine.installed import program
+from engine.installed import install, program
 from engine.settings.fields import user_path
 
 PAGES = (".html", ".htm")
@@ -41,9 +41,9 @@ def compare(config: CompareConfig, texts: Sequence[str], find: Callable[..., Any
     without = [record.name for record in records if not record.rows]
     if len(without) < len(records):
         for name in without:
-            note(f"{name} has no rows of its evaluation to pair: python run.py evaluate {name} --rows {name}/rows.json")
+            note(f"{name} has no rows of its evaluation to pair: {program()} evaluate {name} --rows {name}/rows.json")
         if not find_spec("scipy"):
-            note("no paired tests: they are scipy's, which is not installed: pip install -c constraints.txt '.[sweep]'")
+            note(f"no paired tests: they are scipy's, which is not installed: {install('sweep')}")
     for heading, columns, rows in comparison(records):
         say(heading)
         for row in [columns, *rows]:

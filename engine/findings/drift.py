@@ -16,6 +16,7 @@ import numpy as np
 from engine.errors import UsageError
 from engine.findings.profile import Numbers, Profile, Shares
 from engine.findings.significance import holm
+from engine.installed import install
 
 KS, CHI_SQUARED = "Kolmogorov-Smirnov", "chi-squared"
 LEAST_EXPECTED = 5  # rows of a label in either data, or it is counted with others (Cochran's rule)
@@ -39,7 +40,7 @@ def require_scipy() -> None:
     try:
         import scipy.stats  # noqa: F401
     except ImportError as error:
-        raise UsageError("monitor needs SciPy: pip install -c constraints.txt '.[watch]'") from error
+        raise UsageError(f"monitor needs SciPy: {install('watch')}") from error
 
 
 def compare(before: Profile, now: Profile, alpha: float, least: float) -> list[Feature]:

@@ -15,6 +15,7 @@ import numpy as np
 from engine.errors import UsageError
 from engine.findings.rows import RowFigures, same_rows
 from engine.findings.significance import holm
+from engine.installed import install
 
 MCNEMAR, T_ROWS, T_SEEDS = "McNemar, exact", "paired t over rows", "paired t over runs"
 
@@ -36,9 +37,7 @@ def require_scipy() -> None:
     try:
         import scipy.stats  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UsageError(
-            "paired tests are scipy's, which is not installed: pip install -c constraints.txt '.[sweep]'"
-        ) from error
+        raise UsageError(f"paired tests are scipy's, which is not installed: {install('sweep')}") from error
 
 
 def paired_t(one: np.ndarray, other: np.ndarray, test: str) -> Paired:

@@ -92,7 +92,7 @@ def parse_command(argv: Sequence[str], program: str, kind: type) -> tuple[Any, l
         config, texts = parse(argv, program, [kind], {}, rest="texts")
         return config, texts
     if "--help" in argv or "-h" in argv:
-        print(f"{program} takes the flags of a training (python run.py --task TASK --help), and these:\n")
+        print(f"{program} takes the flags of a training ({started_by()} --task TASK --help), and these:\n")
         print(make_parser(program, [kind]).format_help(), end="")
         raise SystemExit(0)
     fields = dataclasses.fields(kind)

@@ -18,6 +18,7 @@ from engine.console import counted, say
 from engine.errors import UsageError, UserError
 from engine.findings.paired import require_scipy
 from engine.finished import Find
+from engine.installed import program
 from engine.sweep import document
 from engine.sweep.choice import Candidate, Figure, Ran, best_of, compared, drop_losers, reported
 from engine.sweep.flags import SweepConfig
@@ -147,7 +148,7 @@ def conclude(work: Work) -> None:
     rows_of_folds = {repeat.fold: len(run.rows) for repeat, run in best.runs.items() if run.rows is not None}
     chosen_on = sum(rows_of_folds.values())
     values_of_best = [f"--{name.replace('_', '-')}={value}" for name, value in best.setting.values.items()]
-    command = shlex.join(["python", "run.py", *plan.argv, *values_of_best, "--output-dir", "runs/chosen"])
+    command = program() + " " + shlex.join([*plan.argv, *values_of_best, "--output-dir", "runs/chosen"])
     lines = words(plan, figure, best, chosen_on, report, tests, command)
     result = document.Result(work.candidates, figure, tests, best, chosen_on, report, command, lines)
     document.write_table(plan, result)

@@ -14,6 +14,7 @@ from typing import Any
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import UsageError
+from engine.installed import program
 from engine.settings.fields import as_json, settings_where, user_path
 from engine.settings.parser import apart, flag_value, given_names, parse
 from engine.sweep.flags import MOST_SETTINGS, OF_ONE_RUN, SweepConfig, check_grid, check_together, read_grid
@@ -59,7 +60,7 @@ class Plan:
         """Raises UsageError for what any of the runs would be refused for, as far as its flags say."""
         check_together(config)
         if (task := flag_value(argv, "task")) is None:
-            raise UsageError("--task says what to learn: python run.py sweep --task NAME --grid learning_rate=1e-5,3e-5")
+            raise UsageError(f"--task says what to learn: {program()} sweep --task NAME --grid learning_rate=1e-5,3e-5")
         kind = find(task)
         kinds, defaults = [TrainConfig, SourceConfig, kind.Options], kind.defaults
         for name in OF_ONE_RUN:

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine import atomic
 from engine.errors import UsageError
+from engine.installed import install
 from engine.sweep.choice import Candidate, Figure
 from engine.sweep.document import TRIALS
 from engine.sweep.plan import Plan, Setting
@@ -20,9 +21,7 @@ def require_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"--optuna needs the package {error.name}, which is not installed: pip install -c constraints.txt '.[sweep]'"
-        ) from error
+        raise UsageError(f"--optuna needs the package {error.name}, which is not installed: {install('sweep')}") from error
 
 
 def ranges_of(plan: Plan) -> dict[str, tuple[Any, Any] | None]:

@@ -76,6 +76,7 @@ def test_the_direction_is_the_figures():
     none = Candidate(Setting({"learning_rate": "none"}), dropped="failed")
     assert best_of([low, high, out, none], ACCURACY) is high and best_of([low, high, out], LOSS) is low
     assert ordered([none, low, out, high], ACCURACY) == [high, low, out, none] and best_of([none], LOSS) is None
+    assert ordered([none, out, high, low], LOSS) == [low, high, out, none]
     assert compared([low, high, none], high, ACCURACY).keys() == {0}
 
 

@@ -53,11 +53,14 @@ def played(text: str, folder: Path, note: Callable[[str, float], None]) -> str:
 
 def run(commands: str, folder: Path) -> str:
     """What the commands print, on both streams. Raises SystemExit with it if one of them fails."""
-    call = f'if [ "$1" = run.py ]; then shift; set -- {ROOT}/run.py "$@"; fi; {sys.executable} "$@"'
-    shell = f"set -e\npython() {{ {call}; }}\n"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    python = folder / "bin/python"  # in its own process, so that a server in the background can be ended
+    python.parent.mkdir(exist_ok=True)
+    call = f'#!/bin/sh\nif [ "$1" = run.py ]; then shift; set -- {ROOT}/run.py "$@"; fi\nexec {sys.executable} "$@"\n'
+    python.write_text(call)
+    python.chmod(0o755)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120", "PATH": f"{python.parent}:{os.environ['PATH']}"}
     ended = subprocess.run(
-        [shutil.which("bash") or "bash", "-c", shell + commands], cwd=folder, env=environment, text=True,
+        [shutil.which("bash") or "bash", "-ec", commands], cwd=folder, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     if ended.returncode:
@@ -67,7 +70,7 @@ def run(commands: str, folder: Path) -> str:
 
 def shortened(said: str) -> str:
     """Without progress bars, and without the middle of what is long."""
-    lines = [line for line in (line.split("\r")[-1].rstrip() for line in said.splitlines()) if line and not BARS.match(line)]
+    lines = [line for line in (line.split("\r")[-1].rstrip() for line in said.split("\n")) if line and not BARS.match(line)]
     if len(lines) > FIRST + LAST + 1:
         lines = [*lines[:FIRST], "...", *lines[-LAST:]]
     return "".join(f"{line}\n" for line in lines)

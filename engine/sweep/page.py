@@ -109,9 +109,9 @@ def write_page(plan: Plan, result: Result) -> None:
     tables = [("Settings, the best first", ["number", *HEADS], [[str(i), *row] for i, row in enumerate(rows, 1)])]
     tables += [("Each setting beside the best", heads, shown_tests)] if shown_tests else []
     text = page(
-        title=f"{plan.directory}: a sweep of {plan.task}", subtitles=list(result.lines[:-1]), tiles=tiles,
+        title=f"{plan.directory}: a sweep of {plan.task}", subtitles=list(result.lines), tiles=tiles,
         sections=[(f"{result.figure.name}, with its standard error over the runs", drawable(charts(result)))], tables=tables,
-        commands=[result.command],
+        commands=[plan.command()],
     )  # fmt: skip
     atomic.write(plan.directory / PAGE, text)
 
@@ -139,17 +139,19 @@ def along(name: str, candidates: Sequence[Candidate], figure: Figure) -> Chart |
     if len(values) < 2 or not all(value is not None for value in values.values()):
         return None
     numbers: dict[str, float] = {text: value for text, value in values.items() if value is not None}
-    is_log = min(numbers.values()) > 0 and max(numbers.values()) >= 3 * min(numbers.values())
+    if min(numbers.values()) > 0 and max(numbers.values()) >= 3 * min(numbers.values()):  # on a log scale
+        numbers = {text: math.log10(value) for text, value in numbers.items()}
     curves: dict[str, list[list[float]]] = {}
     for each in candidates:
         others = Setting({other: value for other, value in each.setting.values.items() if other != name})
         at = numbers[each.setting.values[name]]
         curves.setdefault(others.name if others.values else "", []).append([at, each.mean, each.error or 0.0])
+    marks = sorted((at, text) for text, at in numbers.items())
+    how = {"x": name, "marks": [[at, text] for at, text in marks[:: max(1, len(marks) // MOST_CURVES)]]}
     if len(curves) > MOST_CURVES:  # drawn at random, say: no curves, but dots
-        return chart(name, figure.name, {"": sorted(point for points in curves.values() for point in points)}, dots=True,
-                     log=is_log) | {"x": name}  # fmt: skip
+        return chart(name, figure.name, {"": sorted(point for points in curves.values() for point in points)}, dots=True, **how)
     drawn: dict[str, Any] = {others: sorted(points) for others, points in curves.items()}
-    return chart(name, f"{figure.name}; bars: one standard error", drawn, log=is_log) | {"x": name}
+    return chart(name, f"{figure.name}; bars: one standard error", drawn, **how)
 
 
 def as_number(text: str) -> float | None:

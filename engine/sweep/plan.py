@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -141,3 +142,13 @@ class Plan:
         own = {"grid": {name: list(values) for name, values in self.grid.items()}, "seeds": self.config.seeds,
                "folds": self.config.folds, "optuna": self.config.optuna, "stop_losers": self.config.stop_losers}  # fmt: skip
         return {name: value for name, value in settings.items() if name not in local} | own
+
+    def command(self) -> str:
+        """That makes this sweep again."""
+        grid = [part for name, values in self.grid.items() for part in ("--grid", f"{name}={','.join(values)}")]
+        own = {name: getattr(self.config, name) for name in ("seeds", "folds", "optuna", "stop_losers")}
+        own |= {"seed": self.base[0].seed, "output_dir": self.directory}
+        flags = [
+            part for name, value in own.items() if value is not None for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        return shlex.join(["python", "run.py", "sweep", *grid, *flags, *self.argv])

@@ -76,6 +76,7 @@ def test_the_direction_is_the_figures():
     none = Candidate(Setting({"learning_rate": "none"}), dropped="failed")
     assert best_of([low, high, out, none], ACCURACY) is high and best_of([low, high, out], LOSS) is low
     assert ordered([none, low, out, high], ACCURACY) == [high, low, out, none] and best_of([none], LOSS) is None
+    assert ordered([none, out, high, low], LOSS) == [low, high, out, none]
     assert compared([low, high, none], high, ACCURACY).keys() == {0}
 
 
@@ -151,7 +152,8 @@ def test_folds_and_parts_of_a_task(folder):
     halves = [texts_of(folder, eval_file=str(folder / "eval.csv"), eval_part=f"{k}/2") for k in (1, 2)]
     assert sorted([*halves[0]["eval"], *halves[1]["eval"]]) == sorted(whole["eval"]) and halves[0]["train"] == whole["train"]
     held = [texts_of(folder, eval_fraction=0.5, eval_part=f"{k}/2") for k in (1, 2)]
-    assert held[0]["train"] == held[1]["train"] and len(held[0]["eval"]) == len(held[1]["eval"]) == 15
+    assert held[0]["train"] == held[1]["train"] and not {*held[0]["eval"]} & {*held[1]["eval"]}
+    assert abs(len(held[0]["eval"]) - len(held[1]["eval"])) <= 1
     with pytest.raises(UsageError, match="--eval-part 1/2: there are no evaluation data"):
         texts_of(folder, eval_part="1/2")
     with pytest.raises(UsageError, match="give one of them"):

@@ -34,11 +34,12 @@ def killed_in_its_second_run(command: list[str], directory: Path, at_step: int) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_in_the_middle_of_a_run(tmp_path):
     tiny.save_model(tmp_path / "model")
-    tiny.save_texts(tmp_path, train=240, eval=60)
+    tiny.save_texts(tmp_path, train=120, eval=40)
     given = [
-        *training(tmp_path, epochs=4),
+        *training(tmp_path, epochs=3),
         "--save-steps",
         "5",
         "--log-steps",
@@ -57,7 +58,7 @@ def test_killed_in_the_middle_of_a_run(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "finished before" in done.stdout
     log = (tmp_path / "parts/logs/learning_rate=0.01,seed=42.log").read_text()
-    assert re.search(r"resume: .*, from step [1-9]\d* of 120", log)
+    assert re.search(r"resume: .*, from step [1-9]\d* of 45", log)
     assert sweep(*given, "--output-dir", str(tmp_path / "whole")) == 0
     one, other = document(tmp_path / "parts"), document(tmp_path / "whole")
     timeless = [[{**row, "seconds_a_run": None} for row in each["settings"]] for each in (one, other)]

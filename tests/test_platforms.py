@@ -86,13 +86,17 @@ with cache.held_folder("tokens") as held:
 assert not held.exists()
 use = ["--device", "cpu"]
 assert run.main(["predict", str(folder / "run"), "--input", str(folder / "eval.csv"), "--output", str(folder / "out.csv"), *use]) == 0
-with open(folder / "x.partial", "ab") as stream, open(folder / "x.partial", "ab") as other:
-    partial.hold(stream)
-    try:
-        partial.hold(other)
-    except BlockingIOError:
-        stream = None
-assert stream is None, "held"
+rows = partial.Partial(folder / "x.csv")  # of a file larger than one window
+with rows.writing(partial.Progress(of={}, total=1)) as writer:
+    with open(rows.rows, "ab") as other:
+        try:
+            partial.hold(other)
+            raise AssertionError("not held")
+        except BlockingIOError:
+            pass
+    writer.add("a\\n1\\n", 1, ["a"])
+    writer.finish()
+assert (folder / "x.csv").read_text() == "a\\n1\\n" and not rows.rows.exists() and not rows.progress.exists()
 assert list(within_limits(lambda text: text + "!", ["a", "b"])) == ["a!", "b!"]
 try:
     list(within_limits(lambda text: 1 / 0, ["a"]))

@@ -332,7 +332,7 @@ def test_two_processes_multiply_the_gradient_as_is_told(tmp_path):
     (tmp_path / "ranked.py").write_text(RANKED)
     norms = []
     for processes, size in ((1, 8), (2, 4)):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0",
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
                    str(tmp_path / "ranked.py"), str(Path(__file__).parents[3]), str(tmp_path / "out"), str(size)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
         assert "NORM" in done.stdout, done.stderr[-2000:]

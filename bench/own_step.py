@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -229,8 +230,12 @@ def draw(folder: Path, name: str) -> None:
     from engine.artifacts.document import RunDocument
     from engine.artifacts.report import Record, render
 
-    document = RunDocument(model=name, command=f"python -m bench step {name}")
-    atomic.write(folder / "report.html", render([Record(name, document, profile=read(folder))]))
+    found = read(folder)
+    versions = {package: version(package) for package in ("torch", "transformers")}
+    document = RunDocument(
+        model=name, command=f"python -m bench step {name}", versions=versions, device=found["device"], status="finished"
+    )
+    atomic.write(folder / "report.html", render([Record(name, document, profile=found)]))
 
 
 def main(argv: Sequence[str]) -> int:

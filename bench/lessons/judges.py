@@ -336,7 +336,7 @@ def last_batch(evaluate: Callable[..., Any]) -> str:
     model.train()
     if not math.isclose(evaluate(model, batches), right, rel_tol=1e-5):
         return "of a model in training mode it gives another loss: dropout is on (model.eval())"
-    if not model.training:
+    if not all(part.training for part in model.modules()):
         return "it leaves the model in eval mode: the training behind it would be without dropout"
     return "" if all(p.grad is None for p in model.parameters()) else "it leaves gradients behind"
 

@@ -58,6 +58,17 @@ class Case:
     notes: tuple[str, ...] = ()
 
     @property
+    def stacks_rows(self) -> bool:
+        """Does the script leave Trainer with the collator that pads nothing? False where it is not known."""
+        given = self.clues.passed & {"processing_class", "tokenizer", "data_collator"}
+        return self.clues.trainer in ("Trainer", "Seq2SeqTrainer") and not given and not self.clues.pads_to_max_length
+
+    @property
+    def has_own_optimizer(self) -> bool:
+        """Does the script hand Trainer an optimizer, so that these arguments decide nothing of it?"""
+        return bool(self.clues.passed & {"optimizers", "optimizer_cls_and_kwargs"})
+
+    @property
     def computes_own_loss(self) -> str:
         """Who computes the loss in place of Trainer and the model; "" if nobody is known to."""
         if self.clues.own_loss:

@@ -133,6 +133,10 @@ def described(case: Any) -> list[str]:
         lines.append(
             row("not known", f"what is not given: {a.kind} has defaults of its own, and its package is not installed here")
         )
+    if case.has_own_optimizer:
+        lines.append(
+            row("not known", "optimizer and schedule: the script hands Trainer its own, these arguments do not decide")
+        )
     return lines + [row("not known", text) for text in case.notes]
 
 

@@ -126,7 +126,7 @@ def of_class_name(case: Case, model: ModelFacts) -> Found:
 def of_schedule(case: Case) -> Found:
     """Warm-up, short last steps."""
     n = case.numbers
-    asked = n.asked_warmup
+    asked = None if case.has_own_optimizer else n.asked_warmup
     if asked and n.schedule in NO_WARMUP:
         yield (
             24,
@@ -163,6 +163,8 @@ def peak_of(n: Numbers) -> str:
 def of_optimizer(case: Case) -> Found:
     """Decay, AdamW."""
     a, model = case.arguments, case.model
+    if case.has_own_optimizer:
+        return
     decay = a.number("weight_decay")
     if decay == 0:
         yield (

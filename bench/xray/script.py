@@ -23,6 +23,7 @@ ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
 }  # fmt: skip
+SEEDING = ("set_seed", "manual_seed", "seed_everything", "enable_full_determinism")  # functions that the world calls for it
 MODEL_CLASS = re.compile(r"AutoModelFor\w+|[A-Z]\w*(For[A-Z]\w+|LMHeadModel|EncoderDecoderModel)")
 
 
@@ -44,7 +45,7 @@ class Clues:
     ``model_class``, ``checkpoint``: of the one model that is made. ``half``: the dtype that is asked of it, if a half one.
     ``pads_to_max_length``: rows are padded to a fixed length, ``max_length`` where it is known. ``trainer``: the class that is
     called; ``own_loss``: it is one of the script's own, with a compute_loss; ``passed``: what it is called with. ``lora``: the
-    settings of a LoraConfig, if one is made; ``quantised``: the weights are loaded in 4 or 8 bits.
+    settings of a LoraConfig, if one is made; ``quantised``: the weights are loaded in 4 or 8 bits; ``seeds``: the script seeds.
     """
 
     model_class: str = ""
@@ -57,6 +58,7 @@ class Clues:
     passed: frozenset[str] = frozenset()
     lora: Mapping[str, Any] | None = None
     quantised: bool = False
+    seeds: bool = False
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,7 @@ class Script:
                 if keyword.arg and not (isinstance(keyword.value, ast.Constant) and keyword.value.value is None)
             ),
             lora=self.lora(),
+            seeds=any(self.called(call.func) in SEEDING for call in self.calls()),
             quantised=any(
                 self.called(call.func) == "BitsAndBytesConfig" or self.keyword(call, f"load_in_{bits}bit") is True
                 for call in self.calls() for bits in (4, 8)

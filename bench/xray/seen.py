@@ -74,7 +74,8 @@ def of_evaluation(case: Case) -> Found:
             )
         if a.truth("logging_nan_inf_filter"):
             yield 47, "batches whose loss is NaN or infinite are left out of eval_loss, and the mean of the others is reported"
-        if "compute_metrics" in case.clues.passed and not a.truth("batch_eval_metrics"):
+        keeps = "compute_metrics" in case.clues.passed and "preprocess_logits_for_metrics" not in case.clues.passed
+        if keeps and not a.truth("batch_eval_metrics"):
             many = f" of {n.eval_rows:,} rows" if n.eval_rows else ""
             yield 44, f"compute_metrics is given: the logits{many} are all kept until the end of each evaluation"
         yield 13, "each evaluation draws from the global generator: on a CPU the dropout masks after it are others"
@@ -140,13 +141,14 @@ def of_data(case: Case) -> Found:
         )
     sampling = a.text("train_sampling_strategy")
     if padding is not None:
-        yield 10, padding.said
+        cannot = "; as it stands, Trainer is given neither tokenizer nor collator, and rows of unequal length do not stack"
+        yield 10, padding.said + (cannot if case.stacks_rows else "")
     elif case.clues.pads_to_max_length:
         width = f" {case.clues.max_length}" if case.clues.max_length else ""
         yield 10, f"the script pads every row to max_length{width}; --data FILE --model DIR measures what that costs"
     seed = a.whole("seed", least=0)
     data_seed = a.get("data_seed")
-    if seed is not None and sampling == "random":
+    if seed is not None and sampling == "random" and a.get("accelerator_config") is None:
         first = seed if data_seed is None else data_seed
         if isinstance(first, int):
             yield (
@@ -204,12 +206,12 @@ def of_setup(case: Case) -> Found:
     """Seeds, GPUs, and starting over."""
     a, n, clues = case.arguments, case.numbers, case.clues
     seed = a.whole("seed", least=0)
-    if "model_init" not in clues.passed and seed is not None:
+    if "model_init" not in clues.passed and not clues.seeds and seed is not None:
         yield (
             1,
             (
                 f"seed={seed}{a.from_default('seed')} is set when Trainer is made, after "
-                "the model: a new head differs from start to start"
+                "the model: a new head differs from start to start, unless something seeds before it"
             ),
         )
     if n.world == 1 and not a.truth("use_cpu"):

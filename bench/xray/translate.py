@@ -83,6 +83,8 @@ def translate(case: Case, *, model: str = "", data: str = "") -> Command:
             continue
         why = hint(name) or f"an argument of {case.arguments.kind} alone, which is not looked at"
         command.left.append((name, why))
+    if case.has_own_optimizer:
+        command.left.append(("optimizers", "the script's own are not looked at; the flags are those of these arguments"))
     if case.clues.quantised:
         command.left.append(("4 or 8 bits", "not yet: weights are float32 here"))
     return command

@@ -147,7 +147,7 @@ def subtitles(document: RunDocument) -> list[str]:
     facts = [document.status, document.device, document.precision, document.batching]
     return [
         f"Model: {document.model or 'given in Python'}",
-        f"Data: {document.data.source} ({sizes} examples)",
+        *([f"Data: {document.data.source} ({sizes} examples)"] if sizes else []),
         ", ".join(fact for fact in facts if fact),
     ]
 
@@ -207,7 +207,7 @@ def tables(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
     rows = [[cut(name), "" if value is None else cut(str(value))] for name, value in settings]
     found.append(("Settings (first those that are not the engine's defaults)", [], rows))
     found.append(("Versions", [], [[name, str(value)] for name, value in record.document.versions.items()]))
-    return found
+    return [table for table in found if table[2]]
 
 
 def slice_table(findings: Findings) -> tuple[str, list[str], list[list[str]]]:

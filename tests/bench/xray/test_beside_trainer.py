@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -287,3 +289,56 @@ def test_it_refuses_what_the_class_refuses(values, tmp_path):
         refuses = True
     said = refusals(resolve(Given("TrainingArguments", "here", {"use_cpu": False} | values)))
     assert bool(said) == refuses, said
+
+
+def test_rows_of_unequal_length_do_not_stack_where_that_is_told(tmp_path):
+    """Without a tokenizer or a collator; the finding about padding says so."""
+    tiny.save_model(tmp_path / "model")
+    tiny.save_texts(tmp_path, train=20)
+    script = "args = TrainingArguments('out', seed=1)\nTrainer(model, args, train_dataset=rows{})\n"
+    said = {}
+    for more in ("", ", processing_class=tokenizer"):
+        (tmp_path / "train.py").write_text(script.format(more))
+        case = look(XrayConfig(model=str(tmp_path / "model"), data=str(tmp_path / "train.csv")), str(tmp_path / "train.py"))
+        said[more] = next(finding.said for finding in find(case) if finding.row == 10)
+    assert "rows of unequal length do not stack" in said[""] and "stack" not in said[", processing_class=tokenizer"]
+    rows = [{"input_ids": list(range(5, 5 + n)), "labels": 0} for n in range(2, 10)]
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True)
+    with pytest.raises(ValueError):
+        Trainer(tiny.bert(), arguments, train_dataset=rows).train()
+
+
+RANKED = """
+import sys, torch, transformers
+sys.path.insert(0, sys.argv[1])
+from bench.toys import tiny
+from transformers import Trainer, TrainingArguments
+torch.manual_seed(0)
+model = tiny.bert(dropout=0.0)
+rows = [{"input_ids": [5 + i % 7] * 6, "attention_mask": [1] * 6, "labels": i % 3} for i in range(8)]
+args = TrainingArguments(sys.argv[2], use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=1, max_steps=1,
+                         per_device_train_batch_size=int(sys.argv[3]))
+trainer = Trainer(model, args, train_dataset=rows)
+trainer.train()
+if args.process_index == 0:
+    print("NORM", trainer.state.log_history[0]["grad_norm"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_multiply_the_gradient_as_is_told(tmp_path):
+    """The same 8 rows: in one process, and 4 on each of two (gloo)."""
+    (tmp_path / "ranked.py").write_text(RANKED)
+    norms = []
+    for processes, size in ((1, 8), (2, 4)):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+                   str(tmp_path / "ranked.py"), str(Path(__file__).parents[3]), str(tmp_path / "out"), str(size)]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
+        assert "NORM" in done.stdout, done.stderr[-2000:]
+        norms.append(float(done.stdout.split("NORM")[1].split()[0]))
+    (tmp_path / "args.json").write_text('{"per_device_train_batch_size": 4}')
+    tiny.save_model(tmp_path / "model")
+    case = look(XrayConfig(model=str(tmp_path / "model"), num_processes=2), str(tmp_path / "args.json"))
+    assert any(finding.row == 28 and "2 times too large" in finding.said for finding in find(case))
+    assert norms[1] / norms[0] == pytest.approx(2, rel=1e-3)

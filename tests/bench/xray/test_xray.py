@@ -232,6 +232,22 @@ def test_a_default_of_a_task_does_not_stand_in_for_trainers(tmp_path):
     assert "--task TASK" in translate(unknown).text and "--learning-rate 2e-05" in translate(unknown).text
 
 
+def rows_of(tmp_path, text: str, **flags) -> set[int]:
+    return {finding.row for finding in find(case_of(tmp_path, text, **flags))}
+
+
+def test_what_the_script_does_beside_the_arguments_is_heeded(tmp_path):
+    """A finding is not told where another line of the script makes it untrue."""
+    text = "{}\nargs = TrainingArguments('o', eval_strategy='epoch', warmup_steps=5, weight_decay=0.1)\nTrainer(m, args{})\n"
+    assert {1, 20, 22, 23, 44} <= rows_of(tmp_path, text.format("", ", compute_metrics=f"))
+    assert 1 not in rows_of(tmp_path, text.format("set_seed(1)", "")) and 1 not in rows_of(
+        tmp_path, text.format("", ", model_init=f")
+    )
+    assert not {20, 22, 23} & rows_of(tmp_path, text.format("", ", optimizers=(a, b)"))
+    assert 44 not in rows_of(tmp_path, text.format("", ", compute_metrics=f, preprocess_logits_for_metrics=g"))
+    assert 44 not in rows_of(tmp_path, text.format("", ""))
+
+
 def test_lora_and_several_processes_are_in_the_command(tmp_path):
     text = "LoraConfig(r=8, lora_dropout=0.05)\nBitsAndBytesConfig(load_in_4bit=True)\nTrainingArguments('o', num_train_epochs=1)\n"
     command = translate(case_of(tmp_path, text, num_processes=4))

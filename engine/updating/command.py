@@ -126,6 +126,6 @@ def decide(config: UpdateConfig, directory: Path, find: Find) -> None:
     say(rule(config.margin))
     worst = min(each.interval[0] for each in found)
     note(
-        f"the lowest end of an interval is {worst:.4f}: the same command with --margin {-worst + 5e-5:.4f} or more would keep the "
-        "new one, without training it again; with more held-out rows (--eval-file) less may be shown to be enough"
+        f"the lowest end of an interval is {worst:.4f}: the same command with --margin {-worst + 5e-5:.4f} or more would keep "
+        "the new one, without training it again; with more held-out rows (--eval-file) less may be shown to be enough"
     )

@@ -383,7 +383,4 @@ class InspectConfig(SourceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_csv(self.excel_safe, self.output)
-        require(
-            self, "more_train_file", self.more_train_file is None, "is of training: give --train-file all that is looked at"
-        )
         require(self, "near", self.near == 0 or 0.3 <= self.near <= 1, "must lie between 0.3 and 1, or be 0")

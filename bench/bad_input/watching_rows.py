@@ -55,7 +55,13 @@ each(
 each(
     f"F{next(NUMBER)}", "update: texts behind the model", 2, "update takes no texts, found 'w1'", lambda at: [update(at, "w1")]
 )
-each(f"F{next(NUMBER)}", "update: no rows", 2, "update needs new rows", lambda at: [["update", str(at.home / "finished")]])
+each(
+    f"F{next(NUMBER)}",
+    "update: no rows",
+    2,
+    "--train-file must name a file of new rows",
+    lambda at: [["update", str(at.home / "finished")]],
+)
 each(f"F{next(NUMBER)}", "update: an unfinished run, or none", 2, "holds no finished run",
      lambda at: [update(at, model="unfinished"), update(at, model="model")])  # fmt: skip
 each(f"F{next(NUMBER)}", "update: nothing to roll back to", 2, "finished.before holds no finished run",

@@ -203,10 +203,12 @@ class UpdateConfig:
         require(self, "workers", 0 <= self.workers <= most_workers(), f"must be 0 to {most_workers()} on this machine")
         rate = self.learning_rate
         require(self, "learning_rate", rate is None or 0 < rate < float("inf"), "must be a positive finite number")
-        if self.rollback and (self.train_file or self.eval_file):
-            raise UsageError("--rollback trains nothing: leave out --train-file and --eval-file")
-        if not self.rollback and not self.train_file:
-            raise UsageError("update needs new rows: --train-file FILE (or --rollback)")
+        require(
+            self,
+            "train_file",
+            bool(self.train_file or self.rollback),
+            "must name a file of new rows, unless --rollback is given",
+        )
 
 
 @dataclass(frozen=True)

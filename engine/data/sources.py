@@ -53,13 +53,9 @@ class SourceConfig:
         "hf); several: A,B or 'data/*.csv'",
         several=True,
     )
-    eval_file: str | None = setting(
-        None, "file, or several, to evaluate on; NAME=FILE for each of several evaluation sets", several=True
-    )
+    eval_file: str | None = setting(None, "file, or several, to evaluate on; NAME=FILE for each of several sets", several=True)
     eval_fraction: float | None = setting(None, "share of the training data held out when there is no evaluation data")
-    more_train_file: str | None = setting(
-        None, "more rows to train on, of which none are held out: a file, or several; update gives new rows so", several=True
-    )
+    more_train_file: str | None = setting(None, "more rows to train on, none held out: a file, or several", several=True)
     old_rows: Literal["all", "same", "none"] = setting("all", "beside these, of the other rows: all, as many, or none")
     group_column: str | None = setting(
         None, "column of what belongs together (a patient, a document): --eval-fraction holds out all rows of one, or none"
@@ -107,8 +103,7 @@ class SourceConfig:
 
 
 def refuse_missing(config: SourceConfig) -> None:
-    """Raises DataError, ModelError when a file of the settings, or the model's folder, is not there; what is in them, or at
-    an address, is found out later."""
+    """Raises DataError, ModelError when a file of the settings, or the model's folder, is not there."""
     named = [("--train-file", config.train_file), ("--more-train-file", config.more_train_file)]
     for flag, name in named + [
         ("--eval-file", name) for name in (sets_of(config.eval_file) if config.eval_file else {}).values()

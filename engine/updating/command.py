@@ -31,6 +31,8 @@ def update(config: UpdateConfig, texts: Sequence[str], find: Find) -> None:
     config, texts = with_model(config, texts, "update runs/mine --train-file more.csv")
     if texts:
         raise UsageError(f"update takes no texts, found {texts[0]!r}: give new rows with --train-file")
+    if config.rollback and (config.train_file or config.eval_file):
+        raise UsageError("--rollback trains nothing: leave out --train-file and --eval-file")
     directory = user_path(config.model)
     directory = directory if directory.name not in ("", "..") else directory.resolve()
     if not (directory / "run.json").exists() or not is_finished(directory):

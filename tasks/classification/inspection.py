@@ -58,7 +58,7 @@ def inspect(config: InspectConfig, texts: Sequence[str], find: Find) -> list[lis
     """The command; returns the lines of ``--output``. Raises UsageError, DataError, ModelError."""
     if texts:
         raise UsageError(f"inspect takes no texts, found {texts[0]!r}: name the data with --train-file or --data")
-    refuse_settings(config, "inspect", "revision", "tokenizer", "add_tokens")
+    refuse_settings(config, "inspect", "revision", "tokenizer", "add_tokens", "more_train_file")
     files = [config.train_file, config.eval_file, config.data]
     check_output("--output", config.output, [".csv"], inputs=files, model="" if config.model == "auto" else config.model)
     refuse_missing(config)

@@ -18,6 +18,7 @@ WRITERS = {  # the only places that open a file for writing, and why
     "engine/atomic.py": "the writer",
     "engine/checkpoint/store.py": "checkpoints: " + NEW_FOLDER,
     "engine/artifacts/publish.py": "gives what was in the way another name",
+    "engine/updating/swap.py": "gives whole folders other names",
     "engine/data/tokens.py": "the cache: " + NEW_FOLDER,
     "engine/data/cache.py": "the cache",
     "engine/model/layout.py": "the cache",

@@ -186,7 +186,7 @@ def test_which_old_rows_stay():
 def test_what_is_refused(trained, place, tmp_path, capsys):
     more = ("--train-file", trained / "more.csv")
     for given, code, words in (
-        ((), 2, "update needs new rows: --train-file FILE (or --rollback)"),
+        ((), 2, "--train-file must name a file of new rows, unless --rollback is given"),
         (("--rollback", *more), 2, "--rollback trains nothing"),
         (("--rollback",), 2, "x.before holds no finished run"),
         ((*more, "--margin", "-1"), 2, "--margin must be at least 0"),

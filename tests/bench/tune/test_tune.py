@@ -104,9 +104,7 @@ def test_only_what_is_faster_for_sure_is_named():
     assert best is tried[1]
     lines = advice(tried, best, ["--task=yelp", "--batching", "auto"])
     assert "--batching padded: 2.73 x as fast (the same gradients)" in lines[0]
-    assert (
-        lines[1].strip() == "python run.py --task=yelp --batching auto --batching padded" or "--batching auto" not in lines[1]
-    )
+    assert lines[1].strip() == "python run.py --task=yelp --batching padded"
     assert [len(each.windows) for each in tried] == [NUM_ROUNDS] * 2
 
 

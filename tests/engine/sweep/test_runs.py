@@ -24,8 +24,12 @@ if what == "save":
 place.write_text(str(os.getpid()))
 if what in ("save", "long"):
     time.sleep(60)
-if what == "short":
-    time.sleep(0.3)
+if what.startswith("with"):  # as many, itself among them, have been started
+    deadline = time.monotonic() + 60
+    while sum(path.suffix == "" for path in place.parent.glob("[0-9]")) < int(what[4:]):
+        if time.monotonic() > deadline:
+            sys.exit(1)
+        time.sleep(0.02)
 if what == "fail":
     print("error: it is wrong", file=sys.stderr)
     print("and more")
@@ -56,7 +60,7 @@ def test_outcomes_are_recorded(program):
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_so_many_go_on_at_once(program, at_once, monkeypatch):
-    most, begin = [0], runs.start
+    most, begin, found = [0], runs.start, {}
     going: list[runs.Started] = []
 
     def counted(*given):
@@ -65,8 +69,8 @@ def test_so_many_go_on_at_once(program, at_once, monkeypatch):
         return going[-1]
 
     monkeypatch.setattr(runs, "start", counted)
-    runs.run_all(commands(program, *["short"] * 4), at_once, lambda *_: None)
-    assert most[0] == at_once
+    runs.run_all(commands(program, *[f"with{at_once}"] * 4), at_once, found.__setitem__)
+    assert most[0] <= at_once and [found[i].code for i in range(4)] == [0] * 4
 
 
 def pid_in(path: Path) -> int:

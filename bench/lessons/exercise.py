@@ -20,7 +20,7 @@ from engine.installed import program
 from engine.settings.fields import user_path
 
 FOLDER = ROOT / "bench/lessons/exercises"
-TIME_LIMIT = 120  # seconds, of which importing torch takes most
+TIME_LIMIT, BACKSTOP, TOO_LONG = 60, 900, 124  # seconds of the student's code, of the process with torch's import; judges.py
 JUDGE = "import sys; from bench.lessons.judges import judge; sys.exit(judge(sys.argv[1:]))"
 
 
@@ -66,11 +66,13 @@ def check(name: str, file: str) -> None:
         raise UsageError(f"--check {file}: there is no such file; {program()} lesson {name} --exercise writes one")
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, "-c", JUDGE, name, str(path), str(result)]
+        command = [sys.executable, "-c", JUDGE, name, str(path), str(result), str(TIME_LIMIT)]
         try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BACKSTOP, check=False)
         except subprocess.TimeoutExpired as error:
-            raise NotYetError(f"{file} is not right yet: it did not end within {TIME_LIMIT} seconds") from error
+            raise NotYetError(f"{file} is not right yet: it did not end within {BACKSTOP} seconds") from error
+        if done.returncode == TOO_LONG:
+            raise NotYetError(f"{file} is not right yet: it did not end within {TIME_LIMIT} seconds")
         if not result.exists():
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise NotYetError(f"{file} is not right yet: it ended the process that checks it ({last})")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from engine.data.files import check_form
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING, Form
+from engine.data.model_settings import refuse_missing_model
 from engine.data.places import sets_of
 from engine.data.remote import check_address
-from engine.data.sources import refuse_missing_model
 from engine.errors import UsageError
 from engine.installed import program
 from engine.settings.fields import most_workers, require, setting, settings_where, user_path

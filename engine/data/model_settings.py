@@ -11,12 +11,14 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from engine.checked import is_a, is_within, leads_within, levels, parse_object, read_bytes, shortened
 from engine.data import hub
 from engine.errors import ModelError
+from engine.settings.fields import user_path
 
 FILES = (
     "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
@@ -49,6 +51,15 @@ MAY_GROW = re.compile(rb'"(pattern|prepend)"\s*:\s*["{]|\\u00[2-7]')  # also wit
 MOST_GROWTH, MOST_PREPENDED = 1000, 10_000  # times that a text may become longer before it is cut into tokens; characters
 LENGTHS = ("max_position_embeddings", "model_max_length")
 LABELS = ("id2label", "label2id")  # their keys and values are the user's
+
+
+def refuse_missing_model(name: str) -> None:
+    """Raises ModelError for what reads as a folder, and is none: a path, not a name on the Hub."""
+    folder = user_path(name)
+    with suppress(OSError):  # a folder that may not be read: said by what opens it
+        is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or (name.count("/") == 1 and folder.parent.is_dir())
+        if is_path and not folder.is_dir():
+            raise ModelError(f"--model {name}: there is no such directory")
 
 
 def check_settings(model: str, find: Callable[[str], Path | None]) -> None:

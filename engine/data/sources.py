@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -18,21 +17,21 @@ from engine.console import note
 from engine.data import hub
 from engine.data.files import check_form
 from engine.data.form import COLUMN_NAMES, DELIMITER, ENCODING, QUOTING, Form
+from engine.data.held_out import hold_out, part_of, parted
+from engine.data.hub import first_reason, quietly
+from engine.data.mixture import Mixture
+from engine.data.model_settings import check_files, check_layout, check_settings, refuse_missing_model, without_safetensors
 from engine.data.places import UNNAMED, files_in, parts_of_splits, sets_of
 from engine.data.remote import check_address
 from engine.data.streams import looks_like_a_file
+from engine.data.tables import check_columns, chosen, read_dataset, undecoded
 from engine.data.taken import HubData, NotCachedError, TakenData, TakenModel
 from engine.errors import DataError, ModelError, UsageError
+from engine.installed import install
 from engine.settings.fields import address_in, is_address, require, setting, user_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
-from engine.data.held_out import hold_out, part_of, parted
-from engine.data.hub import first_reason, quietly
-from engine.data.mixture import Mixture
-from engine.data.model_settings import check_files, check_layout, check_settings, without_safetensors
-from engine.data.tables import check_columns, chosen, read_dataset, undecoded
-from engine.installed import install
 
 T = TypeVar("T")
 Substitute = Callable[[], "TakenModel | None"]  # makes, or finds, a model that takes another one's place; None: there is none
@@ -111,15 +110,6 @@ def refuse_missing(config: SourceConfig) -> None:
         if name is not None:
             check_form(name, flag, Form.of(config), fetch=check_address)
     refuse_missing_model(config.model)
-
-
-def refuse_missing_model(name: str) -> None:
-    """Raises ModelError for what reads as a folder, and is none: a path, not a name on the Hub."""
-    folder = user_path(name)
-    with suppress(OSError):  # a folder that may not be read: said by what opens it
-        is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or (name.count("/") == 1 and folder.parent.is_dir())
-        if is_path and not folder.is_dir():
-            raise ModelError(f"--model {name}: there is no such directory")
 
 
 class Source:

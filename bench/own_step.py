@@ -144,6 +144,12 @@ def profile(make: Callable[[], Any], folder: Path, num_steps: int, device: Any) 
             if self.began and name in PHASES:
                 self.memory[name] = memory_gb(self.clock.device)
 
+        def held_gb(self) -> dict[str, float]:
+            return {}  # whose weights and gradients there are is not known
+
+        def advised(self, found: dict[str, Any]) -> list[str]:
+            return []  # it speaks of Plainloop's flags
+
         def next_step(self) -> None:
             self.end_step()
             run.state.step += 1
@@ -156,7 +162,7 @@ def profile(make: Callable[[], Any], folder: Path, num_steps: int, device: Any) 
         state=SimpleNamespace(clock=clock, step=1, device=device), directory=folder,
         paused=clock.phase, say=lambda text: print(text, flush=True),
     )  # fmt: skip
-    window = OwnWindow(run, num_steps)  # type: ignore[arg-type]
+    window = OwnWindow(run, num_steps, None)  # type: ignore[arg-type]
     clock.watch = window.phase
     phases = Phases(clock, window.next_step)
     with phases.watching():
@@ -199,7 +205,8 @@ def too_few(run: Any, needed: int, why: str) -> UsageError:
 
 def read(folder: Path) -> dict[str, Any]:
     """The profile in a directory that this command or a run with ``--profile`` wrote. Raises UsageError, DataError."""
-    from engine.artifacts.report import PROFILE, read_profile
+    from engine.artifacts.profiled import read_profile
+    from engine.artifacts.report import PROFILE
 
     if (found := read_profile(folder / PROFILE)) is None:
         raise UsageError(

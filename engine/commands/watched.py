@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.artifacts.report import Chart, chart, cut, figure, page
+from engine.artifacts.chart import Chart, chart, cut
+from engine.artifacts.report import figure, page
 from engine.console import shown
 from engine.findings.drift import Feature
 from engine.findings.profile import QUANTILES, Numbers, Profile, Vocabulary

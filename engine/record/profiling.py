@@ -155,7 +155,7 @@ class Window:
             "busy": busy(self.kernels(), wall) if on_device else None,
             "kinds": kinds(averages, wall, on_device=on_device),
         }
-        found["advice"] = advice(found, self.run.total.padding_waste)
+        found["advice"] = self.advised(found)
         self.directory.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=atomic.FOLDER, dir=self.directory) as folder:
             self.profiler.export_chrome_trace(f"{folder}/trace.json")
@@ -163,6 +163,9 @@ class Window:
         atomic.write(self.directory / "profile.json", json.dumps(found, indent=1) + "\n")
         self.run.say(text_of(found))
         self.run.say(f"  {self.directory / 'trace.json'}: open it in ui.perfetto.dev, or chrome://tracing")
+
+    def advised(self, found: dict[str, Any]) -> list[str]:
+        return advice(found, self.run.total.padding_waste)
 
     def kernels(self) -> list[tuple[float, float]]:
         """(start, end) in microseconds of what ran on the device: kernels, copies, and not our names for phases."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine import atomic
-from engine.artifacts.report import Chart, chart, drawable, figure, page
+from engine.artifacts.chart import Chart, chart, drawable
+from engine.artifacts.report import figure, page
 from engine.console import counted, shown
 from engine.findings.paired import Paired
 from engine.sweep.choice import Candidate, Figure, Reported, ordered

@@ -1,6 +1,6 @@
 """What a profile suggests: a line for each finding, with the flag to try. A pure function of what was measured.
 
-What each was worth where it was tried stands in docs/performance.md ("Advice, measured").
+``python -m bench advice`` measures what following each is worth.
 """
 
 from __future__ import annotations

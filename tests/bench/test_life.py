@@ -24,7 +24,7 @@ def test_long_outputs_lose_their_middle_and_bars_are_left_out():
 def test_a_command_that_fails_ends_it(tmp_path):
     assert run("python -c 'print(1)'\npython run.py env | head -1", tmp_path).startswith("1\n")
     with pytest.raises(SystemExit, match="ended with 4"):
-        run("python run.py predict nowhere hello\necho never", tmp_path)
+        run("python -c 'raise SystemExit(4)'\necho never", tmp_path)
 
 
 @pytest.mark.slow

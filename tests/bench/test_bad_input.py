@@ -35,6 +35,7 @@ def test_every_row_of_the_table_is_there_once():
     beyond, files = (sum(number.startswith(letter) for number in numbers) for letter in "XF")
     expected = [
         *(str(n) for n in range(1, 111)),
+        *(f"C{n}" for n in range(1, 10)),
         *(f"D{n}" for n in range(1, 11)),
         *(f"F{n + 1}" for n in range(files)),
         *(f"M{n}" for n in range(1, 25)),

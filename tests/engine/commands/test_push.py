@@ -77,7 +77,7 @@ def test_pushed_and_pulled_is_the_same(project, tmp_path, hub, push, capsys):
     assert results[0][0] == results[1][0] == 0, results
     assert len(hub.commits) == 1, "the second time there is nothing new"
     assert results[0][1].splitlines()[1:] == [
-        "not pushed: checkpoints, metrics.jsonl, report.html",
+        "not pushed: checkpoints, data-profile.json, metrics.jsonl, report.html",
         f"pushed to {hub.url}/org/mine",
     ]
     pulled = Path(huggingface_hub.snapshot_download("org/mine", cache_dir=tmp_path / "cache"))
@@ -132,7 +132,7 @@ def test_what_the_task_has_saved_is_pushed_whatever_it_is_called(project, tmp_pa
     (directory / "vocab.txt").write_text("of somebody else")
     code, said, error = push(directory)
     assert code == 0, error
-    assert said.splitlines()[1] == "not pushed: metrics.jsonl, report.html, vocab.txt"
+    assert said.splitlines()[1] == "not pushed: data-profile.json, metrics.jsonl, report.html, vocab.txt"
     there = tmp_path / "hub/models/org/mine"
     for name in ("heads/a/weights.safetensors", "notes.of-the-task"):
         assert (there / name).read_text() == name
@@ -373,7 +373,9 @@ def test_a_dry_run_lists_what_the_push_sends_and_asks_nobody(project, tmp_path, 
     sent = {path.relative_to(there).as_posix().replace("\x1b", " "): path.read_bytes() for path in there.rglob("*")
             if path.is_file() and not path.name.startswith(".")}  # fmt: skip
     assert listed == {name: (f"{len(content):,}", hashlib.sha256(content).hexdigest()) for name, content in sent.items()}
-    assert lines[0] == f"would push {len(sent)} files to org/mine:" and lines[-2] == "not pushed: report.html"
+    assert (
+        lines[0] == f"would push {len(sent)} files to org/mine:" and lines[-2] == "not pushed: data-profile.json, report.html"
+    )
     assert lines[-1] == "nothing was sent, and nobody was asked: --dry-run"
 
 

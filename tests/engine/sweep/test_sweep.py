@@ -21,12 +21,19 @@ from tests.toys.sweeping import document, run_here, sweep, training
 RATES = ["1e-05", "0.003", "0.03"]
 
 
-@pytest.fixture(scope="module")
-def nine(tmp_path_factory):
-    """A folder with model, data and ``s``: a finished sweep of three rates with three seeds; and what it printed."""
-    folder = tmp_path_factory.mktemp("nine")
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A folder with model and data, and nothing trained."""
+    folder = tmp_path_factory.mktemp("place")
     tiny.save_model(folder / "model")
     tiny.save_texts(folder, train=150, eval=120)
+    return folder, ""
+
+
+@pytest.fixture(scope="session")
+def nine(place):
+    """Beside them ``s``: a finished sweep of three rates with three seeds; and what it printed."""
+    folder, _ = place
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLAINLOOP_CACHE", str(folder / "cache"))
         patch.setattr(command, "run_all", run_here)
@@ -145,9 +152,9 @@ def test_compare_pairs_the_runs_row_by_row(nine, monkeypatch, capsys, tmp_path):
     assert "On the same rows" in (tmp_path / "c.html").read_text()
 
 
-def test_folds_choose_on_the_training_rows_and_report_on_the_others(nine, tmp_path, monkeypatch):
+def test_folds_choose_on_the_training_rows_and_report_on_the_others(place, tmp_path, monkeypatch):
     """Each training row is evaluated once, by a model that has not seen it."""
-    folder, _ = nine
+    folder, _ = place
     assert sweep(*training(folder), "--folds", "3", "--seeds", "1", "--output-dir", str(tmp_path / "s")) == 0
     found = document(tmp_path / "s")
     sizes = [json.loads(path.read_text())["data"]["num_examples"] for path in sorted((tmp_path / "s").glob("runs/*/run.json"))]
@@ -156,8 +163,8 @@ def test_folds_choose_on_the_training_rows_and_report_on_the_others(nine, tmp_pa
     assert found["settings"][0]["runs"] == 3 and any("overlap" in line for line in found["said"])
 
 
-def test_a_run_that_fails_is_named_and_the_others_choose(nine, tmp_path, capsys):
-    folder, _ = nine
+def test_a_run_that_fails_is_named_and_the_others_choose(place, tmp_path, capsys):
+    folder, _ = place
     given = [*training(folder), "--seeds", "1", "--output-dir", str(tmp_path / "s")]
     code, line = None, None
     capsys.readouterr()
@@ -207,9 +214,10 @@ def test_losers_get_no_further_seeds(nine, tmp_path, capsys):
     }
 
 
-def test_what_optuna_draws_does_not_depend_on_a_stop(nine, tmp_path, monkeypatch):
+@pytest.mark.slow  # seven trainings
+def test_what_optuna_draws_does_not_depend_on_a_stop(place, tmp_path, monkeypatch):
     pytest.importorskip("optuna")
-    folder, _ = nine
+    folder, _ = place
     grid = ["--grid", "learning_rate=1e-5,1e-2", "--grid", "batch_size=8,16,32"]
     given = [*training(folder, batch_size=None), *grid, "--seeds", "1", "--optuna", "3"]
     assert sweep(*given, "--output-dir", str(tmp_path / "whole")) == 0
@@ -266,10 +274,10 @@ TYPED = [
 
 
 @pytest.mark.parametrize(("more", "words"), TYPED)
-def test_a_mistake_is_one_line_before_anything_trains(nine, tmp_path, more, words, capsys):
+def test_a_mistake_is_one_line_before_anything_trains(place, tmp_path, more, words, capsys):
     if "--optuna" in more:
         pytest.importorskip("optuna")
-    folder, _ = nine
+    folder, _ = place
     given = [flag for flag in training(folder) if not (flag.startswith("--epochs") and "--epochs" in more)]
     given = [flag for flag in given if not (flag.startswith("--batch-size") and any("batch_size" in each for each in more))]
     code, line = fails(["sweep", *given, "--output-dir", str(tmp_path / "s"), *more], capsys)
@@ -277,8 +285,8 @@ def test_a_mistake_is_one_line_before_anything_trains(nine, tmp_path, more, word
     assert not (tmp_path / "s").exists()
 
 
-def test_without_rows_to_report_on_it_is_refused(nine, tmp_path, capsys):
-    folder, _ = nine
+def test_without_rows_to_report_on_it_is_refused(place, tmp_path, capsys):
+    folder, _ = place
     given = [*training(folder, eval_file=None), "--grid", "batch_size=8,16"]
     given.remove("--batch-size=8")
     for more in ([], ["--folds", "3"]):

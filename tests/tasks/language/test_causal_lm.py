@@ -288,7 +288,7 @@ def test_a_masked_model_does_not_write_on(tmp_path, capsys):
         (["--block-size", "65"], 2, "--block-size 65: this model takes at most 64 tokens"),
         (["--block-size", "1"], 2, "--block-size must be at least 2, found 1"),
         (["--max-train-examples", "5"], 2, "a .txt file is one text"),
-        (["--contains", "w1"], 2, "--contains pick rows, and a .txt file is one text"),
+        (["--contains", "w1"], 2, "--eval-part pick rows, and a .txt file is one text"),
         (["--documents", "torn"], 2, "invalid choice: 'torn'"),
     ],
 )

@@ -38,7 +38,7 @@ def test_every_row_of_the_table_is_there_once():
         *(f"C{n}" for n in range(1, 10)),
         *(f"D{n}" for n in range(1, 11)),
         *(f"F{n + 1}" for n in range(files)),
-        *(f"M{n}" for n in range(1, 25)),
+        *(f"M{n}" for n in range(1, 26)),
         *(f"P{n}" for n in range(1, 15)),
         *(f"S{n}" for n in range(1, 13)),
         *(f"T{n}" for n in range(1, 16)),

@@ -1,6 +1,6 @@
 """The commands of docs/life-of-a-model.md, run one after the other; their output is written into the page.
 
-    python -m bench life                real reviews, MiniLM; a quarter of an hour on two cores
+    python -m bench life                real reviews, MiniLM; some twenty minutes on two cores
 
 Each block of commands of the page runs in a shell of its own, in one folder that all of them share; ``python run.py`` is this
 checkout's. The block behind it is what they have said: at most so many lines, the middle left out.

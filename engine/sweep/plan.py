@@ -151,4 +151,4 @@ class Plan:
         flags = [
             part for name, value in own.items() if value is not None for part in (f"--{name.replace('_', '-')}", str(value))
         ]
-        return shlex.join(["python", "run.py", "sweep", *grid, *flags, *self.argv])
+        return program() + " " + shlex.join(["sweep", *grid, *flags, *self.argv])

@@ -18,8 +18,8 @@ from typing import Any
 from engine import atomic
 from engine.console import printable
 from engine.errors import StoppedError
+from engine.installed import ROOT
 
-ROOT = Path(__file__).parents[2]
 STOPS = (129, 130, 143)  # exit codes of a run that was asked to stop, and has saved
 PARENT_DIES = 1  # PR_SET_PDEATHSIG of Linux, prctl(2)
 TAIL = 1 << 16  # bytes of a log in which its last line is looked for
@@ -65,14 +65,14 @@ def last_line(log: Path, start: int) -> str:
 
 def start(flags: Sequence[str], log: Path) -> Started:
     """``run.py`` with these flags; it is killed when this process dies, where the system can (Linux)."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    parent = os.getpid()
+    has_prctl = sys.platform == "linux"
+    libc, parent = ctypes.CDLL(None) if has_prctl else None, os.getpid()
 
     def in_the_child() -> None:
-        if libc is not None:
-            libc.prctl(PARENT_DIES, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:  # it has died already
-                os._exit(1)
+        assert libc is not None
+        libc.prctl(PARENT_DIES, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it has died already
+            os._exit(1)
 
     with atomic.appending(log) as stream:
         begin = stream.tell()
@@ -80,7 +80,7 @@ def start(flags: Sequence[str], log: Path) -> Started:
             [sys.executable, str(ROOT / "run.py"), *flags],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the sweep, which tells its runs
-            preexec_fn=in_the_child,  # noqa: PLW1509 - the sweep starts runs from its only thread
+            preexec_fn=in_the_child if has_prctl else None,  # noqa: PLW1509 - the sweep starts runs from its only thread
         )  # fmt: skip
     return Started(process, log, begin, time.monotonic())
 

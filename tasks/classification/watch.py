@@ -73,8 +73,10 @@ class Watched:
                 name: int(count) for name, count in zip(self.names, np.bincount(found, minlength=len(self.names)), strict=True)
             }
         kinds, counts = np.unique(found, axis=0, return_counts=True)
-        words = ["|".join(np.asarray(self.names)[kind]) or NO_LABEL for kind in kinds]
-        return dict(Counter(dict(zip(words, counts.tolist(), strict=True))))
+        sets: Counter[str] = Counter()
+        for kind, count in zip(kinds, counts.tolist(), strict=True):  # names that hold a | may make the same word
+            sets["|".join(np.asarray(self.names)[kind]) or NO_LABEL] += count
+        return dict(sets)
 
     def texts(self, rows: np.ndarray) -> Texts:
         ids = [self.ids_of(int(row)) for row in rows]

@@ -174,7 +174,7 @@ def advice(tried: Sequence[Tried], best: Tried | None, shared: Sequence[str]) ->
     threads = [f"OMP_NUM_THREADS={variant.threads}"] if variant.threads else []
     _, kept = apart(shared, set(variant.flags), bare={"compile"})
     found = [f"use        {variant.name}: {best.median / tried[0].median:.2f} x as fast ({variant.note})"]
-    command = shlex.join(["python", "run.py", *kept])
+    command = f"{program()} {shlex.join(kept)}"
     return [*found, f"           {' '.join([*threads, command, *variant.argv()])}"]
 
 

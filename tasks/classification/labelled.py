@@ -215,6 +215,10 @@ class Labelled(TextTask[L]):
         check_loaded(model, report, path)
         if hasattr(model.config, FIELD):  # of the model that training goes on from: it is not this one's
             delattr(model.config, FIELD)
+            note(
+                f"{path} is calibrated, and this model will not be: run evaluate --calibrate, or --threshold, again when it "
+                "is trained"
+            )
         return model  # type: ignore[no-any-return]
 
     def load_model(self, path: str) -> nn.Module:

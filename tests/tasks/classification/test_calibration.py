@@ -249,12 +249,13 @@ def test_the_report_draws_the_curves(calibrated):
     assert [float(row["confidence"]) for row in found] == pytest.approx([each["score"] for each in said], abs=1e-4)
 
 
-def test_training_on_from_a_calibrated_model_begins_anew(calibrated, project, tmp_path):
+def test_training_on_from_a_calibrated_model_begins_anew(calibrated, project, tmp_path, capsys):
     folder, _ = calibrated
     arguments = command(project, "--output-dir", str(tmp_path / "run"), "--max-steps", "1")
     arguments[arguments.index("--model") + 1] = str(folder / "run")
     assert run.main(arguments) == 0
     assert "calibration" not in json.loads((tmp_path / "run/config.json").read_text())
+    assert " is calibrated, and this model will not be: run evaluate --calibrate" in capsys.readouterr().err
 
 
 def test_killed_between_the_two_files_the_command_mends_it(calibrated, tmp_path):

@@ -30,12 +30,12 @@ def rates(device: torch.device, sizes: tuple[int, ...] = SIZES) -> dict[str, flo
     found = dict.fromkeys(kinds, 0.0)
     for name, dtype in kinds.items():
         for size in sizes:
-            a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+            a, b, product = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
             repeats = 20 if device.type == "cuda" else 1
             for _ in range(4):
                 began = _now(device)
                 for _ in range(repeats):
-                    a @ b
+                    torch.mm(a, b, out=product)  # into memory that is there: touching new pages can take as long as the product
                 found[name] = max(found[name], 2 * size**3 * repeats / (_now(device) - began) / 1e12)
     return found
 

@@ -71,11 +71,13 @@ def jobs_of(
 Found = Iterator[tuple[str, str, dict[str, Any]]]  # system, what distinguishes it from others of its tool, choices
 
 
-def defaults(**_: Any) -> Found:
-    """Track D."""
+def defaults(*, precision: str, **_: Any) -> Found:
+    """Track D. Where bf16 is Plainloop's default it is one flag of the others: they take part with it, too."""
     yield "plainloop", "", {"batching": "auto", "precision": "auto"}
     yield from ((system, "", {}) for system in SYSTEMS[1:])
     yield "trainer", "max_length", {"batching": "max_length"}
+    if precision == "bf16":
+        yield from ((system, "its bf16 flag", {"precision": precision}) for system in SYSTEMS[1:])
 
 
 def same(*, precision: str, on_cuda: bool, **_: Any) -> Found:

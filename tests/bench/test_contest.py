@@ -268,9 +268,13 @@ def test_every_peer_is_installed_for_these_tests():
     assert importlib.util.find_spec("matplotlib")
 
 
-def test_the_tracks_hold_what_they_say():
+def test_the_tracks_hold_what_they_say(monkeypatch):
+    monkeypatch.setattr("engine.precision.has_native_bf16", lambda device: False)
     names = {track: [job.system for job in tracks.jobs_of(track, a_job(), CPU)] for track in tracks.TRACKS}
     assert names["D"][0] == "Plainloop" and names["D"][-1] == "Trainer, max_length"
+    monkeypatch.setattr("engine.precision.has_native_bf16", lambda device: True)
+    with_bf16 = [job for job in tracks.jobs_of("D", a_job(), CPU) if job.precision == "bf16"]
+    assert [job.system for job in with_bf16] == [f"{tracks.NAMES[name]}, its bf16 flag" for name in tracks.SYSTEMS[1:]]
     same = tracks.jobs_of("S", a_job(), CPU, precision="bf16")
     assert {job.precision for job in same} == {"bf16"} and all(job.track == "S bf16" for job in same)
     best = tracks.jobs_of("B", a_job(), CPU, compile=True)

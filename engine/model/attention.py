@@ -3,7 +3,7 @@
 On CUDA that is torch's own FlashAttention-2, the op behind ``torch.nn.attention.varlen``, called directly because it has
 dropout there. On a CPU it is a loop over the segments, with probabilities saved for the backward pass and dropout from
 16 random bits an element (dropout.py): ``scaled_dot_product_attention`` falls back to a slow path there as soon as
-dropout is on, ten times slower than without.
+dropout is on, ten times slower than without. Without dropout it is what the loop calls, but for bf16 (``by_products``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.model.dropout import drop, keep, random_bits
+
+LONGEST_BY_PRODUCTS = 1024  # tokens: two such segments of 12 heads are 50 MB of probabilities, in each layer
 
 
 def attend(
@@ -40,10 +42,19 @@ def _on_cpu(
     if k.shape[1] != q.shape[1]:  # grouped queries
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
     bounds = offsets.tolist()
-    if dropout:
+    if dropout or by_products(q.dtype, longest):
         bias = _bias(longest, causal, window, q.dtype)
         return _PackedAttention.apply(q, k, v, bounds, bias, dropout, scale)  # type: ignore[no-any-return,no-untyped-call]
     return _by_segment(q, k, v, bounds, scale, causal, window)
+
+
+def by_products(dtype: torch.dtype, longest: int) -> bool:
+    """Is attention without dropout faster as matrix products, too, than as SDPA's kernel?
+
+    In bf16, where the processor has no matrix unit (AMX; not measured with one): docs/performance.md. Segments of more than
+    1,024 tokens are left to SDPA, which keeps no probabilities.
+    """
+    return dtype == torch.bfloat16 and longest <= LONGEST_BY_PRODUCTS and not torch.cpu.get_capabilities().get("amx_bf16")
 
 
 def _flash(
@@ -85,10 +96,10 @@ def _by_segment(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float
 class _PackedAttention(torch.autograd.Function):
     """q, k, v: [T, H, D]; saves the probabilities and the bits of their dropout, H * sum(n^2) elements each.
 
-    For dropout, which SDPA has on the slow path only. With P = softmax(s q k'), M the kept elements and c = 1 / (1 - p):
-    out = c (P M) v. So dv = c (P M)' g, dP = c M (g v'), and softmax's own kernel gives dS; c and s are folded into the
-    last products. What is needed for one segment only lies in scratch memory that stays in the cache: a new tensor each
-    time costs as much as the products.
+    For dropout, which SDPA has on the slow path only, and without dropout where products are the faster way. With P =
+    softmax(s q k'), M the kept elements and c = 1 / (1 - p): out = c (P M) v. So dv = c (P M)' g, dP = c M (g v'), and
+    softmax's own kernel gives dS; c and s are folded into the last products. What is needed for one segment only lies in
+    scratch memory that stays in the cache: a new tensor each time costs as much as the products.
     """
 
     @staticmethod
@@ -96,30 +107,32 @@ class _PackedAttention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bounds: list[int], bias: Tensor | None, dropout: float, scale: float
     ) -> Tensor:
         segments = _Segments(q, bounds, num_scratch=2)
-        p_all = q.new_empty(segments.num_pairs)
-        bits_all = random_bits(segments.num_pairs)
+        saved = (q.new_empty(segments.num_pairs),) if any(ctx.needs_input_grad) or dropout else ()
+        if dropout:
+            saved = (*saved, random_bits(segments.num_pairs))
         out = torch.empty(q.shape, dtype=q.dtype)
-        for n, (qs, ks, vs, os), (p, bits), (a, b) in segments(q, k, v, out, pairs=(p_all, bits_all)):
+        for n, (qs, ks, vs, os), pairs, (a, b) in segments(q, k, v, out, pairs=saved):
             _product(qs, ks.mT, scale, a, None if bias is None else bias[:n, :n])
-            torch._softmax(a, -1, False, out=p)
-            drop(p, keep(bits, dropout, b), dropout, out=a)
-            _product(a, vs, 1 / (1 - dropout), os)
-        ctx.save_for_backward(q, k, v, p_all, bits_all)
+            p = torch._softmax(a, -1, False, out=pairs[0] if pairs else b)
+            if dropout:
+                p = drop(p, keep(pairs[1], dropout, b), dropout, out=a)
+            _product(p, vs, 1 / (1 - dropout), os)
+        ctx.save_for_backward(q, k, v, *saved)
         ctx.bounds, ctx.dropout, ctx.scale = bounds, dropout, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, p_all, bits_all = ctx.saved_tensors
+        q, k, v, *saved = ctx.saved_tensors
         c = 1 / (1 - ctx.dropout)
         dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype) for _ in range(3))
         segments = _Segments(q, ctx.bounds, num_scratch=3)
-        rows, pairs = (q, k, v, gradient, dq, dk, dv), (p_all, bits_all)
-        for _, (qs, ks, vs, gs, dqs, dks, dvs), (p, bits), (dp, a, b) in segments(*rows, pairs=pairs):
-            mask = keep(bits, ctx.dropout, b)
-            _product(drop(p, mask, ctx.dropout, out=a).mT, gs, c, dvs)
+        for _, (qs, ks, vs, gs, dqs, dks, dvs), (p, *bits), (dp, a, b) in segments(q, k, v, gradient, dq, dk, dv, pairs=saved):
+            mask = keep(bits[0], ctx.dropout, b) if bits else None
+            _product((p if mask is None else drop(p, mask, ctx.dropout, out=a)).mT, gs, c, dvs)
             _product(gs, vs.mT, 1.0, dp)
-            drop(dp, mask, ctx.dropout, out=dp)
+            if mask is not None:
+                drop(dp, mask, ctx.dropout, out=dp)
             torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=a)
             _product(a, ks, c * ctx.scale, dqs)
             _product(a.mT, qs, c * ctx.scale, dks)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from engine.model import attention
 from engine.model.attention import attend
 from engine.model.dropout import random_bits
 
@@ -48,8 +49,10 @@ def both(out, expected, leaves):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [-1, 0, 3])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_equal_to_dense_attention_with_a_mask(causal, window, kv_heads):
+@pytest.mark.parametrize("by_products", [False, True])
+def test_equal_to_dense_attention_with_a_mask(causal, window, kv_heads, by_products, monkeypatch):
     """Output and gradients, in float64: only the order of sums differs."""
+    monkeypatch.setattr(attention, "by_products", lambda dtype, longest: by_products)
     leaves = inputs(heads=4, kv_heads=kv_heads)
     options = {"dropout": 0.0, "scale": 0.3, "causal": causal, "window": window}
     out = attend(*leaves, OFFSETS, 17, **options)
@@ -58,6 +61,34 @@ def test_equal_to_dense_attention_with_a_mask(causal, window, kv_heads):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     with torch.inference_mode():
         torch.testing.assert_close(attend(*leaves, OFFSETS, 17, **options), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("has_amx", "dtype", "longest", "expected"), [
+    (False, torch.bfloat16, 1024, True), (False, torch.bfloat16, 1025, False), (False, torch.float32, 16, False),
+    (True, torch.bfloat16, 16, False),
+])  # fmt: skip
+def test_products_take_the_place_of_sdpa_in_bf16_without_a_matrix_unit(has_amx, dtype, longest, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": has_amx})
+    assert attention.by_products(dtype, longest) == expected
+    q, k, v = torch.randn(3, 7, 2, 8, dtype=dtype)
+    calls = []
+    monkeypatch.setattr(attention, "_by_segment", lambda *a: calls.append("sdpa"))
+    attend(q, k, v, torch.tensor([0, 7], dtype=torch.int32), longest, dropout=0.0, scale=0.3, causal=False, window=-1)
+    assert (calls == []) == expected
+
+
+def test_products_without_a_gradient_keep_no_probabilities(monkeypatch):
+    """An evaluation of long rows has room for one segment's only."""
+    monkeypatch.setattr(attention, "by_products", lambda dtype, longest: True)
+    sizes = []
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size: sizes.append(size) or new_empty(self, *size))
+    leaves = inputs()
+    options = {"dropout": 0.0, "scale": 0.3, "causal": False, "window": -1}
+    attend(*[t.detach() for t in leaves], OFFSETS, 17, **options)
+    assert sizes == [(2, 3 * 17**2)]
+    attend(*leaves, OFFSETS, 17, **options)
+    assert (3 * sum(n * n for n in LENGTHS),) in sizes[1:]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

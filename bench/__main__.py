@@ -24,6 +24,7 @@ COMMANDS = {
     "plot": ("bench.contest.pictures", "the pictures of a comparison again, from the rows that were kept"),
     "gpu": ("bench.gpu.programme", "a session on a GPU, in parts of at most nine minutes"),
     "matmul": ("bench.contest.matmul", "the best rate of matrix products that this device reaches"),
+    "attention": ("bench.contest.attention", "attention on a CPU, by matrix products and by torch's SDPA"),
     "scaling": ("bench.scaling", "what GPUs tell each other in a step beside what they compute: a calculation"),
     "kill": ("bench.reliability.kill", "killed at any moment and resumed, is the end the same?"),
     "predict": ("bench.reliability.predicting", "predict on a million rows: memory, speed, kills with --resume"),

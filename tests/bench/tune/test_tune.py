@@ -175,7 +175,16 @@ def test_a_window_that_fails_says_why_in_its_process(folder):
 def test_the_command_measures_in_processes_and_prints_the_flags(folder, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "variants", lambda *_, **__: [Variant("batching", {"batching": "padded"})])
     assert (
-        run.main(["tune", *training(folder, "--batch-size", "4", "--precision", "fp32"), "--budget-s", "20", "--output", str(tmp_path / "t.json")])
+        run.main(
+            [
+                "tune",
+                *training(folder, "--batch-size", "4", "--precision", "fp32"),
+                "--budget-s",
+                "20",
+                "--output",
+                str(tmp_path / "t.json"),
+            ]
+        )
         == 0
     )
     out = capsys.readouterr().out

@@ -69,7 +69,7 @@ def test_a_loss_that_compares_rows_is_not_cut_otherwise():
 
 
 def made(rates: dict[str, list[float]]):
-    """A measurement that gives these rates by the name of the variant, over and over."""
+    """A measurement that gives these rates by the name of the variant, over and over; it fails where there is a 0, or none."""
     at = dict.fromkeys(rates, 0)
 
     def measured(variant: Variant, num_steps: int) -> Window:
@@ -78,6 +78,8 @@ def made(rates: dict[str, list[float]]):
             return Window(failed="it does not fit")
         rate = rates[name][at[name] % len(rates[name])]
         at[name] += 1
+        if not rate:
+            return Window(failed="it does not fit")
         return Window(num_steps, 100, 1000, 100 / rate, 2.0, 1.5)
 
     return measured
@@ -121,6 +123,11 @@ def test_one_that_fails_is_said_and_the_others_go_on():
     lines = table(tried, CPU)
     assert best.variant == WORKERS and any("not possible: it does not fit" in line for line in lines)
     assert "[10.00 - 12.00]" in lines[1] and "1.91" in lines[3] and "1.50" in lines[3]
+
+
+def test_one_that_fails_in_the_last_round_is_not_named_however_fast_it_was():
+    tried, best = outcome({"--batching padded": [40.0, 41.0, 0.0], "--workers 1": [20.0, 21.0, 22.0]}, PADDED, WORKERS)
+    assert tried[1].failed and len(tried[1].windows) == 2 and best.variant == WORKERS
 
 
 def test_what_there_is_no_time_for_is_named(capsys):

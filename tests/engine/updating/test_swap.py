@@ -108,6 +108,20 @@ def test_what_is_no_run_is_never_deleted(places):
         swap.roll_back(places)
 
 
+def test_nor_when_it_came_between_a_kill_and_the_next_call(places):
+    assert killed_at(places, 2, behind=True), "behind the exchange"
+    shutil.rmtree(swap.kept_in(places))
+    swap.kept_in(places).mkdir()
+    (swap.kept_in(places) / "thesis.tex").write_text("nine years of work")
+    with pytest.raises(UsageError, match="is no run: move it away"):
+        swap.finish(places)
+    assert (swap.kept_in(places) / "thesis.tex").exists()
+    assert (bias_of(places), bias_of(swap.trained_in(places))) == (9, 0)
+    shutil.rmtree(swap.kept_in(places))
+    swap.finish(places)
+    assert (bias_of(places), bias_of(swap.kept_in(places))) == (9, 0)
+
+
 def test_where_names_cannot_be_exchanged_nothing_changes(places, monkeypatch):
     def refused(*_):
         raise OSError(errno.EINVAL, "Invalid argument")

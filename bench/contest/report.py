@@ -119,7 +119,7 @@ def make_row(
     seconds = sum(w["seconds"] for w in windows)
     work = {name: sum(w[name] for w in windows) for name in COUNTED}
     tflops = flops_of(flops, job, work) / seconds / 1e12 if flops else None
-    best = max(env["gemm_tflops"].values(), default=None)
+    best = env["gemm_tflops"].get(done["precision"])  # what products of its own precision reach
     per_window = [w["examples"] / w["seconds"] for w in windows]
     useful = [flops_of(flops, job, w) / w["seconds"] / 1e12 for w in windows] if flops else []
     step_ms = [1000 * s for w in windows for s in w["step_s"]]

@@ -365,7 +365,8 @@ def test_the_rows_are_complete_and_kept(real):
         assert row["rate"].keys() >= {"steps_per_second", "ex_s", "tok_s", "mfu_989", "frac_gemm_peak"}
         assert row["work"].keys() >= {"steps", "examples", "real_tokens", "executed_tokens", "sum_s2", "batch_sha", "init_sha"}
         assert row["work"]["steps"] == 6 and len(row["time"]["windows_s"]) == 2 and len(row["time"]["step_ms"]["all"]) == 6
-        assert row["rate"]["frac_gemm_peak"] > 0 and row["mem_gb"] > 0 and row["env"]["versions"]["torch"]
+        share = row["rate"]["tflops"] / row["env"]["gemm_tflops"][row["flags"]["precision"]]
+        assert row["rate"]["frac_gemm_peak"] == pytest.approx(share) and row["mem_gb"] > 0 and row["env"]["versions"]["torch"]
         assert len(row["loss"]["check"]) == 3 and len(row["loss"]["train"]) == 8
 
 

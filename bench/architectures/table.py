@@ -53,16 +53,33 @@ def verdicts(tasks: Sequence[str], only: Sequence[str], seconds: float) -> Itera
 
 INTRODUCTION = """# Architectures
 
+Which architectures of transformers are packed, so that no padding is computed, which are padded, and which are refused: a table to look
+yours up in (its name is `model_type` in config.json). Nothing depends on it: Plainloop checks each model when it is trained, and says in
+a line what it does.
+
 Written by `python -m bench architectures --write`: every architecture that transformers' Auto classes know, as a tiny random
 model that is trained for two steps through the command line, evaluated, saved, loaded, and compared with the library's own
-forward, a text at a time, within 1e-4. Nothing is asked by name: the rules are those of `engine/model/` (capabilities.py,
-packing_check.py, padding_check.py).
+forward, a text at a time, within 1e-4.
 
-- **packed**: rows lie end to end, proven equal to padded ones.
-- **padded**: and why not packed. *Padding matters*: a text beside a longer one has another answer, in transformers itself; that
-  is said, and evaluation and predict put texts of equal length together.
-- **refused**: in one line.
-- **not tried**: no tiny model of it could be made, so nothing is known.
+| | |
+|---|---|
+| **packed** | the rows of a batch lie end to end, which is checked to be equal to padding |
+| **padded** | each batch is padded to its longest row. It is right, and slower by the share of padding |
+| *padding matters* | a text beside a longer one has another answer, in transformers itself. That is said, and evaluation and predict put texts of equal length together |
+| **refused** | it cannot be trained on this task, which is one line and an exit code |
+| **not tried** | no tiny model of it could be made, so nothing is known |
+| **fault** | it went wrong: a defect |
+
+Why a model is padded:
+
+| | |
+|---|---|
+| attention built in | it computes attention by itself, and not through the interface by which a kernel that keeps rows apart could be given to it |
+| an encoder and a decoder | two lengths for each row; only one can be laid end to end |
+| packed attention has no ... | it hands attention something (a cap, sinks, a bias of positions) that the packed kernel does not compute |
+| packed and padded batches differ | the check has found other logits or gradients |
+| for more than text | it takes pictures or sound, too |
+| any other sentence | what the library raises for packed rows |
 """
 
 

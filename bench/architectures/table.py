@@ -61,7 +61,7 @@ Written by `python -m bench architectures --write`: every architecture that tran
 model that is trained for two steps through the command line, evaluated, saved, loaded, and compared with the library's own
 forward, a text at a time, within 1e-4.
 
-| | |
+| verdict | what it means |
 |---|---|
 | **packed** | the rows of a batch lie end to end, which is checked to be equal to padding |
 | **padded** | each batch is padded to its longest row. It is right, and slower by the share of padding |
@@ -72,7 +72,7 @@ forward, a text at a time, within 1e-4.
 
 Why a model is padded:
 
-| | |
+| reason | what it means |
 |---|---|
 | attention built in | it computes attention by itself, and not through the interface by which a kernel that keeps rows apart could be given to it |
 | an encoder and a decoder | two lengths for each row; only one can be laid end to end |

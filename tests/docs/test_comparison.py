@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.optimizer import OPTIMIZERS
-from tasks import TASKS
+from tasks import COMMANDS, TASKS
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "bench/results"
@@ -55,9 +55,7 @@ def speed_rows(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         rate, [num, wanted] = row["rate"], row["work"].get("windows") or [len(row["time"]["windows_s"])] * 2
         spread = f" [{rate['ex_s_min']:,.2f} - {rate['ex_s_max']:,.2f}]" if num > 1 else f" (one window of {wanted})"
-        found.append(
-            f"| {row['system']} | {rate['ex_s']:,.2f}{spread} | {useful_rate(row) / base:.1f} | {row['mem_gb']:.1f} |"
-        )
+        found.append(f"| {row['system']} | {rate['ex_s']:,.2f}{spread} | {useful_rate(row) / base:.1f} | {row['mem_gb']:.1f} |")
     return found
 
 
@@ -117,12 +115,12 @@ def test_what_is_said_of_others_stands_in_their_source(package):
 
 
 def test_nothing_is_named_of_others_without_being_looked_up():
-    """Names in capitals and flags of theirs, in the parts on others, are in FACTS, or in what cannot be installed here."""
+    """Names of theirs are in FACTS, those of packages aside that are not installed here; and names of ours are ours."""
     section = PAGE.partition("\n## What the others do that Plainloop does not\n")[2].partition("\n## ")[0]
-    named = {name for name in re.findall(r"`([A-Za-z_]+)`", section)}
-    elsewhere = {"GRPOTrainer", "RLOOTrainer", "PPOTrainer", "KTOTrainer", "OnlineDPOTrainer", "GKDTrainer", "LearningRateFinder",
-                 "BatchSizeFinder", "StochasticWeightAveraging", "trl.experimental"}  # fmt: skip
-    assert named <= {name for names in FACTS.values() for name in names} | elsewhere, named
+    elsewhere = {"GRPOTrainer", "RLOOTrainer", "PPOTrainer", "KTOTrainer", "OnlineDPOTrainer", "GKDTrainer",  # TRL's
+                 "LearningRateFinder", "BatchSizeFinder", "StochasticWeightAveraging"}  # Lightning's  # fmt: skip
+    named = set(re.findall(r"`([A-Za-z_]+)`", section)) - {*TASKS, *COMMANDS}
+    assert named == {name for names in FACTS.values() for name in names} | elsewhere
 
 
 def test_what_is_counted_of_ours():

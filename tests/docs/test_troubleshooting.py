@@ -22,14 +22,15 @@ ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
 SECTIONS = {part.split("\n")[0]: part for part in PAGE.split("\n## ")[1:]}
 LEAST = 9  # letters of a message that are not filled in
-LONG = 40  # characters that are filled in, which are then a message themselves
+LONG = 50  # characters that are filled in, which are then a message themselves
+FIGURES = re.compile(r"(?:(?:\w+ -?[\d.]+%?|[\d.]+ s \w+)(?:[,;] )?)+")  # a list of them is filled in
 HEAD, TAIL = 8, 30  # characters that such a message may have around it
 
 
 def lines_in(text: str) -> list[str]:
     """What the product prints, of the blocks of a text."""
-    blocks = re.findall(r"^```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip() not in ("", "...")]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [line for kind, block in blocks if kind != "bash" for line in block.splitlines() if line.strip() not in ("", "...")]
 
 
 def texts_of(node: ast.expr) -> list[list[str | None]]:
@@ -73,7 +74,7 @@ def patterns_of(line: str) -> list[re.Pattern[str]]:
 
 def is_filled_in(text: str) -> bool:
     """A name, a number, a path; or if it is long a message, with a little before and behind it."""
-    if len(text) < LONG or " " not in text:
+    if len(text) < LONG or " " not in text or FIGURES.fullmatch(text):
         return True
     return any(patterns_of(text[head : len(text) - tail]) for head in range(HEAD) for tail in range(TAIL))
 
@@ -84,15 +85,14 @@ def test_every_line_is_a_message_of_the_code(line):
 
 
 def test_a_line_that_the_code_does_not_say_is_noticed():
-    """Each line with one of its longer words replaced: most of these are words of the code."""
+    """Each line with a word replaced: one of its words at least, and two thirds of the two longest, are words of the code."""
     noticed = tried = 0
     for line in lines_in(PAGE):
-        words = [found for found in re.finditer(r"\b[a-z]{6,}\b", line)]
+        words = sorted(re.finditer(r"\b[a-z]{3,}\b", line), key=lambda found: -len(found[0]))
         changed = [f"{line[: word.start()]}zebras{line[word.end() :]}" for word in words]
-        here = sum(not patterns_of(each) for each in changed)
-        assert here or not words, line
-        noticed, tried = noticed + here, tried + len(words)
-    assert noticed > 0.7 * tried, (noticed, tried)
+        assert any(not patterns_of(each) for each in changed), line
+        noticed, tried = noticed + sum(not patterns_of(each) for each in changed[:2]), tried + len(changed[:2])
+    assert noticed > tried * 2 / 3, (noticed, tried)
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +123,15 @@ def test_what_is_shown_is_what_happens(heading, number, home, tmp_path):
     result = first if isinstance(first, Result) else call(first)
     attempts.close()
     wanted = {each for line in lines_in(SECTIONS[heading]) for each in patterns_of(line)}
-    said = (result.out + result.err).splitlines()
+    said = (result.out + result.err).replace(f"{tmp_path}/", "").replace(f"{home}/", "").splitlines()
     assert any(row.words in line and wanted & {*patterns_of(line)} for line in said), said
 
 
 def test_each_entry_is_in_the_table_once_and_says_what_it_is_about():
     table = re.findall(r"\| \[(.*?)\]\(#(.*?)\) \|$", PAGE.partition("\n## ")[0], re.MULTILINE)
-    assert [name for name, _ in table] == sorted(SECTIONS, key=[name for name, _ in table].index) and len(table) == len(SECTIONS)
+    assert [name for name, _ in table] == sorted(SECTIONS, key=[name for name, _ in table].index) and len(table) == len(
+        SECTIONS
+    )
     for name, anchor in table:
         assert anchor == re.sub(r"[^a-z0-9 -]", "", name.lower()).replace(" ", "-")
 
@@ -161,5 +163,5 @@ def test_every_flag_named_is_one():
     kinds = [TrainConfig, SourceConfig, *(flags_of(name)[0] for name in TASKS), *(attribute(c[0]) for c in COMMANDS.values())]
     known = {name for kind in kinds for name in kind.__dataclass_fields__} | {"config", "help", "version"}
     others = {"shm_size", "local_dir", "lr"}  # of docker and of hf; and one that there is not
-    prose = re.sub(r"^```text\n.*?^```", "", PAGE, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```(?:text)?\n.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
     assert {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", prose)} - known <= others

@@ -34,9 +34,10 @@ OF_PYTHON = {
                            "tasks.find"],
     "A finished model": ["engine.finished.open_model"],
     "A log writer of your own": ["engine.record.writers.Writer"],
-    "What goes wrong": ["engine.errors.UserError", "engine.errors.UsageError", "engine.errors.DataError", "engine.errors.MissingColumnError",
-                        "engine.errors.ModelError", "engine.errors.DivergedError", "engine.errors.ResourceError",
-                        "engine.errors.DistributedError", "engine.errors.DriftError", "engine.errors.StoppedError"],
+    "What goes wrong": ["engine.errors.UserError", "engine.errors.UsageError", "engine.errors.DataError",
+                        "engine.errors.MissingColumnError", "engine.errors.ModelError", "engine.errors.DivergedError",
+                        "engine.errors.ResourceError", "engine.errors.DistributedError", "engine.errors.DriftError",
+                        "engine.errors.StoppedError"],
 }  # fmt: skip
 
 

@@ -53,33 +53,31 @@ def verdicts(tasks: Sequence[str], only: Sequence[str], seconds: float) -> Itera
 
 INTRODUCTION = """# Architectures
 
-Which architectures of transformers are packed, so that no padding is computed, which are padded, and which are refused: a table to look
-yours up in (its name is `model_type` in config.json). Nothing depends on it: Plainloop checks each model when it is trained, and says in
-a line what it does.
+Which architectures of transformers are packed, so that no padding is computed, which are padded, and which are refused: to look
+yours up, by its `model_type` in config.json. Nothing depends on this page: Plainloop checks each model when it is trained, and
+says in a line what it does.
 
 Written by `python -m bench architectures --write`: every architecture that transformers' Auto classes know, as a tiny random
 model that is trained for two steps through the command line, evaluated, saved, loaded, and compared with the library's own
 forward, a text at a time, within 1e-4.
 
-| verdict | what it means |
-|---|---|
-| **packed** | the rows of a batch lie end to end, which is checked to be equal to padding |
-| **padded** | each batch is padded to its longest row. It is right, and slower by the share of padding |
-| *padding matters* | a text beside a longer one has another answer, in transformers itself. That is said, and evaluation and predict put texts of equal length together |
-| **refused** | it cannot be trained on this task, which is one line and an exit code |
-| **not tried** | no tiny model of it could be made, so nothing is known |
-| **fault** | it went wrong: a defect |
+- **packed**: the rows of a batch lie end to end, which is checked to be equal to padding.
+- **padded**: each batch is padded to its longest row. That is right, and slower by the share of padding.
+- **padded (padding matters)**: a text beside a longer one has another answer, in transformers itself; that is said, and
+  evaluation and predict put texts of equal length together.
+- **refused**: it cannot be trained on this task, which is one line and an exit code.
+- **not tried**: no tiny model of it could be made, so nothing is known.
+- **fault**: it went wrong, which is a defect.
 
 Why a model is padded:
 
-| reason | what it means |
-|---|---|
-| attention built in | it computes attention by itself, and not through the interface by which a kernel that keeps rows apart could be given to it |
-| an encoder and a decoder | two lengths for each row; only one can be laid end to end |
-| packed attention has no ... | it hands attention something (a cap, sinks, a bias of positions) that the packed kernel does not compute |
-| packed and padded batches differ | the check has found other logits or gradients |
-| for more than text | it takes pictures or sound, too |
-| any other sentence | what the library raises for packed rows |
+- *attention built in*: it computes attention by itself, and not through the interface by which it could be given a kernel that
+  keeps rows apart.
+- *an encoder and a decoder*: each row has two lengths, and only one can be laid end to end.
+- *packed attention has no ...*: it hands attention something (a cap, sinks, a bias of positions) that the packed kernel lacks.
+- *packed and padded batches differ*: the check has found other logits or gradients.
+- *... is for more than text*: it takes pictures or sound, too.
+- Any other sentence is what the library raises for packed rows.
 """
 
 

@@ -72,5 +72,6 @@ def test_a_link_that_leads_out_becomes_a_name():
     assert module.on_page_content("<code>--eval-file</code>, <code>--eval-file a.csv</code>") == (
         '<code class="flag">--eval-file</code>, <code>--eval-file a.csv</code>'
     )
+    assert module.on_page_content('<div class="language-bash highlight">') == '<div class="language-bash highlight wrapped">'
     with pytest.raises(FileNotFoundError):
         turn("[x](../engine/no_such.py)")

@@ -19,10 +19,11 @@ sys.path.insert(0, str(ROOT))
 OUTSIDE = re.compile(r"(!?)\[([^\]]*)\]\(\.\./([^)#\s]+)(?:#[^)]*)?\)")
 INSIDE = re.compile(r"\[([\w-]+\.md)\]\(\1((?:#[^)]*)?)\)")  # a page that is called by its file
 FLAG = re.compile(r"<code>(--[a-z][a-z-]*)</code>")
-WRAPPED = re.compile(r'<div class="language-(text|bash) highlight">')  # long lines: messages and commands
+WRAPPED = re.compile(r'<div class="language-(console|bash) highlight">')  # long lines: messages and commands
 CSS = """
 .md-typeset h1 { color: var(--md-default-fg-color); }
 code.flag { white-space: nowrap; }
+.language-console .go { color: var(--md-code-fg-color); }
 .wrapped code { white-space: pre-wrap; overflow-wrap: anywhere; }
 [data-md-color-scheme="slate"] .md-typeset img { background: white; }
 """

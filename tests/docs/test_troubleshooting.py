@@ -163,5 +163,5 @@ def test_every_flag_named_is_one():
     kinds = [TrainConfig, SourceConfig, *(flags_of(name)[0] for name in TASKS), *(attribute(c[0]) for c in COMMANDS.values())]
     known = {name for kind in kinds for name in kind.__dataclass_fields__} | {"config", "help", "version"}
     others = {"shm_size", "local_dir", "lr"}  # of docker and of hf; and one that there is not
-    prose = re.sub(r"^```(?:text)?\n.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```(?:console)?\n.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
     assert {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", prose)} - known <= others

@@ -9,7 +9,7 @@ import dataclasses
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mkdocs.structure.files import File
 
@@ -17,14 +17,28 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 OUTSIDE = re.compile(r"(!?)\[([^\]]*)\]\(\.\./([^)#\s]+)(?:#[^)]*)?\)")
-CSS = "td:first-child code { white-space: nowrap; }\n"  # a flag in one piece
+INSIDE = re.compile(r"\[([\w-]+\.md)\]\(\1((?:#[^)]*)?)\)")  # a page that is called by its file
+FLAG = re.compile(r"<code>(--[a-z][a-z-]*)</code>")
+WRAPPED = re.compile(r'<div class="language-(console|bash) highlight">')  # long lines: messages and commands
+CSS = """
+.md-typeset h1 { color: var(--md-default-fg-color); }
+code.flag { white-space: nowrap; }
+.language-console .go { color: var(--md-code-fg-color); }
+.wrapped code { white-space: pre-wrap; overflow-wrap: anywhere; }
+[data-md-color-scheme="slate"] .md-typeset img { background: white; }
+"""
+FIRST_FOUND = {"troubleshooting.md": 2}  # pages that the search names before others
 OF_PYTHON = {
     "A run": ["engine.fit.fit", "engine.fit.Result", "engine.config.TrainConfig"],
     "Data": ["engine.data.sources.Source", "engine.data.sources.SourceConfig", "engine.data.batch.Batch"],
-    "A task of your own": ["engine.task.Task", "tasks.find"],
+    "A task of your own": ["engine.task.Task", "engine.task.Examples", "engine.task.Metrics", "engine.data.collate.Layout",
+                           "tasks.find"],
     "A finished model": ["engine.finished.open_model"],
-    "What goes wrong": ["engine.errors.UsageError", "engine.errors.DataError", "engine.errors.ModelError",
-                        "engine.errors.DivergedError", "engine.errors.ResourceError", "engine.errors.StoppedError"],
+    "A log writer of your own": ["engine.record.writers.Writer"],
+    "What goes wrong": ["engine.errors.UserError", "engine.errors.UsageError", "engine.errors.DataError",
+                        "engine.errors.MissingColumnError", "engine.errors.ModelError", "engine.errors.DivergedError",
+                        "engine.errors.ResourceError", "engine.errors.DistributedError", "engine.errors.DriftError",
+                        "engine.errors.StoppedError"],
 }  # fmt: skip
 
 
@@ -39,9 +53,23 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links to files of the repository become their names."""
-    return OUTSIDE.sub(named, markdown)
+def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
+    """Links to files of the repository become their names, and pages that are called by their file get their title."""
+    if page is not None:
+        page.meta |= {"search": {"boost": FIRST_FOUND.get(page.file.src_uri, 1)}}
+        page.meta |= {"hide": ["navigation"]} if page.file.src_uri == "README.md" else {}  # it is the list of all pages
+    return INSIDE.sub(lambda link: f"[{title_of(link[1])}]({link[1]}{link[2]})", OUTSIDE.sub(named, markdown))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """A flag in the text stays in one line, and a long message or command takes several."""
+    return WRAPPED.sub(r'<div class="language-\1 highlight wrapped">', FLAG.sub(r'<code class="flag">\1</code>', html))
+
+
+def title_of(name: str) -> str:
+    """The first heading of a page, as text."""
+    path = ROOT / "docs" / name
+    return path.read_text(encoding="utf-8").split("\n")[0].removeprefix("# ") if path.exists() else name
 
 
 def named(link: re.Match[str]) -> str:
@@ -71,25 +99,45 @@ def flags() -> str:
 
 
 def table(kind: type, defaults: Any) -> str:
-    """A row for each field: its flag, its default, what it does; then the defaults of others that a task changes."""
-    from engine.settings.fields import in_order
+    """A row for each field, under the headings of ``--help``: its flag, what it does, what it takes, its default; then the
+    defaults of others that a task changes."""
+    from engine.settings.fields import in_order, traits_of
 
-    lines = ["| flag | default | |", "|---|---|---|"]
+    types, lines, head = get_type_hints(kind), list[str](), "| flag | what it does |\n|---|---|"
     for field in in_order(kind):
+        if (title := traits_of(field).heading) is not None:
+            lines += [f"\n### {title[0].upper()}{title[1:]}\n", head]
+        lines += [] if lines else [head]
         default = defaults.get(field.name, field.default if field.default is not dataclasses.MISSING else None)
-        shown = "" if default in (None, False) else f"`{default}`"
+        what = [takes(types[field.name]), "" if default in (None, False) else f"default: `{default}`"]
         text = field.metadata.get("help", "").replace("|", "\\|").replace("<", "&lt;")
-        lines.append(f"| `--{field.name.replace('_', '-')}` | {shown} | {text} |")
+        lines.append(f"| `--{field.name.replace('_', '-')}` | {text}<br><small>{'; '.join(filter(None, what))}</small> |")
     of_others = {
         name: value for name, value in defaults.items() if name not in {field.name for field in dataclasses.fields(kind)}
     }
     changed = ", ".join(f"`--{name.replace('_', '-')} {value}`" for name, value in of_others.items())
-    return "\n".join(lines) + (f"\n\nIts own defaults of others: {changed}.\n" if changed else "\n")
+    return "\n".join(lines or ["It has no flags of its own."]) + (
+        f"\n\nIts own defaults of others: {changed}.\n" if changed else "\n"
+    )
+
+
+def takes(kind: Any) -> str:
+    """What a flag takes, by the type of its field: one of some words, a whole number, a number, text; a truth takes nothing."""
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(kind))
+    if get_origin(kind) in (list, tuple):
+        return f"{takes(get_args(kind)[0])}, several"
+    words = {int: "a whole number", float: "a number", str: "text", bool: ""}
+    kinds = [part for part in (get_args(kind) or (kind,)) if part is not type(None)]
+    return " or ".join(words[part] if part in words else takes(part) for part in kinds)
 
 
 def python_api() -> str:
     """What a program calls; mkdocstrings fills it from the docstrings."""
-    begin = "[From Python](from-python.md) has a complete program. All of these but the errors: `from plainloop import ...`."
+    import plainloop
+
+    names = ", ".join(plainloop.__all__)
+    begin = f"[From Python](from-python.md) has a complete program. From one place: `from plainloop import {names}`."
     parts = [f"# The Python API\n\n{begin}\n"]
     for title, names in OF_PYTHON.items():
         parts += [f"## {title}\n", *(f"::: {name}\n    options:\n      heading_level: 3\n" for name in names)]

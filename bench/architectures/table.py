@@ -53,16 +53,31 @@ def verdicts(tasks: Sequence[str], only: Sequence[str], seconds: float) -> Itera
 
 INTRODUCTION = """# Architectures
 
+Which architectures of transformers are packed, so that no padding is computed, which are padded, and which are refused: to look
+yours up, by its `model_type` in config.json. Nothing depends on this page: Plainloop checks each model when it is trained, and
+says in a line what it does.
+
 Written by `python -m bench architectures --write`: every architecture that transformers' Auto classes know, as a tiny random
 model that is trained for two steps through the command line, evaluated, saved, loaded, and compared with the library's own
-forward, a text at a time, within 1e-4. Nothing is asked by name: the rules are those of `engine/model/` (capabilities.py,
-packing_check.py, padding_check.py).
+forward, a text at a time, within 1e-4.
 
-- **packed**: rows lie end to end, proven equal to padded ones.
-- **padded**: and why not packed. *Padding matters*: a text beside a longer one has another answer, in transformers itself; that
-  is said, and evaluation and predict put texts of equal length together.
-- **refused**: in one line.
+- **packed**: the rows of a batch lie end to end, which is checked to be equal to padding.
+- **padded**: each batch is padded to its longest row. That is right, and slower by the share of padding.
+- **padded (padding matters)**: a text beside a longer one has another answer, in transformers itself; that is said, and
+  evaluation and predict put texts of equal length together.
+- **refused**: it cannot be trained on this task, which is one line and an exit code.
 - **not tried**: no tiny model of it could be made, so nothing is known.
+- **fault**: it went wrong, which is a defect.
+
+Why a model is padded:
+
+- *attention built in*: it computes attention by itself, and not through the interface by which it could be given a kernel that
+  keeps rows apart.
+- *an encoder and a decoder*: each row has two lengths, and only one can be laid end to end.
+- *packed attention has no ...*: it hands attention something (a cap, sinks, a bias of positions) that the packed kernel lacks.
+- *packed and padded batches differ*: the check has found other logits or gradients.
+- *... is for more than text*: it takes pictures or sound, too.
+- Any other sentence is what the library raises for packed rows.
 """
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import plainloop
 from engine.config import TrainConfig
+from engine.errors import UserError
 from tasks import COMMANDS, TASKS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,13 +40,23 @@ def test_it_builds_strictly_and_says_what_there_is(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     flags = (tmp_path / "flags.html").read_text(encoding="utf-8")
-    assert all(f"--{name.replace('_', '-')}</code>" in flags for name in TrainConfig.__dataclass_fields__)
+    assert all(f">--{name.replace('_', '-')}</code>" in flags for name in TrainConfig.__dataclass_fields__)
     assert all(f"<code>{name}</code>" in flags for name in COMMANDS) and all(f"--task {name}</code>" in flags for name in TASKS)
     api = (tmp_path / "python-api.html").read_text(encoding="utf-8")
     assert 'id="engine.fit.fit"' in api and 'id="engine.task.Task.loss"' in api
     for page in tmp_path.glob("*.html"):
         assert not re.search(r'href="\.\./(engine|tasks|bench|examples|README)', page.read_text(encoding="utf-8")), page.name
+    assert "<code>fp32</code>" in flags and "default: <code>16</code>" in flags and ">Optimizer and learning rates" in flags
+    assert all(f'id="{place.replace(":", ".")}"' in api for place in plainloop._PLACES.values() if place != "engine:VERSION")
+    assert all(f'id="engine.errors.{kind.__name__}"' in api for kind in kinds_below(UserError))
     assert "mlm" in (tmp_path / "search/search_index.json").read_text(encoding="utf-8")
+
+
+def kinds_below(kind):
+    return [
+        kind,
+        *(each for below in kind.__subclasses__() if below.__module__ == "engine.errors" for each in kinds_below(below)),
+    ]
 
 
 def test_a_link_that_leads_out_becomes_a_name():
@@ -56,5 +68,10 @@ def test_a_link_that_leads_out_becomes_a_name():
     assert turn("see [engine/loop.py](../engine/loop.py) and [a](data.md)") == "see `engine/loop.py` and [a](data.md)"
     assert turn("[the rows](../bench/bad_input)") == "the rows (`bench/bad_input`)"
     assert turn("![a](../bench/results/quality-imdb.png)") == "![a](pictures/quality-imdb.png)"
+    assert turn("see [data.md](data.md#labels), or [data](data.md)") == "see [Data](data.md#labels), or [data](data.md)"
+    assert module.on_page_content("<code>--eval-file</code>, <code>--eval-file a.csv</code>") == (
+        '<code class="flag">--eval-file</code>, <code>--eval-file a.csv</code>'
+    )
+    assert module.on_page_content('<div class="language-bash highlight">') == '<div class="language-bash highlight wrapped">'
     with pytest.raises(FileNotFoundError):
         turn("[x](../engine/no_such.py)")

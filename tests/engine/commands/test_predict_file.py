@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from engine import atomic
 from engine.commands import in_windows, windows
 from engine.commands.partial import Writer
 from engine.commands.windows import Window, windows_of
+from engine.commands.workers import AHEAD, Processes
 from engine.data import form as forms
 from tasks.classification.task import Classification
 from tests.toys.cli import fails
@@ -372,6 +374,14 @@ def test_an_input_that_changes_under_way_is_refused(project, table, tmp_path, ca
 
 
 # ------------------------------------------------------------------------------------------------------------ processes
+
+
+def test_an_end_does_not_wait_for_what_is_being_computed():
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Processes(2, time.sleep) as processes:
+        for _ in processes.done(iter([0.0, *[120.0] * 2 * AHEAD])):
+            raise KeyboardInterrupt
+    assert time.monotonic() - began < 60
 
 
 def test_a_process_that_is_killed_is_one_line_and_can_be_gone_on_from(project, table, tmp_path, capsys, monkeypatch):

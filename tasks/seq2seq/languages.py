@@ -1,7 +1,7 @@
-"""Languages that a tokenizer is told beside the texts: those of mBART, M2M100, NLLB and PLBart put a token for each.
+"""Languages that a tokenizer is told beside the texts: those of mBART, M2M100 and NLLB put a token for each.
 
     [eng_Latn] text [end]   to   [deu_Latn] text [end]     M2M100, NLLB, mBART-50: the language is the first token to be written
-    text [end] [en_XX]      to   text [end] [de_DE]        mBART, PLBart: the decoder starts with the language
+    text [end] [en_XX]      to   text [end] [de_DE]        mBART: the decoder starts with the language
 
 Without them all texts would be taken for one language, and nobody would be told. Next: writer.py.
 """

@@ -33,6 +33,8 @@ from tasks.options import (
     NUM_BEAMS,
     PREFIX,
     PROMPT,
+    SOURCE_LANG,
+    TARGET_LANG,
 )
 
 TASK = f"for a task of your own FILE.py:CLASS; for a model without run.json its task (default: {DEFAULT_TASK})"
@@ -71,6 +73,8 @@ class PredictFlags(PredictConfig):
     n_best: int | None = setting(None, N_BEST, replaces_run=True, before="task")
     source_column: str | None = column("the text that another is written from", before="id_column")
     prefix: str | None = writing(PREFIX)
+    source_lang: str | None = writing(SOURCE_LANG)
+    target_lang: str | None = writing(TARGET_LANG)
     num_beams: int | None = writing(NUM_BEAMS)
     max_new_tokens: int | None = writing(MAX_NEW_TOKENS)
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
@@ -107,6 +111,8 @@ class EvaluateFlags(EvaluateConfig):
     source_column: str | None = column("the text that another is written from", before="delimiter")
     target_column: str | None = column("the text that is to be written", before="delimiter")
     prefix: str | None = writing(PREFIX)
+    source_lang: str | None = writing(SOURCE_LANG)
+    target_lang: str | None = writing(TARGET_LANG)
     num_beams: int | None = writing(NUM_BEAMS)
     max_new_tokens: int | None = writing(MAX_NEW_TOKENS)
     image_folder: str | None = pictures(None, IMAGE_FOLDER)
@@ -121,6 +127,8 @@ class ServeFlags(ServeConfig):
     no_answer: Literal["yes", "no"] | None = no_answer()
     n_best: int | None = setting(None, N_BEST, replaces_run=True, before="task")
     prefix: str | None = writing(PREFIX)
+    source_lang: str | None = writing(SOURCE_LANG)
+    target_lang: str | None = writing(TARGET_LANG)
     num_beams: int | None = writing(NUM_BEAMS)
     max_new_tokens: int | None = writing(MAX_NEW_TOKENS)
 
@@ -223,6 +231,8 @@ class GenerateConfig(FileConfig):
     num_beams: int | None = generating(
         None, "texts that are followed at once, of which the most probable is taken; 1: greedy (default: the model's, 1)"
     )
+    source_lang: str | None = generating(None, SOURCE_LANG.format("as in training of seq2seq"))
+    target_lang: str | None = generating(None, TARGET_LANG.format("as in training of seq2seq"))
     repetition_penalty: float | None = generating(
         None, "divides the scores of tokens that have occurred; 1: none (default: the model's, 1)"
     )

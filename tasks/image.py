@@ -1,6 +1,6 @@
 """What tasks on pictures have in common: where pictures may lie, the model's image processor, pictures in its numbers.
 
-Next: captioning/pictures.py, which opens them; image_classification/task.py, which is the shortest of the tasks.
+Next: captioning/pictures.py, which opens them; image_classification/task.py, which trains on them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub.constants import HF_HUB_CACHE
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from engine.checked import is_a
@@ -146,3 +146,15 @@ class ImageTask(TextTask[I]):
             pictures = [open_picture(source, plain_row(start + i, "picture"), access) for i, source in enumerate(chunk)]
             values = torch.from_numpy(np.stack([pixels(self.processor, picture) for picture in pictures]))
             yield values.to(device)
+
+
+def without_batch_norm(model: nn.Module, path: str) -> nn.Module:
+    """The model. Raises ModelError for one whose training depends on which pictures share a micro-batch."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ModelError(
+                f"model {path} ({type(model).__name__}) has batch normalisation ({name}): what it learns of a picture "
+                "depends on those beside it, so accumulation and several devices would change it. Take ViT, DeiT, BEiT, "
+                "Swin, DINOv2 or ConvNeXt"
+            )
+    return model

@@ -50,6 +50,16 @@ def text_column(rows: Columns, name: str | None, where: str, default: str = "tex
     return name
 
 
+def pairs_in(rows: Columns, names: Sequence[str], flags: str) -> list[Any]:
+    """Of two columns; or of one, ``text``, lines with a tab between two texts. Raises DataError, with the ``flags`` that name
+    the columns."""
+    if list(rows) == ["text"]:
+        return list(rows["text"])
+    if missing := [name for name in names if name not in rows]:
+        raise DataError(f"the input has no column {missing[0]!r} (it has: {', '.join(rows)}): {flags}")
+    return list(zip(*(rows[name] for name in names), strict=True))
+
+
 def write_found(config: FileConfig, rows: Columns, cells: Sequence[Mapping[str, Any]], what: str) -> None:
     """``--output``: the columns as they were, and beside them what was found; says how many ``what`` there are."""
     assert config.output is not None

@@ -17,6 +17,8 @@ TARGET_TOKENS = 128
 PREFIX = "text that stands before each source, as the model was trained: 'summarize: ' (default: {})"
 NUM_BEAMS = "texts that are followed at once when one is written; 1: greedy (default: {})"
 MAX_NEW_TOKENS = "tokens of a text that is written, at most (default: {})"
+SOURCE_LANG = "code of the language of the sources, for models that are told it: eng_Latn, en_XX, en (default: {})"
+TARGET_LANG = "code of the language that is to be written: deu_Latn, de_DE, de (default: {})"
 NO_ANSWER = "may the answer be that the text has none (default: {})"
 NEGATIVES = "in place of labels, column of passages that do not answer, a text or a list of them; several: A,B"
 PROMPT = "column of what is answered, a text or messages; none: both answers begin with it"
@@ -328,6 +330,8 @@ class Seq2SeqOptions:
     )
     target_column: str | None = setting(None, "column of the text that is to be written (default: target)")
     prefix: str | None = setting(None, PREFIX.format("none"))
+    source_lang: str | None = setting(None, SOURCE_LANG.format("that with which the tokenizer was saved"))
+    target_lang: str | None = setting(None, TARGET_LANG.format("that with which the tokenizer was saved"))
     label_smoothing: float | None = setting(None, "share of the target given to all tokens alike (default: 0)")
     num_beams: int | None = setting(None, NUM_BEAMS.format("the model's, mostly 1"))
     max_new_tokens: int | None = setting(None, MAX_NEW_TOKENS.format("--max-target-length"))

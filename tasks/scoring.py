@@ -21,7 +21,7 @@ from engine.data.tokens import TokenDataset, Tokens
 from engine.errors import ModelError
 from engine.model.capabilities import counts_ends
 from engine.task import Row
-from tasks.text import O, TextTask, check_loaded
+from tasks.text import O, TextTask
 
 ROWS = 32  # scored at a time
 
@@ -33,9 +33,7 @@ class Scorer(TextTask[O]):
     pipeline_tag = "text-classification"
 
     def build_model(self) -> nn.Module:
-        model, report = self.from_pretrained(self.path, num_labels=1, ignore_mismatched_sizes=True)
-        check_loaded(model, report, self.path)
-        return self.fitted(model, self.path)
+        return self.fitted(self.with_new_head(num_labels=1), self.path)
 
     def load_model(self, path: str) -> nn.Module:
         model, report = self.from_pretrained(path, ignore_mismatched_sizes=True)

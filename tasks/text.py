@@ -5,7 +5,6 @@ Next: classification/labelled.py, which is the fullest of them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -52,22 +51,6 @@ O = TypeVar("O", bound=TextOptions)  # noqa: E741 - the task's own options
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json", "*.tiktoken")
 
 
-def trained_names(config: Any, head: str) -> tuple[str, ...] | None:
-    """The names of a trained head's outputs, in order; None without such a head, or without names of its own."""
-    names = config.id2label
-    if not str((config.architectures or [""])[0]).endswith(head) or all(re.fullmatch(r"LABEL_\d+", n) for n in names.values()):
-        return None
-    return tuple(names[i] for i in range(len(names)))
-
-
-def names_of_outputs(model: nn.Module, what: str) -> tuple[str, ...]:
-    """Of a finished model, in order; ``what``: labels, or tags. Raises ModelError unless each has a name of its own."""
-    names: Mapping[int, str] = model.config.id2label  # type: ignore[union-attr,assignment]
-    if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
-        raise ModelError(f"config.json of the model must name {what} 0 to {len(names) - 1}, each once, found {dict(names)}")
-    return tuple(names[i] for i in range(len(names)))
-
-
 class TextTask(Task[O]):
     """A task on texts."""
 
@@ -82,6 +65,7 @@ class TextTask(Task[O]):
         self._tokenizer: Any = None
         self._config: Any = None
         self._model_length: int | None = None
+        self.is_finished = False  # has a finished model been adopted?
         self.unlimited: dict[str, Dataset] = {}  # the splits before --max-train-examples and --max-eval-examples
 
     # ---------------------------------------------------------------------------------------------------------- data
@@ -135,6 +119,10 @@ class TextTask(Task[O]):
                 raise DataError(f"no row of the {split} data is left")
         self.source.held = held_out(tables)
         return tables
+
+    def splits_to_make(self) -> dict[str, Dataset]:
+        """``splits()``; of a finished model only what is measured."""
+        return held_out(self.splits()) if self.is_finished else self.splits()
 
     @property
     def text_column(self) -> str:
@@ -254,6 +242,15 @@ class TextTask(Task[O]):
             if not torch.isfinite(weights).all():
                 raise ModelError(f"model {path}: {name} holds NaN or infinity: the run that made it diverged, or it is damaged")
         return loaded
+
+    def with_new_head(self, **arguments: Any) -> Any:
+        """The model to train; what the checkpoint lacks of its head, and of that alone, is new. Raises ModelError."""
+        model, report = self.from_pretrained(self.path, ignore_mismatched_sizes=True, **arguments)
+        check_loaded(model, report, self.path)
+        return model
+
+    def adopt(self, model: nn.Module) -> None:
+        self.is_finished = True
 
     def save(self, model: nn.Module, directory: Path) -> None:
         model.save_pretrained(directory)  # type: ignore[operator]

@@ -195,6 +195,14 @@ def test_nothing_is_too_long_to_be_read():
     assert not found
 
 
+def test_a_task_is_a_short_module():
+    """Its rows, its loss and its figures are seen at once; what it says of a text, samples and metrics lie beside it."""
+    from tasks import TASKS
+
+    files = {ROOT / f"{place.partition(':')[0].replace('.', '/')}.py" for _, place, _ in TASKS.values()}
+    assert {str(path.relative_to(ROOT)) for path in files if len(path.read_text().splitlines()) > 150} == set()
+
+
 def test_the_loop_stays_one_screen():
     assert len((ROOT / "engine/loop.py").read_text().splitlines()) <= 80
     assert len((ROOT / "run.py").read_text().splitlines()) <= 60

@@ -76,3 +76,32 @@ def _(at: Place) -> Attempts:
     yield at.predict("--n-best", "3", "w1 w2")
     yield at.predict("--num-beams", "3", "w1 w2")
     yield ["evaluate", "--model", str(at.home / "finished"), "--no-answer", "yes"]
+
+
+def of_languages(at: Place) -> str:
+    """A small NLLB that was told nothing."""
+    from bench.toys import translators
+
+    return str(translators.save(at.folder / "nllb", "nllb"))
+
+
+@row(f"F{next(NUMBER)}", "a model that is told languages, and is not", 2, "is told the languages of the texts: --")
+def _(at: Place) -> Attempts:
+    model = Path(of_languages(at))
+    yield on_rows(at, model=model)
+    yield on_rows(at, model=model, more=("--source-lang", "eng_Latn"))
+    yield ["generate", "--model", str(model), "--task", "seq2seq", "a b"]
+    yield ["predict", "--model", str(model), "--task", "seq2seq", "--target-lang", "deu_Latn", "a b"]
+
+
+@row(f"F{next(NUMBER)}", "a language that the model does not know", 2, "knows no such language")
+def _(at: Place) -> Attempts:
+    model = Path(of_languages(at))
+    for target in ("deu", "German", "xx", "\x1b[31m", "z" * 5000):
+        yield on_rows(at, model=model, more=("--source-lang", "eng_Latn", "--target-lang", target))
+
+
+@row(f"F{next(NUMBER)}", "a language for a model that is told none", 2, "is told no language beside a text: leave it out")
+def _(at: Place) -> Attempts:
+    yield on_rows(at, more=("--target-lang", "deu_Latn"))
+    yield on_rows(at, more=("--source-lang", "en"))

@@ -28,10 +28,14 @@ def read_config(path: str, **arguments: Any) -> Any:
 
 
 def without_weights(auto_class: Any, config: Any) -> nn.Module | None:
-    """The model that the configuration describes, on the device "meta"; None where it cannot be built so."""
+    """The model that the configuration describes, on the device "meta"; None where it cannot be built so.
+
+    ``auto_class``: one of the library's Auto classes, or a class of models.
+    """
     try:
+        make = auto_class.from_config if hasattr(auto_class, "from_config") else auto_class._from_config
         with torch.device("meta"):  # counts without making, and draws no random numbers
-            return auto_class.from_config(copy.deepcopy(config))  # type: ignore[no-any-return]
+            return make(copy.deepcopy(config))  # type: ignore[no-any-return]
     except Exception:  # of another architecture, say, or without a class of this kind: what loads the weights says it better
         return None
 

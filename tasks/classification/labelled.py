@@ -1,7 +1,7 @@
 """What has labels, whatever carries them: how they are read and named, the head, the loss, the figures, what is predicted.
 
 The loss is cross-entropy, binary cross-entropy or the squared error, as the transformers heads compute it, but as a sum.
-Next: task.py, which puts texts in front of it; image_classification/task.py does so with pictures.
+Next: classifier.py, which puts texts in front of it; image_classification/task.py does so with pictures.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from tasks.classification.labels import Labels, listed, read_labels
 from tasks.classification.metrics import ClassificationMetrics
 from tasks.classification.mistakes import Mistakes, WrongLabels, WrongValues
 from tasks.classification.summary import summarise
-from tasks.text import TextOptions, TextTask, check_loaded, names_of_outputs, trained_names
+from tasks.outputs import names_of_outputs, names_told, trained_names, with_names
+from tasks.text import TextOptions, TextTask
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -75,7 +76,6 @@ class Labelled(TextTask[L]):
     def __init__(self, options: L, source: Source):
         super().__init__(options, source)
         self.labels: Labels | None = None
-        self.is_finished = False  # has a finished model been adopted?
         self.calibration = Calibration()
         self._weights: Tensor | None = None
         self.problem: str = options.problem
@@ -182,7 +182,7 @@ class Labelled(TextTask[L]):
         return trained_names(self.config, self.head)
 
     def adopt(self, model: nn.Module) -> None:
-        self.is_finished = True
+        super().adopt(model)
         names = names_of_outputs(model, "labels")
         self.labels = Labels(names, np.zeros(len(names)))
         if (weights := getattr(model.config, "class_weights", None)) is not None:
@@ -203,21 +203,12 @@ class Labelled(TextTask[L]):
 
     def build_model(self) -> nn.Module:
         names = self.known(self.labels).names
-        path = self.path
-        model, report = self.from_pretrained(
-            path,
-            num_labels=len(names),
-            id2label=dict(enumerate(names)),
-            label2id={name: i for i, name in enumerate(names)},
-            problem_type=PROBLEM_TYPES[self.options.problem],
-            ignore_mismatched_sizes=True,
-        )
-        check_loaded(model, report, path)
+        model = self.with_new_head(problem_type=PROBLEM_TYPES[self.options.problem], **with_names(names))
         if hasattr(model.config, FIELD):  # of the model that training goes on from: it is not this one's
             delattr(model.config, FIELD)
             note(
-                f"{path} is calibrated, and this model will not be: run evaluate --calibrate, or --threshold, again when it "
-                "is trained"
+                f"{self.path} is calibrated, and this model will not be: run evaluate --calibrate, or --threshold, again when "
+                "it is trained"
             )
         return model  # type: ignore[no-any-return]
 
@@ -315,5 +306,5 @@ class Labelled(TextTask[L]):
         return super().columns_of(cells, flat)
 
     def label_names(self, model: nn.Module) -> Sequence[str]:
-        names: Mapping[int, str] = getattr(getattr(model, "config", None), "id2label", None) or {}
-        return [names[i] for i in sorted(names)] if len(names) > 1 else []
+        names = names_told(model)
+        return names if len(names) > 1 else []

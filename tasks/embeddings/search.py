@@ -27,7 +27,8 @@ from engine.errors import UsageError
 from engine.finished import Find, open_model
 from engine.model.packing_check import described
 from engine.settings.own import code_fingerprint
-from tasks.embeddings.task import DOCUMENT, QUERY, Embeddings
+from tasks.embeddings.embedder import DOCUMENT, QUERY
+from tasks.embeddings.task import Embeddings
 from tasks.flags import SearchConfig
 from tasks.inputs import text_column
 from tasks.text import checked_texts

@@ -22,19 +22,17 @@ from transformers import AutoModelForImageClassification
 from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
-from engine.data.places import UNNAMED
 from engine.data.sources import Source
 from engine.data.tables import origin_of, with_origin
 from engine.data.taken import HubData, TakenModel
 from engine.data.tokens import cells_of
-from engine.errors import ModelError
 from engine.settings.fields import user_path
-from engine.task import Examples, Row, held_out
-from tasks.captioning.pictures import Pictures
+from engine.task import Examples, Row
 from tasks.classification.column import Rule, read_column
 from tasks.classification.labelled import Labelled
 from tasks.classification.labels import listed
-from tasks.image import ImageTask
+from tasks.classification.overlap import warn_of_overlap
+from tasks.image import ImageTask, without_batch_norm
 from tasks.options import ImageClassificationOptions
 from tasks.samples import digits
 from tasks.text import refuse_settings
@@ -67,10 +65,7 @@ class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageC
     @property
     def label_column(self) -> str:
         """As asked; that of the task's own data has another name."""
-        config = self.source.config
-        is_given = self.source.is_replaced or config.train_file
-        is_own = not is_given and config.data in ("auto", "hub", "sample")
-        return self.options.label_column or ("labels" if is_own else "label")
+        return self.options.label_column or ("labels" if self.source.is_own else "label")
 
     def columns(self) -> list[str]:
         return [self.image_column, *self.label_columns]
@@ -106,7 +101,7 @@ class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageC
             split: self.pictures(table, split, "labels", targets[split], np.ones(len(table), dtype=np.int64))
             for split, table in tables.items()
         }
-        warn_of_overlap(found)
+        warn_of_overlap({split: pictures.digests for split, pictures in found.items()}, "pictures are training pictures")
         return dict(found)
 
     def collate(self, rows: Sequence[Row], layout: Layout) -> Batch:
@@ -131,21 +126,10 @@ class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageC
         return TakenModel(*digits.small_vit())
 
     def build_model(self) -> nn.Module:
-        return self.checked(super().build_model(), self.path)
+        return without_batch_norm(super().build_model(), self.path)
 
     def load_model(self, path: str) -> nn.Module:
-        return self.checked(super().load_model(path), path)
-
-    def checked(self, model: nn.Module, path: str) -> nn.Module:
-        """The model. Raises ModelError for one whose training depends on which pictures share a micro-batch."""
-        for name, module in model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                raise ModelError(
-                    f"model {path} ({type(model).__name__}) has batch normalisation ({name}): what it learns of a picture "
-                    "depends on those beside it, so accumulation and several devices would change it. Take ViT, DeiT, BEiT, "
-                    "Swin, DINOv2 or ConvNeXt"
-                )
-        return model
+        return without_batch_norm(super().load_model(path), path)
 
     # ----------------------------------------------------------------------------------------------------- inference
 
@@ -159,14 +143,3 @@ class ImageClassification(ImageTask[ImageClassificationOptions], Labelled[ImageC
                 logits = model(pixel_values=pixel_values).logits.float().cpu()
             for row in logits:
                 yield self.prediction(row, names)
-
-
-def warn_of_overlap(found: Mapping[str, Pictures]) -> None:
-    """Evaluation pictures that are training pictures, too, byte for byte, make the evaluation look better than it is."""
-    if "train" not in found:
-        return
-    known = set(found["train"].digests)
-    for split, pictures in held_out(found).items():
-        if repeated := sum(digest in known for digest in pictures.digests):
-            name = "evaluation" if split == UNNAMED else split
-            note(f"warning: {repeated} of {len(pictures)} {name} pictures are training pictures, too")

@@ -33,7 +33,10 @@ def generate(config: GenerateConfig, texts: Sequence[str], find: Find) -> None:
     texts, rows = texts_given(config, texts, model=config.model, what="a prompt", example=EXAMPLE)
     checked_texts(texts, config.input or "the prompts")
     task: Any
-    task, model, _ = open_model(config.model, find, device=config.device, task=config.task, base=("clm", "seq2seq"))
+    languages = {"source_lang": config.source_lang, "target_lang": config.target_lang}
+    task, model, _ = open_model(
+        config.model, find, device=config.device, task=config.task, base=("clm", "seq2seq"), changes=languages
+    )
     if config.task is None and task.writes_on and task.config.is_encoder_decoder:
         raise UsageError(
             f"model {config.model} has an encoder and a decoder: --task seq2seq, or --task clm for its decoder alone"

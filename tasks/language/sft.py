@@ -11,7 +11,7 @@ the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,17 +22,16 @@ from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, Tokens
 from engine.errors import DataError, ModelError
 from engine.task import Examples
-from tasks.language.causal_lm import Decoder
+from tasks.language.answers import encoded
 from tasks.language.conversations import messages_in
+from tasks.language.decoder import Decoder
 from tasks.language.generate import chat_prompt
-from tasks.language.templates import TemplateError, within_limits
 from tasks.options import SFTOptions
 from tasks.samples.instructions import conversations
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Message = Mapping[str, str]
 SAMPLE_ROWS = {"train": (8000, 1), "eval": (500, 2)}  # conversations generated, and the seed of each split
 
 
@@ -98,7 +97,7 @@ class SFT(Decoder[SFTOptions]):
                 "in the text a token stands, so answers cannot be told apart: take a model with a tokenizer.json"
             )
         ids, labels, kept, num_cut = [], [], [], 0
-        for number, (tokens, is_answer) in enumerate(self.encoded(rows, name, row_name)):
+        for number, (tokens, is_answer) in enumerate(encoded(rows, self.tokenizer, name, row_name)):
             num_cut += len(tokens) > self.max_length
             some, its = tokens[: self.max_length], is_answer[: self.max_length]
             if any(its[1:]):
@@ -116,57 +115,6 @@ class SFT(Decoder[SFTOptions]):
         return TokenDataset(
             all_tokens, token_columns={"labels": np.concatenate(labels)}, row_name=lambda row: row_name(kept[row])
         )
-
-    def encoded(self, rows: Sequence[tuple[Any, ...]], name: str, row_name: RowName) -> Iterator[tuple[list[int], list[bool]]]:
-        """``encode`` of each row; what runs a template does so within limits. Raises DataError."""
-        numbered = [(row, f"{name}, {row_name(number)}") for number, row in enumerate(rows)]
-        if self.options.prompt_column:
-            yield from (self.encode(*each) for each in numbered)
-            return
-        found = within_limits(lambda each: self.encode(*each), numbered)
-        done = 0
-        try:
-            for each in found:
-                yield each
-                done += 1
-        except TemplateError as error:
-            raise DataError(f"{numbered[done][1]}: the model's chat template does not take it ({error})") from error
-
-    def encode(self, row: tuple[Any, ...], where: str) -> tuple[list[int], list[bool]]:
-        """Token ids, and which of them belong to an answer. Raises DataError, and whatever a template raises."""
-        if self.options.prompt_column:
-            prompt, completion = row
-            text = prompt + completion.removesuffix(self.tokenizer.eos_token or "") + (self.tokenizer.eos_token or "")
-            return self.tokens_in(text, [(len(prompt), len(text))], special=True)
-        template = self.tokenizer.get_chat_template()
-        if "{% generation" in template or "{%- generation" in template:
-            found = self.tokenizer.apply_chat_template(row[0], return_dict=True, return_assistant_tokens_mask=True)
-            return found["input_ids"], [bool(m) for m in found["assistant_masks"]]
-        return self.tokens_in(*self.rendered(row[0], where), special=False)
-
-    def rendered(self, messages: Sequence[Message], where: str) -> tuple[str, list[tuple[int, int]]]:
-        """The conversation as text, and where its answers begin and end: behind what comes before each, rendered alone."""
-
-        def render(some: Sequence[Message], ask: bool) -> str:
-            return str(self.tokenizer.apply_chat_template(some, tokenize=False, add_generation_prompt=ask))
-
-        text, spans = render(messages, False), []
-        for i, message in enumerate(messages):
-            if message["role"] == "assistant":
-                before, after = render(messages[:i], True), render(messages[: i + 1], False)
-                if not (after.startswith(before) and text.startswith(after)):
-                    raise DataError(
-                        f"{where}: this model's chat template renders message {i + 1} otherwise when more follow; "
-                        "cut the conversation behind its first answer, or mark answers in the template with {% generation %}"
-                    )
-                spans.append((len(before), len(after)))
-        return text, spans
-
-    def tokens_in(self, text: str, spans: Sequence[tuple[int, int]], special: bool) -> tuple[list[int], list[bool]]:
-        """Token ids of a text, and which of them reach into one of the spans of characters."""
-        found = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        inside = [any(a < stop and b > start for start, stop in spans) for a, b in found["offset_mapping"]]
-        return found["input_ids"], inside
 
     def prompt(self, text: str) -> list[int]:
         return super().prompt(text) if self.options.prompt_column else chat_prompt(self, text)

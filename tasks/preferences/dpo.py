@@ -25,7 +25,7 @@ from engine.data.collate import Layout
 from engine.errors import ModelError, UsageError
 from engine.settings.fields import user_path
 from engine.task import Examples, Row
-from tasks.language.causal_lm import Decoder
+from tasks.language.decoder import Decoder
 from tasks.language.generate import chat_prompt
 from tasks.options import DEFAULTS, DPOOptions
 from tasks.pairs import of_pairs, one_after_the_other

@@ -11,7 +11,6 @@ from engine.console import note
 from engine.data.tables import names_of_rows
 from engine.data.tokens import cells_of
 from engine.errors import DataError
-from engine.task import held_out
 from tasks.language.conversations import message_of, messages_in
 
 if TYPE_CHECKING:
@@ -100,8 +99,3 @@ def as_text(part: Any) -> str:
 def all_texts(preferences: Sequence[Preference]) -> list[str]:
     """What a tokenizer is made from where there is no checkpoint."""
     return ["\n".join(as_text(part) for part in each[1:]) for each in preferences]
-
-
-def parts_to_make(tables: dict[str, Any], *, is_finished: bool) -> dict[str, Any]:
-    """Of a finished model only what is measured."""
-    return held_out(tables) if is_finished else tables

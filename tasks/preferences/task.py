@@ -15,7 +15,7 @@ from tasks.language.scratch import small_gpt2
 from tasks.options import PreferenceOptions
 from tasks.preferences.encoded import encoded
 from tasks.preferences.metrics import PreferenceMetrics, PreferenceMistakes
-from tasks.preferences.rows import Preference, all_texts, parts_to_make, preferences_of
+from tasks.preferences.rows import Preference, all_texts, preferences_of
 from tasks.samples.preferences import preferences
 from tasks.text import TextTask
 
@@ -37,7 +37,6 @@ class OnPreferences(TextTask[P]):
     def __init__(self, options: P, source: Any):
         super().__init__(options, source)
         self.corpus: Sequence[str] = ()  # of the training data: what a tokenizer is made from when there is no checkpoint
-        self.is_finished = False
         self._held_out: dict[str, tuple[Dataset, list[Preference]]] = {}
 
     @property
@@ -68,7 +67,7 @@ class OnPreferences(TextTask[P]):
         return TakenModel(*small_gpt2(self.corpus)) if self.corpus else None
 
     def examples(self) -> dict[str, Examples]:
-        tables = parts_to_make(self.splits(), is_finished=self.is_finished)
+        tables = self.splits_to_make()
         answers = self.options.chosen_column, self.options.rejected_column
         rows = {split: preferences_of(table, self.prompt_column, answers, f"{split} data") for split, table in tables.items()}
         self.corpus = all_texts(rows.get("train", ()))
@@ -87,9 +86,6 @@ class OnPreferences(TextTask[P]):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         return model
-
-    def adopt(self, model: nn.Module) -> None:
-        self.is_finished = True
 
     def margins(self, outputs: Any, batch: Batch) -> Tensor:
         """[B] float32."""

@@ -1,39 +1,14 @@
-"""From what ``predict`` is given to questions, from a model to what their windows hold, and from answers to what is shown."""
+"""From what ``predict`` is given to questions, and from answers to what is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
-from engine.data.collate import Layout
-from engine.data.form import Columns
-from engine.data.plan import eval_batches
 from engine.data.tables import plain_row
-from engine.data.tokens import TokenDataset
-from engine.errors import DataError, ModelError, UsageError
+from engine.errors import DataError, UsageError
 from tasks.qa.rows import Question
-from tasks.qa.spans import N_BEST, Found, best_spans
-from tasks.qa.windows import Windows
 from tasks.text import checked_texts
-
-if TYPE_CHECKING:
-    from tasks.qa.task import QuestionAnswering
-
-ROWS = 32  # questions, and windows, at a time
-
-
-def pairs(rows: Columns, texts: Sequence[str]) -> list[Any]:
-    """Of two columns; or of one, ``text``, lines with a tab between question and text. Raises DataError."""
-    if list(rows) == ["text"]:
-        return list(rows["text"])
-    if missing := [name for name in texts if name not in rows]:
-        found = ", ".join(rows)
-        raise DataError(f"the input has no column {missing[0]!r} (it has: {found}): --question-column, --context-column")
-    return list(zip(*(rows[name] for name in texts), strict=True))
 
 
 def typed(texts: Sequence[str]) -> list[Any]:
@@ -57,23 +32,6 @@ def asked(item: Any, number: int) -> Question:
         )
     question, context = checked_texts(pair, f"the input, {plain_row(number - 1)}", ("question", "context").__getitem__)
     return Question(question, context)
-
-
-def found_in(task: QuestionAnswering, model: nn.Module, windows: Windows, number: int, layout: Layout) -> list[list[Found]]:
-    """The best spans of all windows of each of ``number`` questions. Raises ModelError where its numbers are not finite."""
-    of_each: list[list[Found]] = [[] for _ in range(number)]
-    tokens, device = windows.tokens(), next(model.parameters()).device
-    examples = TokenDataset(tokens, dict.fromkeys(("first", "last"), np.zeros(len(windows.ids), np.int64)))
-    for keys in eval_batches(tokens.lengths, ROWS, same_length=layout.padding_matters):
-        rows = [row for _, row in keys]
-        batch = task.collate([examples[row] for row in rows], layout).to(device)
-        with torch.inference_mode():
-            outputs = task.forward(model, batch)
-        if not (outputs.start_logits.isfinite().all() and outputs.end_logits.isfinite().all()):
-            raise ModelError("the model gives no finite numbers for these inputs: its weights have diverged")
-        for row, its in zip(rows, best_spans(outputs, batch, windows, rows, task.longest, N_BEST), strict=True):
-            of_each[windows.question[row]].append(its)
-    return of_each
 
 
 def described(answers: Sequence[Mapping[str, Any]], separator: str, text: Callable[[str], str] = str) -> str:

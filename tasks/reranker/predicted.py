@@ -11,24 +11,12 @@ from transformers.utils import cached_file
 
 from engine.checked import parse_object, read_bytes
 from engine.console import shown
-from engine.data.form import Columns
 from engine.data.sources import Source
 from engine.data.tables import plain_row
 from engine.errors import DataError, ModelError, UsageError
-from tasks.reranker.rows import Form
 from tasks.text import checked_texts
 
 SETTINGS = "config_sentence_transformers.json"
-
-
-def pairs_in(rows: Columns, form: Form) -> list[Any]:
-    """Of two columns; or of one, ``text``, lines with a tab between query and passage. Raises DataError."""
-    if list(rows) == ["text"]:
-        return list(rows["text"])
-    if missing := [name for name in (form.query, form.passage) if name not in rows]:
-        found = ", ".join(rows)
-        raise DataError(f"the input has no column {missing[0]!r} (it has: {found}): --text-column, --text-pair-column")
-    return list(zip(rows[form.query], rows[form.passage], strict=True))
 
 
 def typed(texts: Sequence[str]) -> list[Any]:

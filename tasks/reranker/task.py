@@ -25,10 +25,11 @@ from engine.data.taken import HubData
 from engine.data.tokens import TokenDataset, tokenize_now
 from engine.errors import UsageError
 from engine.task import Examples, Row
+from tasks.inputs import pairs_in
 from tasks.options import DEFAULTS, RerankerOptions
 from tasks.reranker.metrics import RankingMetrics
 from tasks.reranker.mistakes import RankingMistakes
-from tasks.reranker.predicted import activation, asked, cells, described, in_order, pairs_in, take_activation, typed
+from tasks.reranker.predicted import activation, asked, cells, described, in_order, take_activation, typed
 from tasks.reranker.rows import OWN, Form, Pairs, form_of, known_names, pairs_of, refuse_parted
 from tasks.samples import candidates
 from tasks.scoring import Scorer
@@ -56,7 +57,6 @@ class Reranker(Scorer[RerankerOptions]):
 
     def __init__(self, options: RerankerOptions, source: Source):
         super().__init__(options, source)
-        self.is_finished = False
         self._held_out: dict[str, tuple[Dataset, Pairs]] = {}
 
     @property
@@ -84,10 +84,7 @@ class Reranker(Scorer[RerankerOptions]):
         return tables, "embedded sample (synthetic questions, each with sentences to rank, made by this project, version 1)"
 
     def examples(self) -> dict[str, Examples]:
-        tables = self.splits()
-        if self.is_finished:  # only what is measured is made
-            tables.pop("train", None)
-        found = {split: self.pairs(table, split) for split, table in tables.items()}
+        found = {split: self.pairs(table, split) for split, table in self.splits_to_make().items()}
         if self._held_out and "ndcg@10" not in self.metrics(next(iter(self._held_out))).names:
             self.best_metric = "average_precision"
         return found
@@ -110,9 +107,6 @@ class Reranker(Scorer[RerankerOptions]):
     def fitted(self, model: Any, path: str) -> nn.Module:
         return super().fitted(take_activation(model, self.source, path), path)
 
-    def adopt(self, model: nn.Module) -> None:
-        self.is_finished = True
-
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         logits = outputs.logits.float().squeeze(-1)  # [B]
         return F.binary_cross_entropy_with_logits(logits, batch.targets["labels"], reduction="sum")
@@ -129,7 +123,7 @@ class Reranker(Scorer[RerankerOptions]):
     predict_rows = None  # a passage's rank is among all of its query's
 
     def inputs_of(self, rows: Columns) -> list[Any]:
-        return pairs_in(rows, self.form)
+        return pairs_in(rows, (self.form.query, self.form.passage), "--text-column, --text-pair-column")
 
     def inputs_typed(self, texts: Sequence[str]) -> list[Any]:
         return typed(texts)
@@ -141,12 +135,10 @@ class Reranker(Scorer[RerankerOptions]):
     def predict(self, model: nn.Module, inputs: Iterable[Any], layout: Layout = PADDED) -> Iterator[dict[str, Any]]:
         """For each pair ``{"score", "rank"}``, 1 for the best of its query's; for a query with a list of passages
         ``{"passages"}``: ``{"passage", "score", "index"}`` each, the best first."""
-        items = list(inputs)
-        found = [asked(item, number) for number, item in enumerate(items, start=1)]
-        queries = [query for query, passages in found for _ in passages]
-        if not queries:
+        if not (items := list(inputs)):
             return
-        given = [passage for _, passages in found for passage in passages]
+        found = [asked(item, number) for number, item in enumerate(items, start=1)]
+        queries, given = zip(*((query, each) for query, passages in found for each in passages), strict=True)
         tokens = tokenize_now(queries, given, self.tokenizer, self.max_length, "the input")
         yield from in_order(items, found, activation(model.config)(self.numbers(model, tokens, layout)))
 

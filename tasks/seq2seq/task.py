@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from engine.console import note
@@ -52,7 +52,6 @@ class Seq2Seq(Writer):
 
     def __init__(self, options: Seq2SeqOptions, source: Any):
         super().__init__(options, source)
-        self.is_finished = False
         self.corpus: Sequence[str] = ()  # of the training data: what a tokenizer is made from when there is no checkpoint
         self._held_out: dict[str, tuple[Dataset, Sequence[str], Sequence[str], dict[int, str]]] = {}
 
@@ -87,12 +86,11 @@ class Seq2Seq(Writer):
         return tables, "embedded sample (synthetic sentences, active and passive, made by this project, version 1)"
 
     def examples(self) -> dict[str, Examples]:
-        tables = self.splits()
-        if self.is_finished:  # only what is measured is made
-            tables.pop("train", None)
+        tables = self.splits_to_make()
         rows = {split: both_in(table, self.texts, f"{split} data") for split, table in tables.items()}
         self.corpus = [text for column in rows.get("train", ()) for text in column]
         self.say_what_prefix_there_is()
+        self.say_which_languages()
         return {split: self.on_tokens(*rows[split], tables[split], split) for split in tables}
 
     def on_tokens(self, sources: Sequence[str], targets: Sequence[str], table: Dataset, split: str) -> Examples:
@@ -130,9 +128,6 @@ class Seq2Seq(Writer):
     def substitute(self) -> TakenModel | None:
         """A small model that begins with random weights, and a tokenizer made from the training data."""
         return TakenModel(*small_t5(self.corpus)) if self.corpus else None
-
-    def adopt(self, model: nn.Module) -> None:
-        self.is_finished = True
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         logits, labels = outputs.logits.float().flatten(0, 1), batch.targets["labels"].flatten()  # [B T, V] and [B T]

@@ -22,6 +22,7 @@ from engine.model.capabilities import ends_of, positions_of
 from tasks.language.generate import in_parts, write_on
 from tasks.language.task import WHOLE, LanguageModel
 from tasks.options import TARGET_TOKENS, Seq2SeqOptions
+from tasks.seq2seq.languages import Languages, tell
 from tasks.seq2seq.rows import column_of, source_cells
 from tasks.text import checked_texts
 
@@ -38,6 +39,11 @@ class Writer(LanguageModel[Seq2SeqOptions]):
     one_text = False
     writes_on: ClassVar[bool] = False  # what is written is a text by itself
 
+    def __init__(self, options: Seq2SeqOptions, source: Any):
+        super().__init__(options, source)
+        self._told: Any = None  # the tokenizer that has been
+        self._languages: Languages | None = None
+
     @property
     def config(self) -> Any:
         known = super().config
@@ -47,13 +53,17 @@ class Writer(LanguageModel[Seq2SeqOptions]):
 
     @property
     def tokenizer(self) -> Any:
-        found = super().tokenizer
-        if hasattr(found, "set_src_lang_special_tokens"):  # of several; FSMT has the names of two, and its model knows them
-            raise ModelError(
-                f"model {self.path}: its tokenizer ({type(found).__name__}) is told languages beside the texts, which nothing "
-                "here does: take a model that knows its own, as Marian's do, or is told in the text (--prefix), as T5 is"
-            )
+        """The model's own, which is told the languages where it wants to be."""
+        found, o = super().tokenizer, self.options
+        if found is not self._told:
+            self._languages, self._told = tell(found, o.source_lang, o.target_lang), found
         return found
+
+    @property
+    def languages(self) -> Languages | None:
+        """None: the tokenizer is told none."""
+        self.tokenizer  # noqa: B018 - it is told them when it is there
+        return self._languages
 
     def build_model(self) -> nn.Module:
         return self.load_model(self.path)
@@ -90,13 +100,19 @@ class Writer(LanguageModel[Seq2SeqOptions]):
     def check_ends(self, ids: Sequence[int]) -> None:
         """Raises ModelError for a model whose targets, such as this one, have no token to start with, or none to end with."""
         try:
-            self.decoder_inputs(torch.tensor([ids]))
+            start = int(self.decoder_inputs(torch.tensor([ids]))[0, 0])
         except (ValueError, TypeError, AttributeError, AssertionError) as error:
             missing = "decoder_start_token_id, with which a target starts"
             raise ModelError(f"model {self.path}: its config.json does not say {missing} ({error})") from error
         if not set(ids) & set(ends_of(self.config, self.tokenizer)):
             raise ModelError(
                 f"model {self.path}: its tokenizer puts no end token behind a target, so what is learned from it never ends"
+            )
+
+        if self.languages and self.languages.begins.get("decoder_start_token_id", start) != start:
+            raise ModelError(
+                f"model {self.path}: its tokenizer puts the language behind a target (legacy_behaviour), and its decoder does "
+                "not start with it: what is written would be of any language"
             )
 
     def decoder_inputs(self, labels: Tensor) -> Tensor:
@@ -115,12 +131,18 @@ class Writer(LanguageModel[Seq2SeqOptions]):
             such = shown(known[0], 60)
             note(f"model {self.path}: it was trained with a text before each source, such as {such!r}: --prefix gives one")
 
+    def say_which_languages(self) -> None:
+        """Those of a tokenizer that is told them; asked for, or those with which it was saved."""
+        if self.languages:
+            note(f"languages: from {self.languages.source} to {self.languages.target}")
+
     def prefixed(self, texts: Sequence[str]) -> list[str]:
         """What the encoder reads."""
         return [(self.options.prefix or "") + text for text in texts]
 
     def save(self, model: nn.Module, directory: Path) -> None:
-        """With how long a text may be, and the beams, in generation_config.json: the library's own limit is 20 tokens."""
+        """With how long a text may be (the library's limit is 20 tokens), the beams, and the language, in
+        generation_config.json."""
         kept: Any = model.generation_config
         kept.max_length = None  # else two limits stand there
         for name, value in self.decoding.items():
@@ -135,8 +157,9 @@ class Writer(LanguageModel[Seq2SeqOptions]):
         o = self.options
         beams = {} if o.num_beams is None else {"num_beams": o.num_beams}
         most = self.in_decoder("max_new_tokens", o.max_new_tokens) or self.max_target_length
+        begins = self.languages.begins if self.languages else {}
         one = {"do_sample": False, "num_return_sequences": 1, "return_dict_in_generate": False}
-        return {"max_new_tokens": most, **beams, **one}
+        return {"max_new_tokens": most, **beams, **one, **begins}
 
     def write(self, model: nn.Module, batch: Batch) -> list[str]:
         """A text for each row of a batch."""

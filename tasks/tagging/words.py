@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.checked import is_a
 from engine.console import note
-from engine.data.tables import names_of_rows
+from engine.data.tables import RowName, names_of_rows
 from engine.data.tokens import CHUNK_ROWS, Tokens, cells_of, left_as_found
 from engine.errors import DataError, ModelError
 
@@ -157,6 +157,33 @@ def encode(sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int, 
             f"{where}: {long} of {len(sentences)} sentences have more than {max_length} tokens: cut between words into several"
         )
     return found
+
+
+def with_tags(
+    sentences: Sequence[Tagged], names: Sequence[str], tokenizer: Any, max_length: int, where: str, row: RowName
+) -> tuple[Encoded, np.ndarray]:
+    """The tokens of all sentences that have a word; and [tokens] int32 the number of a word's tag at its first token, -100
+    elsewhere. ``names``: of the tags. ``Encoded.sentence`` counts all sentences; ``row``: what errors call one.
+
+    Raises DataError for a tag that has no number, and where no word has a token.
+    """
+    numbers = {name: i for i, name in enumerate(names)}
+    for i, (_, tags) in enumerate(sentences):
+        if unknown := next((tag for tag in tags if tag not in numbers), None):
+            raise DataError(f"{where}, {row(i)}: the tag {unknown!r} is none of those trained: {', '.join(names)}")
+    kept = [i for i, (words, _) in enumerate(sentences) if words]
+    found = encode([sentences[i][0] for i in kept], tokenizer, max_length, where)
+    found.sentence = [kept[i] for i in found.sentence]
+    of_words = {i: np.array([numbers[tag] for tag in sentences[i][1]]) for i in kept}
+    labels = [np.where(words >= 0, of_words[i][words], -100) for words, i in zip(found.words, found.sentence, strict=True)]
+    flat = np.concatenate(labels).astype(np.int32)
+    num_tagged = int((flat != -100).sum())
+    if not num_tagged:
+        model = tokenizer.name_or_path
+        raise DataError(f"{where}: no word has a token of {model}: their characters cannot be seen, or it knows none")
+    if lost := sum(map(len, of_words.values())) - num_tagged:
+        note(f"{where}: {lost} words have no token, as their characters cannot be seen: they are not tagged")
+    return found, flat
 
 
 def cuts(word_ids: Sequence[int | None], num_words: int, max_length: int) -> Iterator[tuple[int, int]]:

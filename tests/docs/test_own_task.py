@@ -11,11 +11,13 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import run
 from bench.toys import tiny
@@ -66,6 +68,44 @@ def test_the_example_runs_end_to_end(tmp_path, monkeypatch, capsys):
     assert json.loads(Path("figures.json").read_text())["eval_loss"] == pytest.approx(float(expected), rel=1e-5)
     assert pipeline("text-classification", model="runs/likes", device="cpu")("w0")[0]["label"] in ("like", "dislike")
     assert "--task my_task.py:Likes" in Path("runs/likes/README.md").read_text()
+
+
+def test_another_head_is_trained_and_loaded_and_is_never_made_anew_in_silence(tmp_path, monkeypatch, capsys):
+    code, commands = (
+        PAGE.split("## Another head")[1].split(f"```{language}\n")[1].split("```")[0] for language in ("python", "bash")
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("my_head.py").write_text(code)
+    tiny.save_model(tmp_path / "model", tiny.bert().bert)
+    tiny.save_texts(tmp_path, train=60, eval=30)
+    train, predict = (shlex.split(line)[2:] for line in commands.strip().splitlines())
+    train[train.index("bert-base-uncased")] = "model"
+    assert (
+        run.main([*train, "--epochs", "2", "--device", "cpu", "--learning-rate", "1e-3", "--head-learning-rate", "3e-3"]) == 0
+    )
+    said = capsys.readouterr().err
+    assert "new, to be trained: " in said and "classifier.0.weight, classifier.2.bias" in said
+    assert run.main([*predict, "--device", "cpu"]) == 0
+    label, text = capsys.readouterr().out.strip().split("\t")
+    with pytest.raises(ValueError, match="bert-wide-head"):  # as where the file was never imported
+        loaded_elsewhere("runs/wide")
+    answer = pipeline("text-classification", model="runs/wide", device="cpu")(text)[0]
+    assert label == f"{answer['label']} ({answer['score']:.2f})"
+    model = AutoModelForSequenceClassification.from_pretrained("runs/wide")
+    assert model.classifier[0].out_features == 4 * model.config.hidden_size
+    head = {name for name, _ in model.named_parameters() if name.startswith("classifier.")}
+    assert head == {"classifier.0.weight", "classifier.0.bias", "classifier.2.weight", "classifier.2.bias"}
+
+
+def loaded_elsewhere(folder: str) -> Any:
+    """By a program that does not know the kind of model."""
+    known = CONFIG_MAPPING._extra_content
+    kept = dict(known)
+    known.clear()
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(folder)
+    finally:
+        known.update(kept)
 
 
 def test_every_method_of_a_task_is_named():

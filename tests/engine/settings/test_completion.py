@@ -13,7 +13,7 @@ from tasks import COMMANDS, TASKS
 from tests.toys.cli import fails
 
 ASKED = {  # what is typed up to the tab key: what is offered
-    "plainloop --ta": {"--task", "--target-column"}, "plainloop --task im": {"imdb", "image-classification"}, "plainloop pred": {"predict"},
+    "plainloop --ta": {"--task", "--target-column", "--target-lang"}, "plainloop --task im": {"imdb", "image-classification"}, "plainloop pred": {"predict"},
     "plainloop predict --inp": {"--input"}, "plainloop --optimizer a": {"adamw", "adafactor"}, "plainloop --task x --star": {"--stars"},
     "plainloop --print-completion z": {"zsh"},
 }  # fmt: skip

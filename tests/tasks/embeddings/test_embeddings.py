@@ -117,7 +117,9 @@ def test_gradient_caching_is_bitwise_the_batch_with_dropout(start, kind, monkeyp
         pack(model, task.level)
     batch = make_batch(task, PACKED if kind == "packed" else PADDED)
     cached = gradients(task, batch, model)
-    monkeypatch.setattr("tasks.embeddings.task.checkpoint", lambda function, *arguments, use_reentrant: function(*arguments))
+    monkeypatch.setattr(
+        "tasks.embeddings.embedder.checkpoint", lambda function, *arguments, use_reentrant: function(*arguments)
+    )
     whole = gradients(task, batch, model)
     assert cached.keys() == whole.keys() and all(torch.equal(cached[name], whole[name]) for name in whole)
     other = gradients(task, batch, model, seed=6)
@@ -147,7 +149,7 @@ def test_chunks_give_the_gradient_of_the_uncut_batch(start, kind, size):
 def test_chunks_are_not_kept_for_evaluation(start, monkeypatch):
     """Nothing is computed twice where there is no backward pass."""
     task = make_task(start, chunk_size=2)
-    monkeypatch.setattr("tasks.embeddings.task.checkpoint", None)
+    monkeypatch.setattr("tasks.embeddings.embedder.checkpoint", None)
     model = task.build_model().eval()
     with torch.inference_mode():
         assert task.forward(model, make_batch(task)).shape == (16, 32)

@@ -18,8 +18,8 @@ import run
 from bench.toys import tiny
 from engine.finished import open_model
 from tasks import find
+from tasks.embeddings.embedder import DOCUMENT, QUERY
 from tasks.embeddings.pooling import Pooling
-from tasks.embeddings.task import DOCUMENT, QUERY
 from tests.toys.cli import fails
 from tests.toys.pairs import make_task
 

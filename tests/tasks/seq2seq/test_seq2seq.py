@@ -573,14 +573,12 @@ def test_a_model_that_could_not_begin_or_end_is_refused(project, tmp_path):
         task.examples()
 
 
-def test_a_tokenizer_that_is_told_languages_is_refused():
-    """NLLB, mBART, M2M100: without, all would be taken for one language."""
+def test_a_tokenizer_with_the_names_of_two_languages_is_told_none():
+    """FSMT's, whose model knows them; those that are told languages: test_languages.py."""
     task = make_task()
-    task._tokenizer.src_lang = "en"  # as FSMT's, whose model knows its two languages
+    task._tokenizer.src_lang = "en"
     task.examples()
-    task._tokenizer.set_src_lang_special_tokens = print
-    with pytest.raises(ModelError, match="is told languages beside the texts, which nothing here does"):
-        task.examples()
+    assert task.languages is None
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path, project, capsys):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 OUTSIDE = re.compile(r"(!?)\[([^\]]*)\]\(\.\./([^)#\s]+)(?:#[^)]*)?\)")
 CSS = "td:first-child code { white-space: nowrap; }\n"  # a flag in one piece
 OF_PYTHON = {
-    "A run": ["engine.fit.fit", "engine.fit.Result", "engine.config.TrainConfig"],
+    "A run": ["engine.fit.fit", "engine.artifacts.result.Result", "engine.config.TrainConfig"],
     "Data": ["engine.data.sources.Source", "engine.data.sources.SourceConfig", "engine.data.batch.Batch"],
     "A task of your own": ["engine.task.Task", "tasks.find"],
     "A finished model": ["engine.finished.open_model"],

@@ -62,8 +62,8 @@ from tasks.samples.shapes import drawn
 pictures, sentences = drawn("eval")
 names = [f"picture-{number}.png" for number in range(4)]
 for number, name in enumerate(names):
-    Path(name).write_bytes(pictures[number * 7])
-    print(name, sentences[number * 7], sep="\t")
+    Path(name).write_bytes(pictures[number * 83])
+    print(name, sentences[number * 83], sep="\t")
 
 # %%
 # !{plainloop} caption --model runs/captioning --picture described.png {" ".join(names)}

@@ -43,7 +43,7 @@ quiet_libraries()  # no bars and reports of the libraries between our own lines
 # %%
 CausalLM = find("clm")
 task = CausalLM(CausalLM.Options(block_size=64), Source(SourceConfig(max_train_examples=1200, max_eval_examples=100)))
-result = fit(task, TrainConfig(task="clm", output_dir="runs/clm", epochs=2, learning_rate=2e-3, log_steps=20))
+result = fit(task, TrainConfig(task="clm", output_dir="runs/clm", batch_size=8, epochs=2, learning_rate=1e-3, log_steps=40))
 
 # %% [markdown]
 # **What to look at.** The first loss is near the logarithm of the size of the vocabulary: all tokens are equally likely. `perplexity` is e to the
@@ -63,5 +63,5 @@ result
 # !{plainloop} generate --model runs/clm "The food was" --max-new-tokens 40 --temperature 0.8 --num-return-sequences 3 --seed 1
 
 # %% [markdown]
-# Greedy text goes round in circles, drawn text is livelier and less sure. Your own text: write it to `story.txt` and give
+# Greedy text goes round in circles, drawn text is livelier and less sure. Neither is good English after two minutes; it is more than letters in a row. Your own text: write it to `story.txt` and give
 # `SourceConfig(train_file="story.txt", eval_fraction=0.1)`, without `max_train_examples`: a text file is one text.

@@ -71,7 +71,7 @@ np.round(vectors @ vectors.T, 2)
 from tasks.classification.imdb import packaged_imdb
 
 reviews = [" ".join(text.split()) for text in list(packaged_imdb())[:200]]
-Path("reviews.txt").write_text("\n".join(reviews), encoding="utf-8")
+_ = Path("reviews.txt").write_text("\n".join(reviews), encoding="utf-8")
 
 # %%
 # !{plainloop} search --model runs/embeddings --corpus reviews.txt --top-k 2 "a film about trains" "wonderful music"

@@ -99,7 +99,7 @@ model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased", 
 args = TrainingArguments("out", per_device_train_batch_size=16, gradient_accumulation_steps=4, num_train_epochs=3, warmup_ratio=0.1)
 Trainer(model, args, train_dataset=train, eval_dataset=test).train()
 """
-Path("train.py").write_text(SCRIPT, encoding="utf-8")
+_ = Path("train.py").write_text(SCRIPT, encoding="utf-8")
 
 # %%
 # !{plainloop} xray train.py --num-rows 25000

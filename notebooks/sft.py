@@ -39,7 +39,7 @@ quiet_libraries()  # no bars and reports of the libraries between our own lines
 # %%
 SFT = find("sft")
 task = SFT(SFT.Options(), Source(SourceConfig(max_train_examples=3000, max_eval_examples=200)))
-result = fit(task, TrainConfig(task="sft", output_dir="runs/sft", epochs=2, learning_rate=1e-3, log_steps=40))
+result = fit(task, TrainConfig(task="sft", output_dir="runs/sft", batch_size=8, epochs=2, learning_rate=1e-3, log_steps=80))
 
 # %% [markdown]
 # **What to look at.** `accuracy` is the share of the tokens of the answers that are the most probable ones, given the tokens before. The loss is a mean over
@@ -49,10 +49,11 @@ result = fit(task, TrainConfig(task="sft", output_dir="runs/sft", epochs=2, lear
 result
 
 # %% [markdown]
-# Ask it. `--chat` puts the question into the model's own template, as it was in training.
+# Ask it. `--chat` puts the question into the model's own template, as it was in training. After so little of it, many answers are wrong, and wrong
+# in an instructive way: first the model learns what kind of answer a question wants, a word or a number, and only then which.
 
 # %%
-# !{plainloop} generate --model runs/sft --chat "Which word comes last: red, moon, cat?" "How many words are there: red, moon?"
+# !{plainloop} generate --model runs/sft --chat "Which word comes last: red, moon, cat?" "How many words are these: red, moon?"
 
 # %% [markdown]
 # Which tokens count? The beginning of the first conversation: each token, and what the model is to say next where that is a part of the loss.

@@ -42,7 +42,7 @@ quiet_libraries()  # no bars and reports of the libraries between our own lines
 
 # %%
 Imdb = find("imdb")
-task = Imdb(Imdb.Options(max_length=96), Source(SourceConfig(max_train_examples=500, max_eval_examples=300)))
+task = Imdb(Imdb.Options(max_length=96), Source(SourceConfig(max_train_examples=400, max_eval_examples=300)))
 settings = TrainConfig(
     task="imdb", output_dir="runs/imdb", epochs=3, learning_rate=1e-4, best_metric="accuracy", patience=1, log_steps=8
 )

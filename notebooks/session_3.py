@@ -45,7 +45,7 @@ LESSONS = Path("runs/lessons")  # where the pictures go
 Image(LESSONS / "padding.png", width=700)
 
 # %% [markdown]
-# Computed and real tokens. Now the same for a real data set and all ways to batch, without training; look at the lines `data` and `batching`:
+# Computed and real tokens. Now the same for a real data set and all ways to batch, without training; look at the lines `lengths` and `padding`:
 
 # %%
 # !{plainloop} --task imdb --max-train-examples 500 --max-eval-examples 100 --explain

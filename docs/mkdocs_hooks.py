@@ -29,7 +29,7 @@ code.flag { white-space: nowrap; }
 """
 FIRST_FOUND = {"troubleshooting.md": 2}  # pages that the search names before others
 OF_PYTHON = {
-    "A run": ["engine.fit.fit", "engine.fit.Result", "engine.config.TrainConfig"],
+    "A run": ["engine.fit.fit", "engine.artifacts.result.Result", "engine.config.TrainConfig"],
     "Data": ["engine.data.sources.Source", "engine.data.sources.SourceConfig", "engine.data.batch.Batch"],
     "A task of your own": ["engine.task.Task", "engine.task.Examples", "engine.task.Metrics", "engine.data.collate.Layout",
                            "tasks.find"],

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TextIO
@@ -17,14 +17,14 @@ HEARS: ContextVar[Callable[[str], None] | None] = ContextVar("hears", default=No
 
 
 def note(message: str) -> None:
-    """One visible line on stderr about a decision made for the user; above a bar, and of several ranks rank 0 says it."""
-    from tqdm import tqdm
+    """One visible line on stderr about a decision made for the user; above a bar, and of several ranks rank 0 says it.
 
+    In a notebook it stands on stdout: what is on stderr looks there as if something had failed.
+    """
     if (hear := HEARS.get()) is not None:
         hear(message)
     elif is_main_process():
-        tqdm.write(one_line(message), file=sys.stderr)
-        sys.stderr.flush()
+        say_above(one_line(message), sys.stderr if notebook() is None else sys.stdout)
 
 
 @contextmanager
@@ -70,6 +70,26 @@ def counted(number: float, noun: str) -> str:
     return f"{number:.4g} {noun}" + ("" if number == 1 else "s")
 
 
+def notebook() -> Any:
+    """IPython's shell if it belongs to a kernel (Jupyter, Colab, VS Code ...), which shows HTML and changes it in place.
+
+    None elsewhere, in an IPython at a terminal, too. IPython is asked where it runs already, and never imported.
+    """
+    asked = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return shell if getattr(shell := asked(), "kernel", None) is not None else None
+
+
+def progress_bar(rows: Iterable[Any] | None = None, *, hidden: bool = False, **options: Any) -> Any:
+    """A bar of tqdm over ``rows``, or one that is moved by ``update``: a widget in a notebook that has ipywidgets, else text.
+
+    There is none where nobody sees it (no terminal and no notebook), and none if ``hidden``.
+    """
+    from tqdm.auto import tqdm
+
+    unseen = None if notebook() is None else False  # None: tqdm looks for a terminal
+    return tqdm(rows, disable=hidden or unseen, **options)
+
+
 def is_main_process() -> bool:
     """Is this rank 0, or the only process? Known before torch is imported: torchrun says it in the environment.
 
@@ -82,6 +102,14 @@ def is_main_process() -> bool:
 def say(line: str, *, flush: bool = False, end: str = "\n") -> None:
     """Print a line on stdout, with its tabs, and without what could drive the terminal. All output goes through here."""
     print("\t".join(printable(part) for part in line.split("\t")), flush=flush, end=end)
+
+
+def say_above(text: str, stream: TextIO) -> None:
+    """Lines on stdout or stderr, above a bar where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(printable_lines(text), file=stream)
+    stream.flush()
 
 
 def say_lines(text: str) -> None:

@@ -36,6 +36,10 @@ class UserError(ValueError):
     exit_code = 2
     shared = False
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: the line that the command prints. ``%debug`` goes to where it arose."""
+        return [explain(self)[0]]  # type: ignore[index]
+
 
 class UsageError(UserError):
     """A flag, a config file, or an output directory that cannot be used as asked (exit code 2)."""

@@ -26,6 +26,7 @@ from engine.artifacts.directory import (
 )
 from engine.artifacts.document import KeptModel, RunDocument
 from engine.artifacts.publish import write_model
+from engine.artifacts.result import Result
 from engine.build import Setup, build, make_run
 from engine.checks import check_data, check_memory, check_shared, check_space, out_of_memory
 from engine.config import TrainConfig
@@ -48,19 +49,6 @@ from engine.resume import answered, finish_evaluation, keep_best, resume
 from engine.seed import rng_untouched
 from engine.settings.fields import user_path
 from engine.task import Examples, Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a run came to. ``metrics``: those of the model that was kept; ``model``: in eval mode, on its device.
-
-    Of a run with ``--shard``, rank 0 alone has the model, in full and on the CPU.
-    """
-
-    directory: Path
-    metrics: dict[str, Any]
-    model: nn.Module | None
-    skipped: bool = False
 
 
 @unfailing_output()

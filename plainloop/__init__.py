@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine import VERSION as VERSION
+    from engine.artifacts.result import Result as Result
     from engine.config import TrainConfig as TrainConfig
+    from engine.console import quiet_libraries as quiet_libraries
     from engine.data.batch import Batch as Batch
     from engine.data.sources import Source as Source
     from engine.data.sources import SourceConfig as SourceConfig
     from engine.finished import open_model as open_model
-    from engine.fit import Result as Result
     from engine.fit import fit as fit
     from engine.task import Task as Task
     from tasks import find as find
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "Batch": "engine.data.batch:Batch",
     "VERSION": "engine:VERSION",
-    "Result": "engine.fit:Result",
+    "Result": "engine.artifacts.result:Result",
     "Source": "engine.data.sources:Source",
     "SourceConfig": "engine.data.sources:SourceConfig",
     "Task": "engine.task:Task",
@@ -36,6 +37,7 @@ _PLACES = {
     "find": "tasks:find",
     "fit": "engine.fit:fit",
     "open_model": "engine.finished:open_model",
+    "quiet_libraries": "engine.console:quiet_libraries",
 }
 __all__ = sorted(_PLACES)  # noqa: PLE0605 - the names above
 

@@ -18,7 +18,7 @@ from engine.commands.output import Table, is_flat, writing
 from engine.commands.partial import Partial, Progress, begun
 from engine.commands.windows import Survey, Window, windows_of
 from engine.commands.workers import Processes
-from engine.console import note, notes_heard_by, printable, say, shown
+from engine.console import note, notes_heard_by, printable, progress_bar, say, shown
 from engine.data.form import Columns
 from engine.data.model_files import digest, digests, folder_of, joined
 from engine.data.places import parts_of
@@ -214,10 +214,8 @@ class Bar:
         self.start = self.last = time.monotonic()
 
     def __enter__(self) -> Bar:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=self.total, initial=self.rows, desc="predicting", unit="row", disable=None, dynamic_ncols=True,
-                        smoothing=0.1, leave=False)  # fmt: skip
+        self.bar = progress_bar(total=self.total, initial=self.rows, desc="predicting", unit="row", dynamic_ncols=True,
+                            smoothing=0.1, leave=False)  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:

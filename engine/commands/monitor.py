@@ -18,7 +18,7 @@ from engine.commands.flags import MonitorConfig, changes_in, with_model
 from engine.commands.output import writing
 from engine.commands.watched import draw, summary, table
 from engine.config import TrainConfig
-from engine.console import note, printable, say, say_lines
+from engine.console import note, printable, progress_bar, say, say_lines
 from engine.data.files import pieces_named
 from engine.data.form import Form
 from engine.data.places import UNNAMED, named_files
@@ -152,10 +152,8 @@ def rows_of(
     if is_labelled:
         found = measure(model, task, batches(loader), autocast, world, split=UNNAMED, total=len(loader), look=watch.update)
     else:
-        from tqdm import tqdm
-
         with torch.inference_mode(), autocast():
-            for batch in tqdm(batches(loader), desc="predicting", total=len(loader), leave=False, disable=None, unit="batch"):
+            for batch in progress_bar(batches(loader), desc="predicting", total=len(loader), leave=False, unit="batch"):
                 moved = batch.to(device)
                 watch.update(task.forward(model, moved), moved)
     answers = watch.answers()

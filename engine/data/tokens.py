@@ -20,10 +20,9 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
-from tqdm import tqdm
 
 from engine.checked import parse_object, read_bytes
-from engine.console import note
+from engine.console import note, progress_bar
 from engine.data.cache import entry
 from engine.data.tables import RowName, plain_row
 from engine.errors import DataError
@@ -218,7 +217,7 @@ def encode(
         raise DataError(f"{name}: there is no row")
     starts = range(0, len(texts), CHUNK_ROWS)
     with left_as_found(tokenizer):
-        for start in tqdm(starts, desc=f"tokenizing {name}", unit="k rows", disable=None if len(starts) > 10 else True):
+        for start in progress_bar(starts, desc=f"tokenizing {name}", unit="k rows", hidden=len(starts) <= 10):
             chunk = slice(start, start + CHUNK_ROWS)
             given = {"text_target": list(texts[chunk])} if as_targets else {}
             some = () if as_targets else (list(texts[chunk]), list(pairs[chunk]) if pairs is not None else None)

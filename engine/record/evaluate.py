@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from engine.console import note
+from engine.console import note, progress_bar
 from engine.data.batch import Batch
 from engine.distributed.world import World
 from engine.distributed.wrap import release
@@ -48,8 +47,7 @@ def evaluate(
     wide = torch.float32 if world.device.type == "mps" else torch.float64
     loss_sum = torch.zeros((), dtype=wide, device=world.device)
     num_items = num_examples = num_steps = 0
-    hidden = None if world.is_main else True  # None: where there is no terminal
-    bar = tqdm(loader, desc=f"evaluating ({split})", total=total, leave=False, disable=hidden, unit="batch")
+    bar = progress_bar(loader, desc=f"evaluating ({split})", total=total, leave=False, hidden=not world.is_main, unit="batch")
     try:
         with torch.inference_mode():
             for batch in bar:

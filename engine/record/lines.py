@@ -99,6 +99,11 @@ def epoch_line(at: Position, epoch: Tally) -> dict[str, Any]:
             "num_steps": epoch.num_steps, "padding_waste": round(epoch.padding_waste, 4)}  # fmt: skip
 
 
+def epoch_text(at: Position, epoch: Tally) -> str:
+    """The same, for the reader."""
+    return f"epoch {at.epochs_done:g}: mean loss {epoch.loss:.4f} over {epoch.num_steps} steps"
+
+
 def evaluation_line(at: Position, result: Evaluation) -> dict[str, Any]:
     """The line of an evaluation."""
     return {"kind": "eval", "split": "eval", "step": at.step, "epoch": round(at.epochs_done, 4), **result.line()}

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from engine.checkpoint.saver import AsyncSaver, Saver
 from engine.checkpoint.snapshot import take_snapshot
 from engine.config import TrainConfig
-from engine.console import printable_lines
+from engine.console import progress_bar, say_above
 from engine.data.batch import Batch, Key
 from engine.data.plan import Position
 from engine.data.tables import called
@@ -33,6 +32,7 @@ from engine.record.lines import (
     Rates,
     bar_text,
     epoch_line,
+    epoch_text,
     evaluation_line,
     evaluation_text,
     line_text,
@@ -89,8 +89,9 @@ class Run:
         self._unread: list[tuple[Position, list[Key], StepRecord]] = []
         wide = torch.float32 if state.device.type == "mps" else torch.float64
         self._pending, self._loss_sum = Tally(), torch.zeros((), dtype=wide, device=state.device)  # of the steps not read yet
-        hidden = None if self.world.is_main else True  # None: where there is no terminal
-        self._bar = tqdm(total=num_steps, desc="training", unit="step", disable=hidden, dynamic_ncols=True, smoothing=0.1)
+        self._bar = progress_bar(
+            total=num_steps, desc="training", unit="step", hidden=not self.world.is_main, dynamic_ncols=True, smoothing=0.1
+        )
         self._metrics = MetricsFile(directory / "metrics.jsonl", is_main=self.world.is_main)
 
     # --------------------------------------------------------------------------------------------- called by the loop
@@ -109,7 +110,7 @@ class Run:
             if at.is_epoch_end or at.is_last:
                 self._read_losses()
                 self.write(epoch_line(at, self.epoch))
-                self.say(f"epoch {at.epochs_done:g}: mean loss {self.epoch.loss:.4f} over {self.epoch.num_steps} steps")
+                self.say(epoch_text(at, self.epoch), logged=True)
                 self.epoch = Tally()
 
     def _log_line(self, at: Position, record: StepRecord) -> None:
@@ -121,10 +122,10 @@ class Run:
             line["ranks"] = self.world.gather(own)
         self.write(line)
         if warning := self.jumps.warning(self.window.loss, at.step):
-            tqdm.write(printable_lines(warning), file=sys.stderr)
+            say_above(warning, sys.stderr)
         self._bar.set_postfix_str(bar_text(line))
         if self._bar.disable:  # no terminal: the line takes the bar's place
-            self.say(line_text(line, self.window, self.num_steps))
+            self.say(line_text(line, self.window, self.num_steps), logged=True)
         for text in rank_texts(line):
             self.say(text)
         self.window, self.timed, self.timed_own, self.stopwatch.window_seconds = Tally(), Tally(), Tally(), 0.0
@@ -137,7 +138,7 @@ class Run:
         self.is_best = self.best_so_far.count(at.step, self.last_evaluation)
         self.should_stop |= self.best_so_far.is_hopeless
         self.write(evaluation_line(at, result))
-        self.say(evaluation_text(at, result, self.best_so_far.metric if self.is_best else None))
+        self.say(evaluation_text(at, result, self.best_so_far.metric if self.is_best else None), logged=True)
         if self.best_so_far.is_hopeless:
             self.say(f"stopping early: {self.best_so_far.num_worse} evaluations without a better {self.best_so_far.metric}")
 
@@ -214,10 +215,10 @@ class Run:
             tell_of_saved(self.saver, self.writers)  # of what --async-save has written by now
             self.writers.log(clean)
 
-    def say(self, text: str) -> None:
-        """A line for the reader, above the bar."""
-        tqdm.write(printable_lines(text), file=sys.stdout)
-        sys.stdout.flush()
+    def say(self, text: str, *, logged: bool = False) -> None:
+        """A line for the reader, above the bar; ``logged``: unless a writer shows the reader the log."""
+        if not (logged and self.writers is not None and self.writers.show_the_log):
+            say_above(text, sys.stdout)
 
     def paused(self, phase: str) -> AbstractContextManager[None]:
         """What happens inside is not training time."""

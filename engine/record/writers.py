@@ -20,9 +20,10 @@ from typing import Any
 
 from engine.checked import parse_json
 from engine.config import TrainConfig
-from engine.console import note
+from engine.console import note, notebook
 from engine.errors import UsageError
 from engine.installed import install
+from engine.record.table import Table
 from engine.settings.own import class_in_file, is_own, line_of
 
 PROJECT = "plainloop"
@@ -201,6 +202,8 @@ class Writers:
         settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in beside}
         self.open: dict[str, Any] = {}
         self.around, states = around, dict(states or {})
+        if notebook() is not None:
+            self.open["the table in the notebook"] = Table()
         for name in names_in(config.write_to):
             try:
                 with around():
@@ -216,6 +219,11 @@ class Writers:
                 raise UsageError(f"--write-to {name}: {reason(name, error)}") from error
         for name in states:
             note(f"the checkpoint holds the state of the writer {name}, which --write-to does not name: it is left out")
+
+    @property
+    def show_the_log(self) -> bool:
+        """Does the reader see the log's lines already?"""
+        return any(isinstance(writer, Table) for writer in self.open.values())
 
     def log(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""

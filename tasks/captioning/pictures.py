@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from engine.checked import NO_WAIT
+from engine.console import progress_bar
 from engine.data.tables import RowName
 from engine.errors import DataError
 from engine.settings.fields import user_path
@@ -152,8 +152,8 @@ class Pictures(torch.utils.data.Dataset[Row]):
         self.processor, self.access, self.row_name = processor, access, row_name
         self.fetched: dict[str, Path] = {}
         self.downloads = tempfile.TemporaryDirectory(prefix="plainloop-") if len(targets) and access(0).addresses else None
-        self.digests = [self._check(row) for row in tqdm(range(len(targets)), desc="reading the pictures",
-                                                         disable=None if len(targets) > 2000 else True)]  # fmt: skip
+        rows = progress_bar(range(len(targets)), desc="reading the pictures", hidden=len(targets) <= 2000)
+        self.digests = [self._check(row) for row in rows]
 
     def _read(self, row: int) -> tuple[bytes, str]:
         where, source = self.row_name(row), self.source(row)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel
 from transformers.utils import cached_file
 
-from engine.console import note
+from engine.console import note, progress_bar
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns
@@ -114,7 +114,7 @@ class Embedder(TextTask[EmbeddingsOptions]):
         order = np.concatenate(chunks)
         device = next(model.parameters()).device
         found: list[Tensor] = []
-        for chunk in progress(chunks):
+        for chunk in progress_bar(chunks, desc="embedding", unit="batch", leave=False, hidden=len(chunks) <= 4):
             inputs, counts = arrange([rows[i] for i in chunk], layout, self.tokenizer)
             batch = Batch(inputs=inputs, targets={}, num_items=0, **counts).to(device)
             with torch.inference_mode():
@@ -139,10 +139,3 @@ class Embedder(TextTask[EmbeddingsOptions]):
     def describe(self, prediction: Mapping[str, Any]) -> str:
         vector = prediction["embedding"]
         return f"{len(vector)} dimensions: {' '.join(f'{x:.4f}' for x in vector[:4])} ..."
-
-
-def progress(parts: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
-    """With a bar where it takes a while."""
-    from tqdm import tqdm
-
-    return tqdm(parts, desc="embedding", unit="batch", leave=False, disable=None if len(parts) > 4 else True)  # type: ignore[no-any-return]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from engine.console import progress_bar
 from engine.data.batch import Batch
 from engine.data.cache import entry
 from engine.data.collate import Layout
@@ -63,9 +63,7 @@ def log_probabilities(part: TokenDataset, model: nn.Module, collate: Collate, na
     model.eval().to(device)
     groups = list(eval_batches(part.lengths, ROWS))
     with torch.inference_mode():
-        for keys in tqdm(
-            groups, desc=f"reference, {name}", unit="batch", leave=False, disable=None if len(groups) > 50 else True
-        ):
+        for keys in progress_bar(groups, desc=f"reference, {name}", unit="batch", leave=False, hidden=len(groups) <= 50):
             rows = [row for _, row in keys]
             batch = collate([part[row] for row in rows], RIGHT).to(device)
             index = batch.inputs.pop("target_index")

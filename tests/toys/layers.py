@@ -5,7 +5,7 @@ from __future__ import annotations
 # Rooms and modules of engine/, from left to right: an import goes to the left only, or stays in its room. docs/architecture.md
 LAYERS: list[set[str]] = [
     {"atomic", "console", "clock", "installed", "locks", "seed"},
-    {"errors"},
+    {"errors", "notebook"},
     {"checked"},
     {"settings"},
     {"precision", "schedule"},

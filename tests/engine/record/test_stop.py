@@ -207,6 +207,37 @@ def test_what_was_moved_in_the_middle_of_a_step_goes_on_where_it_is(how, tmp_pat
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
+class Interrupted(tiny.TokenTask):
+    """Somebody interrupts the process, or the kernel that it is, in the middle of the third step."""
+
+    calls = 0
+
+    def loss(self, outputs, batch):
+        self.calls += 1
+        if self.calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().loss(outputs, batch)
+
+
+def test_an_interrupt_saves_from_python_too(tmp_path):
+    """fit raises what the command prints, Python's own handler is back, and resume=True ends in the weights of one piece."""
+    rows, handler = tiny.token_rows(40), signal.getsignal(signal.SIGINT)
+
+    def settings(folder: str, **more) -> TrainConfig:
+        return TrainConfig(batch_size=8, max_steps=6, log_steps=1, device="cpu", output_dir=str(tmp_path / folder), **more)
+
+    with pytest.raises(StoppedError, match="stopped by Ctrl-C after step 3 of 6, and saved: --resume continues") as caught:
+        fit(Interrupted(train=rows), settings("run"), tiny.bert())
+    assert caught.value.exit_code == 130 and caught.value._render_traceback_() == [str(caught.value)]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (tmp_path / "run/checkpoints/step-00000003/MANIFEST.json").exists()
+    fit(tiny.TokenTask(train=rows), settings("run", resume=True), tiny.bert())
+    fit(tiny.TokenTask(train=rows), settings("undisturbed"), tiny.bert())
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "undisturbed"))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    assert steps(tmp_path / "run") == steps(tmp_path / "undisturbed")
+
+
 def test_a_second_ctrl_c_leaves_at_once(data, tmp_path):
     """With a step that never ends: the first one waits for it, the second does not."""
     code = (

@@ -79,11 +79,10 @@ def practise(flags: LessonConfig, names: Sequence[str]) -> None:
 
 def all_lessons() -> dict[str, Lesson]:
     """By name, in the order in which they are best read."""
-    from bench.lessons import cost, evaluation, gradients, randomness, updates
+    from bench.lessons import checkpoints, cost, data, evaluation, gradients, logged, randomness, reports, sharding, updates
 
-    return {
-        lesson.name: lesson for module in (gradients, updates, randomness, evaluation, cost) for lesson in module.LESSONS
-    }  # fmt: skip
+    modules = (gradients, updates, logged, randomness, data, evaluation, cost, reports, checkpoints, sharding)
+    return {lesson.name: lesson for module in modules for lesson in module.LESSONS}
 
 
 def print_list(lessons: dict[str, Lesson]) -> None:

@@ -183,6 +183,7 @@ def train_loss(folder: str) -> Finding:
     def draw(axes: Any) -> None:
         toys.grouped_bars(axes, ["Trainer", "Plainloop"], found, (COLOURS[5], COLOURS[3]), "{:.3f}")
         axes.set_ylabel("train_loss of 4 epochs (nats)")
+        axes.margins(y=0.35)  # for the legend
 
     return Finding(
         holds=abs(again / reported - 1) > 0.1 and abs(two / one - 1) < 1e-6,
@@ -243,7 +244,7 @@ def auto_batch(folder: str) -> Finding:
 
     def draw(axes: Any) -> None:
         axes.bar(range(1, len(sizes) + 1), sizes, color=[COLOURS[5]] * at + [COLOURS[3]] * (len(sizes) - at))
-        axes.axvline(at + 0.5, color="#000000", linestyle=":")
+        axes.axvline(at + 0.5, ymax=0.85, color="#000000", linestyle=":")
         axes.text(at + 0.6, 9.2, "out of memory: epoch begun again,\nthe weights are those after step " + str(at), va="center")
         axes.axhline(8, color=COLOURS[0], linestyle="--", label="Plainloop: 8 rows in each step, cut where they do not fit")
         axes.set_ylim(0, 12.5)

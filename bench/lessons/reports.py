@@ -75,12 +75,12 @@ def calibration(folder: str) -> Finding:
 
 # ---------------------------------------------------------------------------------------------------------- best-of-n
 
-MODELS, CHOOSING, DRAWS, FRESH = 8, 100, 400, 1000  # models; rows that choose; draws; rows that never choose
+MODELS, CHOOSING, DRAWS, FRESH = 8, 100, 400, 1000  # rows that choose, how often they are drawn, rows that never do
 
 
 def chosen(right: np.ndarray, rows: np.ndarray, models: np.ndarray) -> tuple[float, float, float]:
-    """Of the model that is best on ``rows``: its accuracy on them, and on fresh ones. And the accuracy on the second half of the
-    rows of the one that is best on the first half. ``right``: [models, N]."""
+    """Of the model that is best on ``rows``: its accuracy on them, and on fresh ones. Of the one that is best on their first
+    half: its accuracy on the second. ``right``: [models, N]."""
     best = models[right[np.ix_(models, rows)].mean(1).argmax()]
     first, second = np.array_split(rows, 2)
     on_half = models[right[np.ix_(models, first)].mean(1).argmax()]

@@ -79,9 +79,21 @@ def practise(flags: LessonConfig, names: Sequence[str]) -> None:
 
 def all_lessons() -> dict[str, Lesson]:
     """By name, in the order in which they are best read."""
-    from bench.lessons import checkpoints, cost, data, evaluation, gradients, logged, randomness, reports, sharding, updates
+    from bench.lessons import (
+        checkpoints,
+        cost,
+        data,
+        evaluation,
+        gradients,
+        logged,
+        randomness,
+        reports,
+        resumed,
+        sharding,
+        updates,
+    )  # fmt: skip
 
-    modules = (gradients, updates, logged, randomness, data, evaluation, cost, reports, checkpoints, sharding)
+    modules = (gradients, updates, logged, randomness, data, evaluation, cost, reports, checkpoints, resumed, sharding)
     return {lesson.name: lesson for module in modules for lesson in module.LESSONS}
 
 

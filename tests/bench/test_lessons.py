@@ -21,7 +21,20 @@ from torch.utils.data import RandomSampler
 from transformers import BertForSequenceClassification, DataCollatorWithFlattening, Trainer, TrainingArguments
 
 import run
-from bench.lessons import checkpoints, command, cost, data, evaluation, gradients, page, randomness, reports, sharding, toys
+from bench.lessons import (
+    checkpoints,
+    command,
+    cost,
+    data,
+    evaluation,
+    gradients,
+    page,
+    randomness,
+    reports,
+    resumed,
+    sharding,
+    toys,
+)
 from bench.lessons.lesson import place
 from tests.toys.pages import imports
 
@@ -30,7 +43,7 @@ LESSONS = command.all_lessons()
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
 SLOW = {  # seconds each
     "padding", "class-name", "seed", "fp16", "looking", "host-reads", "half-weights", "packing", "warmup", "smoothing",
-    "last-model", "best-metric", "train-loss", "auto-batch", "best-of-n",
+    "last-model", "best-metric", "train-loss", "auto-batch", "best-of-n", "other-settings",
 }  # fmt: skip
 MENDED_SLOW = SLOW | {"columns", "logged-loss", "resume", "last-batch", "order", "num-items"}
 PAGE = page.PAGE.read_text(encoding="utf-8")
@@ -172,6 +185,15 @@ def mend_best_of_n(monkeypatch):
     monkeypatch.setattr(reports, "chosen", on_the_other_half)
 
 
+def mend_workers(monkeypatch):
+    def drawn_by_row(rows, masked=resumed.masked):
+        own = [torch.Generator().manual_seed(row["input_ids"][0]) for row in rows]
+        ids = [masked(row["input_ids"], generator) for row, generator in zip(rows, own, strict=True)]
+        return toys.pad_labels([{"input_ids": each} for each in ids])
+
+    monkeypatch.setattr(resumed, "masking", drawn_by_row)
+
+
 MENDED = {
     "accumulation": lambda m: m.setattr(BertForSequenceClassification, "accepts_loss_kwargs", False, raising=False),
     "num-items": lambda m: m.setattr(gradients.OwnLoss, "loss_is_scaled_for_ga", False),
@@ -207,6 +229,8 @@ MENDED = {
     "calibration": lambda m: with_arguments(m, num_train_epochs=1),
     "best-of-n": mend_best_of_n,
     "sharding": mend_sharding,
+    "other-settings": lambda m: m.setattr(Trainer, "_load_optimizer_and_scheduler", lambda self, checkpoint: None),
+    "workers": mend_workers,
 }
 
 

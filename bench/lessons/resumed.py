@@ -112,7 +112,7 @@ def workers(folder: str) -> Finding:
         seen["Trainer"].append(by_row(found))
         setup, _ = toys.set_up(toys.bert(), workload, task=Masking(workload), batch_size=8, workers=count)
         batches = [batch for _, micro_batches in setup.data.steps(0) for batch in micro_batches]
-        seen["Plainloop"].append(by_row([batch.inputs["input_ids"] for batch in batches]))
+        seen["Plainloop"].append(by_row([torch.as_tensor(batch.inputs["input_ids"]) for batch in batches]))
     alike = {
         who: [sum(masks[row] == found[0][row] for row in range(64)) / 64 for masks in found] for who, found in seen.items()
     }

@@ -79,11 +79,22 @@ def practise(flags: LessonConfig, names: Sequence[str]) -> None:
 
 def all_lessons() -> dict[str, Lesson]:
     """By name, in the order in which they are best read."""
-    from bench.lessons import cost, evaluation, gradients, randomness, updates
+    from bench.lessons import (
+        checkpoints,
+        cost,
+        data,
+        evaluation,
+        gradients,
+        logged,
+        randomness,
+        reports,
+        resumed,
+        sharding,
+        updates,
+    )  # fmt: skip
 
-    return {
-        lesson.name: lesson for module in (gradients, updates, randomness, evaluation, cost) for lesson in module.LESSONS
-    }  # fmt: skip
+    modules = (gradients, updates, logged, randomness, data, evaluation, cost, reports, checkpoints, resumed, sharding)
+    return {lesson.name: lesson for module in modules for lesson in module.LESSONS}
 
 
 def print_list(lessons: dict[str, Lesson]) -> None:

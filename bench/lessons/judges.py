@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
+from bench.lessons.judges_of_reports import best_of_n, calibration, packing
+
 TOO_LONG = 124  # exit code of a file that did not end, as timeout(1) has it
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -362,5 +364,6 @@ def gap(found: Tensor, right: Tensor) -> str:
 JUDGES: dict[str, tuple[str, Callable[[Callable[..., Any]], str]]] = {  # lesson: the function asked for, and its judge
     "accumulation": ("step", accumulation), "num-items": ("loss", num_items), "clipping": ("step", clipping),
     "decay": ("make_optimizer", decay), "schedule": ("rate", schedule), "order": ("order", order),
-    "last-batch": ("evaluate", last_batch),
+    "last-batch": ("evaluate", last_batch), "packing": ("packed", packing), "calibration": ("temperature", calibration),
+    "best-of-n": ("choose", best_of_n),
 }  # fmt: skip

@@ -22,6 +22,10 @@ RATE = "def rate(step, num_steps, warmup, peak):\n"
 ORDER = "import random\n\ndef order(num_rows, seed, epoch):\n"
 LOSS = "def loss(logits, ids, mask):\n"
 EVALUATE = "def evaluate(model, batches):\n    losses = [F.cross_entropy(model(x), y) for x, y in batches]\n    sizes = [len(y) for _, y in batches]\n"
+PACKED = "def within(lengths):\n    return torch.cat([torch.arange(n) for n in lengths])\n\ndef packed(lengths):\n"
+ROWS = "    rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))\n"
+TEMPERATURE = "def temperature(logits, labels):\n"
+CHOOSE = "def choose(right):\n    first, second = (part.float().mean(1) for part in right.chunk(2, 1))\n"
 EACH = "    each = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction='none').view(len(ids), -1)\n    real = mask[:, 1:]\n"
 
 
@@ -97,12 +101,38 @@ WRONG = {  # typical answers that are wrong, and words of the sentence that each
         (EVALUATE.replace("    losses", "    model.eval()\n    losses") + "    model.train()\n    return float(sum(a * b for a, b in zip(losses, sizes)) / sum(sizes))\n",
          "in eval mode is in training mode afterwards"),
     ],
+    "packing": [
+        (PACKED + ROWS + "    return torch.arange(len(rows)), (rows[:, None] == rows[None]).tril()\n", "positions are [0, 1, 2, 3, 4, 5, 6, 7, 8] and should be [0, 1, 2, 0, 1"),
+        (PACKED + ROWS + "    return within(lengths), rows[:, None] == rows[None]\n", "token 0 looks at token 1, which comes behind it"),
+        (PACKED + ROWS + "    return within(lengths), (rows[:, None] == rows[None]).tril(-1)\n", "a token does not look at itself"),
+        (PACKED + ROWS + "    return within(lengths), ~(rows[:, None] == rows[None]).tril()\n", "the mask is the other way round"),
+        (PACKED + ROWS + "    return within(lengths), (rows[:, None] == rows[None]).tril().float()\n", "the mask is torch.float32 of shape (9, 9)"),
+    ],
+    "calibration": [
+        (TEMPERATURE + "    tried = [0.05 + 0.01 * i for i in range(1000)]\n    return min(tried, key=lambda t: float(F.cross_entropy(logits * t, labels)))\n",
+         "what logits are multiplied by, and not divided by"),
+        (TEMPERATURE + "    tried = [1 + 0.01 * i for i in range(1000)]\n    return min(tried, key=lambda t: float(F.cross_entropy(logits / t, labels)))\n",
+         "not sure enough it gives 1.00 and a loss of"),
+        (TEMPERATURE + "    tried = torch.logspace(-1, 1, 500)\n    return tried[torch.stack([F.cross_entropy(logits / t, labels) for t in tried]).argmin()]\n",
+         "it returns a tensor"),
+        (TEMPERATURE + "    tried = [0.1 * i for i in range(1, 200)]\n    return min(tried, key=lambda t: -float((logits / t).softmax(-1).max(-1).values.mean()))\n",
+         "too sure it gives 0.10 and a loss of"),
+    ],
+    "best-of-n": [
+        (CHOOSE + "    best = int(first.argmax())\n    return best, float(first[best])\n", "reported on the half that chose it"),
+        (CHOOSE + "    return int(first.argmax()), float(second.max())\n", "the second half chooses again"),
+        (CHOOSE + "    best = int(right.float().mean(1).argmax())\n    return best, float(second[best])\n", "all rows have chosen it, those that report, too"),
+        (CHOOSE + "    return 0, float(second[0])\n", "it hardly chooses"),
+        (CHOOSE + "    return int(first.argmax()), float(second.mean())\n", "% right, and it reports"),
+    ],
 }  # fmt: skip
 EMPTY = {  # what the file says as it is handed out
     "accumulation": "about 3 times too large: the means of 3 micro-batches are added up, as Trainer does it",
     "order": "the rows are not shuffled", "num-items": "compared with its own token and not with the one behind it, and padding counts",
     "clipping": "what was clipped was still multiplied by the loss scale", "decay": "all 8 parameters are decayed",
     "schedule": "the rate is 0.5 in every step", "last-batch": "it is the mean of the batches' means",
+    "packing": "token 3 looks at token 0, which is of another row", "calibration": "the temperature is 1: nothing is learned",
+    "best-of-n": "it is reported on the rows that chose it",
 }  # fmt: skip
 
 

@@ -16,19 +16,36 @@ import pytest
 import torch
 import transformers
 from accelerate.data_loader import SeedableRandomSampler
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import RandomSampler
-from transformers import BertForSequenceClassification, Trainer
+from transformers import BertForSequenceClassification, DataCollatorWithFlattening, Trainer, TrainingArguments
 
 import run
-from bench.lessons import command, cost, evaluation, gradients, page, randomness, toys
+from bench.lessons import (
+    checkpoints,
+    command,
+    cost,
+    data,
+    evaluation,
+    gradients,
+    page,
+    randomness,
+    reports,
+    resumed,
+    sharding,
+    toys,
+)
 from bench.lessons.lesson import place
 from tests.toys.pages import imports
 
 ROOT = Path(__file__).parent.parent.parent
 LESSONS = command.all_lessons()
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-SLOW = {"padding", "class-name", "seed", "fp16", "looking", "host-reads", "half-weights"}  # seconds each
-MENDED_SLOW = SLOW | {"resume", "last-batch", "order", "num-items"}
+SLOW = {  # seconds each
+    "padding", "class-name", "seed", "fp16", "looking", "host-reads", "half-weights", "packing", "warmup", "smoothing",
+    "last-model", "best-metric", "train-loss", "auto-batch", "best-of-n", "other-settings",
+}  # fmt: skip
+MENDED_SLOW = SLOW | {"columns", "logged-loss", "resume", "last-batch", "order", "num-items"}
 PAGE = page.PAGE.read_text(encoding="utf-8")
 
 
@@ -135,6 +152,48 @@ def mend_padding(monkeypatch):
     monkeypatch.setattr(cost, "BATCH", 1)
 
 
+def mend_train_loss(monkeypatch):
+    original = Trainer.train
+
+    def of_the_whole_run(self, *args, **kwargs):
+        losses = [line["loss"] for line in toys.steps_logged(self)] if (out := original(self, *args, **kwargs)) else []
+        return out._replace(training_loss=sum(losses) / len(losses))
+
+    monkeypatch.setattr(Trainer, "train", of_the_whole_run)
+
+
+def mend_auto_batch(monkeypatch):
+    def cut_in_two(self, model, inputs, *args, **kwargs):
+        self.done = [*getattr(self, "done", []), inputs["input_ids"][:, 0].tolist()]
+        return Trainer.training_step(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoints.Short, "training_step", cut_in_two)
+
+
+def mend_sharding(monkeypatch):
+    def wrapped(model, folder):
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    monkeypatch.setattr(sharding, "as_trainer_wraps", wrapped)
+
+
+def mend_best_of_n(monkeypatch):
+    def on_the_other_half(*args, original=reports.chosen):
+        _, fresh, other_half = original(*args)
+        return other_half, fresh, other_half
+
+    monkeypatch.setattr(reports, "chosen", on_the_other_half)
+
+
+def mend_workers(monkeypatch):
+    def drawn_by_row(rows, masked=resumed.masked):
+        own = [torch.Generator().manual_seed(row["input_ids"][0]) for row in rows]
+        ids = [masked(row["input_ids"], generator) for row, generator in zip(rows, own, strict=True)]
+        return toys.pad_labels([{"input_ids": each} for each in ids])
+
+    monkeypatch.setattr(resumed, "masking", drawn_by_row)
+
+
 MENDED = {
     "accumulation": lambda m: m.setattr(BertForSequenceClassification, "accepts_loss_kwargs", False, raising=False),
     "num-items": lambda m: m.setattr(gradients.OwnLoss, "loss_is_scaled_for_ga", False),
@@ -157,6 +216,21 @@ MENDED = {
     "logits": mend_logits,
     "padding": mend_padding,
     "host-reads": lambda m: with_arguments(m, logging_nan_inf_filter=False),
+    "packing": lambda m: m.setattr(data, "joined", DataCollatorWithFlattening()),
+    "columns": lambda m: with_arguments(m, remove_unused_columns=False),
+    "grouping": lambda m: with_arguments(m, train_sampling_strategy="random"),
+    "warmup": lambda m: m.setattr(TrainingArguments, "get_warmup_steps", lambda self, num_steps: int(self.warmup_steps)),
+    "smoothing": lambda m: with_arguments(m, label_smoothing_factor=0.0),
+    "logged-loss": lambda m: with_arguments(m, per_device_train_batch_size=11),
+    "last-model": lambda m: with_arguments(m, load_best_model_at_end=True, save_strategy="epoch"),
+    "best-metric": lambda m: with_arguments(m, greater_is_better=False),
+    "train-loss": mend_train_loss,
+    "auto-batch": mend_auto_batch,
+    "calibration": lambda m: with_arguments(m, num_train_epochs=1),
+    "best-of-n": mend_best_of_n,
+    "sharding": mend_sharding,
+    "other-settings": lambda m: m.setattr(Trainer, "_load_optimizer_and_scheduler", lambda self, checkpoint: None),
+    "workers": mend_workers,
 }
 
 

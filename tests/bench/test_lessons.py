@@ -42,10 +42,13 @@ ROOT = Path(__file__).parent.parent.parent
 LESSONS = command.all_lessons()
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
 SLOW = {  # seconds each
-    "padding", "class-name", "seed", "fp16", "looking", "host-reads", "half-weights", "packing", "warmup", "smoothing",
-    "last-model", "best-metric", "train-loss", "auto-batch", "best-of-n", "other-settings",
+    "padding", "class-name", "seed", "fp16", "looking", "host-reads", "half-weights", "last-model", "train-loss", "best-of-n",
+    "other-settings",
 }  # fmt: skip
-MENDED_SLOW = SLOW | {"columns", "logged-loss", "resume", "last-batch", "order", "num-items"}
+MENDED_SLOW = SLOW | {
+    "resume", "last-batch", "order", "num-items", "packing", "columns", "warmup", "smoothing", "logged-loss", "best-metric",
+    "auto-batch",
+}  # fmt: skip
 PAGE = page.PAGE.read_text(encoding="utf-8")
 
 
@@ -185,13 +188,10 @@ def mend_best_of_n(monkeypatch):
     monkeypatch.setattr(reports, "chosen", on_the_other_half)
 
 
-def mend_workers(monkeypatch):
-    def drawn_by_row(rows, masked=resumed.masked):
-        own = [torch.Generator().manual_seed(row["input_ids"][0]) for row in rows]
-        ids = [masked(row["input_ids"], generator) for row, generator in zip(rows, own, strict=True)]
-        return toys.pad_labels([{"input_ids": each} for each in ids])
-
-    monkeypatch.setattr(resumed, "masking", drawn_by_row)
+def drawn_by_row(rows):
+    own = [torch.Generator().manual_seed(row["input_ids"][0]) for row in rows]
+    ids = [resumed.masked(row["input_ids"], generator) for row, generator in zip(rows, own, strict=True)]
+    return toys.pad_labels([{"input_ids": each} for each in ids])
 
 
 MENDED = {
@@ -230,7 +230,7 @@ MENDED = {
     "best-of-n": mend_best_of_n,
     "sharding": mend_sharding,
     "other-settings": lambda m: m.setattr(Trainer, "_load_optimizer_and_scheduler", lambda self, checkpoint: None),
-    "workers": mend_workers,
+    "workers": lambda m: m.setattr(resumed, "masking", drawn_by_row),
 }
 
 

@@ -43,7 +43,7 @@ LESSONS = command.all_lessons()
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
 SLOW = {  # seconds each
     "padding", "class-name", "seed", "fp16", "looking", "host-reads", "half-weights", "last-model", "train-loss", "best-of-n",
-    "other-settings",
+    "other-settings", "lost-file",
 }  # fmt: skip
 MENDED_SLOW = SLOW | {
     "resume", "last-batch", "order", "num-items", "packing", "columns", "warmup", "smoothing", "logged-loss", "best-metric",
@@ -194,6 +194,17 @@ def drawn_by_row(rows):
     return toys.pad_labels([{"input_ids": each} for each in ids])
 
 
+def mend_lost_file(monkeypatch):
+    original = Trainer.train
+
+    def of_a_whole_checkpoint(self, resume_from_checkpoint=None):
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth") if resume_from_checkpoint else ():
+            (Path(resume_from_checkpoint) / name).read_bytes()
+        return original(self, resume_from_checkpoint)
+
+    monkeypatch.setattr(Trainer, "train", of_a_whole_checkpoint)
+
+
 MENDED = {
     "accumulation": lambda m: m.setattr(BertForSequenceClassification, "accepts_loss_kwargs", False, raising=False),
     "num-items": lambda m: m.setattr(gradients.OwnLoss, "loss_is_scaled_for_ga", False),
@@ -230,6 +241,7 @@ MENDED = {
     "best-of-n": mend_best_of_n,
     "sharding": mend_sharding,
     "other-settings": lambda m: m.setattr(Trainer, "_load_optimizer_and_scheduler", lambda self, checkpoint: None),
+    "lost-file": mend_lost_file,
     "workers": lambda m: m.setattr(resumed, "masking", drawn_by_row),
 }
 

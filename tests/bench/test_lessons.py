@@ -16,7 +16,6 @@ import pytest
 import torch
 import transformers
 from accelerate.data_loader import SeedableRandomSampler
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import RandomSampler
 from transformers import BertForSequenceClassification, DataCollatorWithFlattening, Trainer, TrainingArguments
 
@@ -173,13 +172,6 @@ def mend_auto_batch(monkeypatch):
     monkeypatch.setattr(checkpoints.Short, "training_step", cut_in_two)
 
 
-def mend_sharding(monkeypatch):
-    def wrapped(model, folder):
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
-
-    monkeypatch.setattr(sharding, "as_trainer_wraps", wrapped)
-
-
 def mend_best_of_n(monkeypatch):
     def on_the_other_half(*args, original=reports.chosen):
         _, fresh, other_half = original(*args)
@@ -239,7 +231,7 @@ MENDED = {
     "auto-batch": mend_auto_batch,
     "calibration": lambda m: with_arguments(m, num_train_epochs=1),
     "best-of-n": mend_best_of_n,
-    "sharding": mend_sharding,
+    "sharding": lambda m: m.setattr(sharding, "settings_of_trainer", lambda folder: {"gradient_as_bucket_view": True}),
     "other-settings": lambda m: m.setattr(Trainer, "_load_optimizer_and_scheduler", lambda self, checkpoint: None),
     "lost-file": mend_lost_file,
     "workers": lambda m: m.setattr(resumed, "masking", drawn_by_row),

@@ -72,7 +72,7 @@ def calibration(temperature: Callable[..., Any]) -> str:
             return f"of a model that is {what} it gives {found:.2f}: what logits are multiplied by, and not divided by"
         if found == 1 and factor == 3:
             return f"the temperature is 1: nothing is learned from the rows, whose loss is {plain:.3f} and could be {least:.3f}"
-        if own > least + 1e-3:
+        if not own <= least + 1e-3:  # NaN, too
             return f"of a model that is {what} it gives {found:.2f} and a loss of {own:.3f}; {right:.2f} gives {least:.3f}"
     return ""
 

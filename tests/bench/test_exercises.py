@@ -122,6 +122,7 @@ WRONG = {  # typical answers that are wrong, and words of the sentence that each
          "not sure enough it gives 1.00 and a loss of"),
         (TEMPERATURE + "    tried = torch.logspace(-1, 1, 500)\n    return tried[torch.stack([F.cross_entropy(logits / t, labels) for t in tried]).argmin()]\n",
          "it returns a tensor"),
+        (TEMPERATURE + "    return float('nan')\n", "it gives nan and a loss of nan"),
         (TEMPERATURE + "    tried = [0.1 * i for i in range(1, 200)]\n    return min(tried, key=lambda t: -float((logits / t).softmax(-1).max(-1).values.mean()))\n",
          "too sure it gives 0.10 and a loss of"),
     ],

@@ -75,6 +75,18 @@ Image(LESSONS / "last-batch.png", width=700)
 # The error over the size of the last batch. For which sizes is there none?
 
 # %% [markdown]
+# **Predict:** rows are put end to end to fill a block, and nobody tells the model where one ends. Is the gradient another one?
+
+# %%
+# !{plainloop} lesson packing
+
+# %%
+Image(LESSONS / "packing.png", width=700)
+
+# %% [markdown]
+# How far the gradient is from that of the rows one by one. For which kind of model is it further off, and why?
+
+# %% [markdown]
 # **Exercise.** The loss over real tokens: padding must not count, and neither must the place of a row in a batch.
 
 # %%

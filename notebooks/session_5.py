@@ -48,31 +48,31 @@ Image(LESSONS / "eval-nan.png", width=700)
 # The figure with and without that batch. Who would notice?
 
 # %% [markdown]
-# **Predict:** an evaluation with `compute_metrics` over 8 times the rows: how much more is copied?
+# **Predict:** a classifier is 90 % sure of its answers, and has seen its rows eight times. How often is it right?
 
 # %%
-# !{plainloop} lesson logits
+# !{plainloop} lesson calibration
 
 # %%
-Image(LESSONS / "logits.png", width=700)
+Image(LESSONS / "calibration.png", width=700)
 
 # %% [markdown]
-# Bytes copied over rows: a curve, and not a line. What could be kept in place of the logits?
+# How often it is right over how sure it is. Why do the answers stay the same?
 
 # %% [markdown]
-# **Predict:** how often does the host wait for the device in a step of 4 micro-batches?
+# **Predict:** of 8 seeds the best one has 62 % on 100 rows. What will it have on others?
 
 # %%
-# !{plainloop} lesson host-reads
+# !{plainloop} lesson best-of-n
 
 # %%
-Image(LESSONS / "host-reads.png", width=700)
+Image(LESSONS / "best-of-n.png", width=700)
 
 # %% [markdown]
-# Reads a step. Why is that free on a CPU and not on a GPU?
+# What is reported, and what is true, over the number of seeds. Where did you last report the best of several?
 
 # %% [markdown]
-# **A step under the glass.** The cell writes a training loop as one writes it at home, and one with Trainer. Change it to what you would write, then run the
+# **A step of your own, profiled.** The cell writes a training loop as one writes it at home, and one with Trainer. Change it to what you would write, then run the
 # two commands: a table for each, and a report of where the time goes.
 
 # %%

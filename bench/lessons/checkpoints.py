@@ -17,10 +17,11 @@ from bench.contest.workload import Workload, of_rows, random_workload
 from bench.lessons import toys
 from bench.lessons.lesson import Finding, Lesson
 from bench.lessons.randomness import numbered
+from engine.artifacts.result import Result
 from engine.config import TrainConfig
 from engine.console import notes_heard_by
 from engine.data.batch import Batch
-from engine.fit import Result, fit
+from engine.fit import fit
 from engine.record.figures import Evaluation
 from engine.record.progress import BestSoFar
 

@@ -11,20 +11,18 @@ import importlib.util
 import json
 import math
 import os
-import random
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
-from bench.lessons.judges_of_reports import best_of_n, calibration, packing
+from bench.lessons.judges_of_reports import best_of_n, calibration, global_state, logged_loss, packing, workers
 
 TOO_LONG = 124  # exit code of a file that did not end, as timeout(1) has it
 Batches = list[tuple[Tensor, Tensor]]
@@ -151,11 +149,6 @@ def order(function: Callable[..., Any]) -> str:
     if list(function(50, 1, 2)) == list(function(50, 2, 1)):
         return "epoch 2 of seed 1 is epoch 1 of seed 2: combined so, the two numbers say the same"
     return ""
-
-
-def global_state() -> tuple[Any, ...]:
-    """Of the generators that a whole process shares."""
-    return torch.random.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
 
 
 # ----------------------------------------------------------------------------------------------------------------- num-items
@@ -365,5 +358,5 @@ JUDGES: dict[str, tuple[str, Callable[[Callable[..., Any]], str]]] = {  # lesson
     "accumulation": ("step", accumulation), "num-items": ("loss", num_items), "clipping": ("step", clipping),
     "decay": ("make_optimizer", decay), "schedule": ("rate", schedule), "order": ("order", order),
     "last-batch": ("evaluate", last_batch), "packing": ("packed", packing), "calibration": ("temperature", calibration),
-    "best-of-n": ("choose", best_of_n),
+    "best-of-n": ("choose", best_of_n), "logged-loss": ("logged", logged_loss), "workers": ("mask", workers),
 }  # fmt: skip

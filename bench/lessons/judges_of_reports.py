@@ -1,10 +1,13 @@
-"""The judges of the exercises about packing, calibration and the best of many; the others, and what a judge is: judges.py."""
+"""The judges of the exercises about packing, masks, the log, calibration and the best of many; what a judge is: judges.py."""
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -69,7 +72,7 @@ def calibration(temperature: Callable[..., Any]) -> str:
             return f"of a model that is {what} it gives {found:.2f}: what logits are multiplied by, and not divided by"
         if found == 1 and factor == 3:
             return f"the temperature is 1: nothing is learned from the rows, whose loss is {plain:.3f} and could be {least:.3f}"
-        if own > least + 1e-3:
+        if not own <= least + 1e-3:  # NaN, too
             return f"of a model that is {what} it gives {found:.2f} and a loss of {own:.3f}; {right:.2f} gives {least:.3f}"
     return ""
 
@@ -109,3 +112,70 @@ def best_of_n(choose: Callable[..., Any]) -> str:
     if true < 0.82:
         return f"of nine models, 50 % to 90 % right, it takes one of {true:.0%} on average: it hardly chooses"
     return "" if abs(said - true) < 0.03 else f"the models that it takes are {true:.0%} right, and it reports {said:.0%}"
+
+
+# ------------------------------------------------------------------------------------------------------------------- workers
+
+
+def global_state() -> tuple[Any, ...]:
+    """Of the generators that a whole process shares."""
+    return torch.random.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+
+
+def workers(mask: Callable[..., Any]) -> str:
+    before = global_state()
+    first = torch.as_tensor(mask(2000, 42, 0, 7))
+    if global_state() != before:
+        return "it draws from a global generator, or seeds it: what is masked hangs on who has drawn before"
+    if first.dtype != torch.bool or tuple(first.shape) != (2000,):
+        return f"it returns {first.dtype} of shape {tuple(first.shape)}, and bool of shape (2000,) is asked for"
+    if not torch.equal(first, torch.as_tensor(mask(2000, 42, 0, 7))):
+        return "called again with the same seed, epoch and row it gives another mask: a restart would mask other tokens"
+    if not 0.12 < (share := float(first.double().mean())) < 0.18:
+        return f"{share:.0%} of the tokens are masked, and 15 % are asked for"
+    places = {"row": (42, 0, 8), "epoch": (42, 1, 7), "seed": (43, 0, 7)}
+    for what, place in places.items():
+        if torch.equal(first, torch.as_tensor(mask(2000, *place))):
+            return f"every {what} has the same mask: the {what} is not used"
+    masks = {place: tuple(torch.as_tensor(mask(64, *place)).tolist()) for place in neighbours()}
+    for place, found in masks.items():
+        twin = next(other for other, same in masks.items() if same == found)
+        if twin != place:
+            return f"seed, epoch and row {twin} and {place} have the same mask: combined so, the numbers say the same"
+    return ""
+
+
+def neighbours() -> list[tuple[int, int, int]]:
+    """Seeds, epochs and rows among which a sum or a product meets itself."""
+    return [(seed, epoch, row) for seed in (41, 42, 43) for epoch in range(3) for row in (*range(4), 1000, 1001)]
+
+
+# --------------------------------------------------------------------------------------------------------------- logged-loss
+
+
+def logged_loss(logged: Callable[..., Any]) -> str:
+    steps = [(32.0, 16), (24.0, 16), (9.0, 1), (16.0, 16), (40.0, 16), (1.0, 1), (8.0, 4)]
+    windows = [steps[i : i + 3] for i in range(0, 7, 3)]
+    right = [sum(t for t, _ in w) / sum(n for _, n in w) for w in windows]
+    means = [[t / n for t, n in w] for w in windows]
+    found = list(logged(list(steps), 3))
+    so_far = [sum(t for t, _ in steps[:end]) / sum(n for _, n in steps[:end]) for end in (3, 6, 7)]
+    usual = (
+        ([sum(m) / 3 for m in means], "each step weighs the same, and the last line is divided by steps that it does not have"),
+        ([sum(m) / len(m) for m in means], "each step weighs the same: one row in a short step counts as much as 16 others"),
+        (so_far, "a line holds all steps from the beginning, and not those since the line before"),
+        (right[:2], "the steps behind the last full window are in no line"),
+        ([sum(t for t, _ in w) / len(w) for w in windows], "sums are divided by steps: a line hangs on the batch size"),
+    )
+    if not alike(found, right):
+        return next((said for values, said in usual if alike(found, values)), f"the lines are {found} and should be {right}")
+    if alike(list(logged(steps[:3], 3)), right[:1]):
+        empty = list(logged([(0.0, 0), (0.0, 0), (3.0, 2)], 2))
+        return "" if empty[:1] == [None] and alike(empty[1:], [1.5]) else f"a window without rows has None, and not {empty[0]}"
+    return "of 3 steps, and a line behind each 3, there should be one line"
+
+
+def alike(found: list[Any], values: list[float]) -> bool:
+    if len(found) != len(values) or not all(isinstance(value, (int, float)) for value in found):
+        return False
+    return all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(found, values, strict=True))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from bench.lessons.checkpoints import Interrupted, Interrupting, Kept, noisy, ou
 from bench.lessons.lesson import Finding, Lesson
 from bench.lessons.randomness import numbered
 from engine.errors import UserError
+from engine.fit import Result
 
 # ----------------------------------------------------------------------------------------------------- other-settings
 
@@ -80,6 +83,88 @@ def refused(change: dict[str, Any], folder: str, *, is_other: bool) -> str:
     return ""
 
 
+# ---------------------------------------------------------------------------------------------------------- lost-file
+
+
+def lost_file(folder: str) -> Finding:
+    theirs, ours = trainer_without(folder), ours_without(folder)
+    silent = [file for file, gap in theirs.items() if gap]
+
+    def said_of(gap: float | None) -> str:
+        return "ends with an error" if gap is None else f"goes on, weights off by {gap:.0e}" if gap else "goes on, same weights"
+
+    def draw(axes: Any) -> None:
+        shown = list(theirs)
+        for i, file in enumerate(shown):
+            gap = theirs[file]
+            axes.barh(i, gap or 0, color=COLOURS[3], label="Trainer, resumed without it" if i == 0 else None)
+            axes.text(gap or 0, i, f" {gap:.4f}" if gap else " an error" if gap is None else " 0", va="center")
+        worst = max(ours.values())
+        axes.axvline(worst, color=COLOURS[0], linewidth=3, label=f"Plainloop, without any of its {len(ours)} files: {worst:g}")
+        axes.set_yticks(range(len(shown)), shown)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set_xlabel("largest difference of a weight from the run that was never stopped")
+        axes.legend(frameon=False, loc="lower right")
+
+    return Finding(
+        holds="optimizer.pt" in silent and set(ours.values()) == {0.0},
+        said=f"Trainer goes on without {' or '.join(silent)}, to other weights",
+        table=[["lost from the newest checkpoint", "the resumed run"]]
+        + [[f"Trainer: {file}", said_of(gap)] for file, gap in theirs.items()]
+        + [[f"Plainloop: {file}", said_of(gap)] for file, gap in ours.items()],
+        draw=draw,
+        note="Plainloop finds that the checkpoint is not whole, says so, and takes the one before.",
+    )
+
+
+def trainer_without(folder: str) -> dict[str, float | None]:
+    """How far the weights end from those of a run that was never stopped, for each file that is missing; None: it fails."""
+    rows = toys.features(noisy(48, 0))
+    found: dict[str, float | None] = {}
+    settings: dict[str, Any] = {
+        "num_train_epochs": 3, "learning_rate": 1e-3, "per_device_train_batch_size": 16, "save_strategy": "epoch",
+    }  # fmt: skip
+    whole = toys.make_trainer(toys.bert(dropout=0.1), rows, f"{folder}/whole", **settings)
+    whole.train()
+    right = toys.parameters_of(whole.model)
+    for file in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"):
+        torn = Path(folder, "torn", file)
+        shutil.copytree(f"{folder}/whole/checkpoint-6", torn)
+        (torn / file).unlink()
+        trainer = toys.make_trainer(toys.bert(dropout=0.1), rows, f"{folder}/again", **settings)
+        try:
+            trainer.train(resume_from_checkpoint=str(torn))
+        except (OSError, ValueError):
+            found[file] = None
+        else:
+            found[file] = float((toys.parameters_of(trainer.model) - right).abs().max())
+    return found
+
+
+def ours_without(folder: str) -> dict[str, float]:
+    """The same of ours."""
+    settings: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 16, "epochs": 4}
+    train = noisy(192, 0)
+    found: dict[str, float] = {}
+    right = weights_of(our_run(Kept(toys.bert(dropout=0.1), train), f"{folder}/p", **settings))
+    with contextlib.suppress(Interrupted):
+        our_run(Interrupting(toys.bert(dropout=0.1), train), f"{folder}/stopped", **settings)
+    newest = max(Path(folder, "stopped/ours/checkpoints").glob("step-*"))
+    for file in sorted(path.name for path in newest.iterdir()):
+        torn = Path(folder, "torn-ours", file)
+        shutil.copytree(f"{folder}/stopped", torn)
+        (torn / "ours/checkpoints" / newest.name / file).unlink()
+        result = our_run(Kept(toys.bert(dropout=0.1), train), str(torn), resume=True, **settings)
+        found[file] = float((weights_of(result) - right).abs().max())
+    return found
+
+
+def weights_of(result: Result) -> torch.Tensor:
+    assert result.model is not None
+    return toys.parameters_of(result.model)
+
+
 # ------------------------------------------------------------------------------------------------------------ workers
 
 
@@ -142,6 +227,11 @@ LESSONS = [
         "other-settings", "a checkpoint overrules the settings of the run that goes on from it, and other rows go unnoticed",
         ("engine/artifacts/directory.py", "if changed := differences(old, new, *kinds):"),
         ("transformers/trainer_utils.py", "attributes_map = {"), other_settings,
+    ),
+    Lesson(
+        "lost-file", "a checkpoint that is not whole is taken all the same: without its optimizer.pt Adam begins anew",
+        ("engine/checkpoint/store.py", 'raise DamagedError(f"{directory / name} is damaged")'),
+        ("transformers/trainer.py", "os.path.isfile(os.path.join(checkpoint, OPTIMIZER_NAME))"), lost_file,
     ),
     Lesson(
         "workers", "what a collator draws hangs on the number of workers: which tokens are masked, say",

@@ -64,20 +64,19 @@ def is_view(parameter: nn.Parameter) -> bool:
     return gradient is not None and gradient.untyped_storage().nbytes() > gradient.nbytes
 
 
-def as_trainer_wraps(model: nn.Module, folder: str) -> nn.Module:
-    """With what Trainer tells accelerate of the gradients."""
-    trainer = toys.make_trainer(model, toys.features(random_workload(8, 8, 8)), folder)
-    is_shared = trainer.accelerator.ddp_handler.gradient_as_bucket_view
-    return DistributedDataParallel(model, gradient_as_bucket_view=is_shared)
+def settings_of_trainer(folder: str) -> dict[str, Any]:
+    """What Trainer tells DDP of the gradients."""
+    trainer = toys.make_trainer(toys.bert(), toys.features(random_workload(8, 8, 8)), folder)
+    return {"gradient_as_bucket_view": trainer.accelerator.ddp_handler.gradient_as_bucket_view}
 
 
 def sharding(folder: str) -> Finding:
     found: dict[str, list[int]] = {}
+    settings = settings_of_trainer(folder)
     with ranks("gloo", 1) as world:
         model = toys.bert()
-        found["Trainer, torchrun (DDP)"] = one_step(
-            model, as_trainer_wraps(model, folder), torch.optim.AdamW(model.parameters())
-        )
+        called: nn.Module = DistributedDataParallel(model, **settings)
+        found["Trainer, torchrun (DDP)"] = one_step(model, called, torch.optim.AdamW(model.parameters()))
         model = toys.bert()
         called = replicate(model, world, find_unused_parameters=False)
         found["Plainloop, torchrun (DDP)"] = one_step(model, called, torch.optim.AdamW(model.parameters()))

@@ -26,7 +26,14 @@ PACKED = "def within(lengths):\n    return torch.cat([torch.arange(n) for n in l
 ROWS = "    rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))\n"
 TEMPERATURE = "def temperature(logits, labels):\n"
 CHOOSE = "def choose(right):\n    first, second = (part.float().mean(1) for part in right.chunk(2, 1))\n"
+LOGGED = "def logged(steps, every):\n    windows = [steps[i:i + every] for i in range(0, len(steps), every)]\n"
+MASK = "def mask(num_tokens, seed, epoch, row):\n"
 EACH = "    each = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction='none').view(len(ids), -1)\n    real = mask[:, 1:]\n"
+
+
+def drawn_with(seed: str) -> str:
+    """A mask drawn by a generator with this seed."""
+    return f"    return torch.rand(num_tokens, generator=torch.Generator().manual_seed({seed})) < 0.15\n"
 
 
 def by_two(condition: str) -> str:
@@ -115,6 +122,7 @@ WRONG = {  # typical answers that are wrong, and words of the sentence that each
          "not sure enough it gives 1.00 and a loss of"),
         (TEMPERATURE + "    tried = torch.logspace(-1, 1, 500)\n    return tried[torch.stack([F.cross_entropy(logits / t, labels) for t in tried]).argmin()]\n",
          "it returns a tensor"),
+        (TEMPERATURE + "    return float('nan')\n", "it gives nan and a loss of nan"),
         (TEMPERATURE + "    tried = [0.1 * i for i in range(1, 200)]\n    return min(tried, key=lambda t: -float((logits / t).softmax(-1).max(-1).values.mean()))\n",
          "too sure it gives 0.10 and a loss of"),
     ],
@@ -125,6 +133,21 @@ WRONG = {  # typical answers that are wrong, and words of the sentence that each
         (CHOOSE + "    return 0, float(second[0])\n", "it hardly chooses"),
         (CHOOSE + "    return int(first.argmax()), float(second.mean())\n", "% right, and it reports"),
     ],
+    "logged-loss": [
+        (LOGGED + "    means = [[t / n for t, n in w] for w in windows]\n    return [sum(m) / len(m) for m in means]\n", "one row in a short step counts as much as 16 others"),
+        (LOGGED + "    return [sum(t for t, _ in w) / sum(n for _, n in w) for w in windows if len(w) == every]\n", "in no line"),
+        (LOGGED + "    return [sum(t for t, _ in w) / len(w) for w in windows]\n", "sums are divided by steps"),
+        (LOGGED + "    return [sum(t for t, _ in w) / max(1, sum(n for _, n in w)) for w in windows]\n", "a window without rows has None, and not 0.0"),
+        (LOGGED + "    ends = [min(len(steps), i + every) for i in range(0, len(steps), every)]\n    return [sum(t for t, _ in steps[:e]) / sum(n for _, n in steps[:e]) for e in ends]\n",
+         "a line holds all steps from the beginning"),
+    ],
+    "workers": [
+        (MASK + "    own = torch.Generator()\n    own.seed()\n    return torch.rand(num_tokens, generator=own) < 0.15\n", "a restart would mask other tokens"),
+        (MASK + drawn_with("seed + 1000 * row"), "every epoch has the same mask"),
+        (MASK + drawn_with("1000 * seed + epoch"), "every row has the same mask"),
+        (MASK + drawn_with("seed + epoch + row"), "have the same mask: combined so"),
+        (MASK + drawn_with("hash((seed, epoch, row)) % 2**31").replace("0.15", "0.85"), "% of the tokens are masked, and 15 % are asked for"),
+    ],
 }  # fmt: skip
 EMPTY = {  # what the file says as it is handed out
     "accumulation": "about 3 times too large: the means of 3 micro-batches are added up, as Trainer does it",
@@ -132,7 +155,8 @@ EMPTY = {  # what the file says as it is handed out
     "clipping": "what was clipped was still multiplied by the loss scale", "decay": "all 8 parameters are decayed",
     "schedule": "the rate is 0.5 in every step", "last-batch": "it is the mean of the batches' means",
     "packing": "token 3 looks at token 0, which is of another row", "calibration": "the temperature is 1: nothing is learned",
-    "best-of-n": "it is reported on the rows that chose it",
+    "best-of-n": "it is reported on the rows that chose it", "workers": "it draws from a global generator",
+    "logged-loss": "the last line is divided by steps that it does not have",
 }  # fmt: skip
 
 

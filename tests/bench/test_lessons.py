@@ -16,7 +16,6 @@ import pytest
 import torch
 import transformers
 from accelerate.data_loader import SeedableRandomSampler
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import RandomSampler
 from transformers import BertForSequenceClassification, DataCollatorWithFlattening, Trainer, TrainingArguments
 
@@ -42,10 +41,13 @@ ROOT = Path(__file__).parent.parent.parent
 LESSONS = command.all_lessons()
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
 SLOW = {  # seconds each
-    "padding", "class-name", "seed", "fp16", "looking", "host-reads", "half-weights", "packing", "warmup", "smoothing",
-    "last-model", "best-metric", "train-loss", "auto-batch", "best-of-n", "other-settings",
+    "padding", "class-name", "seed", "fp16", "looking", "host-reads", "half-weights", "last-model", "train-loss", "best-of-n",
+    "other-settings", "lost-file",
 }  # fmt: skip
-MENDED_SLOW = SLOW | {"columns", "logged-loss", "resume", "last-batch", "order", "num-items"}
+MENDED_SLOW = SLOW | {
+    "resume", "last-batch", "order", "num-items", "packing", "columns", "warmup", "smoothing", "logged-loss", "best-metric",
+    "auto-batch",
+}  # fmt: skip
 PAGE = page.PAGE.read_text(encoding="utf-8")
 
 
@@ -170,13 +172,6 @@ def mend_auto_batch(monkeypatch):
     monkeypatch.setattr(checkpoints.Short, "training_step", cut_in_two)
 
 
-def mend_sharding(monkeypatch):
-    def wrapped(model, folder):
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
-
-    monkeypatch.setattr(sharding, "as_trainer_wraps", wrapped)
-
-
 def mend_best_of_n(monkeypatch):
     def on_the_other_half(*args, original=reports.chosen):
         _, fresh, other_half = original(*args)
@@ -185,13 +180,21 @@ def mend_best_of_n(monkeypatch):
     monkeypatch.setattr(reports, "chosen", on_the_other_half)
 
 
-def mend_workers(monkeypatch):
-    def drawn_by_row(rows, masked=resumed.masked):
-        own = [torch.Generator().manual_seed(row["input_ids"][0]) for row in rows]
-        ids = [masked(row["input_ids"], generator) for row, generator in zip(rows, own, strict=True)]
-        return toys.pad_labels([{"input_ids": each} for each in ids])
+def drawn_by_row(rows):
+    own = [torch.Generator().manual_seed(row["input_ids"][0]) for row in rows]
+    ids = [resumed.masked(row["input_ids"], generator) for row, generator in zip(rows, own, strict=True)]
+    return toys.pad_labels([{"input_ids": each} for each in ids])
 
-    monkeypatch.setattr(resumed, "masking", drawn_by_row)
+
+def mend_lost_file(monkeypatch):
+    original = Trainer.train
+
+    def of_a_whole_checkpoint(self, resume_from_checkpoint=None):
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth") if resume_from_checkpoint else ():
+            (Path(resume_from_checkpoint) / name).read_bytes()
+        return original(self, resume_from_checkpoint)
+
+    monkeypatch.setattr(Trainer, "train", of_a_whole_checkpoint)
 
 
 MENDED = {
@@ -228,9 +231,10 @@ MENDED = {
     "auto-batch": mend_auto_batch,
     "calibration": lambda m: with_arguments(m, num_train_epochs=1),
     "best-of-n": mend_best_of_n,
-    "sharding": mend_sharding,
+    "sharding": lambda m: m.setattr(sharding, "settings_of_trainer", lambda folder: {"gradient_as_bucket_view": True}),
     "other-settings": lambda m: m.setattr(Trainer, "_load_optimizer_and_scheduler", lambda self, checkpoint: None),
-    "workers": mend_workers,
+    "lost-file": mend_lost_file,
+    "workers": lambda m: m.setattr(resumed, "masking", drawn_by_row),
 }
 
 

@@ -451,12 +451,12 @@ def test_the_settings_say_of_themselves_what_the_lists_said():
     assert settings_where(lambda traits: traits.replaces_run, PredictConfig) == []
     assert settings_where(lambda traits: traits.replaces_run, PredictFlags) == [
         "text_column", "text_pair_column", "question_column", "context_column", "no_answer", "n_best", "source_column", "prefix",
-        "num_beams", "max_new_tokens", "image_folder", "allow_urls"
+        "source_lang", "target_lang", "num_beams", "max_new_tokens", "image_folder", "allow_urls"
     ]  # fmt: skip
     assert set(settings_where(lambda traits: traits.replaces_run, EvaluateFlags)) == {
         "text_column", "text_pair_column", "label_column", "label_values", "label_separator", "max_eval_examples",
         "question_column", "context_column", "answers_column", "no_answer", "delimiter", "encoding", "quoting", "column_names", "image_folder", "allow_urls",
-        "prompt_column", "chosen_column", "rejected_column", "reference_model", "negatives_column", "source_column", "target_column", "prefix", "num_beams", "max_new_tokens",
+        "prompt_column", "chosen_column", "rejected_column", "reference_model", "negatives_column", "source_column", "target_column", "prefix", "source_lang", "target_lang", "num_beams", "max_new_tokens",
     }  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from bench.lessons import toys
 from bench.lessons.checkpoints import Interrupted, Interrupting, Kept, noisy, our_run
 from bench.lessons.lesson import Finding, Lesson
 from bench.lessons.randomness import numbered
+from engine.artifacts.result import Result
 from engine.errors import UserError
-from engine.fit import Result
 
 # ----------------------------------------------------------------------------------------------------- other-settings
 

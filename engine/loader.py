@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 from weakref import WeakSet
@@ -34,6 +33,7 @@ from engine.errors import WORKER_KILLED, DataError, ResourceError, UserError
 from engine.task import Examples, Row, Task
 
 EVAL_SEED = 0  # a constant: runs with different seeds, and ``evaluate``, have to measure on the same rows
+SAID_ALREADY = (UserError, MemoryError, torch.OutOfMemoryError)  # what needs no row's name to be understood
 WORKER_SECONDS = 600  # without a batch from any worker, and something is wrong
 
 
@@ -45,12 +45,16 @@ class PreparedRows(Dataset[tuple[Key, Row]]):
 
     def __getitem__(self, key: Key) -> tuple[Key, Row]:
         epoch, row = key
-        with named(self.examples, [row]):
+        try:
             if type(self.task).prepare is Task.prepare:  # nothing random to do
                 return key, self.examples[row]
             digest = hashlib.blake2b(f"{self.seed} {epoch} {row}".encode(), digest_size=7).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
             return key, self.task.prepare(self.examples[row], generator)
+        except SAID_ALREADY:
+            raise
+        except Exception as error:
+            raise unprepared(self.examples, [row], error) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +66,13 @@ class Collate:
     examples: Examples
 
     def __call__(self, keyed: Sequence[tuple[Key, Row]]) -> Batch:
-        with named(self.examples, [row for (_, row), _ in keyed]):
-            batch = self.task.collate([row for _, row in keyed], self.layout)
-        keys = [key for key, _ in keyed]
+        keys, rows = [key for key, _ in keyed], [row for _, row in keyed]
+        try:
+            batch = self.task.collate(rows, self.layout)
+        except SAID_ALREADY:
+            raise
+        except Exception as error:
+            raise unprepared(self.examples, [row for _, row in keys], error) from error
         return filler(batch) if isinstance(keys[0], FillerKey) else dataclasses.replace(batch, keys=keys)
 
 
@@ -99,16 +107,10 @@ def make_loader(
     )
 
 
-@contextmanager
-def named(examples: Examples, rows: Sequence[int]) -> Iterator[None]:
-    """An error in the preparation of rows says which they were. Raises DataError."""
-    try:
-        yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{called(examples, rows)} cannot be prepared: {reason} (--debug shows where)") from error
+def unprepared(examples: Examples, rows: Sequence[int], error: Exception) -> DataError:
+    """An error in the preparation of rows, as one that says which they were."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return DataError(f"{called(examples, rows)} cannot be prepared: {reason} (--debug shows where)")
 
 
 def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:

@@ -57,7 +57,7 @@ def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
 
 def train_step(state: TrainState, task: Task[Any], micro_batches: list[Batch], config: TrainConfig, world: World) -> StepRecord:
     """One optimizer step over ``micro_batches``: the same however its examples were cut into them, and over the ranks."""
-    [num_items] = world.sum([sum(batch.num_items for batch in micro_batches)])  # (): a mean of means would be wrong
+    num_items = world.sum(sum(batch.num_items for batch in micro_batches))  # (): a mean of means would be wrong
     learning_rate = state.schedule.get_last_lr()[0]
     divisor = num_items.clamp(min=1) / world.size  # the ranks' gradients are averaged
     loss_sum = state.execute(accumulate, state, task, micro_batches, divisor)

@@ -6,7 +6,7 @@ fp32 is the identity of both, so the loop has no branch. Weights and optimizer s
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal
 
@@ -58,8 +58,7 @@ def allow_tf32(device: torch.device, precision: Precision) -> None:
 
 def make_autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
     """A fresh autocast context for each forward pass; the backward pass follows its dtypes by itself."""
-    enabled = precision != "fp32"
-    return partial(torch.autocast, device.type, dtype=DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
+    return nullcontext if precision == "fp32" else partial(torch.autocast, device.type, dtype=DTYPES[precision])
 
 
 def make_scaler(precision: Precision, device: torch.device) -> GradScaler:

@@ -306,7 +306,7 @@ LESSONS = [
     ),
     Lesson(
         "num-items", "what the loss is divided by hangs on an argument that a compute_loss of one's own may ignore",
-        ("engine/loop.py", "[num_items] = world.sum("),
+        ("engine/loop.py", "num_items = world.sum("),
         ("transformers/trainer.py", "self.model_accepts_loss_kwargs and num_items_in_batch is not None"), num_items,
     ),
     Lesson(

@@ -53,7 +53,8 @@ def arrange(rows: Rows, layout: Layout, tokenizer: Any) -> tuple[dict[str, Any],
     ``position_ids``, ``cu_seq_lens_q`` [segments + 1] int32, ``max_length_q``, and the first and last token of each of the
     B rows.
     """
-    lengths = np.asarray([len(row["input_ids"]) for row in rows])
+    each = [len(row["input_ids"]) for row in rows]
+    lengths = np.asarray(each)
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     left = layout.pads_left(tokenizer)
     inputs: dict[str, Any] = {
@@ -62,10 +63,10 @@ def arrange(rows: Rows, layout: Layout, tokenizer: Any) -> tuple[dict[str, Any],
     inputs |= _packed_inputs(lengths, layout) if layout.kind == "packed" else _mask(lengths, inputs["input_ids"].shape[1], left)
     return inputs, {
         "num_examples": len(rows),
-        "num_tokens": int(lengths.sum()),
+        "num_tokens": sum(each),
         "executed_tokens": inputs["input_ids"].numel(),
-        "sum_squares": int((lengths**2).sum()),
-        "longest": int(lengths.max()),
+        "sum_squares": sum(n * n for n in each),
+        "longest": max(each),
     }
 
 

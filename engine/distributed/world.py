@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout, suppress
 from datetime import timedelta
 from types import TracebackType
@@ -53,10 +53,9 @@ class World:
 
     # ------------------------------------------------------------------------------------------------ within a step
 
-    def sum(self, values: Sequence[float]) -> Tensor:
-        """The values added up over all ranks: [len(values)] float32 on the device, not to be read in a step."""
-        own = [torch.full((), float(value), device=self.device) for value in values]  # filled there: nothing waits
-        return self.all_reduce(torch.stack(own))
+    def sum(self, value: float) -> Tensor:
+        """The value added up over all ranks: () float32 on the device, not to be read in a step."""
+        return self.all_reduce(torch.full((), float(value), device=self.device))  # filled there: nothing waits
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The tensor added up over all ranks, in place; on the device or on the host."""

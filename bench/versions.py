@@ -5,7 +5,8 @@
     python -m bench versions --only oldest -- tests/engine -k loss  what stands behind -- goes to pytest
 
 The newest are taken from the registry whatever pyproject.toml says, for that is what is to be found out. An environment that is
-there already is used again. The result is written as JSON, and as a table beside it (.md), after each combination.
+there already is used again. The result is written as JSON, and as a table beside it (.md), after each combination; what an earlier
+call with the same tests on the same machine found of other combinations stays in both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from bench.flags import make_parser
-from bench.machine import RESULTS, ROOT, keep, refuse_without_checkout
+from bench.machine import RESULTS, ROOT, keep, machine, now, refuse_without_checkout
 
 NAMES = ("oldest", "pinned", "newest")
 BOUND = ("torch", "transformers")  # whose oldest versions pyproject.toml promises
@@ -62,24 +63,44 @@ def commands(name: str, python: str, folder: Path, tests: Sequence[str]) -> list
 def tried(name: str, python: str, folder: Path, tests: Sequence[str]) -> dict[str, Any]:
     """One combination: versions and what the tests came to, or why they could not be run."""
     began = time.perf_counter()
-    row: dict[str, Any] = {"name": name, "python": python}
-    *before, suite = commands(name, python, folder, tests)
+    row: dict[str, Any] = {"name": name, "python": python, "when": now()}
+    *installing, suite = commands(name, python, folder, tests)
     (folder / "tests.xml").unlink(missing_ok=True)
-    for command in before:
-        try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        except OSError as error:
-            return row | {"error": f"{command[0]}: {error.strerror}"}
+    try:
+        row |= {"python": version_of(python)}
+    except OSError as error:
+        return row | {"error": f"{python}: {error.strerror}"}
+    for command in installing:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip() and "notice" not in line]
             return row | {"error": said[-1].replace("|", " ") if said else f"exit code {done.returncode}"}
     asked = subprocess.run([suite[0], "-c", ASK], cwd=ROOT, capture_output=True, text=True, check=True)
-    version = subprocess.run([suite[0], "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
-    row |= {"python": version, "versions": json.loads(asked.stdout), "install_seconds": time.perf_counter() - began}
+    row |= {"python": version_of(suite[0]), "versions": json.loads(asked.stdout), "install_seconds": time.perf_counter() - began}
     began = time.perf_counter()
     code = subprocess.run(suite, cwd=ROOT, check=False).returncode
     row |= {"seconds": time.perf_counter() - began, "exit_code": code}
     return row | (outcome(folder / "tests.xml") if (folder / "tests.xml").exists() else {"error": f"pytest ended with {code}"})
+
+
+def version_of(python: str) -> str:
+    return subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+
+
+def earlier(results: Path, tests: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a result that this call goes on with: the same tests on the same machine."""
+    if not results.exists():
+        return []
+    document = json.loads(results.read_text(encoding="utf-8"))
+    same = document["tests"] == list(tests) and document["machine"] == machine()
+    return document["rows"] if same else []
+
+
+def merged(before: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In the order of NAMES. A row of before goes where its combination was tried again, with the same Python."""
+    again = {(row["name"], row["python"]) for row in rows}
+    stay = [row for row in before if (row["name"], row["python"]) not in again]
+    return sorted([*stay, *rows], key=lambda row: NAMES.index(row["name"]))
 
 
 def outcome(report: Path) -> dict[str, Any]:
@@ -124,14 +145,15 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     refuse_without_checkout("the suite is run")
     chosen = [(name, python) for python in options.pythons for name in options.only]
-    rows = []
+    before = earlier(options.results, tests)
+    rows: list[dict[str, Any]] = []
     for number, (name, python) in enumerate(chosen):
         folder = options.folder.resolve() / (f"{name}-{number // len(options.only)}" if number >= len(options.only) else name)
         if options.list:
             print(f"{name}:", *(f"  {' '.join(words)}" for words in commands(name, python, folder, tests)), sep="\n")
             continue
         rows.append(tried(name, python, folder, tests))
-        document = {"tests": tests, "rows": rows}
+        document = {"tests": tests, "rows": merged(before, rows)}
         keep(options.results, document)
         options.results.with_suffix(".md").write_text(table(document), encoding="utf-8")
         print(table({**document, "rows": rows[-1:]}))

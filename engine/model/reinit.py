@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from engine.errors import UsageError
 
 
+@torch.no_grad()  # transformers' own did so until 5.23
 def reinitialise(model: nn.Module, blocks: Sequence[nn.Module], number: int) -> None:
     """Give the last ``number`` of the blocks the weights that a new model of this kind begins with, drawn by torch's seed.
 

@@ -75,3 +75,28 @@ def test_what_cannot_be_installed_is_a_row(tmp_path, monkeypatch):
     first, second = json.loads(results.read_text())["rows"]
     assert "/no/python" in first["error"] and "no-such-package-of-ours" in second["error"]
     assert "no-such-package-of-ours" in results.with_suffix(".md").read_text()
+
+
+def test_several_calls_make_one_table(tmp_path, monkeypatch):
+    """A combination that is tried again is replaced, others stay; other tests, or another machine, begin anew."""
+    monkeypatch.setattr(versions, "tried", lambda name, python, folder, tests: {"name": name, "python": python, "error": turn})
+    results = tmp_path / "versions.json"
+
+    def told(*words):
+        main(["versions", "--pythons", "3.11", "--results", str(results), *words])
+        assert all(f"| {row['name']} | {row['python']} |" in results.with_suffix(".md").read_text() for row in rows())
+        return [(row["name"], row["error"]) for row in rows()]
+
+    def rows():
+        return json.loads(results.read_text())["rows"]
+
+    turn = "first"
+    assert told("--only", "newest") == [("newest", "first")]
+    turn = "second"
+    assert told("--only", "oldest") == [("oldest", "second"), ("newest", "first")]
+    turn = "third"
+    assert told("--only", "newest") == [("oldest", "second"), ("newest", "third")]
+    assert told("--only", "newest", "--", "-k", "loss") == [("newest", "third")]
+    assert told("--only", "oldest") == [("oldest", "third")]
+    monkeypatch.setattr(versions, "machine", lambda: {"processor": "another"})
+    assert told("--only", "pinned") == [("pinned", "third")]

@@ -49,3 +49,16 @@ def test_the_last_blocks_are_fresh_and_nothing_else_is(kind, tmp_path):
 def test_what_cannot_be_is_refused(settings, words):
     with pytest.raises(UsageError, match=words):
         build(tiny.TokenTask(), tiny.token_rows(8), TrainConfig(device="cpu", **settings), tiny.bert())
+
+
+def test_a_class_that_writes_in_place():
+    """transformers calls ``_init_weights`` without gradients, so a class may write into a weight as it likes."""
+
+    def begin(module):
+        if isinstance(module, torch.nn.Linear):
+            module.weight.fill_(5.0)
+
+    model = tiny.bert()
+    model._init_weights = begin
+    reinitialise(model, blocks(model), 1)
+    assert blocks(model)[-1].attention.self.query.weight.eq(5.0).all()

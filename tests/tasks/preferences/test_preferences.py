@@ -393,13 +393,17 @@ def test_the_reference_of_a_finished_model(project, tmp_path, capsys):
 
 
 def test_what_dpo_has_made_writes_as_in_the_librarys_pipeline(project, capsys):
+    """Behind a text, and as the answer of a conversation, which with so small a model ends at once."""
     use = ["--model", str(project / "dpo"), "--device", "cpu"]
     asked = "What is the opposite of hot?"
     write = pipeline("text-generation", model=str(project / "dpo"), device="cpu")
-    [found] = write([{"role": "user", "content": asked}], max_new_tokens=8, do_sample=False)
+    chat, text = ([{"role": "user", "content": asked}], asked)
+    [answer], [written] = (write(given, max_new_tokens=8, do_sample=False) for given in (chat, text))
     capsys.readouterr()
+    assert run.main(["generate", *use, "--max-new-tokens", "8", asked]) == 0
+    assert capsys.readouterr().out == written["generated_text"] + "\n" != asked + "\n"
     assert run.main(["generate", *use, "--chat", "--max-new-tokens", "8", asked]) == 0
-    assert capsys.readouterr().out.strip() == found["generated_text"][-1]["content"].strip() != ""
+    assert capsys.readouterr().out.strip() == answer["generated_text"][-1]["content"].strip()
     assert run.main(["predict", *use, asked]) == 0
     assert asked in capsys.readouterr().out
 

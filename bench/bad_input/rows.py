@@ -24,6 +24,7 @@ from bench.bad_input import (  # noqa: F401
     run_rows,
     serving_rows,
     sweep_rows,
+    tagging_rows,
     watching_rows,
     writing_rows,
     xray_rows,

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -18,8 +15,8 @@ from huggingface_hub import ModelCard
 
 from bench.toys import tiny
 from bench.toys.hub_server import HubServer
+from tests.toys.hub import ROOT, run, run_each
 
-ROOT = Path(__file__).parent.parent.parent.parent
 SMALL = ["--epochs", "1", "--max-train-examples", "24", "--max-eval-examples", "16", "--batch-size", "8", "--device", "cpu"]
 
 
@@ -43,24 +40,6 @@ def hub_root(tmp_path_factory):
             texts, labels = zip(*rows, strict=True)
             Dataset.from_dict({"text": texts, "label": labels}).to_parquet(data / f"{split}-00000-of-00001.parquet")
     return root
-
-
-def run(folder: Path, endpoint: str, *arguments: str, program: Sequence[str] = (str(ROOT / "run.py"),)):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, *program, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
-def run_each(folder: Path, endpoint: str, commands: list[list[str]]) -> list[tuple[int, str]]:
-    """(exit code, stderr) of each command, one after the other in one process: Python starts once."""
-    code = (
-        "import json, sys, run\nfor argv in json.loads(sys.argv[1]): print('end', run.main(argv), file=sys.stderr, flush=True)"
-    )
-    said = run(folder, endpoint, json.dumps(commands), program=["-c", code]).stderr
-    texts = re.split(r"^end (\d+)\n", said, flags=re.MULTILINE)
-    return list(zip(map(int, texts[1::2]), texts[::2], strict=False))
 
 
 def test_yelp_from_the_hub_then_from_its_cache(hub_root, tmp_path):

@@ -35,7 +35,6 @@ from engine.config import TrainConfig
 from engine.data.sources import Source, SourceConfig
 from engine.errors import ModelError, UsageError
 from engine.finished import open_model
-from engine.fit import fit
 from engine.loop import train_step
 from tasks import find
 from tasks.image_classification.task import ImageClassification
@@ -487,14 +486,3 @@ def test_the_sample_is_scikit_learns_and_splits_it():
     torch.manual_seed(99)
     assert digits.small_vit()[0] == folder
     assert before == {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
-@pytest.mark.slow
-def test_nine_of_ten_digits_are_read_by_a_model_from_scratch(tmp_path):
-    """450 that it has not seen, in two minutes on two cores; always saying the most frequent digit is right for one in ten."""
-    source = Source(SourceConfig(data="sample", model=digits.small_vit()[0]))
-    config = TrainConfig(output_dir=str(tmp_path), epochs=10, batch_size=32, learning_rate=1e-3, warmup_ratio=0.1, device="cpu")
-    metrics = fit(ImageClassification(ImageClassificationOptions(), source), config).metrics
-    assert metrics["eval_accuracy"] >= 0.92 and metrics["eval_f1"] >= 0.92
-    trivial = 52 / 450
-    assert metrics["eval_accuracy"] > trivial + 3 * (trivial * (1 - trivial) / 450) ** 0.5

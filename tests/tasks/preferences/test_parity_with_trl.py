@@ -80,7 +80,7 @@ def compare(found: list[float], theirs: list[float], nets: Any, within: float) -
         f"of the keys within {of_keys:.1e}"
     )
     assert found[0] == pytest.approx(theirs[0], rel=1e-6)
-    np.testing.assert_allclose(found, theirs, rtol=1e-4)
+    np.testing.assert_allclose(found, theirs, rtol=1e-6)
     assert gap <= within and of_keys <= (1e-5 if within else 0)
 
 

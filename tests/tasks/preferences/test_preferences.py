@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import run
 from engine.build import build
@@ -392,15 +392,20 @@ def test_the_reference_of_a_finished_model(project, tmp_path, capsys):
         task.adopt(net)
 
 
-def test_generate_and_predict_with_what_dpo_has_made(project, capsys):
-    assert (
-        run.main(
-            ["generate", "--model", str(project / "dpo"), "--chat", "--device", "cpu", "--max-new-tokens", "3", "What is it?"]
-        )
-        == 0
-    )
-    assert run.main(["predict", "--model", str(project / "dpo"), "--device", "cpu", "What is it?"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) >= 2
+def test_what_dpo_has_made_writes_as_in_the_librarys_pipeline(project, capsys):
+    """Behind a text, and as the answer of a conversation, which with so small a model ends at once."""
+    use = ["--model", str(project / "dpo"), "--device", "cpu"]
+    asked = "What is the opposite of hot?"
+    write = pipeline("text-generation", model=str(project / "dpo"), device="cpu")
+    chat, text = ([{"role": "user", "content": asked}], asked)
+    [answer], [written] = (write(given, max_new_tokens=8, do_sample=False) for given in (chat, text))
+    capsys.readouterr()
+    assert run.main(["generate", *use, "--max-new-tokens", "8", asked]) == 0
+    assert capsys.readouterr().out == written["generated_text"] + "\n" != asked + "\n"
+    assert run.main(["generate", *use, "--chat", "--max-new-tokens", "8", asked]) == 0
+    assert capsys.readouterr().out.strip() == answer["generated_text"][-1]["content"].strip()
+    assert run.main(["predict", *use, asked]) == 0
+    assert asked in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -190,17 +190,22 @@ def test_the_tokenizer_reads_as_before_when_it_has_been_told():
         tell(pieces, "fra", "deu_Latn")
 
 
+def pieces_of_sentencepiece(folder: Path) -> Any:
+    """A vocabulary of the toys' letters, in s.model of the folder; it skips the test where there is no sentencepiece."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    (folder / "t.txt").write_text("\n".join(each["source"] for each in rows(200)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "t.txt"), model_prefix=str(folder / "s"), vocab_size=14, hard_vocab_limit=False, minloglevel=2
+    )
+    return sentencepiece.SentencePieceProcessor(str(folder / "s.model"))
+
+
 @pytest.mark.slow
 def test_m2m100s_own_tokenizer(tmp_path):
     """It has codes that are not its tokens, and needs sentencepiece."""
-    sentencepiece = pytest.importorskip("sentencepiece")
+    pieces = pieces_of_sentencepiece(tmp_path)
     from transformers import M2M100Tokenizer
 
-    (tmp_path / "t.txt").write_text("\n".join(each["source"] for each in rows(200)))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "t.txt"), model_prefix=str(tmp_path / "s"), vocab_size=14, hard_vocab_limit=False, minloglevel=2
-    )
-    pieces = sentencepiece.SentencePieceProcessor(str(tmp_path / "s.model"))
     known = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, pieces.get_piece_size()))]
     (tmp_path / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(known)}))
     found = M2M100Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "s.model"))
@@ -210,3 +215,31 @@ def test_m2m100s_own_tokenizer(tmp_path):
     assert found(text_target="a b")["input_ids"][0] == found.get_lang_id("de")
     with pytest.raises(UsageError, match=r"--target-lang dee: .* knows no such language .did you mean de"):
         tell(found, "en", "dee")
+
+
+@pytest.mark.slow
+def test_plbart_is_told_programming_languages(home, tmp_path, capsys):
+    """Its tokenizer puts them behind a text, as mBART's does, calls them __python__ and __en_XX__, and needs sentencepiece."""
+    pieces_of_sentencepiece(tmp_path)
+    from transformers import PLBartConfig, PLBartForConditionalGeneration, PLBartTokenizer
+
+    found = PLBartTokenizer(str(tmp_path / "s.model"), model_max_length=64)
+    torch.manual_seed(0)
+    net = PLBartForConditionalGeneration(
+        PLBartConfig(vocab_size=len(found), bos_token_id=0, pad_token_id=1, eos_token_id=2, **translators.SIZES)
+    )
+    net.save_pretrained(tmp_path / "model")
+    found.save_pretrained(tmp_path / "model")
+    use = command(home, tmp_path / "model", "--source-lang", "__python__", "--target-lang", "__en_XX__")
+    assert run.main([*use, "--output-dir", str(tmp_path / "run")]) == 0
+    net = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run").eval()
+    pieces = AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert pieces("a b")["input_ids"][-1] == pieces.convert_tokens_to_ids("__python__")
+    ids = [net.generate(**pieces(text, return_tensors="pt"))[0].tolist() for text in TEXTS]
+    assert {row[0] for row in ids} == {pieces.convert_tokens_to_ids("__en_XX__")}
+    task, opened, layout = open_model(str(tmp_path / "run"), find, device="cpu")
+    texts = [each["generated"] for each in task.predict(opened, TEXTS, layout)]
+    assert texts == pieces.batch_decode(ids, skip_special_tokens=True)
+    use[use.index("__python__")] = "python"
+    code, line = fails([*use, "--output-dir", str(tmp_path / "other")], capsys)
+    assert code == 2 and "knows no such language (did you mean __python__?)" in line

@@ -14,6 +14,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -297,38 +298,89 @@ def test_other_ways_to_mark_a_name():
 # --------------------------------------------------------------------------------------------------------- training
 
 
+def run_ners_row(row: dict[str, list[str]], names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Its recipe: the first token of a word has the tag, and -100 stands at the others and at the special tokens."""
+    encoding = tokenizer()(row["tokens"], is_split_into_words=True, truncation=True)
+    words = encoding.word_ids()
+    labels = [
+        -100 if word is None or word == before else names.index(row["tags"][word])
+        for word, before in zip(words, [None, *words], strict=False)
+    ]
+    return {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"], "labels": labels}
+
+
 def test_run_ners_losses_and_weights(project, tmp_path):
-    """DataCollatorForTokenClassification and Trainer on the same rows, thirty steps with dropout off."""
+    """Its rows, DataCollatorForTokenClassification and Trainer beside ours, thirty steps with dropout off."""
     task = make_task(project)
     rows = task.examples()["train"]
-    torch.manual_seed(1)
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    ours = BertForTokenClassification(config(num_labels=len(task.names), **still))
+    ours = without_dropout(len(task.names))
     theirs = copy.deepcopy(ours)
     chosen = {"learning_rate": 1e-3, "weight_decay": 0.1, "seed": 7, "max_grad_norm": 0.5}
     arguments = TrainingArguments(
         str(tmp_path), num_train_epochs=2, per_device_train_batch_size=8, use_cpu=True, logging_steps=1, save_strategy="no",
         report_to=[], disable_tqdm=True, **chosen,
     )  # fmt: skip
-
-    class Rows(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(rows)
-
-        def __getitem__(self, i):
-            return {name: rows[i][name].tolist() for name in ("input_ids", "labels")}
-
-    trainer = Trainer(theirs, arguments, train_dataset=Rows(), data_collator=DataCollatorForTokenClassification(tokenizer()))
+    table = Dataset.from_list([run_ners_row(row, task.names) for row in rows_of(120, 0)])
+    assert all(rows[i][name].tolist() == table[i][name] for i in range(120) for name in ("input_ids", "labels"))
+    trainer = Trainer(theirs, arguments, train_dataset=table, data_collator=DataCollatorForTokenClassification(tokenizer()))
     trainer.train()
-    log = [line for line in trainer.state.log_history if "grad_norm" in line]
-    settings_of = TrainConfig(batch_size=8, epochs=2, device="cpu", precision="fp32", batching="padded", **chosen)
-    setup = build(task, rows, settings_of, ours)
-    setup.state.model.train()
-    records = [train_step(setup.state, task, batches, settings_of, setup.world) for _, batches in setup.data.steps()]
-    assert len(log) == len(records) == 30
-    np.testing.assert_allclose([float(r.loss_sum / r.num_items) for r in records], [line["loss"] for line in log], rtol=1e-5)
+    log = [line["loss"] for line in trainer.state.log_history if "grad_norm" in line]
+    losses = steps_of(
+        task, TrainConfig(batch_size=8, epochs=2, device="cpu", precision="fp32", batching="padded", **chosen), ours
+    )
+    assert len(log) == len(losses) == 30
+    np.testing.assert_allclose(losses[:, 0], log, rtol=1e-6)
     gaps = [(a - b).abs().max().item() for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)]
     assert max(gaps) < 1e-6
+
+
+def without_dropout(num_labels: int = len(TAGS)) -> BertForTokenClassification:
+    torch.manual_seed(1)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return BertForTokenClassification(config(num_labels=num_labels, **still))
+
+
+def steps_of(task: Tagging, chosen: TrainConfig, model: BertForTokenClassification) -> np.ndarray:
+    """Loss and norm of each step."""
+    setup = build(task, task.examples()["train"], chosen, model)
+    assert setup.layout.kind == chosen.batching
+    setup.state.model.train()
+    records = [train_step(setup.state, task, batches, chosen, setup.world) for _, batches in setup.data.steps()]
+    return np.array([[float(record.loss_sum / record.num_items), float(record.grad_norm)] for record in records])
+
+
+def test_the_cut_into_micro_batches_and_packing_change_nothing(project):
+    """16 sentences of different numbers of words as 1, 2 or 4 micro-batches, the last step short; packed and padded."""
+    quiet = {"epochs": 1, "learning_rate": 2e-5, "device": "cpu", "precision": "fp32"}
+    whole, *others = [
+        steps_of(
+            make_task(project),
+            TrainConfig(batch_size=16 // n, accumulation_steps=n, batching=batching, **quiet),
+            without_dropout(),
+        )
+        for batching in ("padded", "packed")
+        for n in (1, 2, 4)
+    ]
+    for other in others:
+        np.testing.assert_allclose(other, whole, rtol=1e-5)
+
+
+def test_lora_and_frozen_layers(project, tmp_path):
+    """The head is trained in full, and an adapter tags as the model that it is merged into."""
+    arguments = [*command(project), "--max-steps", "3", "--learning-rate", "1e-2"]
+    for name, more in (("adapter", []), ("merged", ["--lora-merge"])):
+        assert run.main([*arguments, "--lora", *more, "--precision", "fp32", "--output-dir", str(tmp_path / name)]) == 0
+    some = [row["tokens"] for row in rows_of(20, 3)]
+    one, other = (list(task.predict(net, some, layout)) for task, net, layout in
+                  (open_model(str(tmp_path / name), find, device="cpu") for name in ("adapter", "merged")))  # fmt: skip
+    for mine, its in zip(one, other, strict=True):
+        assert mine["tags"] == its["tags"] and mine["scores"] == pytest.approx(its["scores"], abs=1e-5)
+    saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert any("classifier" in name for name in saved) and any("lora_A" in name for name in saved)
+    assert run.main([*arguments, "--freeze", "bert.embeddings", "--output-dir", str(tmp_path / "frozen")]) == 0
+    start, found = (load_file(folder / "model.safetensors") for folder in (project / "model", tmp_path / "frozen"))
+    assert torch.equal(found["bert.embeddings.word_embeddings.weight"], start["embeddings.word_embeddings.weight"])
+    assert not torch.equal(found["bert.encoder.layer.0.output.dense.weight"], start["encoder.layer.0.output.dense.weight"])
 
 
 @pytest.mark.parametrize("batching", ["packed", "padded"])
@@ -351,13 +403,7 @@ def test_a_sigkill_changes_nothing(project, tmp_path):
 @pytest.mark.distributed
 def test_two_ranks_are_one(project, tmp_path):
     """Their words, and so their items, differ in number; the last micro-batch of 120 rows has one row, and one rank none."""
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-    def model():
-        torch.manual_seed(1)
-        return BertForTokenClassification(config(num_labels=len(TAGS), **still))
-
-    assert_two_ranks_are_one(tmp_path, lambda: make_task(project), model)
+    assert_two_ranks_are_one(tmp_path, lambda: make_task(project), without_dropout)
 
 
 def test_the_run_learns_and_its_figures_are_seqevals_on_the_pipelines_own_output(project, capsys):

@@ -42,7 +42,7 @@ LESSONS = command.all_lessons()
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
 SLOW = {  # seconds each
     "padding", "class-name", "seed", "fp16", "looking", "host-reads", "half-weights", "last-model", "train-loss", "best-of-n",
-    "other-settings", "lost-file",
+    "other-settings", "lost-file", "kept-checkpoints",
 }  # fmt: skip
 MENDED_SLOW = SLOW | {
     "resume", "last-batch", "order", "num-items", "packing", "columns", "warmup", "smoothing", "logged-loss", "best-metric",
@@ -235,6 +235,9 @@ MENDED = {
     "other-settings": lambda m: m.setattr(Trainer, "_load_optimizer_and_scheduler", lambda self, checkpoint: None),
     "lost-file": mend_lost_file,
     "workers": lambda m: m.setattr(resumed, "masking", drawn_by_row),
+    "kept-checkpoints": lambda m: with_arguments(m, load_best_model_at_end=True),
+    "ranks": lambda m: m.setattr(BertForSequenceClassification, "accepts_loss_kwargs", False, raising=False),
+    "repeated-rows": lambda m: with_arguments(m, accelerator_config={"even_batches": False}),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from bench.contest.pictures import COLOURS
 from bench.contest.workload import Workload, of_rows, random_workload
@@ -298,6 +298,15 @@ WAYS: dict[str, dict[str, Any]] = {  # of asking Trainer for few checkpoints
 }
 
 
+class Counting(TrainerCallback):  # type: ignore[misc,no-any-unimported]
+    """The most checkpoints that there were at once, after old ones were deleted."""
+
+    most = 0
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.most = max(self.most, len([*Path(args.output_dir).glob("checkpoint-*")]))
+
+
 def epochs_on_disk(folder: str, train: Workload) -> list[int]:
     """Which epochs' checkpoints there are; a name ends with the step's number, and a step has 16 rows."""
     steps = sorted(int(path.name.rpartition("-")[2]) for path in Path(folder).glob("*-[0-9]*"))
@@ -307,14 +316,16 @@ def epochs_on_disk(folder: str, train: Workload) -> list[int]:
 def kept_checkpoints(folder: str) -> Finding:
     train, held_out = noisy(192, 0), noisy(192, 1)
     found: dict[str, list[int]] = {}
-    losses: list[float] = []
+    most, losses = [], []
     for i, (name, asked) in enumerate(WAYS.items()):
         arguments = {"eval_strategy": "epoch", "save_strategy": "epoch", **LEARNED, **asked}
         trainer = toys.make_trainer(
-            toys.bert(), toys.features(train), f"{folder}/{i}", evaluation=toys.features(held_out), **arguments
-        )
+            toys.bert(), toys.features(train), f"{folder}/{i}", evaluation=toys.features(held_out),
+            callbacks=[watch := Counting()], **arguments,
+        )  # fmt: skip
         trainer.train()
         losses = evaluations(trainer, "loss")
+        most.append(watch.most)
         found[name] = epochs_on_disk(f"{folder}/{i}", train)
     our_run(
         Kept(toys.bert(), train, held_out), folder, epochs=len(losses), learning_rate=LEARNED["learning_rate"], batch_size=16,
@@ -322,7 +333,7 @@ def kept_checkpoints(folder: str) -> Finding:
     )  # fmt: skip
     found["Plainloop, --keep-checkpoints 2"] = epochs_on_disk(f"{folder}/ours/checkpoints", train)
     best, last = 1 + int(np.argmin(losses)), len(losses)
-    forgetful, one, two, three, ours = found.values()
+    forgetful, *others = found.values()
 
     def draw(axes: Any) -> None:
         for i, epochs in enumerate(found.values()):
@@ -334,13 +345,15 @@ def kept_checkpoints(folder: str) -> Finding:
         axes.set_ylim(len(found) - 0.5, -1.1)
         axes.set_xlabel("epoch; filled: its checkpoint is on the disk at the end")
 
+    kept = [[best], [best, last], [best, last - 1, last], [best, last - 1, last]]
     return Finding(
-        holds=best < last - 2 and best not in forgetful and one == two == [best, last] and best in three and best in ours,
-        said=f"save_total_limit=2 has deleted epoch {best}, the best; with load_best_model_at_end a limit of 1 keeps {len(one)}",
+        holds=best < last - 2 and forgetful == [last - 1, last] and others == kept and most[1] == 2,
+        said=f"Epoch {best} of {last} is the best, and save_total_limit=2 has deleted it, unless it is asked for",
         table=[["", "epochs on the disk", "the best among them"]]
         + [[name, ", ".join(map(str, epochs)), "yes" if best in epochs else "no"] for name, epochs in found.items()],
         draw=draw,
-        note="The best one counts among those that save_total_limit allows; Plainloop keeps it beside the newest two.",
+        note=f"A limit of 1 had {most[1]} while it trained, the best and the newest; at the end the newest is deleted, from "
+        "which training could go on. Plainloop keeps the best beside the newest two.",
     )
 
 
@@ -356,7 +369,8 @@ LESSONS = [
         ("transformers/training_args.py", 'not self.metric_for_best_model.endswith("loss")'), best_metric,
     ),
     Lesson(
-        "kept-checkpoints", "save_total_limit deletes the best checkpoint, unless the best is asked for; then 1 may keep two",
+        "kept-checkpoints",
+        "save_total_limit deletes the best checkpoint, unless the best is asked for; 1 then deletes the last",
         ("engine/checkpoint/store.py", "kept |= {step, verified[step]}"),
         ("transformers/trainer_utils.py", "num_to_keep = max(save_total_limit, len(protected))"), kept_checkpoints,
     ),

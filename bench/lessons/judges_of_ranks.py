@@ -19,7 +19,10 @@ def ranks(factor: Callable[..., Any]) -> str:
         own = [1 / max(n, 1) for n in tokens]
         usual = (
             ([size / total] * size, ""),
-            (own, f"each process divides by its own tokens: with {tokens} of them, a token of one weighs more than one of another"),
+            (
+                own,
+                f"each process divides by its own tokens: with {tokens}, a token of one weighs more than one of another",
+            ),
             ([size * each for each in own], "each process divides by its own tokens, and the means are added up"),
             ([1 / total] * size, f"the gradient is {size} times too small: DDP's mean divides by the {size} processes, too"),
             ([size * n / total for n in tokens], "a process's sum is weighed by its tokens, which the sum has done already"),

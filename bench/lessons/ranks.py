@@ -62,8 +62,9 @@ def of_trainer(model: nn.Module, rows: toys.Rows, folder: str, **arguments: Any)
     """The gradient of Trainer's one step over all rows, not clipped."""
     watch = Gradients()
     toys.make_trainer(
-        model, rows, folder, callbacks=[watch], per_device_train_batch_size=EACH, max_grad_norm=0.0, num_train_epochs=1, **arguments
-    ).train()
+        model, rows, folder, callbacks=[watch], per_device_train_batch_size=EACH, max_grad_norm=0.0, num_train_epochs=1,
+        ddp_find_unused_parameters=False, **arguments,
+    ).train()  # fmt: skip
     return watch.seen[0]
 
 
@@ -81,10 +82,12 @@ def gradients_of_ways(world: World, folder: str) -> dict[str, tuple[float, float
     exact, of_bert = mean_of_means(toys.llama(), rows, len(rows)), of_classes(rows)
     model = toys.llama()
     here = [rows[i] for i in DistributedSampler(rows, shuffle=False)]  # type: ignore[arg-type]
-    DistributedDataParallel(model)(**toys.pad_labels(here)).loss.backward()
+    replica = DistributedDataParallel(model)
+    replica(**toys.pad_labels(here)).loss.backward()
     found = {"DDP, each rank's mean": (gradient_of(model), exact)}
+    # the default is True: the count is that of all ranks
     own_count = of_trainer(toys.llama(), rows, folder, collate=toys.pad_labels, average_tokens_across_devices=False)
-    found["Trainer, average_tokens_across_devices=False"] = own_count, exact
+    found["Trainer, each rank's count"] = own_count, exact
     found["Trainer, Llama"] = of_trainer(toys.llama(), rows, folder, collate=toys.pad_labels), exact
     found["Trainer, BERT for classes"] = of_trainer(toys.bert(), rows, folder), of_bert
     model, task = toys.llama(), toys.NextToken(workload)
@@ -107,15 +110,15 @@ def ranks(folder: str) -> Finding:
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.margins(x=0.15)
-        axes.set_xlabel("distance from the gradient of the same rows in one process, % of its norm")
+        axes.set_xlabel("off the gradient of one process, % of its norm")
 
     return Finding(
         holds=found == again and min(by_hand, own_count) > 0.05 and max(trainer, ours) < 1e-4 and abs(heads - 1) < 1e-3,
-        said=f"Two processes, each with its own mean: the gradient is off by {by_hand:.0%}; Trainer doubles that of BERT's head",
+        said=f"Two processes, each its own mean: the gradient is off by {by_hand:.0%}; and Trainer doubles that of BERT's head",
         table=[[f"gradient of {WORKLOAD[0]} rows on {RANKS} processes", "times its norm in one", "off by"]]
         + [[name, f"{ratio:.4f}", f"{gap:.1%}"] for name, (ratio, gap) in found.items()],
         draw=draw,
-        note="DDP takes the mean of the ranks' gradients, whatever each has divided by. AdamW hides a factor, and no mean of means.",
+        note="DDP takes the mean of the ranks' gradients. AdamW hides a factor like 2; it does not hide a mean of means.",
     )
 
 
@@ -164,11 +167,13 @@ def repeated_rows(folder: str) -> Finding:
         axes.legend(frameon=False, ncols=3, loc="upper right")
 
     return Finding(
-        holds=counts["Plainloop"] == [0, ROWS, 0] and twice == -ROWS % (8 * FOUR) > sampled > 0 and dropped == ROWS % (8 * FOUR),
+        holds=counts["Plainloop"] == [0, ROWS, 0]
+        and twice == -ROWS % (8 * FOUR) > sampled > 0
+        and dropped == ROWS % (8 * FOUR),
         said=f"Four processes and {ROWS} rows: to fill the last step Trainer trains on {twice} of them twice in each epoch",
         table=[["rows of an epoch", "never", "once", "twice"]] + [[name, *map(str, each)] for name, each in counts.items()],
         draw=draw,
-        note=f"A loop by hand that evaluates with DistributedSampler counts {sampled} rows twice; Trainer's evaluation drops its own.",
+        note=f"An evaluation by hand with DistributedSampler counts {sampled} rows twice; Trainer's does not.",
     )
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.contest.pictures import COLOURS
@@ -33,12 +35,12 @@ def one_step(model: nn.Module, called: nn.Module, optimizer: Any) -> list[int]:
     """Bytes of weights, gradients and AdamW's averages behind one step; ``called``: the model as training calls it."""
     buckets: list[Tensor] = []  # in which DDP exchanges gradients, and which it keeps; the gradients lie in them or beside them
 
-    def exchange(_: None, bucket: Any) -> Any:
+    def exchange(bucket: GradBucket) -> Future[Tensor]:
         buckets.append(bucket.buffer())
-        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+        return allreduce_hook(None, bucket)
 
     if isinstance(called, DistributedDataParallel):
-        called.register_comm_hook(None, exchange)
+        called.register_comm_hook(None, lambda _, bucket: exchange(bucket))  # whose annotations torch would compare
     rows = toys.features(random_workload(4, 8, 8))
     ids, labels = (torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels"))
     called(input_ids=ids, labels=labels).loss.backward()
@@ -65,9 +67,7 @@ def weighed_ways(world: World, folder: str, settings: dict[str, Any]) -> dict[st
     found["Plainloop, torchrun (DDP)"] = one_step(model, called, torch.optim.AdamW(model.parameters()))
     model = toys.bert()
     called = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    found["AdamW shared out (ZeRO-1)"] = one_step(
-        model, called, ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW)
-    )
+    found["AdamW shared out (ZeRO-1)"] = one_step(model, called, ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW))
     model = shard(toys.bert(), world, "fp32")
     found["Plainloop, --shard (FSDP2)"] = one_step(model, model, torch.optim.AdamW(model.parameters()))
     return found

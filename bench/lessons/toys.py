@@ -86,7 +86,12 @@ def steps_logged(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def set_up(
-    model: nn.Module | None, workload: Workload, *, task: Task[Any] | None = None, examples: Any = None, world: World | None = None,
+    model: nn.Module | None,
+    workload: Workload,
+    *,
+    task: Task[Any] | None = None,
+    examples: Any = None,
+    world: World | None = None,
     **settings: Any,
 ) -> tuple[Setup, Task[Any]]:
     """Our run, put together: on the CPU in float32, padded."""

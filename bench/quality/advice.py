@@ -96,7 +96,7 @@ def train(flags: str, folder: Path, *more: str) -> float:
         "--output-dir",
         "run",
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.splitlines() or [""])[-1]
         raise ResourceError(f"{' '.join(command[1:])} ended with exit code {done.returncode}: {last}")

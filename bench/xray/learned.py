@@ -55,8 +55,8 @@ def of_accumulation(case: Case, *, smoothing: bool) -> Found:
     if n.world > 1 and not averages and (how == "items" or times == 1):
         yield Finding(
             64,
-            f"average_tokens_across_devices=False: each of the {n.world} processes divides by what it has itself, and DDP takes the "
-            "mean of these gradients: a token or row weighs more where there are few of them",
+            f"average_tokens_across_devices=False: each of the {n.world} processes divides by what it has itself, and DDP "
+            "takes the mean of these gradients: a token or row weighs more where there are few of them",
         )
     elif how == "times":
         yield Finding(
@@ -73,7 +73,9 @@ def of_accumulation(case: Case, *, smoothing: bool) -> Found:
             f"a short micro-batch weighs more; {pieces} to a step",
         )
     elif how == "items":
-        yield Finding(31, f"{model.name}: the sum over all items of {pieces} is divided once by their number, num_items_in_batch: right")
+        yield Finding(
+            31, f"{model.name}: the sum over all items of {pieces} is divided once by their number, num_items_in_batch: right"
+        )
         if model.uncounted and not smoothing:
             yield from of_class_name(case, model)
     else:
@@ -134,13 +136,13 @@ def of_schedule(case: Case) -> Found:
             f"the last step of an epoch has {rows:,} of {n.effective_batch:,} rows, in {batches} of {n.accumulation} "
             "micro-batches, and counts as a step like the others",
         )
-
     if n.repeated and n.rows is not None:
         yield Finding(
             65,
-            f"an epoch has {n.rows + n.repeated:,} rows in place of {n.rows:,}: {n.repeated:,} come again, so that all {n.world} processes "
-            "have as many in its last step",
+            f"an epoch has {n.rows + n.repeated:,} rows in place of {n.rows:,}: {n.repeated:,} come again, so that all "
+            f"{n.world} processes have as many in its last step",
         )
+
 
 def peak_of(n: Numbers) -> str:
     """When the rate is at its highest."""

@@ -22,13 +22,15 @@ def of_log(case: Case) -> Found:
             "watch grad_norm",
         )
         times = f", {n.accumulation} times a step" if n.accumulation and n.accumulation > 1 else ""
-        yield Finding(37, f"to see whether it is finite the host reads every micro-batch's loss{times}, and waits for the device")
+        yield Finding(
+            37, f"to see whether it is finite the host reads every micro-batch's loss{times}, and waits for the device"
+        )
     if a.text("logging_strategy") == "steps" and (every := n.every("logging")) is not None:
         if n.num_steps is not None and every > n.num_steps:
             yield Finding(
                 58,
-                f"logging_steps={every:,}{a.from_default('logging_steps')}, and the run has {n.num_steps:,} steps: not one line "
-                "of the loss before the summary at the end",
+                f"logging_steps={every:,}{a.from_default('logging_steps')}, and the run has {n.num_steps:,} steps: not one "
+                "line of the loss before the summary at the end",
             )
         elif "logging_steps" not in a.values:
             lines = f": {n.times('logging'):,} lines of the loss in the run" if n.num_steps is not None else ""
@@ -66,7 +68,9 @@ def of_evaluation(case: Case) -> Found:
                 "over classes not",
             )
         if a.truth("logging_nan_inf_filter"):
-            yield Finding(47, "batches whose loss is NaN or infinite are left out of eval_loss, and the mean of the others is reported")
+            yield Finding(
+                47, "batches whose loss is NaN or infinite are left out of eval_loss, and the mean of the others is reported"
+            )
         keeps = "compute_metrics" in case.clues.passed and "preprocess_logits_for_metrics" not in case.clues.passed
         if keeps and not a.truth("batch_eval_metrics"):
             many = f" of {n.eval_rows:,} rows" if n.eval_rows else ""
@@ -93,8 +97,8 @@ def of_checkpoints(case: Case) -> Found:
         if limit == 1:
             yield Finding(
                 57,
-                "save_total_limit=1 with load_best_model_at_end: two checkpoints stand at the end when the best is not "
-                "the newest",
+                "save_total_limit=1 with load_best_model_at_end: two checkpoints stand while it trains, the newest and the "
+                "best; at the end the newest is deleted, and a later run can only go on from the best",
             )
     elif limit and strategy in ("steps", "epoch") and forgets_the_best(a):
         yield Finding(
@@ -159,7 +163,9 @@ def of_data(case: Case) -> Found:
     if sampling == "group_by_length":
         rows = f" of {n.chunk:,} rows" if n.chunk else " of up to 50 steps"
         yield Finding(18, f"rows are sorted by length in chunks{rows}, longest first: rows of like length meet in a step")
-        yield Finding(54, "the order comes from the global generator, which stands elsewhere after a resume: rows come twice or never")
+        yield Finding(
+            54, "the order comes from the global generator, which stands elsewhere after a resume: rows come twice or never"
+        )
     workers = a.whole("dataloader_num_workers", least=0)
     if workers:
         if not a.truth("dataloader_persistent_workers"):
@@ -196,7 +202,9 @@ def of_precision(case: Case) -> Found:
             "stands in the environment (accelerate launch)",
         )
         if a.get("tf32") is None and not a.truth("torch_compile"):
-            yield Finding(7, "tf32 is not given: on GPUs that have TF32, float32 products run at full width, several times slower")
+            yield Finding(
+                7, "tf32 is not given: on GPUs that have TF32, float32 products run at full width, several times slower"
+            )
 
 
 def of_setup(case: Case) -> Found:

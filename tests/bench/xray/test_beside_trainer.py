@@ -161,6 +161,9 @@ def test_a_published_configuration_does_what_is_told(name, tmp_path):
     for what in ("logging", "eval", "save"):
         if numbers.times(what) is not None:
             assert watch.times[what] == numbers.times(what), what
+    if 57 in told:
+        kept = {int(path.name.rpartition("-")[2]) for path in (tmp_path / "out").glob("checkpoint-*")}
+        assert values["save_total_limit"] == 1 and kept == {trainer.state.best_global_step}
 
 
 # ------------------------------------------------------------------------------------------------------------- the gradient

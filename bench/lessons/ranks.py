@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
@@ -29,11 +29,15 @@ from engine.distributed.world import World
 Work = Callable[..., Any]  # of (this rank's World, a folder, ...), top-level in its module; what it returns goes through JSON
 
 
+def forks() -> bool:
+    """Are the processes forked, so that nothing is imported again? Autograd does not allow it where it has threads for GPUs."""
+    return sys.platform == "linux" and not torch.cuda.is_available()
+
+
 def in_ranks(size: int, work: Work, folder: str, *more: Any) -> list[Any]:
     """What ``work`` returns in each of ``size`` processes that have met. A rank that fails ends the others, and raises here."""
-    forks = sys.platform == "linux" and not torch.cuda.is_available()  # then nothing is imported again; autograd allows it
     start_processes(  # type: ignore[no-untyped-call]
-        be_rank, (size, free_port(), work, folder, more), nprocs=size, start_method="fork" if forks else "spawn"
+        be_rank, (size, free_port(), work, folder, more), nprocs=size, start_method="fork" if forks() else "spawn"
     )
     return [json.loads((Path(folder) / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(size)]
 
@@ -81,7 +85,8 @@ def gradients_of_ways(world: World, folder: str) -> dict[str, tuple[float, float
     rows = toys.features(workload)
     exact, of_bert = mean_of_means(toys.llama(), rows, len(rows)), of_classes(rows)
     model = toys.llama()
-    here = [rows[i] for i in DistributedSampler(rows, shuffle=False)]  # type: ignore[arg-type]
+    sampler: DistributedSampler[Any] = DistributedSampler(rows, shuffle=False)  # type: ignore[arg-type]
+    here = [rows[i] for i in sampler]
     replica = DistributedDataParallel(model)
     replica(**toys.pad_labels(here)).loss.backward()
     found = {"DDP, each rank's mean": (gradient_of(model), exact)}

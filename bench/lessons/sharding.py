@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.contest.pictures import COLOURS
@@ -35,9 +33,9 @@ def one_step(model: nn.Module, called: nn.Module, optimizer: Any) -> list[int]:
     """Bytes of weights, gradients and AdamW's averages behind one step; ``called``: the model as training calls it."""
     buckets: list[Tensor] = []  # in which DDP exchanges gradients, and which it keeps; the gradients lie in them or beside them
 
-    def exchange(bucket: GradBucket) -> Future[Tensor]:
+    def exchange(bucket: Any) -> Any:
         buckets.append(bucket.buffer())
-        return allreduce_hook(None, bucket)
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
     if isinstance(called, DistributedDataParallel):
         called.register_comm_hook(None, lambda _, bucket: exchange(bucket))  # whose annotations torch would compare

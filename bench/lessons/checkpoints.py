@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from bench.contest.pictures import COLOURS
 from bench.contest.workload import Workload, of_rows, random_workload
@@ -287,6 +287,76 @@ def late_and_long() -> Workload:
     return of_rows(rows, drawn.labels, drawn.name)
 
 
+# ---------------------------------------------------------------------------------------------------- kept-checkpoints
+
+
+WAYS: dict[str, dict[str, Any]] = {  # of asking Trainer for few checkpoints
+    "save_total_limit=2": {"save_total_limit": 2},
+    "=1, load_best_model_at_end": {"save_total_limit": 1, "load_best_model_at_end": True},
+    "=2, load_best_model_at_end": {"save_total_limit": 2, "load_best_model_at_end": True},
+    "=3, load_best_model_at_end": {"save_total_limit": 3, "load_best_model_at_end": True},
+}
+
+
+class Counting(TrainerCallback):  # type: ignore[misc,no-any-unimported]
+    """The most checkpoints that there were at once, after old ones were deleted."""
+
+    most = 0
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.most = max(self.most, len([*Path(args.output_dir).glob("checkpoint-*")]))
+
+
+def epochs_on_disk(folder: str, train: Workload) -> list[int]:
+    """Which epochs' checkpoints there are; a name ends with the step's number, and a step has 16 rows."""
+    steps = sorted(int(path.name.rpartition("-")[2]) for path in Path(folder).glob("*-[0-9]*"))
+    return [step * 16 // len(train.labels) for step in steps]
+
+
+def kept_checkpoints(folder: str) -> Finding:
+    train, held_out = noisy(192, 0), noisy(192, 1)
+    found: dict[str, list[int]] = {}
+    most, losses = [], []
+    for i, (name, asked) in enumerate(WAYS.items()):
+        arguments = {"eval_strategy": "epoch", "save_strategy": "epoch", **LEARNED, **asked}
+        trainer = toys.make_trainer(
+            toys.bert(), toys.features(train), f"{folder}/{i}", evaluation=toys.features(held_out),
+            callbacks=[watch := Counting()], **arguments,
+        )  # fmt: skip
+        trainer.train()
+        losses = evaluations(trainer, "loss")
+        most.append(watch.most)
+        found[name] = epochs_on_disk(f"{folder}/{i}", train)
+    our_run(
+        Kept(toys.bert(), train, held_out), folder, epochs=len(losses), learning_rate=LEARNED["learning_rate"], batch_size=16,
+        weight_decay=0.0,
+    )  # fmt: skip
+    found["Plainloop, --keep-checkpoints 2"] = epochs_on_disk(f"{folder}/ours/checkpoints", train)
+    best, last = 1 + int(np.argmin(losses)), len(losses)
+    forgetful, *others = found.values()
+
+    def draw(axes: Any) -> None:
+        for i, epochs in enumerate(found.values()):
+            axes.plot(range(1, last + 1), [i] * last, "s", color=COLOURS[5], fillstyle="none", markersize=13)
+            axes.plot(epochs, [i] * len(epochs), "s", color=COLOURS[0 if best in epochs else 3], markersize=13)
+        axes.axvline(best, color="#000000", linestyle=":", zorder=0)
+        axes.text(best + 0.1, -0.75, "the best evaluation", va="center")
+        axes.set_yticks(range(len(found)), list(found))
+        axes.set_ylim(len(found) - 0.5, -1.1)
+        axes.set_xlabel("epoch; filled: its checkpoint is on the disk at the end")
+
+    kept = [[best], [best, last], [best, last - 1, last], [best, last - 1, last]]
+    return Finding(
+        holds=best < last - 2 and forgetful == [last - 1, last] and others == kept and most[1] == 2,
+        said=f"Epoch {best} of {last} is the best, and save_total_limit=2 has deleted it, unless it is asked for",
+        table=[["", "epochs on the disk", "the best among them"]]
+        + [[name, ", ".join(map(str, epochs)), "yes" if best in epochs else "no"] for name, epochs in found.items()],
+        draw=draw,
+        note=f"A limit of 1 had {most[1]} while it trained, the best and the newest; at the end the newest is deleted, from "
+        "which training could go on. Plainloop keeps the best beside the newest two.",
+    )
+
+
 LESSONS = [
     Lesson(
         "last-model", "the last model is kept and not the best one, unless load_best_model_at_end is set",
@@ -297,6 +367,12 @@ LESSONS = [
         "best-metric", "what is better is guessed from the metric's name: an error rate is taken for better when larger",
         ("engine/record/progress.py", "return value < than if self.lower_is_better else value > than"),
         ("transformers/training_args.py", 'not self.metric_for_best_model.endswith("loss")'), best_metric,
+    ),
+    Lesson(
+        "kept-checkpoints",
+        "save_total_limit deletes the best checkpoint, unless the best is asked for; 1 then deletes the last",
+        ("engine/checkpoint/store.py", "kept |= {step, verified[step]}"),
+        ("transformers/trainer_utils.py", "num_to_keep = max(save_total_limit, len(protected))"), kept_checkpoints,
     ),
     Lesson(
         "train-loss", "train_loss after a resume is of the steps since then, and not of the run",

@@ -87,13 +87,14 @@ def all_lessons() -> dict[str, Lesson]:
         gradients,
         logged,
         randomness,
+        ranks,
         reports,
         resumed,
         sharding,
         updates,
     )  # fmt: skip
 
-    modules = (gradients, updates, logged, randomness, data, evaluation, cost, reports, checkpoints, resumed, sharding)
+    modules = (gradients, updates, logged, randomness, data, evaluation, cost, reports, checkpoints, resumed, ranks, sharding)
     return {lesson.name: lesson for module in modules for lesson in module.LESSONS}
 
 

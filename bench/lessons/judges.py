@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
+from bench.lessons.judges_of_ranks import ranks
 from bench.lessons.judges_of_reports import best_of_n, calibration, global_state, logged_loss, packing, workers
 
 TOO_LONG = 124  # exit code of a file that did not end, as timeout(1) has it
@@ -359,4 +360,5 @@ JUDGES: dict[str, tuple[str, Callable[[Callable[..., Any]], str]]] = {  # lesson
     "decay": ("make_optimizer", decay), "schedule": ("rate", schedule), "order": ("order", order),
     "last-batch": ("evaluate", last_batch), "packing": ("packed", packing), "calibration": ("temperature", calibration),
     "best-of-n": ("choose", best_of_n), "logged-loss": ("logged", logged_loss), "workers": ("mask", workers),
+    "ranks": ("factor", ranks),
 }  # fmt: skip

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,26 +15,12 @@ from bench.contest.pictures import COLOURS
 from bench.contest.workload import random_workload
 from bench.lessons import toys
 from bench.lessons.lesson import Finding, Lesson
+from bench.lessons.ranks import in_ranks
 from engine.distributed.world import World
 from engine.distributed.wrap import replicate, shard
 
 RANKS = 8
 PARTS = ("weights", "gradients", "AdamW's averages")
-
-
-@contextmanager
-def ranks(backend: str, size: int) -> Iterator[World]:
-    """This process as one of several. ``fake``: the others are only counted: sizes are right, and values are not."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    store = FakeStore() if backend == "fake" else torch.distributed.HashStore()  # type: ignore[attr-defined]
-    dist.init_process_group(backend, rank=0, world_size=size, store=store)
-    try:
-        world = World(torch.device("cpu"))
-        world.size = RANKS  # by which the model is wrapped; nothing is said to the others
-        yield world
-    finally:
-        dist.destroy_process_group()
 
 
 def weigh(tensors: Iterable[Tensor | None]) -> int:
@@ -46,22 +31,21 @@ def weigh(tensors: Iterable[Tensor | None]) -> int:
 
 def one_step(model: nn.Module, called: nn.Module, optimizer: Any) -> list[int]:
     """Bytes of weights, gradients and AdamW's averages behind one step; ``called``: the model as training calls it."""
+    buckets: list[Tensor] = []  # in which DDP exchanges gradients, and which it keeps; the gradients lie in them or beside them
+
+    def exchange(bucket: Any) -> Any:
+        buckets.append(bucket.buffer())
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+    if isinstance(called, DistributedDataParallel):
+        called.register_comm_hook(None, lambda _, bucket: exchange(bucket))  # whose annotations torch would compare
     rows = toys.features(random_workload(4, 8, 8))
     ids, labels = (torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels"))
     called(input_ids=ids, labels=labels).loss.backward()
     optimizer.step()
     inner = getattr(optimizer, "optim", optimizer)  # of a ZeroRedundancyOptimizer: this rank's part
-    gradients = weigh(p.grad for p in model.parameters())
-    if isinstance(called, DistributedDataParallel) and not all(map(is_view, model.parameters())):
-        gradients += sum(bucket.buffer().nbytes for bucket in called.reducer._get_zeros_like_grad_buckets())
     averages = (state[name] for state in inner.state.values() for name in ("exp_avg", "exp_avg_sq"))
-    return [weigh(model.parameters()), gradients, weigh(averages)]
-
-
-def is_view(parameter: nn.Parameter) -> bool:
-    """Does the gradient lie in a bucket, in which it is exchanged, or is it a copy beside it?"""
-    gradient = parameter.grad
-    return gradient is not None and gradient.untyped_storage().nbytes() > gradient.nbytes
+    return [weigh(model.parameters()), weigh([*(p.grad for p in model.parameters()), *buckets]), weigh(averages)]
 
 
 def settings_of_trainer(folder: str) -> dict[str, Any]:
@@ -70,26 +54,27 @@ def settings_of_trainer(folder: str) -> dict[str, Any]:
     return {"gradient_as_bucket_view": trainer.accelerator.ddp_handler.gradient_as_bucket_view}
 
 
-def sharding(folder: str) -> Finding:
+def weighed_ways(world: World, folder: str, settings: dict[str, Any]) -> dict[str, list[int]]:
+    """Bytes on this rank, for each way; ``settings``: Trainer's for DDP."""
     found: dict[str, list[int]] = {}
-    settings = settings_of_trainer(folder)
-    with ranks("gloo", 1) as world:
-        model = toys.bert()
-        called: nn.Module = DistributedDataParallel(model, **settings)
-        found["Trainer, torchrun (DDP)"] = one_step(model, called, torch.optim.AdamW(model.parameters()))
-        model = toys.bert()
-        called = replicate(model, world, find_unused_parameters=False)
-        found["Plainloop, torchrun (DDP)"] = one_step(model, called, torch.optim.AdamW(model.parameters()))
-        del called
-    with ranks("fake", RANKS) as world:
-        model = toys.bert()
-        found["AdamW shared out (ZeRO-1)"] = one_step(
-            model, model, ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW)
-        )
-        model = shard(toys.bert(), world, "fp32")
-        found["Plainloop, --shard (FSDP2)"] = one_step(model, model, torch.optim.AdamW(model.parameters()))
+    model = toys.bert()
+    called: nn.Module = DistributedDataParallel(model, **settings)
+    found["Trainer, torchrun (DDP)"] = one_step(model, called, torch.optim.AdamW(model.parameters()))
+    model = toys.bert()
+    called = replicate(model, world, find_unused_parameters=False)
+    found["Plainloop, torchrun (DDP)"] = one_step(model, called, torch.optim.AdamW(model.parameters()))
+    model = toys.bert()
+    called = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    found["AdamW shared out (ZeRO-1)"] = one_step(model, called, ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW))
+    model = shard(toys.bert(), world, "fp32")
+    found["Plainloop, --shard (FSDP2)"] = one_step(model, model, torch.optim.AdamW(model.parameters()))
+    return found
+
+
+def sharding(folder: str) -> Finding:
     number = sum(p.numel() for p in toys.bert().parameters())
-    each = {name: [size / number for size in sizes] for name, sizes in found.items()}
+    of_ranks = in_ranks(RANKS, weighed_ways, folder, settings_of_trainer(folder))
+    each = {name: [max(found[name][k] for found in of_ranks) / number for k in range(3)] for name in of_ranks[0]}
     theirs, ours, _, sharded = (sum(values) for values in each.values())
 
     def draw(axes: Any) -> None:

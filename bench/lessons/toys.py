@@ -86,12 +86,18 @@ def steps_logged(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def set_up(
-    model: nn.Module | None, workload: Workload, *, task: Task[Any] | None = None, examples: Any = None, **settings: Any
+    model: nn.Module | None,
+    workload: Workload,
+    *,
+    task: Task[Any] | None = None,
+    examples: Any = None,
+    world: World | None = None,
+    **settings: Any,
 ) -> tuple[Setup, Task[Any]]:
     """Our run, put together: on the CPU in float32, padded."""
     plain: dict[str, Any] = {"device": "cpu", "precision": "fp32", "batching": "padded", "epochs": 1}
     task = task or Classes(workload)
-    return build(task, examples or workload.examples(), TrainConfig(**(plain | settings)), model), task
+    return build(task, examples or workload.examples(), TrainConfig(**(plain | settings)), model, world), task
 
 
 def our_steps(setup: Setup, task: Task[Any], start: int = 0) -> Iterator[tuple[Position, list[Batch], StepRecord]]:

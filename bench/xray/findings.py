@@ -14,4 +14,4 @@ from bench.xray.seen import of_checkpoints, of_data, of_evaluation, of_log, of_p
 def find(case: Case) -> list[Finding]:
     """All findings, in the order of the page."""
     parts = (of_loss, of_schedule, of_optimizer, of_log, of_evaluation, of_checkpoints, of_data, of_precision, of_setup)
-    return sorted((Finding(*found) for part in parts for found in part(case)), key=lambda finding: finding.row)
+    return sorted((finding for part in parts for finding in part(case)), key=lambda finding: finding.row)

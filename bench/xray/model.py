@@ -204,7 +204,7 @@ def small_model(kind: Any, config: Any) -> tuple[Any, dict[str, Any]]:
     size = getattr(vision, "image_size", None)
     batch: dict[str, Any] = {}
     if getattr(small_config, "vocab_size", None):
-        batch["input_ids"] = torch.randint(5, 60, (2, 6))
+        batch["input_ids"] = torch.randint(5, 60, (2, 3, 6) if name.endswith("ForMultipleChoice") else (2, 6))
     if size:
         batch["pixel_values"] = torch.randn(2, getattr(vision, "num_channels", 3), size, size)
     if not batch:

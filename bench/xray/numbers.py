@@ -89,6 +89,14 @@ class Numbers:
         return (batches, rows) if is_short and self.micro_batches else None
 
     @cached_property
+    def repeated(self) -> int | None:
+        """Rows that come twice in an epoch, since accelerate gives each of several processes as many; None: not known."""
+        given = self.arguments.get("accelerator_config") is not None or self.drops_last is not False
+        if self.world == 1 or given or self.micro_batches is None or self.per_device is None or self.rows is None:
+            return None
+        return self.micro_batches * self.per_device * self.world - self.rows
+
+    @cached_property
     def chunk(self) -> int | None:
         """Rows that are sorted by length together (``get_length_grouped_indices``)."""
         if self.rows is None or self.per_device is None or self.accumulation is None:

@@ -25,6 +25,7 @@ OF_KIND = {  # classes that are built on TrainingArguments: our task
     "CrossEncoderTrainingArguments": "reranker",
 }  # fmt: skip
 SMOOTHED = ("classification", "image-classification", "ner", "TASK")  # tasks that have --label-smoothing
+NO_TASK = "no task here trains it; one of your own does: --task FILE.py:CLASS (docs/your-own-task.md)"
 IN_SILENCE = frozenset({  # settings of no weight here: what they are about is said elsewhere in the answer, or by the flags
     "do_train", "do_eval", "do_predict", "disable_tqdm", "log_level", "run_name", "greater_is_better", "hub_model_id",
     "hub_private_repo", "hub_token", "push_to_hub_model_id", "predict_with_generate", "generation_max_length",
@@ -101,6 +102,8 @@ def start(case: Case, command: Command, *, model: str, data: str) -> None:
     )
     command.usual = usual_of(task)
     command.add("task", task)
+    if name and task == "TASK":
+        command.left.append((name, NO_TASK))
     if chosen := model or case.clues.checkpoint:
         command.add("model", chosen)
     command.add("train-file", data or "TRAIN.csv")

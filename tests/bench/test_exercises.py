@@ -28,6 +28,7 @@ TEMPERATURE = "def temperature(logits, labels):\n"
 CHOOSE = "def choose(right):\n    first, second = (part.float().mean(1) for part in right.chunk(2, 1))\n"
 LOGGED = "def logged(steps, every):\n    windows = [steps[i:i + every] for i in range(0, len(steps), every)]\n"
 MASK = "def mask(num_tokens, seed, epoch, row):\n"
+FACTOR = "def factor(num_tokens, world_size, sum_over_ranks):\n"
 EACH = "    each = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction='none').view(len(ids), -1)\n    real = mask[:, 1:]\n"
 
 
@@ -148,6 +149,14 @@ WRONG = {  # typical answers that are wrong, and words of the sentence that each
         (MASK + drawn_with("seed + epoch + row"), "have the same mask: combined so"),
         (MASK + drawn_with("hash((seed, epoch, row)) % 2**31").replace("0.15", "0.85"), "% of the tokens are masked, and 15 % are asked for"),
     ],
+    "ranks": [
+        (FACTOR + "    return 1 / sum_over_ranks(num_tokens)\n", "2 times too small: DDP's mean divides by the 2 processes, too"),
+        (FACTOR + "    return world_size / max(num_tokens, 1)\n", "and the means are added up"),
+        (FACTOR + "    if not num_tokens:\n        return 0.0\n    return world_size / sum_over_ranks(num_tokens)\n",
+         "a process with 0 tokens does not call sum_over_ranks"),
+        (FACTOR + "    return num_tokens / sum_over_ranks(num_tokens)\n", "which the sum has done already"),
+        (FACTOR + "    return 2 * world_size / sum_over_ranks(num_tokens)\n", "the factors are 0.5000, 0.5000 and should all be 0.2500"),
+    ],
 }  # fmt: skip
 EMPTY = {  # what the file says as it is handed out
     "accumulation": "about 3 times too large: the means of 3 micro-batches are added up, as Trainer does it",
@@ -157,6 +166,7 @@ EMPTY = {  # what the file says as it is handed out
     "packing": "token 3 looks at token 0, which is of another row", "calibration": "the temperature is 1: nothing is learned",
     "best-of-n": "it is reported on the rows that chose it", "workers": "it draws from a global generator",
     "logged-loss": "the last line is divided by steps that it does not have",
+    "ranks": "a token of one weighs more than one of another",
 }  # fmt: skip
 
 

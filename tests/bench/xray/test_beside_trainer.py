@@ -153,7 +153,7 @@ def test_a_published_configuration_does_what_is_told(name, tmp_path):
     assert trainer.state.global_step == numbers.num_steps
     assert sum(trainer.rows[1]) == numbers.effective_batch and len(trainer.rows[1]) == numbers.accumulation
     at_end = trainer.rows[numbers.steps_per_epoch]
-    assert (len(at_end), sum(at_end)) == numbers.last_step_of_epoch
+    assert (len(at_end), sum(at_end)) == (numbers.last_step_of_epoch or (numbers.accumulation, numbers.effective_batch))
     assert watch.rates == [pytest.approx(numbers.rate(i + 1), rel=1e-12, abs=1e-18) for i in range(len(watch.rates))]
     trainer.model.config.save_pretrained(tmp_path / "tiny")
     facts = look_at(str(tmp_path / "tiny"), published.model)
@@ -161,6 +161,9 @@ def test_a_published_configuration_does_what_is_told(name, tmp_path):
     for what in ("logging", "eval", "save"):
         if numbers.times(what) is not None:
             assert watch.times[what] == numbers.times(what), what
+    if 57 in told:
+        kept = {int(path.name.rpartition("-")[2]) for path in (tmp_path / "out").glob("checkpoint-*")}
+        assert values["save_total_limit"] == 1 and kept == {trainer.state.best_global_step}
 
 
 # ------------------------------------------------------------------------------------------------------------- the gradient
@@ -243,6 +246,11 @@ def test_the_micro_batches_of_a_rank_are_those_of_accelerate(rows, world, drop_l
     theirs = {len(list(BatchSamplerShard(sampler, world, rank))) for rank in range(world)}
     numbers = numbers_of({"dataloader_drop_last": drop_last, "per_device_train_batch_size": 8}, rows=rows, world=world)
     assert theirs == {numbers.micro_batches}
+    given = [row for rank in range(world) for batch in BatchSamplerShard(sampler, world, rank) for row in batch]
+    if world == 1 or drop_last:
+        assert numbers.repeated is None
+    else:
+        assert len(given) - len(set(given)) == numbers.repeated and len(set(given)) == rows
 
 
 @pytest.mark.parametrize("values", [{}, {"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}])
@@ -317,7 +325,7 @@ torch.manual_seed(0)
 model = tiny.bert(dropout=0.0)
 rows = [{"input_ids": [5 + i % 7] * 6, "attention_mask": [1] * 6, "labels": i % 3} for i in range(8)]
 args = TrainingArguments(sys.argv[2], use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=1, max_steps=1,
-                         per_device_train_batch_size=int(sys.argv[3]))
+                         per_device_train_batch_size=int(sys.argv[3]), average_tokens_across_devices=sys.argv[4] == "True")
 trainer = Trainer(model, args, train_dataset=rows)
 trainer.train()
 if args.process_index == 0:
@@ -331,14 +339,17 @@ def test_two_processes_multiply_the_gradient_as_is_told(tmp_path):
     """The same 8 rows: in one process, and 4 on each of two (gloo)."""
     (tmp_path / "ranked.py").write_text(RANKED)
     norms = []
-    for processes, size in ((1, 8), (2, 4)):
+    for processes, size, averages in ((1, 8, True), (2, 4, True), (2, 4, False)):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-                   str(tmp_path / "ranked.py"), str(Path(__file__).parents[3]), str(tmp_path / "out"), str(size)]  # fmt: skip
+                   str(tmp_path / "ranked.py"), str(Path(__file__).parents[3]), str(tmp_path / "out"), str(size), str(averages)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
         assert "NORM" in done.stdout, done.stderr[-2000:]
         norms.append(float(done.stdout.split("NORM")[1].split()[0]))
-    (tmp_path / "args.json").write_text('{"per_device_train_batch_size": 4}')
     tiny.save_model(tmp_path / "model")
-    case = look(XrayConfig(model=str(tmp_path / "model"), num_processes=2), str(tmp_path / "args.json"))
-    assert any(finding.row == 28 and "2 times too large" in finding.said for finding in find(case))
-    assert norms[1] / norms[0] == pytest.approx(2, rel=1e-3)
+    said = []
+    for arguments in ({}, {"average_tokens_across_devices": False}):
+        (tmp_path / "args.json").write_text(json.dumps({"per_device_train_batch_size": 4} | arguments))
+        found = find(look(XrayConfig(model=str(tmp_path / "model"), num_processes=2), str(tmp_path / "args.json")))
+        said.append({finding.row: finding.said for finding in found})
+    assert "2 times too large" in said[0][28] and 64 not in said[0] and 64 in said[1] and 28 not in said[1]
+    assert [norm / norms[0] for norm in norms] == [1, pytest.approx(2, rel=1e-3), pytest.approx(1, rel=1e-3)]

@@ -1,4 +1,4 @@
-"""xray reads arguments without running anything, and tells what Trainer would do: twelve published configurations, bad input."""
+"""xray reads arguments without running anything, and tells what Trainer would do: published configurations, bad input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.xray.command import XrayConfig, look
 from bench.xray.findings import find
 from bench.xray.refusals import refusals
 from bench.xray.script import Unknown, of_script
-from bench.xray.translate import translate
+from bench.xray.translate import NO_TASK, translate
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.settings.parser import parse
@@ -179,7 +179,14 @@ def test_a_dictionary_saved_by_the_class_is_read(tmp_path):
     assert {20, 23, 24, 50} - {20} <= {finding.row for finding in find(case)}
 
 
-# -------------------------------------------------------------------------------------------- twelve published configurations
+# ---------------------------------------------------------------------------------------------------- published configurations
+
+
+def test_a_configuration_says_where_it_stands():
+    """Repository, commit and file of each; no two of one file."""
+    sources = [each.source for each in CONFIGURATIONS.values()]
+    assert len(set(sources)) == len(sources) >= 12
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}:\S+\.(py|md|mdx|ipynb)", source) for source in sources)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -204,6 +211,9 @@ def test_the_command_is_one_that_the_parser_takes(name, tmp_path):
         tmp_path, as_script(expected) + f"\nmodel = {expected.model}.from_pretrained('some/model')\n", num_rows=expected.rows
     )
     command = translate(case)
+    if expected.in_command is None:
+        assert "--task TASK" in command.text and (expected.model, NO_TASK) in command.left
+        return
     assert all(words in command.text for words in expected.in_command), command.text
     assert command.text == f"python run.py {shlex.join(command.argv)}"
     task = command.argv[command.argv.index("--task") + 1]
@@ -216,13 +226,15 @@ def test_the_command_is_one_that_the_parser_takes(name, tmp_path):
         "epochs": a.number("num_train_epochs"), "max_grad_norm": a.number("max_grad_norm"), "schedule": a.text("lr_scheduler_type"),
         "eval_batch_size": a.whole("per_device_eval_batch_size"), "adam_beta2": a.number("adam_beta2"),
     }  # fmt: skip
+    if a.number("max_steps") > 0:  # which overrides them
+        del asked["epochs"]
     assert {name: getattr(config, name) for name in asked} == asked
     warmup = a.number("warmup_steps")
     assert (config.warmup_steps or config.warmup_ratio) == warmup
-    assert (
-        config.precision == ("bf16" if a.truth("bf16") else "fp16" if a.truth("fp16") else "fp32")
-        and config.batching == "padded"
-    )
+    is_grouped = a.text("train_sampling_strategy") == "group_by_length"
+    assert config.batching == ("bucketed" if is_grouped else "padded")
+    if a.truth("bf16") is not None:
+        assert config.precision == ("bf16" if a.truth("bf16") else "fp16" if a.truth("fp16") else "fp32")
 
 
 def test_a_default_of_a_task_does_not_stand_in_for_trainers(tmp_path):
@@ -270,10 +282,10 @@ def test_what_has_no_flag_is_named_with_its_reason(tmp_path):
 def test_a_class_that_is_not_installed_has_defaults_that_are_said_to_be_unknown(tmp_path):
     if fields_of("SFTConfig") is not None:
         pytest.skip("trl is installed here")
-    done_on = CONFIGURATIONS["sft-qlora"]
+    done_on = CONFIGURATIONS["sft"]
     (tmp_path / "train.py").write_text(as_script(done_on))
     done = call(["xray", str(tmp_path / "train.py")])
-    assert done.code == 0 and "SFTConfig has defaults of its own" in done.out and "max_length, dataset_text_field" in done.out
+    assert done.code == 0 and "SFTConfig has defaults of its own" in done.out and "dataset_text_field, max_length" in done.out
     found = resolve(given("from trl import SFTConfig\nSFTConfig('out', seed=1)"))
     assert found.number("max_grad_norm") == 1.0, "that of TrainingArguments"
     assert found.number("learning_rate") is None and found.truth("bf16") is None and found.number("logging_steps") is None
@@ -305,7 +317,7 @@ def test_the_command_runs_from_the_command_line_and_points_to_the_page(tmp_path,
     for words in (
         "64 examples a step = 16 per device x 4 accumulated x 1 process", "189 = 3 epochs of 63 an epoch, of 250 micro-batches",
         "19 steps of warm-up; first step 0", f"rows of {PAGE}", " 28  Accumulation multiplies the gradient: 4 micro-batches", "--warmup-ratio 0.1",
-        "evaluation_strategy is no argument of transformers",
+        "warmup_steps=0.1 is a share of all steps, rounded up: 19 of 189 steps",
     ):  # fmt: skip
         assert words in said, words
     assert max(map(len, said.splitlines()[1:])) <= 126

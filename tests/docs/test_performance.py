@@ -1,0 +1,315 @@
+"""docs/performance.md: each figure that a file of bench/results holds is computed anew from it; the others are listed here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+RESULTS = ROOT / "bench/results"
+PAGE = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+FIGURE = re.compile(r"(?<![\w.])\d[\d,]*\.\d+|\d+%|\d[\d,]* (?:G|T)FLOP/s")
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+CPU, BF16, H100, H200 = (
+    read(name)
+    for name in (
+        "bench-cpu.json",
+        "bench-bf16.json",
+        "gpu-h100/bench-nvidia-h100-80gb-hbm3.json",
+        "gpu-h200/contest-defaults.json",
+    )
+)
+PROFILE, ATTENTION = read("profile-bf16.json"), read("attention-cpu.json")
+
+
+def row(rows: list[dict[str, Any]], run_id: str, system: str) -> dict[str, Any]:
+    [found] = [row for row in rows if row["run_id"] == run_id and row["system"] == system]
+    assert found["valid"], (run_id, system)
+    return found
+
+
+def useful(found: dict[str, Any]) -> float:
+    """FLOPs for real tokens a second: the median of the windows, which the oldest rows do not have; then over all of them."""
+    return found["rate"].get("tflops_median") or found["rate"]["tflops"]
+
+
+def speed(found: dict[str, Any]) -> str:
+    rate = found["rate"]
+    return f"{rate['ex_s']:.2f} [{rate['ex_s_min']:.2f} - {rate['ex_s_max']:.2f}]"
+
+
+# --------------------------------------------------------------------------------------------------------------- the tables
+
+
+def levers(rows: list[dict[str, Any]], run_id: str, names: dict[str, str]) -> list[str]:
+    """One lever at a time; the first row is what the others are compared with."""
+    found = {label: row(rows, run_id, system) for label, system in names.items()}
+    base = useful(next(iter(found.values())))
+    return [f"| {label} | {speed(each)} | {useful(each) / base:.1f} |" for label, each in found.items()]
+
+
+LEVERS = {
+    "padded, fp32": "padded, fp32", "length buckets (other examples in each step)": "length buckets, fp32",
+    "packed, attention of our own, `nn.Dropout` elsewhere": "packed, nn.Dropout, fp32", "packed, fast dropout everywhere": "packed, fp32",
+}  # fmt: skip
+OTHERS = [  # the run; then label, system, and behind what its ratio stands: {} is that of useful work beside the first Trainer
+    ("20261121-084828-D", [("**defaults**: Plainloop", "Plainloop", "{} x Trainer, {max_length} x Trainer with max_length"),
+                           ("Trainer, dynamic padding", "Trainer", ""), ('Trainer, `padding="max_length"`', "Trainer, max_length", "")]),
+    ("20261121-095642-S-fp32", [("**the same batches and precision**: Plainloop", "Plainloop", "{} x Trainer in useful work"),
+                                ("Plainloop, `--batching padded`", "Plainloop, padded", "{} x"), ("plain loop", "plain loop", "{} x"),
+                                ("Accelerate", "Accelerate", "{} x"), ("Trainer", "Trainer", ""),
+                                ("Lightning Fabric", "Lightning Fabric", "{} x")]),
+    ("20261121-181310-S-fp32", [("**the same, longer**: Plainloop", "Plainloop", "{} x Trainer in useful work"),
+                                ("Plainloop, `--batching padded`", "Plainloop, padded", "{} x"), ("Trainer", "Trainer", "")]),
+    ("20261121-100836-B", [("**each at its best**, `--allocator mallopt` for all: Plainloop", "Plainloop", "{} x Trainer in useful work"),
+                           ("Trainer, grouped by length, fused AdamW", "Trainer", ""), ("Lightning Fabric, the same", "Lightning Fabric", "{} x")]),
+    ("20261121-084150-B", [("**each at its best**, the allocator as it comes: Plainloop", "Plainloop", "{} x Trainer in useful work"),
+                           ("Trainer, grouped by length, fused AdamW", "Trainer", ""), ("plain loop, buckets, fused AdamW", "plain loop", ""),
+                           ("Accelerate, the same", "Accelerate", ""), ("Lightning Fabric, the same", "Lightning Fabric", "")]),
+]  # fmt: skip
+OF_BF16 = [  # label, run, system, run of the Trainer that it is compared with
+    ("**defaults**: Plainloop", "20261127-201459-D", "Plainloop"), ("Trainer, dynamic padding", "20261127-201459-D", "Trainer"),
+    ('Trainer, `padding="max_length"`', "20261127-201459-D", "Trainer, max_length"),
+    ("Trainer with its bf16 flag", "20261127-201459-D", "Trainer, its bf16 flag"),
+    ("**the same batches**: Plainloop", "20261127-185319-S-bf16", "Plainloop"),
+    ("Plainloop, `--batching padded`", "20261127-185319-S-bf16", "Plainloop, padded"), ("Trainer", "20261127-185319-S-bf16", "Trainer"),
+    ("**the same batches**: Plainloop", "20261127-185319-S-fp32", "Plainloop"),
+    ("Plainloop, `--batching padded`", "20261127-185319-S-fp32", "Plainloop, padded"), ("Trainer", "20261127-185319-S-fp32", "Trainer"),
+    ("**each at its best**, the allocator as it comes: Plainloop", "20261127-203445-B", "Plainloop"),
+    ("plain loop, buckets, fused AdamW", "20261127-203445-B", "plain loop"),
+    ("Trainer, grouped by length, fused AdamW", "20261127-203445-B", "Trainer"),
+]  # fmt: skip
+
+
+def beside_others() -> list[str]:
+    found = []
+    for run_id, rows in OTHERS:
+        base = useful(row(CPU, run_id, "Trainer"))
+        for label, system, said in rows:
+            each = row(CPU, run_id, system)
+            ratios = (
+                {"max_length": f"{useful(each) / useful(row(CPU, run_id, 'Trainer, max_length')):.1f}"}
+                if "max_length" in said
+                else {}
+            )
+            told = said.format(f"{useful(each) / base:.1f}", **ratios)
+            found.append(f"| {label} | {speed(each)} | {told} |" if told else f"| {label} | {speed(each)} | |")
+    return found
+
+
+def on_bf16() -> list[str]:
+    found = []
+    for label, run_id, system in OF_BF16:
+        each, base = row(BF16, run_id, system), useful(row(BF16, run_id, "Trainer"))
+        share, precision = each["rate"]["frac_gemm_peak"], each["flags"]["precision"]
+        found.append(f"| {label} | {precision} | {speed(each)} | {share:.0%} | {useful(each) / base:.1f} |")
+    return found
+
+
+def attention() -> list[str]:
+    """torch's SDPA as a multiple of the products: forward of an evaluation, and both passes."""
+    found = []
+    for dtype, short in (("bfloat16", "bf16"), ("float32", "fp32")):
+        for width in (32, 64):
+            cells = []
+            for training, causal in ((False, False), (True, False), (True, True)):
+                [each] = [
+                    r
+                    for r in ATTENTION["rows"]
+                    if (r["dtype"], r["width"], r["training"], r["causal"]) == (dtype, width, training, causal)
+                ]
+                cells.append(f"{each['ratio']:.2f} [{each['ratio_min']:.2f} - {each['ratio_max']:.2f}]")
+            found.append(f"| {short}, heads of {width} | {' | '.join(cells)} |")
+    return found
+
+
+def quality() -> list[str]:
+    """Accuracies, and the difference of each test row's answer to that of the padded run of its seed."""
+    rows = {(each["variant"], each["seed"]): each for each in read("quality-imdb.json")["rows"]}
+    found = []
+    for variant in ("padded fp32", "packed fp32", "packed bf16"):
+        of_seeds = [rows[variant, seed] for seed in (42, 43, 44)]
+        cells = [f"{each['accuracy']:.3f}" for each in of_seeds]
+        mean = sum(each["accuracy"] for each in of_seeds) / 3
+        paired = ""
+        if variant != "padded fp32":
+            gaps = [
+                sum(int(rows[variant, seed]["right"][i]) - int(rows["padded fp32", seed]["right"][i]) for seed in (42, 43, 44))
+                / 3
+                for i in range(len(of_seeds[0]["right"]))
+            ]
+            middle = sum(gaps) / len(gaps)
+            error = (sum((gap - middle) ** 2 for gap in gaps) / (len(gaps) - 1) / len(gaps)) ** 0.5
+            paired = f"{middle:.4f} ± {error:.4f}"
+        found.append(f"| {variant} | {' | '.join(cells)} | {mean:.3f} | {paired} |")
+    return found
+
+
+def on_h100() -> list[str]:
+    run_id, found = "20261126-145855-S-bf16", []
+    base = useful(row(H100, run_id, "Trainer"))
+    for label, system in (("**Plainloop** (packed, graphs)", "Plainloop"), ("Plainloop, `--cuda-graph off`", "Plainloop, no CUDA graphs"),
+                          ("Plainloop, `--batching padded`", "Plainloop, padded"), ("plain loop", "plain loop"), ("Trainer", "Trainer")):  # fmt: skip
+        each = row(H100, run_id, system)
+        rate = each["rate"]
+        middle = f"**{rate['ex_s']:,.0f}**" if system == "Plainloop" else f"{rate['ex_s']:,.0f}"
+        found.append(f"| {label} | {middle} [{rate['ex_s_min']:,.0f} to {rate['ex_s_max']:,.0f}] | {useful(each) / base:.1f} |")
+    return found
+
+
+def lines() -> list[str]:
+    """Every row of a table with a figure in it."""
+    bf16 = levers(BF16, "20261127-202742-levers", LEVERS | {"packed, bf16": "packed, bf16"})
+    return [
+        *levers(CPU, "20261121-090220-levers", LEVERS),
+        *beside_others(),
+        *on_bf16(),
+        *bf16,
+        *attention(),
+        *quality(),
+        *on_h100(),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------- the prose
+
+
+FLAT = " ".join(PAGE.split())
+
+
+def launch(file: str, mode: str, batch: int, model: str = "random:distilbert") -> dict[str, Any]:
+    [found] = [r for r in read(file)["rows"] if (r["mode"], r["batch_size"], r["model"]) == (mode, batch, model)]
+    return found
+
+
+def overhead(rows: list[dict[str, Any]], run_id: str, form: str, *names: tuple[str, str]) -> str:
+    said = []
+    for system, called in names:
+        ms = {key: value / 1000 for key, value in row(rows, run_id, system)["overhead_us"].items()}
+        said.append(f"{called} {form.format(**ms)}" + (" ms a step" if not said else ""))
+    return ", ".join(said)
+
+
+def of_cpu() -> list[str]:
+    rates = [1000 * each["env"]["gemm_tflops"]["fp32"] for each in CPU if each["track"] != "overhead"]
+    padded, longest = (row(CPU, "20261121-084828-D", name)["work"] for name in ("Trainer", "Trainer, max_length"))
+    waste, most = (1 - work["real_tokens"] / work["executed_tokens"] for work in (padded, longest))
+    reached = row(CPU, "20261121-090220-levers", "packed, fp32")["rate"]["frac_gemm_peak"]
+    return [
+        f"{min(rates):.0f} to {max(rates):.0f} GFLOP/s from one half hour to the next",
+        f"{waste:.0%} of the tokens in the 24 batches of 16 Yelp reviews that were measured ({most:.0%} when everything is padded",
+        f"{reached:.0%} of the best float32 matrix product of that run",
+        overhead(CPU, "20261121-105051-overhead", "{median:.1f} [{min:.1f}]", ("Plainloop", "Plainloop"), ("Trainer", "Trainer"),
+                 ("Accelerate", "Accelerate"), ("plain loop", "a plain loop"), ("Lightning Fabric", "Lightning Fabric")),
+    ]  # fmt: skip
+
+
+def of_bf16() -> list[str]:
+    peaks = {name: [1000 * each["env"]["gemm_tflops"][name] for each in BF16 if name in each["env"]["gemm_tflops"]]
+             for name in ("bf16", "fp32")}  # fmt: skip
+    ours, theirs, flag = (
+        useful(row(BF16, "20261127-201459-D", name)) for name in ("Plainloop", "Trainer", "Trainer, its bf16 flag")
+    )
+    steps, own = PROFILE["steps"], {each["name"]: each["share"] for each in PROFILE["operations"]}
+    kinds: dict[str, float] = {}
+    for each in PROFILE["modules"]:
+        kinds[each["kind"]] = kinds.get(each["kind"], 0.0) + each["share"]
+    inside = sum(each["share"] for each in PROFILE["modules"] if re.search(r"self\.(query|key|value)$", each["name"]))
+    attends, linear = kinds["BertSelfAttention"] - inside, own["aten::mm"] + own["aten::addmm"]
+    wall = sum(step["seconds"] for step in steps)
+    updates = kinds["LayerNorm"] + sum(step["phases"][name] for step in steps for name in ("clip", "optimizer")) / wall
+    rest = 1 - linear - attends - kinds["FastDropout"] - kinds["GELUActivation"] - updates
+    return [
+        f"reach {min(peaks['bf16']):.0f} to {max(peaks['bf16']):.0f} GFLOP/s in bf16 there and {min(peaks['fp32']):.0f} to "
+        f"{max(peaks['fp32']):.0f} in float32",
+        f"with its bf16 flag Trainer does {flag / theirs:.1f} times the work, so that {ours / flag:.1f} remain",
+        overhead(BF16, "20261127-202710-overhead", "{median:.2f} [{min:.2f} - {max:.2f}]", ("Plainloop", "Plainloop"),
+                 ("plain loop", "a plain loop"), ("Trainer", "Trainer")),
+        f"steps {steps[0]['step']} to {steps[-1]['step']}, {1000 * wall / len(steps):.0f} ms each",
+        f"linear layers {linear:.0%}, at the best rate",
+        f"attention {attends:.0%}, of which its products are {100 * own['aten::baddbmm']:.0f} and",
+        f"dropout elsewhere {kinds['FastDropout']:.0%}, GELU {kinds['GELUActivation']:.0%}",
+        f"norms, optimizer and clipping {updates:.0%}, the rest {rest:.0%}.",
+        f"random bits, {own['_PackedAttention']:.0%} in these early steps",
+    ]  # fmt: skip
+
+
+def of_gpus() -> list[str]:
+    two, three = "gpu-h200/launches-2.json", "gpu-h200/launches-3.json"
+    eager, best = launch("gpu-h200/launches-1.json", "packed, eager", 16), {}
+    for name, mode in (("padded", "padded"), ("packed", "packed"), ("graphs", "packed, graphs"), ("same", "packed, graphs, deterministic"), ("compiled", "compiled")):  # fmt: skip
+        best[name] = launch(two, mode, 16)
+    ms = {name: min(each["ms"]) for name, each in best.items()}
+    large = {name: min(launch(three, mode, 128)["ms"]) for name, mode in (("packed", "packed"), ("graphs", "packed, graphs"))}
+    h100 = "gpu-h100/gpu-launches-nvidia-h100-80gb-hbm3.json"
+    recorded = launch(h100, "packed, graphs", 16)
+    [compiled] = [each for each in read(h100)["rows"] if "compiled" in each["mode"]]
+    rates = [read(name)["rates"]["bf16_tflops"] for name in (two, three)]
+    defaults = {each["system"]: each["rate"]["ex_s"] for each in H200}
+    of = {(each["track"], each["system"]): each["rate"]["ex_s"] for each in H100 if each["valid"] and "rate" in each}
+    bert = launch("gpu-h200/launches-4.json", "padded", 32, "random:bert")
+    return [
+        f"| 16 | {ms['padded']:.1f} | {ms['packed']:.1f} | **{ms['graphs']:.1f}** | {ms['same']:.1f} | {ms['compiled']:.1f} "
+        f"({best['compiled']['warmup_s']:.0f} s to compile) | {best['padded']['floor_ms']:.1f} |",
+        f"| 128 | | **{large['packed']:.1f}** | {large['graphs']:.1f} | | | {launch(three, 'packed', 128)['floor_ms']:.1f} |",
+        f"the host needed {min(eager['ms']):.0f} ms to launch and an H200 {eager['profile']['busy_ms']:.0f} ms to run",
+        f"{best['graphs']['peak_gb']:.1f} GB in place of {best['packed']['peak_gb']:.1f} here",
+        f"({min(rates):.0f} to {max(rates):.0f} TFLOP/s)",
+        f"{defaults['Plainloop']:,.0f} examples/s, a plain loop (fp32, padded) {defaults['plain loop']:.0f}, Trainer "
+        f"{defaults['Trainer']:.0f} (fp32, padded to the batch) and {defaults['Trainer, max_length']:.0f} "
+        f'(`padding="max_length"`): {defaults["Plainloop"] / defaults["Trainer"]:.1f} x',
+        f"products reach {read(h100)['rates']['bf16_tflops']:.0f} TFLOP/s there",
+        f"{min(recorded['ms']):.1f} ms recorded and {min(compiled['ms']):.1f} ms compiled and recorded "
+        f"({compiled['warmup_s']:.0f} s to get ready), of a floor of {recorded['floor_ms']:.1f}",
+        f"{of['LM', 'Plainloop']:.0f} examples/s beside {of['LM', 'Trainer']:.0f} of Trainer's, "
+        f"{of['LM', 'Trainer, flattened, sdpa']:.0f} of Trainer's on flattened rows and {of['LM', 'plain loop']:.0f} of the plain loop's",
+        f"{of['B', 'Plainloop']:,.0f} examples/s, compiled {of['B', 'Plainloop, compiled']:,.0f}, beside {of['B', 'Trainer']:.0f} of "
+        f"Trainer's and {of['B', 'plain loop']:.0f} of the plain loop's",
+        f"({min(bert['ms']):.1f} ms on the H200, floor {bert['floor_ms']:.1f})",
+    ]
+
+
+UNHELD = [  # figures of no file, word for word; those of settings at the end
+    "It takes 0.05 to 1.1 s and the verdict",
+    "linear layers 62%, dropout 13%, copies 5%, attention products 5%, softmax 3%, activations and norms 3%, optimizer and clipping 2%, "
+    "everything else 7%; a step of linear layers at the best rate alone would be 38% of the profiled one",
+    "by Trainer's steps at known widths (median 22.3 ms) the ratio is 2.6.",
+    "by those at known ones (28.8 ms) it is 2.1 times Trainer's rate, compiled 2.6.",
+    "a whole interval (95%, by bootstrap) lies more than `--tolerance 0.02` below 1",
+]
+
+
+def test_every_row_of_a_table_is_that_of_the_results():
+    for line in lines():
+        assert f"{line}\n" in PAGE, line
+
+
+@pytest.mark.parametrize("told", [of_cpu, of_bf16, of_gpus])
+def test_every_figure_in_the_text_is_that_of_the_results(told):
+    for words in told():
+        assert words in FLAT, words
+
+
+def test_the_other_figures_are_known_to_have_no_file():
+    """A new one needs a file and a line above, or a place in the list."""
+    left = FLAT
+    for words in (*(" ".join(line.split()) for line in lines()), *of_cpu(), *of_bf16(), *of_gpus(), *UNHELD):
+        assert words in left or words in FLAT, words
+        left = left.replace(words, " ")
+    left = re.sub(r"(torch|transformers|Python) \d+(\.\d+)+\S*", " ", left)
+    assert not FIGURE.findall(left), [left[max(0, m.start() - 60) : m.end() + 40] for m in FIGURE.finditer(left)]
+
+
+def test_a_figure_that_is_changed_is_noticed():
+    for line in (lines()[0], of_cpu()[0], of_gpus()[0]):
+        changed = re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), line)
+        assert changed != line and " ".join(changed.split()) not in FLAT

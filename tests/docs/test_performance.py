@@ -87,6 +87,14 @@ OF_BF16 = [  # label, run, system, run of the Trainer that it is compared with
     ("**each at its best**, the allocator as it comes: Plainloop", "20261127-203445-B", "Plainloop"),
     ("plain loop, buckets, fused AdamW", "20261127-203445-B", "plain loop"),
     ("Trainer, grouped by length, fused AdamW", "20261127-203445-B", "Trainer"),
+    ("**defaults**: Plainloop", "20261127-211956-D", "Plainloop"), ("Trainer, dynamic padding", "20261127-211956-D", "Trainer"),
+    ('Trainer, `padding="max_length"`', "20261127-211956-D", "Trainer, max_length"),
+    ("Trainer with its bf16 flag", "20261127-211956-D", "Trainer, its bf16 flag"),
+    ("**the same batches**: Plainloop", "20261127-213849-S-bf16", "Plainloop"), ("Trainer", "20261127-213849-S-bf16", "Trainer"),
+    ("**the same batches**: Plainloop", "20261127-213849-S-fp32", "Plainloop"), ("Trainer", "20261127-213849-S-fp32", "Trainer"),
+    ("**each at its best**: Plainloop", "20261127-213649-B", "Plainloop"),
+    ("plain loop, buckets, fused AdamW", "20261127-213649-B", "plain loop"),
+    ("Trainer, grouped by length, fused AdamW", "20261127-213649-B", "Trainer"),
 ]  # fmt: skip
 
 
@@ -219,6 +227,8 @@ def of_bf16() -> list[str]:
     ours, theirs, flag = (
         useful(row(BF16, "20261127-201459-D", name)) for name in ("Plainloop", "Trainer", "Trainer, its bf16 flag")
     )
+    at_best = [row(BF16, "20261127-213649-B", name) for name in ("Plainloop", "Trainer")]
+    together, medians = (at_best[0]["rate"][name] / at_best[1]["rate"][name] for name in ("tflops", "tflops_median"))
     steps, own = PROFILE["steps"], {each["name"]: each["share"] for each in PROFILE["operations"]}
     kinds: dict[str, float] = {}
     for each in PROFILE["modules"]:
@@ -234,6 +244,7 @@ def of_bf16() -> list[str]:
         f"with its bf16 flag Trainer does {flag / theirs:.1f} times the work, so that {ours / flag:.1f} remain",
         overhead(BF16, "20261127-202710-overhead", "{median:.2f} [{min:.2f} - {max:.2f}]", ("Plainloop", "Plainloop"),
                  ("plain loop", "a plain loop"), ("Trainer", "Trainer")),
+        f"Plainloop does {together:.1f} times the useful work of Trainer, by the medians {medians:.1f}",
         f"steps {steps[0]['step']} to {steps[-1]['step']}, {1000 * wall / len(steps):.0f} ms each",
         f"linear layers {linear:.0%}, at the best rate",
         f"attention {attends:.0%}, of which its products are {100 * own['aten::baddbmm']:.0f} and",

@@ -11,7 +11,6 @@ from transformers import BertConfig, BertForQuestionAnswering, BertForTokenClass
 import run
 from bench.toys import tiny
 from tests.toys import answers, language, preferring, ranking, writing
-from tests.toys.cli import fails
 from tests.toys.served import served
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100}
@@ -163,15 +162,6 @@ def test_two_texts_are_two_columns_of_their_own_names(tmp_path):
         for wrong in ("w1", {"premise": "w1"}, ["w1", "w2"], {"text": "w1", "claim": "w2"}):
             answer = client.post("/predict", json={"inputs": wrong})
             assert answer.status_code == 422 and "premise and claim" in answer.json()["error"]
-
-
-def test_pictures_are_not_served_and_no_file_of_this_machine_is_opened_for_a_client(tmp_path, capsys):
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
-
-    ViTForImageClassification(ViTConfig(**TINY | {"vocab_size": None}, image_size=8, patch_size=4)).save_pretrained(tmp_path)
-    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
-    code, line = fails(["serve", str(tmp_path), "--task", "image-classification", "--device", "cpu", "--port", "0"], capsys)
-    assert code == 2 and line == "error: serve takes texts, and this model takes pictures: predict --input FILE does"
 
 
 def test_a_model_that_does_not_work_is_told_before_anybody_asks(tmp_path, capsys, monkeypatch):

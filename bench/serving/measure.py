@@ -222,15 +222,16 @@ def table(found: dict[str, Any]) -> str:
 
     def row(name: str) -> str:
         cells = (rounds[name][figure] for figure in ("requests_per_second", "p50_ms", "p99_ms"))
-        return f"| {f'a {name}' if name == PIPELINE else name if name in OTHERS else f'`{name}`'} | {' | '.join(map(str, cells))} |"
+        shown = f"a {name}" if name == PIPELINE else name if name in OTHERS else f"`{name}`"
+        return f"| {shown} | {' | '.join(map(str, cells))} |"
 
     return (
         f"{load['requests']:,} requests from {found['connections']} connections, of {models['load']}: {load['failed']} failed, "
         f"probabilities within {load['largest_difference']:.0e} of `predict`, {load['requests_per_second']} requests/s (p50 "
         f"{load['p50_ms']} ms, p99 {load['p99_ms']} ms), memory {memory_mb['before']} MB after a tenth of them and "
         f"{memory_mb['after']} MB at the end.\n\n"
-        f"The {NUMBERS[len(names)]} take turns; all stand on uvicorn and Starlette, and answer the first 160 letters of reviews, each a request "
-        "of its own:\n\n"
+        f"The {NUMBERS[len(names)]} take turns; all stand on uvicorn and Starlette, and answer the first 160 letters of "
+        "reviews, each a request of its own:\n\n"
         f"| {models['turns']}; {rounds['turns']} turns of {rounds['requests']} requests | requests/s | p50 ms | p99 ms |\n"
         "|---|---|---|---|\n" + "\n".join(map(row, names))
     )

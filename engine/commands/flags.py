@@ -220,7 +220,7 @@ class ServeConfig:
     model: str = setting("", "directory of a finished run, or any model directory or Hub name; or bare, first")
     format: Literal["onnx"] | None = setting(
         None,
-        "onnx: MODEL is a folder that export --format onnx has written, computed by onnxruntime (default: a model directory)",
+        "onnx: the model is a folder that export --format onnx has written, computed by onnxruntime (default: by torch)",
     )
     host: str = setting("127.0.0.1", "address to listen at: this machine alone; 0.0.0.0: all that reach it")
     port: int = setting(8000, "port to listen at; 0: any that is free")
@@ -241,8 +241,8 @@ class ServeConfig:
     quiet: bool = setting(False, "no line for each request")
     profile_log: str | None = setting(
         None,
-        "JSONL file for numbers that describe each input (length, rarity of its words, answer ...), and no text: monitor --input "
-        "compares it with the run",
+        "JSONL file for numbers that describe each input (length, rarity of its words, answer ...), and no text: monitor "
+        "--input compares it with the run",
     )
     profile_log_texts: bool = setting(False, "with --profile-log: the texts themselves, too")
     task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")

@@ -126,12 +126,10 @@ def logs_given(config: MonitorConfig) -> tuple[Path, Path | None] | None:
         return None
     if found[0] is None or (config.reference and found[1] is None):
         raise UsageError(
-            "a log of serve --profile-log holds no rows: it is compared with the run, or as --input and --reference with another"
+            "a log of serve --profile-log holds no rows: it is compared with the run, or by --reference with another log"
         )
     if given := [name for name, value in changes_in(config).items() if value is not None]:
-        raise UsageError(
-            f"--{given[0].replace('_', '-')} is for a file of rows, and --input is a log of a server: leave it out"
-        )
+        raise UsageError(f"--{given[0].replace('_', '-')} is for a file of rows, and --input is a server's log: leave it out")
     return found[0], found[1]
 
 

@@ -81,7 +81,7 @@ def read_record(directory: Path, name: str) -> dict[str, Any]:
     path = directory / RECORD
     try:
         found = parse_object(read_bytes(path))
-        inputs, outputs, settings = (
+        inputs, outputs, _ = (
             expect(found, key, kind) for key, kind in (("inputs", list), ("outputs", list), ("settings", dict))
         )
         if (

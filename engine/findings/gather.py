@@ -14,19 +14,18 @@ import numpy as np
 from engine.console import note
 from engine.distributed.world import World
 from engine.findings.profile import COUNTED, SAMPLE, SEED, Moments, Numbers, Profile, Shares, Vocabulary
-from engine.record.seen import Answered
 from engine.task import Answers, Task, Watch
 
 T = TypeVar("T")
 TRAINING, EVALUATION = "training rows", "evaluation rows"
 
 
-def of_run(task: Task[Any], answered: Answered | None, world: World) -> Profile | None:
+def of_run(task: Task[Any], answers: Callable[[], Answers] | None, world: World) -> Profile | None:
     """That of a run: its training data, and the answers of an evaluation, if there are any. On rank 0; None elsewhere, and
     where there is none. Collective: each rank has the answers to its own rows."""
     if not task.watched:
         return None
-    parts = [part for part in world.gather(attempted(answered.answers) if answered is not None else None) if part is not None]
+    parts = [part for part in world.gather(attempted(answers) if answers is not None else None) if part is not None]
     if not world.is_main:
         return None
     return attempted(lambda: made(task.watch("train"), parts, [TRAINING, EVALUATION], most=SAMPLE))

@@ -3,8 +3,8 @@
     {"profile_log": 1, "weights": "...", "plainloop": "0.1.0"}
     {"time": "...", "tokens": 12, "characters": 40, ..., "predicted label": "b", "confidence": 0.93, "projected": [...]}
 
-No text stands in it unless it is asked for. Lines are appended, a batch at a time, so that a kill loses the batch that is being
-written; half a line is cut off when the file is opened again, and left out when it is read. A file that has grown to LARGEST bytes
+No text stands in it unless it is asked for. Lines are appended, a batch at a time, so that a kill loses that being written;
+half a line is cut off when the file is opened again, and left out when it is read. A file that has grown to LARGEST bytes
 gets another name (``before``), in place of the one that had it: there are two, and what is older is forgotten.
 """
 
@@ -57,8 +57,8 @@ def head_of(path: Path) -> dict[str, Any] | None:
 class InputLog:
     """The log of a server, open. Raises UsageError, ResourceError.
 
-    ``weights``: the hash of those of the model; ``vocabulary``: that of the run, which rows are compared with; ``keeps_inputs``:
-    the inputs themselves are written, too.
+    ``weights``: the hash of those of the model; ``vocabulary``: that of the run, which rows are compared with;
+    ``keeps_inputs``: the inputs themselves are written, too.
     """
 
     def __init__(self, path: Path, weights: str, vocabulary: Vocabulary | None, *, keeps_inputs: bool = False):

@@ -64,7 +64,8 @@ class Service:
 
     def __init__(
         self, task: Task[Any], model: nn.Module, layout: Layout, *, name: str, limits: Limits, access: Access = Access(),
-        max_batch: int = 32, max_waiting: int = 1024, logs: bool = True, debug: bool = False, profile_log: InputLog | None = None,
+        max_batch: int = 32, max_waiting: int = 1024, logs: bool = True, debug: bool = False,
+        profile_log: InputLog | None = None,
     ):  # fmt: skip
         self.task, self.limits, self.access, self.logs, self.debug = task, limits, access, logs, debug
         self.shapes = task.served()

@@ -6,6 +6,7 @@ that the model was not trained on. Those of its training rows are in-sample: it 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,8 @@ class Said:
         rows, p, labels = (np.concatenate(each) for each in zip(*self.found, strict=True))
         order = np.argsort(rows, kind="stable")
         try:
-            found = issues(p[order].astype(np.float64), labels[order])
+            with warnings.catch_warnings(action="ignore"):  # of classes that are too rare to be looked at
+                found = issues(p[order].astype(np.float64), labels[order])
         except UsageError:  # it is not installed: inspect says how, and here it is one thing more
             return None
         except ValueError as error:

@@ -364,10 +364,10 @@ def test_other_tasks_of_export_are_served_too(project, tmp_path):
     from engine.exporting.opened import open_exported
     from engine.finished import open_model
     from tasks import find
-    from tests.engine.serving.test_tasks import MODELS, close
+    from tests.toys.served_models import MODELS, close
 
     for kind, rows in (
-        ("ner", '{"tokens": ["w1", "w2"], "ner_tags": ["O", "B-person"]}\n'),
+        ("ner", '{"tokens": ["w1", "w2"], "tags": ["O", "B-person"]}\n'),
         ("embeddings", '{"anchor": "w1 w2", "positive": "w2 w3"}\n'),
     ):
         folder = MODELS[kind](tmp_path / kind)

@@ -247,7 +247,7 @@ def test_training_leaves_where_the_evaluation_rows_stand(watched):
     from engine.model.projected import random_lines
     from tasks import find
 
-    folder, directory = watched
+    directory = watched[1]
     found = profile.read(directory, read_run(directory).files).embedding
     task, model, _ = open_model(str(directory), find, device="cpu")
     rows = []
@@ -317,7 +317,7 @@ def test_a_drift_of_what_a_server_is_asked_is_found_by_its_log(watched, tmp_path
 
 def test_the_temperature_of_the_answers_is_taken_back(watched, tmp_path, capsys):
     """The profile is of the logits alone, and so is the log."""
-    folder, directory = watched
+    directory = watched[1]
     calibrated = shutil.copytree(directory, tmp_path / "calibrated")
     config = json.loads((calibrated / "config.json").read_text())
     (calibrated / "config.json").write_text(json.dumps(config | {"calibration": {"temperature": 4.0}}))

@@ -113,13 +113,18 @@ def test_half_a_line_is_left_out_and_cut_off_when_it_goes_on(tmp_path):
 
 
 KILLED = """
-import sys, pathlib
-sys.path.insert(0, {root!r})
-from tests.engine.findings.test_input_log import *
-log = InputLog(pathlib.Path({path!r}), "hash", KNOWN)
+import pathlib, numpy
+from engine.data.read import Read, Reads
+from engine.data.tokens import Tokens
+from engine.findings.input_log import InputLog
+from engine.task import Observed
+
+reads = Reads()
+reads.append(Read(Tokens(numpy.array([2, 5, 2, 6]), numpy.array([0, 2, 4]), None, 0), None))
+log = InputLog(pathlib.Path({path!r}), "hash", None)
 print("ready", flush=True)
 while True:
-    add(log)
+    log.add(["a", "b"], reads, lambda: Observed([9, 9], ["a", "b"], "confidence", [0.5, 0.5], 1))
     print("added", flush=True)
 """
 
@@ -128,8 +133,8 @@ def test_a_kill_loses_no_line_that_was_written(tmp_path):
     path = tmp_path / "log.jsonl"
     total = 0
     for kills in range(1, 4):
-        script = KILLED.format(root=str(ROOT), path=str(path))
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        script = KILLED.format(path=str(path))
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         said = [process.stdout.readline() for _ in range(1 + 50 * kills)]
         assert said[0] == "ready\n", said
         process.send_signal(signal.SIGKILL)

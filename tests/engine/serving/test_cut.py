@@ -9,9 +9,9 @@ import pytest
 from bench.toys import tiny
 from engine.data.read import Reads, cuts, kept_reads, read_cut
 from engine.data.tokens import Tokens, tokenize_now
-from tests.engine.serving.test_tasks import MODELS
 from tests.toys import writing
 from tests.toys.served import served, until
+from tests.toys.served_models import MODELS
 
 LONG = " ".join(f"w{i % 40}" for i in range(100))
 

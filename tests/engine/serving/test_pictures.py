@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+from bench.toys import tiny
 from tasks.captioning import pictures
-from tests.tasks.captioning.test_captioning import models  # noqa: F401 - a fixture
+from tasks.samples import shapes
 from tests.toys.served import served
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -90,12 +91,12 @@ def bomb(side: int) -> bytes:
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(toy, monkeypatch):
     client, _ = toy
-    content = bomb(30_000)
-    assert len(content) < 1 << 20 and pictures.MAX_PIXELS < 30_000**2
+    content = bomb(10_000)
+    assert len(content) < 1 << 20 and pictures.MAX_PIXELS < 10_000**2
     decoded = []
     monkeypatch.setattr(pictures, "in_rgb", lambda picture: decoded.append(picture) or picture)
     answer = client.post("/predict", json={"inputs": in_base64(content)})
-    assert answer.status_code == 422 and "30000 x 30000 pixels" in answer.json()["error"] and not decoded
+    assert answer.status_code == 422 and "10000 x 10000 pixels" in answer.json()["error"] and not decoded
     assert client.get("/health").status_code == 200
 
 
@@ -187,8 +188,9 @@ def test_the_pages_have_a_field_for_a_picture(toy):
     assert "tokens of an input" not in post["description"] and np.isfinite(service.task.predict_rows)
 
 
-def test_captions(models):  # noqa: F811
-    with served(models["git"], task="captioning") as (client, service):
+def test_captions(tmp_path):
+    shapes.save_small_captioner(tmp_path, tiny.WORDS)
+    with served(tmp_path, task="captioning") as (client, service):
         content = png()
         [wanted] = expected(service, content)
         answer = client.post("/predict", json={"inputs": [in_base64(content)]})

@@ -120,11 +120,13 @@ def texts(number: int) -> list[str]:
 
 @contextmanager
 def started(command: Sequence[str], model: str) -> Iterator[int]:
-    """The port of a server, which is ended by SIGTERM. Raises SystemExit where it does not end well."""
+    """The port of a server, which is ended with all that it has started. Raises SystemExit where it does not start."""
     port = free_port()
     words = [word.format(model=model, port=port) for word in command]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths})
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True
+    )
     try:
         assert process.stdout is not None
         if not any(line.startswith("serving at") for line in process.stdout):  # LitServe has more to say
@@ -132,7 +134,11 @@ def started(command: Sequence[str], model: str) -> Iterator[int]:
         yield port
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:  # LitServe does not hear it
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def free_port() -> int:

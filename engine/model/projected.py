@@ -71,7 +71,8 @@ def means(low: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
     mask = inputs.get("attention_mask")
     if mask is None or mask.shape != low.shape[:2]:
         return None
-    return (low * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    found: Tensor = (low * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    return found
 
 
 def random_lines(size: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from engine.model import key_value_cache, lora, target_logits
 from engine.model.dropout import set_head_dropout
 from engine.model.flops import count_flops, peak_flops
 from engine.model.layout import choose_layout
+from engine.model.projected import projected
 from engine.model.reinit import reinitialise
 from engine.optimizer import SkipGuard, freeze, make_optimizer
 from engine.precision import Precision, allow_tf32, choose_precision, make_autocast, make_scaler
@@ -232,7 +234,8 @@ def make_run(
         loader = eval_loader(task, sets[name], setup.layout, config, setup.world)
         found = until_stopped(batches(loader), stop, setup.world)
         look = seen.look(name, state.step, run.best)
-        return evaluate(state.model, task, found, state.autocast, setup.world, split=name, total=len(loader), look=look)
+        with projected(state.model) if look else nullcontext():
+            return evaluate(state.model, task, found, state.autocast, setup.world, split=name, total=len(loader), look=look)
 
     def measure() -> Evaluation:
         with state.average.in_place():

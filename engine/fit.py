@@ -167,7 +167,8 @@ def refuse_stopped(run: Run, world: World) -> None:
 def publish(run: Run, setup: Setup, task: Task[Any], config: TrainConfig, document: RunDocument, seconds: float) -> Result:
     """The best model, saved, and run.json that says so; ``seconds``: of training and all that came between."""
     kept = keep_best(run, setup)
-    profile = of_run(task, answered(run, kept), setup.world)
+    found = answered(run, kept)
+    profile = of_run(task, None if found is None else found.answers, setup.world)
     evaluation = run.best.evaluation if run.best and run.best.step == kept else run.last_evaluation
     metrics = summarise(run, seconds, evaluation)
     if (best := run.best) is not None and kept == best.step != setup.state.step:

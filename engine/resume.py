@@ -30,10 +30,10 @@ from engine.distributed.lost_ranks import is_lost_rank
 from engine.errors import ModelError, UsageError, UserError
 from engine.record.progress import Progress
 from engine.record.run import Run
+from engine.record.seen import Answered
 from engine.record.stop import StoppedWithinError
 from engine.schedule import set_rates
 from engine.settings.fields import differences
-from engine.task import Watch
 
 
 def resume(run: Run, setup: Setup, config: TrainConfig, document: RunDocument) -> RunDocument:
@@ -168,7 +168,7 @@ def keep_best(run: Run, setup: Setup) -> int:
     return best.step
 
 
-def answered(run: Run, kept: int) -> Watch | None:
+def answered(run: Run, kept: int) -> Answered | None:
     """What the model that is kept has answered to the evaluation rows, for the profile; None: nothing is known. Collective.
 
     Where an earlier process has evaluated it, it is evaluated again: with ``keep_best`` its weights are in place.

@@ -107,12 +107,25 @@ class Texts(NamedTuple):
 
 class Answers(NamedTuple):
     """What was answered to some rows of a set. ``rows``: [n], which; ``shares``: how often each label; ``number``: what
-    ``numbers``, [n], are: how sure each answer is, or the answer itself."""
+    ``numbers``, [n], are: how sure each answer is, or the answer itself. ``projected``: where the rows' vectors stand, [n, K]
+    in any order (model/projected.py); None: they have none."""
 
     rows: np.ndarray
     shares: Mapping[str, int]
     number: str
     numbers: np.ndarray
+    projected: np.ndarray | None = None
+
+
+class Observed(NamedTuple):
+    """Inputs as a server was given them, and what the model's logits alone answered: ``characters``, [n]; ``labels``, of each,
+    () of numbers; ``number``, ``numbers``: as in Answers; ``unknown``: the id of an unknown token."""
+
+    characters: Sequence[int]
+    labels: Sequence[str]
+    number: str
+    numbers: Sequence[float]
+    unknown: int | None
 
 
 class Watch(Protocol):
@@ -242,6 +255,10 @@ class Task(ABC, Generic[O]):
         """A fresh one of a set of ``examples()``, or of "train". Of a task that is ``watched``."""
         raise NotImplementedError
 
+    def observed(self, inputs: Sequence[Any], predictions: Sequence[Mapping[str, Any]]) -> Observed:
+        """What of ``predict``'s inputs and answers a profile holds, but for tokens. Of a task that is ``watched``."""
+        raise NotImplementedError
+
     def unlabelled(self) -> dict[str, Examples]:
         """``examples()`` of data without labels, after ``adopt()``. Of a task that is ``watched``."""
         raise NotImplementedError
@@ -282,8 +299,8 @@ class Task(ABC, Generic[O]):
     def served(self) -> list[dict[str, Any]]:
         """An example of each form of input that ``serve`` takes, by column as ``inputs_of`` reads them.
 
-        Each value is a text, or a list of what its first entry is: a text, or an object of texts. The first example stands on
-        the page. Raises UsageError for a task that is not served.
+        Each value is a text, or bytes, which are a picture and come as base64, or a list of what its first entry is: a text, or
+        an object of texts. The first example stands on the page. Raises UsageError for a task that is not served.
         """
         return [{"text": "The food was good."}]
 

@@ -123,6 +123,7 @@ class EvaluateFlags(EvaluateConfig):
 class ServeFlags(ServeConfig):
     """Settings of ``serve``, with those of the tasks that change an answer."""
 
+    watched = ("classification", "yelp", "imdb")
     task: str | None = setting(None, TASK)
     no_answer: Literal["yes", "no"] | None = no_answer()
     n_best: int | None = setting(None, N_BEST, replaces_run=True, before="task")

@@ -5,6 +5,7 @@ Next: captioning/pictures.py, which opens them; image_classification/task.py, wh
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from engine.checked import is_a
 from engine.data.form import Columns
 from engine.data.tables import origin_of, place_of, plain_row, row_name
-from engine.errors import DataError, ModelError, UsageError
+from engine.errors import DataError, ModelError
 from engine.settings.fields import user_path
 from tasks.captioning.pictures import Access, Pictures, open_picture, pixels
 from tasks.text import TextOptions, TextTask
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 PREDICT_ROWS = 16
 MOST_SIDE = 4096  # points; models take 200 to 1,500
+SQUARE = base64.b64decode(  # 16 x 16 grey points, a PNG: an example for who asks a server
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mNsYEAFTAwjWgAAmZAAoFDIQrAAAAAASUVORK5CYII="
+)
 
 
 class ImageOptions(TextOptions, Protocol):
@@ -130,8 +134,11 @@ class ImageTask(TextTask[I]):
             raise DataError(f"the input has no column {name!r} of picture files (it has: {', '.join(rows)})")
         return list(rows[name])
 
+    longest_input = None  # of text
+
     def served(self) -> list[dict[str, Any]]:
-        raise UsageError("serve takes texts, and this model takes pictures: predict --input FILE does")
+        """Bytes, and never a name: no file of this machine is opened for a client."""
+        return [{self.options.image_column or "image": SQUARE}]
 
     def access_of_inputs(self) -> Access:
         """What the names of given pictures may stand for: those of a file lie in its folder, those typed anywhere."""
@@ -143,9 +150,11 @@ class ImageTask(TextTask[I]):
         sources, access = list(inputs), self.access_of_inputs()
         for start in range(0, len(sources), PREDICT_ROWS):
             chunk = sources[start : start + PREDICT_ROWS]
-            pictures = [open_picture(source, plain_row(start + i, "picture"), access) for i, source in enumerate(chunk)]
-            values = torch.from_numpy(np.stack([pixels(self.processor, picture) for picture in pictures]))
-            yield values.to(device)
+            names = [plain_row(start + i, "picture") for i in range(len(chunk))]
+            found = [  # one at a time is decoded: a file of a few kB may hold 64 Mi pixels
+                pixels(self.processor, open_picture(source, name, access)) for source, name in zip(chunk, names, strict=True)
+            ]
+            yield torch.from_numpy(np.stack(found)).to(device)
 
 
 def without_batch_norm(model: nn.Module, path: str) -> nn.Module:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import Layout, arrange
 from engine.data.plan import eval_batches
+from engine.data.read import read_cut
 from engine.data.tokens import TokenDataset, Tokens
 from engine.errors import ModelError
 from engine.model.capabilities import counts_ends
@@ -59,10 +59,9 @@ class Scorer(TextTask[O]):
         inputs, counts = arrange(rows, layout, self.tokenizer)
         return Batch(inputs=inputs, targets=targets, num_items=num_items, **counts)
 
-    def numbers(self, model: nn.Module, tokens: Tokens, layout: Layout) -> np.ndarray:
-        """[N] float64: of each row. Raises ModelError where one is not finite."""
-        if tokens.num_truncated:
-            note(f"{tokens.num_truncated} of {len(tokens.lengths)} texts cut to {self.max_length} tokens")
+    def numbers(self, model: nn.Module, tokens: Tokens, layout: Layout, of: Sequence[int] | None = None) -> np.ndarray:
+        """[N] float64: of each row. ``of``: the input that each is of. Raises ModelError where one is not finite."""
+        read_cut(tokens, self.max_length, of)
         rows, device = TokenDataset(tokens), next(model.parameters()).device
         found = np.zeros(len(rows))
         for keys in eval_batches(rows.lengths, ROWS, same_length=layout.padding_matters):

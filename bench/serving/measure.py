@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -32,12 +34,19 @@ PYTHON = [sys.executable]
 LETTERS = 160  # of each text: about two sentences
 SERVE = [*PYTHON, "run.py", "serve", "{model}", "--port", "{port}", "--device", "cpu", "--quiet"]
 PIPELINE = "pipeline, one by one"
+OTHERS = {"FastAPI": ("fastapi", "fastapi_app"), "LitServe": ("litserve", "litserve_app")}  # package, and module of this folder
+NUMBERS = {3: "three", 4: "four", 5: "five"}
 SMALL = "a DistilBERT of 2 layers, 32 wide, random"
 MINILM = "all-MiniLM-L6-v2, 6 layers, 384 wide, with a head that is not trained"
 CONTENDERS = {
     "serve": SERVE,
     "serve --max-batch 1": [*SERVE, "--max-batch", "1"],
     PIPELINE: [*PYTHON, "-m", "bench.serving.one_by_one", "{model}", "{port}"],
+    **{
+        name: [*PYTHON, "-m", f"bench.serving.{module}", "{model}", "{port}"]
+        for name, (package, module) in OTHERS.items()
+        if find_spec(package) is not None
+    },
 }
 
 
@@ -57,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
         found: dict[str, Any] = {
             "models": {"load": options.model or SMALL, "turns": options.model or MINILM}, "connections": options.connections,
             "texts": f"the first {LETTERS} letters of reviews", "load_average": {"before": os.getloadavg()},
+            "others": {package: version(package) for package, _ in OTHERS.values() if find_spec(package) is not None},
             "load": load(small, options.requests, options.connections),
             "turns": turns(model, options.turn, options.turns, options.connections),
         }  # fmt: skip
@@ -110,18 +120,25 @@ def texts(number: int) -> list[str]:
 
 @contextmanager
 def started(command: Sequence[str], model: str) -> Iterator[int]:
-    """The port of a server, which is ended by SIGTERM. Raises SystemExit where it does not end well."""
+    """The port of a server, which is ended with all that it has started. Raises SystemExit where it does not start."""
     port = free_port()
     words = [word.format(model=model, port=port) for word in command]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True
+    )
     try:
         assert process.stdout is not None
-        if not re.match("serving at", process.stdout.readline()):
+        if not any(line.startswith("serving at") for line in process.stdout):  # LitServe has more to say
             raise SystemExit(f"{' '.join(words)}: it does not start")
         yield port
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with suppress(ProcessLookupError):  # LitServe leaves processes of its own behind
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def free_port() -> int:
@@ -207,17 +224,20 @@ def table(found: dict[str, Any]) -> str:
     """For the terminal and for docs/deploying.md."""
     load, rounds, models, memory_mb = found["load"], found["turns"], found["models"], found["load"]["memory_mb"]
 
+    names = [name for name in rounds if name not in ("turns", "requests")]
+
     def row(name: str) -> str:
         cells = (rounds[name][figure] for figure in ("requests_per_second", "p50_ms", "p99_ms"))
-        return f"| {f'a {name}' if name == PIPELINE else f'`{name}`'} | {' | '.join(map(str, cells))} |"
+        shown = f"a {name}" if name == PIPELINE else name if name in OTHERS else f"`{name}`"
+        return f"| {shown} | {' | '.join(map(str, cells))} |"
 
     return (
         f"{load['requests']:,} requests from {found['connections']} connections, of {models['load']}: {load['failed']} failed, "
         f"probabilities within {load['largest_difference']:.0e} of `predict`, {load['requests_per_second']} requests/s (p50 "
         f"{load['p50_ms']} ms, p99 {load['p99_ms']} ms), memory {memory_mb['before']} MB after a tenth of them and "
         f"{memory_mb['after']} MB at the end.\n\n"
-        "The three take turns; all stand on uvicorn and Starlette, and answer the first 160 letters of reviews, each a request "
-        "of its own:\n\n"
+        f"The {NUMBERS[len(names)]} take turns; all stand on uvicorn and Starlette, and answer the first 160 letters of "
+        "reviews, each a request of its own:\n\n"
         f"| {models['turns']}; {rounds['turns']} turns of {rounds['requests']} requests | requests/s | p50 ms | p99 ms |\n"
-        "|---|---|---|---|\n" + "\n".join(map(row, CONTENDERS))
+        "|---|---|---|---|\n" + "\n".join(map(row, names))
     )

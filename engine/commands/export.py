@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from engine.console import note, printable, say
 from engine.data.places import sets_of
 from engine.errors import DataError, ModelError, ResourceError, UsageError
 from engine.exporting.compare import Difference, chosen_metric, compare, rows_per_second
+from engine.exporting.opened import RECORD, settings_of
 from engine.exporting.program import FILES, Called, quantise, require_packages, write
 from engine.finished import Find, open_model, ours
 from engine.model.layout import padded
@@ -29,7 +31,6 @@ from engine.settings.fields import user_path
 from engine.task import Examples, Task, held_out
 
 CLOSE = 1e-4  # probabilities of the model and of the exported one
-RECORD = "export.json"
 
 
 def export(config: ExportConfig, texts: Sequence[str], find: Find) -> None:
@@ -44,7 +45,7 @@ def export(config: ExportConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError(f"--output {output} is there already: name a folder that is not, or delete it")
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no such directory as {output.parent}")
-    refuse_others(config, find)
+    named = refuse_others(config, find)
     require_packages(config.format)
     task, model, layout = open_model(
         config.model, find, device="cpu", task=config.task, changes={"max_eval_examples": config.max_eval_examples},
@@ -72,6 +73,11 @@ def export(config: ExportConfig, texts: Sequence[str], find: Find) -> None:
             speeds = rows_per_second(task, [(model, layout), (program, plain)], examples)
             task.save_exported(stock, folder)
             record = record_of(config, program, found, speeds, left=plain.pads_left(getattr(task, "tokenizer", None)))
+            record |= {
+                "shortest": plain.shortest,
+                "task": named and Path(named).name,
+                "settings": settings_of(task),
+            }  # for serve --format onnx
             atomic.write(folder / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise ResourceError(f"--output {output} cannot be written: {error.strerror or error}; nothing is left there") from error
@@ -80,8 +86,8 @@ def export(config: ExportConfig, texts: Sequence[str], find: Find) -> None:
     say(f"{FILES[config.format]} ({size / 1e6:,.1f} MB) with its tokenizer written to {printable(str(output))}")
 
 
-def refuse_others(config: ExportConfig, find: Find) -> None:
-    """Raises UsageError for a model of a task that exports none, before it is read."""
+def refuse_others(config: ExportConfig, find: Find) -> str | None:
+    """The name of the task. Raises UsageError for a model of one that exports none, before it is read."""
     directory = user_path(config.model)
     trained = read_run(directory).settings.get("task") if (directory / "run.json").exists() else None
     named = config.task or ours(directory, trained)
@@ -90,6 +96,7 @@ def refuse_others(config: ExportConfig, find: Find) -> None:
             f"--task {named}: models of this task are not exported; those of {', '.join(config.tasks)} are, and those of tasks "
             "of your own that are made from these"
         )
+    return named
 
 
 def metric_of(config: ExportConfig) -> str | None:

@@ -215,7 +215,13 @@ class UpdateConfig:
 class ServeConfig:
     """Settings of ``serve``."""
 
+    watched: ClassVar[tuple[str, ...]] = ()  # tasks whose inputs can be logged, by their names
+
     model: str = setting("", "directory of a finished run, or any model directory or Hub name; or bare, first")
+    format: Literal["onnx"] | None = setting(
+        None,
+        "onnx: the model is a folder that export --format onnx has written, computed by onnxruntime (default: by torch)",
+    )
     host: str = setting("127.0.0.1", "address to listen at: this machine alone; 0.0.0.0: all that reach it")
     port: int = setting(8000, "port to listen at; 0: any that is free")
     token_file: str | None = setting(
@@ -233,6 +239,12 @@ class ServeConfig:
     max_connections: int = setting(512, "connections at most; more are answered with 503")
     timeout: float = setting(30.0, "seconds of a request at most, from its head to its answer")
     quiet: bool = setting(False, "no line for each request")
+    profile_log: str | None = setting(
+        None,
+        "JSONL file for numbers that describe each input (length, rarity of its words, answer ...), and no text: monitor "
+        "--input compares it with the run",
+    )
+    profile_log_texts: bool = setting(False, "with --profile-log: the texts themselves, too")
     task: str | None = setting(None, "for a task of your own FILE.py:CLASS; for a model without run.json its task")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     debug: bool = setting(False, "show tracebacks of errors that have a one-line form, and where a request fails")
@@ -242,6 +254,8 @@ class ServeConfig:
         for name in ("max_batch", "max_body", "max_texts", "max_characters", "max_connections"):
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
         require(self, "timeout", 0 < self.timeout <= 86400, "must be positive, and at most 86400")
+        if self.profile_log_texts and not self.profile_log:
+            raise UsageError("--profile-log-texts says what stands in --profile-log FILE: give that, too")
         if self.queue < max(self.max_texts, self.max_batch):
             raise UsageError(
                 f"--queue must have room for a request and a batch: at least --max-texts {self.max_texts} and "

@@ -26,13 +26,16 @@ from engine.distributed.world import World
 from engine.errors import DriftError, ModelError, UsageError
 from engine.findings.drift import Feature, compare, require_scipy, rule, verdict
 from engine.findings.gather import made
+from engine.findings.input_log import head_of, read_log
 from engine.findings.profile import COUNTED, SAMPLE, Profile, Vocabulary
 from engine.findings.profile import read as read_profile
 from engine.finished import Find, open_model, ours
 from engine.loader import batches, eval_loader
+from engine.model.projected import projected
 from engine.precision import make_autocast
 from engine.record.evaluate import evaluate as measure
 from engine.record.figures import Evaluation, by_set, figure_text, figures_in_metrics
+from engine.record.seen import Answered
 from engine.settings.fields import user_path
 from engine.task import Task
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 FEW = 100  # rows, below which hardly anything can be shown
 RECORD, PAGE = "monitor.json", "report.html"
+REFERENCE = "compare with a file of rows that it was not trained on: --reference FILE"
 
 
 class Watched(NamedTuple):
@@ -62,20 +66,15 @@ def monitor(config: MonitorConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError("monitor reads its rows more than once, and standard input comes once: name a file")
     require_scipy()
     folder = checked_folder(config.output)
-    refuse_others(config, find)
-    before = None if config.reference else known_profile(config.model)
-    changes = changes_in(config) | {"column_names": config.column_names or "", "max_eval_examples": 0}
-    task, model, layout = open_model(
-        config.model, find, device=config.device, task=config.task, changes=changes, files={UNNAMED: config.input},
-        precision=config.precision,
-    )  # fmt: skip
+    refuse_unwatched(config.model, config.task, find, config.tasks)
     where, figures = f"the profile of {config.model}", figures_of_run(config)
-    if before is None:
-        assert config.reference is not None
+    task = None
+    if (logs := logs_given(config)) is not None:
+        before, now = of_logs(config, *logs)
+    else:
+        task, before, now, figures = of_rows(config, find, figures)
+    if config.reference:
         where = names_in(config.reference)
-        old = rows_of(config, task, model, layout, config.reference, most=SAMPLE)
-        before, figures = old.profile, old.figures
-    now = rows_of(config, task, model, layout, config.input, most=COUNTED, vocabulary=before.vocabulary)
     features = compare(before, now.profile, config.alpha, config.least_effect)
     say(f"{now.number:,} rows of {names_in(config.input)}, compared with {where}")
     if now.number < FEW:
@@ -92,22 +91,70 @@ def monitor(config: MonitorConfig, texts: Sequence[str], find: Find) -> None:
         raise DriftError(line)
 
 
-def refuse_others(config: MonitorConfig, find: Find) -> None:
-    """Raises UsageError for a model of a task that is not watched, before it is read."""
-    directory = user_path(config.model)
+def of_rows(config: MonitorConfig, find: Find, figures: dict[str, Any]) -> tuple[Any, Profile, Watched, dict[str, Any]]:
+    """The task, what rows are compared with, the rows of a file, and the figures before."""
+    before = None if config.reference else known_profile(config.model)
+    changes = changes_in(config) | {"column_names": config.column_names or "", "max_eval_examples": 0}
+    task, model, layout = open_model(
+        config.model, find, device=config.device, task=config.task, changes=changes, files={UNNAMED: config.input},
+        precision=config.precision,
+    )  # fmt: skip
+    if before is None:
+        assert config.reference is not None
+        old = rows_of(config, task, model, layout, config.reference, most=SAMPLE)
+        before, figures = old.profile, old.figures
+    return task, before, rows_of(config, task, model, layout, config.input, most=COUNTED, vocabulary=before.vocabulary), figures
+
+
+def of_logs(config: MonitorConfig, now: Path, reference: Path | None) -> tuple[Profile, Watched]:
+    """What a server has logged (findings/input_log.py), and the run's profile or an older log. No model is needed.
+
+    Raises UsageError, DataError.
+    """
+    own = known_profile(config.model)
+    before = own if reference is None else read_log(reference, own.weights or "", most=SAMPLE)[0]
+    return before, Watched(*read_log(now, own.weights or ""), {})
+
+
+def logs_given(config: MonitorConfig) -> tuple[Path, Path | None] | None:
+    """The logs of a server among ``--input`` and ``--reference``; None: these are files of rows.
+
+    Raises UsageError where one is a log and the other is not, or a setting is given that says how rows are read.
+    """
+    found = [user_path(name) if name and is_log(user_path(name)) else None for name in (config.input, config.reference)]
+    if found == [None, None]:
+        return None
+    if found[0] is None or (config.reference and found[1] is None):
+        raise UsageError(
+            "a log of serve --profile-log holds no rows: it is compared with the run, or by --reference with another log"
+        )
+    if given := [name for name, value in changes_in(config).items() if value is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')} is for a file of rows, and --input is a server's log: leave it out")
+    return found[0], found[1]
+
+
+def is_log(path: Path) -> bool:
+    try:
+        return path.is_file() and head_of(path) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def refuse_unwatched(model: str, task: str | None, find: Find, tasks: Sequence[str]) -> None:
+    """Raises UsageError for a model of a task that is not watched, before it is read. ``tasks``: those that are, by name."""
+    directory = user_path(model)
     trained = read_run(directory).settings.get("task") if (directory / "run.json").exists() else None
-    named = config.task or ours(directory, trained)
+    named = task or ours(directory, trained)
     if not find(named).watched:
         raise UsageError(
-            f"--task {named}: data of this task are not watched; those of {', '.join(config.tasks)} are, and those of tasks of "
+            f"--task {named}: data of this task are not watched; those of {', '.join(tasks)} are, and those of tasks of "
             "your own that are made from these"
         )
 
 
-def known_profile(model: str) -> Profile:
-    """That which training has left. Raises UsageError without one, with another way."""
+def known_profile(model: str, way: str = REFERENCE) -> Profile:
+    """That which training has left. Raises UsageError without one, with another ``way``."""
     directory = user_path(model)
-    way = "compare with a file of rows that it was not trained on: --reference FILE"
     if not (directory / "run.json").exists():
         raise UsageError(f"{model} is no run, and so has no profile of its data: {way}")
     found = read_profile(directory, read_run(directory).files)
@@ -149,14 +196,18 @@ def rows_of(
         task, examples, layout, TrainConfig(eval_batch_size=config.eval_batch_size, workers=config.workers), world
     )
     autocast, watch, found = make_autocast(precision, device), task.watch(UNNAMED), None
-    if is_labelled:
-        found = measure(model, task, batches(loader), autocast, world, split=UNNAMED, total=len(loader), look=watch.update)
-    else:
-        with torch.inference_mode(), autocast():
-            for batch in progress_bar(batches(loader), desc="predicting", total=len(loader), leave=False, unit="batch"):
-                moved = batch.to(device)
-                watch.update(task.forward(model, moved), moved)
-    answers = watch.answers()
+    answered = Answered(watch)
+    with projected(model):
+        if is_labelled:
+            found = measure(
+                model, task, batches(loader), autocast, world, split=UNNAMED, total=len(loader), look=answered.update
+            )
+        else:
+            with torch.inference_mode(), autocast():
+                for batch in progress_bar(batches(loader), desc="predicting", total=len(loader), leave=False, unit="batch"):
+                    moved = batch.to(device)
+                    answered.update(task.forward(model, moved), moved)
+    answers = answered.answers()
     if not all(map(math.isfinite, answers.numbers)):
         raise ModelError(f"model {config.model}: its weights give no finite numbers on these rows")
     profile = made(watch, [answers], [printable(name)] * 2, most=most, vocabulary=vocabulary)
@@ -182,7 +233,7 @@ def names_in(text: str) -> str:
 
 
 def write(
-    config: MonitorConfig, folder: Path, task: Task[Any], features: Sequence[Feature], before: Profile, now: Watched,
+    config: MonitorConfig, folder: Path, task: Task[Any] | None, features: Sequence[Feature], before: Profile, now: Watched,
     figures: dict[str, Any], where: str,
 ) -> None:  # fmt: skip
     """monitor.json and report.html. Raises ResourceError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from engine.artifacts.chart import Chart, chart, cut
 from engine.artifacts.report import figure, page
 from engine.console import shown
-from engine.findings.drift import Feature
+from engine.findings.drift import EMBEDDING, Feature
 from engine.findings.profile import QUANTILES, Numbers, Profile, Vocabulary
 
 NUM_BINS, MOST_NAMES, MOST_PIECES = 30, 12, 20
@@ -46,6 +47,8 @@ def in_short(each: Feature, before: Profile, now: Profile) -> tuple[str, str]:
         if old.median == new.median:
             return f"mean {old.mean:.4g}", f"mean {new.mean:.4g}"
         return f"median {old.median:.4g}", f"median {new.median:.4g}"
+    if each.name == EMBEDDING:
+        return "mean of vectors", f"{2 * NormalDist().inv_cdf(min((1 + each.effect) / 2, 1 - 1e-12)):.2f} deviations away"
     shares = shares_of(each.name, before, now)
     name = max(shares, key=lambda label: abs(shares[label][1] - shares[label][0]))
     return tuple(f"{cut(name)[:14]} {100 * share:.1f}%" for share in shares[name])  # type: ignore[return-value]
@@ -66,6 +69,8 @@ def summary(each: Feature, before: Profile, now: Profile) -> dict[str, Any]:
         if each.name in profile.numbers:
             numbers = profile.numbers[each.name]
             found[when] = {"mean": numbers.mean, "quantiles": dict(zip(map(str, QUANTILES), numbers.quantiles, strict=True))}
+        elif each.name == EMBEDDING and profile.embedding is not None:
+            found[when] = {"mean": list(profile.embedding.mean)}
         else:
             found[when] = dict(profile.shares[each.name].counts)
     return found

@@ -35,13 +35,14 @@ CHUNK_ROWS = 1000
 class Tokens:
     """The token ids of N rows: ``ids`` [sum of lengths] int32, ``offsets`` [N + 1] int64, ``types`` like ids or None.
 
-    ``num_truncated`` rows had more tokens than fit.
+    ``num_truncated`` rows had more tokens than fit; ``cut``: which, [N] bool; None: it is not kept.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     types: np.ndarray | None
     num_truncated: int
+    cut: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -192,6 +193,7 @@ def tokenize_now(
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         types=np.concatenate(types) if types else None,
         num_truncated=sum(piece.num_truncated for piece in pieces),
+        cut=np.concatenate([piece.cut for piece in pieces if piece.cut is not None]),
     )
 
 
@@ -227,32 +229,36 @@ def encode(
                 where = f"{name}, {row_name(start + lengths.index(0))}"
                 raise DataError(f"{where}: there is no token (its text is empty): remove or fill it")
             types = encoded.get("token_type_ids")
+            cut = which_cut(encoded, lengths, tokenizer, some, given, max_length)
             yield Tokens(
                 ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]),
                 offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
                 types=np.concatenate([np.asarray(row, dtype=np.int8) for row in types]) if types else None,
-                num_truncated=num_cut(encoded, lengths, tokenizer, some, given, max_length),
+                num_truncated=int(cut.sum()),
+                cut=cut,
             )
 
 
-def num_cut(
+def which_cut(
     encoded: Any, lengths: Sequence[int], tokenizer: Any, some: Sequence[Any], given: Mapping[str, Any], max_length: int
-) -> int:
-    """How many of the rows had more tokens. A tokenizer in Python does not say: those of full length are made again, uncut.
+) -> np.ndarray:
+    """[N] bool: rows that had more tokens. A tokenizer in Python does not say: those of full length are made again, uncut.
 
     ``some``, ``given``: lists of texts, or None, as the tokenizer was given them.
     """
     if encoded.encodings is not None:
-        return sum(bool(encoding.overflowing) for encoding in encoded.encodings)
+        return np.array([bool(encoding.overflowing) for encoding in encoded.encodings])
+    found = np.zeros(len(lengths), dtype=bool)
     full = [i for i, length in enumerate(lengths) if length >= max_length]
     if not full:
-        return 0
+        return found
     long, longer = (
         [column and [column[i] for i in full] for column in some],
         {n: [x[i] for i in full] for n, x in given.items()},
     )
     uncut = tokenizer(*long, **longer, truncation=False, verbose=False)
-    return sum(len(ids) > max_length for ids in uncut["input_ids"])
+    found[full] = [len(ids) > max_length for ids in uncut["input_ids"]]
+    return found
 
 
 class NpyWriter:

@@ -2,7 +2,9 @@
 
 Numbers: the two-sample test of Kolmogorov and Smirnov, whose size is the largest distance of the two distribution functions.
 Labels: the chi-squared test of homogeneity, whose size is the total variation distance, half the sum of the differences of the
-shares. Both sizes lie between 0 and 1. Many tests find something by chance, so their p are corrected (Holm, 1979); and with
+shares. Vectors of the model: Hotelling's two-sample T-squared (1931) of their means on a few random lines (model/projected.py
+names the source), whose size is the largest distance of the two distribution functions on any line, were they normal. All sizes
+lie between 0 and 1. Many tests find something by chance, so their p are corrected (Holm, 1979); and with
 many rows the slightest difference is beyond chance, so a drift must be of some size, too.
 """
 
@@ -14,11 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import UsageError
-from engine.findings.profile import Numbers, Profile, Shares
+from engine.findings.profile import Moments, Numbers, Profile, Shares
 from engine.findings.significance import holm
 from engine.installed import install
 
-KS, CHI_SQUARED = "Kolmogorov-Smirnov", "chi-squared"
+KS, CHI_SQUARED, HOTELLING = "Kolmogorov-Smirnov", "chi-squared", "Hotelling's T-squared"
+EMBEDDING = "embedding"
+LEAST_TIMES = 2  # as many rows as there are lines, in either data, or means are not compared
+LEAST_VARIANCE = 1e-10  # of a direction, as a share of the largest: below it the numbers are rounding
 LEAST_EXPECTED = 5  # rows of a label in either data, or it is counted with others (Cochran's rule)
 
 
@@ -51,6 +56,8 @@ def compare(before: Profile, now: Profile, alpha: float, least: float) -> list[F
     found += [
         shares_differ(name, each, now.shares[name]) for name, each in before.shares.items() if is_in(now.shares, name, each)
     ]
+    if before.embedding is not None and now.embedding is not None:
+        found += filter(None, [vectors_differ(before.embedding, now.embedding)])
     judged = [
         Feature(each.name, each.test, each.effect, each.p, each.rows, adjusted, adjusted < alpha and each.effect >= least)
         for each, adjusted in zip(found, holm([each.p for each in found]), strict=True)
@@ -81,6 +88,30 @@ def shares_differ(name: str, before: Shares, now: Shares) -> Feature:
     large = merged(table)
     p = float(chi2_contingency(large, correction=False).pvalue) if large.shape[1] > 1 else 1.0
     return Feature(name, CHI_SQUARED, effect, p, (before.rows, now.rows))
+
+
+def vectors_differ(before: Moments, now: Moments) -> Feature | None:
+    """Of two sets of vectors; None: too few to compare, or on other lines.
+
+    The covariance is that of both together, as it is where the data are the same. The effect is made of Mahalanobis' squared
+    distance D without what chance adds to it: of normal data rest / (rest - k - 1) (D + k (n + m) / (n m)) is expected.
+    """
+    from scipy.stats import f, norm
+
+    n, m, lines = before.rows, now.rows, len(before.mean)
+    if len(now.mean) != lines or min(n, m) < LEAST_TIMES * lines:
+        return None
+    together = ((n - 1) * np.asarray(before.covariance) + (m - 1) * np.asarray(now.covariance)) / (n + m - 2)
+    variances, axes = np.linalg.eigh(together)
+    kept = variances > max(LEAST_VARIANCE * variances.max(), 0.0)
+    k, rest = int(kept.sum()), n + m - 2
+    if not k:
+        return None
+    along = (np.asarray(now.mean) - np.asarray(before.mean)) @ axes[:, kept]
+    squared = float((along**2 / variances[kept]).sum())
+    p = float(f.sf((rest - k + 1) / (k * rest) * n * m / (n + m) * squared, k, rest - k + 1))
+    unbiased = max(0.0, (rest - k - 1) / rest * squared - k * (n + m) / (n * m))
+    return Feature(EMBEDDING, HOTELLING, float(2 * norm.cdf(unbiased**0.5 / 2) - 1), p, (n, m))
 
 
 def merged(table: np.ndarray) -> np.ndarray:

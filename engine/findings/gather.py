@@ -13,19 +13,19 @@ import numpy as np
 
 from engine.console import note
 from engine.distributed.world import World
-from engine.findings.profile import COUNTED, SAMPLE, SEED, Numbers, Profile, Shares, Vocabulary
+from engine.findings.profile import COUNTED, SAMPLE, SEED, Moments, Numbers, Profile, Shares, Vocabulary
 from engine.task import Answers, Task, Watch
 
 T = TypeVar("T")
 TRAINING, EVALUATION = "training rows", "evaluation rows"
 
 
-def of_run(task: Task[Any], watch: Watch | None, world: World) -> Profile | None:
+def of_run(task: Task[Any], answers: Callable[[], Answers] | None, world: World) -> Profile | None:
     """That of a run: its training data, and the answers of an evaluation, if there are any. On rank 0; None elsewhere, and
     where there is none. Collective: each rank has the answers to its own rows."""
     if not task.watched:
         return None
-    parts = [part for part in world.gather(attempted(watch.answers) if watch is not None else None) if part is not None]
+    parts = [part for part in world.gather(attempted(answers) if answers is not None else None) if part is not None]
     if not world.is_main:
         return None
     return attempted(lambda: made(task.watch("train"), parts, [TRAINING, EVALUATION], most=SAMPLE))
@@ -59,7 +59,7 @@ def made(
     if texts.unknown is not None:
         found["unknown tokens"] = np.array([(row == texts.unknown).mean() if len(row) else 0.0 for row in texts.ids])
     numbers = {name: Numbers.from_values(of[0], values, most) for name, values in found.items()}
-    shares = {}
+    shares, embedding = {}, None
     if isinstance(labels := watch.labels(), np.ndarray):
         numbers["value"] = Numbers.from_values(of[0], labels[rows], most)
     elif labels is not None:
@@ -69,7 +69,9 @@ def made(
         numbers[parts[0].number] = Numbers.from_values(of[1], values[drawn(len(values))], most)
         if any(part.shares for part in parts):
             shares["predicted label"] = Shares.from_counts(of[1], sum((Counter(part.shares) for part in parts), Counter()))
-    return Profile(numbers, shares, found_in)
+        if all(part.projected is not None for part in parts):
+            embedding = Moments.from_values(of[1], np.concatenate([part.projected for part in parts]))  # type: ignore[misc]
+    return Profile(numbers, shares, found_in, embedding=embedding)
 
 
 def drawn(number: int) -> np.ndarray:

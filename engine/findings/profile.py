@@ -3,8 +3,8 @@
 It holds no text: of each number that describes a row (its tokens, its characters, how sure the model was ...) the mean, some
 quantiles and a random sample of at most SAMPLE rows, drawn with SEED; of labels how often each stands there; of the pieces
 that the tokenizer cuts words into the PIECES that stand in most rows, by their ids. What describes the inputs is of training
-rows, what describes answers of evaluation rows, which the model has not seen. Next: gather.py, which makes one; drift.py,
-which compares two.
+rows, what describes answers of evaluation rows, which the model has not seen, and so are its vectors, of which mean and
+covariance on a few lines are kept. Next: gather.py, which makes one; drift.py, which compares two.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ SAMPLE, COUNTED, PIECES = 2000, 20_000, 5000  # rows in a sample; rows whose pie
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 CHUNK = 1000
 MOST_NAMES, LONGEST_NAME, OTHERS = 1000, 100, "(others)"
+MOST_LINES = 1000  # of an embedding
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,21 @@ class Vocabulary:
         rest = number[order[PIECES:]]
         return cls(len(ids), {int(i): int(number[i]) for i in order[:PIECES]}, float(rest.mean()) if len(rest) else 0.0)
 
+    @cached_property
+    def table(self) -> np.ndarray:
+        """By id, up to the last that is kept."""
+        found = np.full(max(self.counts, default=0) + 1, self.rest)
+        found[[*self.counts]] = [*self.counts.values()]
+        return found
+
     def surprise(self, ids: Sequence[np.ndarray], *, within: bool) -> np.ndarray:
         """[N]: how rare the pieces of each row are, the mean of log(rows / rows that hold the piece), 1 added to both.
 
         ``within``: the rows are among those that were counted: each is compared with the others, or it would find itself
         and seem less of a surprise than a new row of the same kind.
         """
-        size = max(self.counts, default=0) + 1
-        table = np.full(size, self.rest)
-        table[[*self.counts]] = [*self.counts.values()]
+        table = self.table
+        size = len(table)
         rows, here = pieces_in(ids)
         seen = np.where(here < size, table[np.minimum(here, size - 1)], self.rest)
         seen = np.maximum(seen - 1, self.rest) if within else seen
@@ -121,6 +129,24 @@ def pieces_in(ids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Of the vectors of so many rows on K lines (model/projected.py) the mean, [K], and the covariance, [K][K]."""
+
+    of: str
+    rows: int
+    mean: Sequence[float]
+    covariance: Sequence[Sequence[float]]
+
+    @classmethod
+    def from_values(cls, of: str, values: np.ndarray) -> Moments | None:
+        """``values``: [N, K]; None of fewer than two rows, or of some that are not finite."""
+        if len(values) < 2 or not np.isfinite(values).all():
+            return None
+        values = values.astype(np.float64)
+        return cls(of, len(values), values.mean(0).tolist(), np.cov(values, rowvar=False, ddof=1).tolist())
+
+
+@dataclass(frozen=True)
 class Profile:
     """``weights``: the hash of those of the model that answered; None: not known, or there is none."""
 
@@ -128,6 +154,7 @@ class Profile:
     shares: Mapping[str, Shares] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     weights: str | None = None
+    embedding: Moments | None = None
 
     def to_json(self) -> dict[str, Any]:
         pieces = None
@@ -142,6 +169,7 @@ class Profile:
             "numbers": {name: dataclasses.asdict(each) for name, each in self.numbers.items()},
             "shares": {name: dataclasses.asdict(each) for name, each in self.shares.items()},
             "pieces": pieces,
+            "embedding": None if self.embedding is None else dataclasses.asdict(self.embedding),
         }
 
     @classmethod
@@ -150,12 +178,13 @@ class Profile:
         if (number := expect(found, "format", int)) != FORMAT:
             raise ValueError(f"its format is {number}, and this version reads {FORMAT}")
         numbers, shares = (expect(found, name, dict) for name in ("numbers", "shares"))
-        pieces = expect(found, "pieces", dict, optional=True)
+        pieces, embedding = (expect(found, name, dict, optional=True) for name in ("pieces", "embedding"))
         return cls(
             {name: numbers_in(each) for name, each in numbers.items()},
             {name: shares_in(each) for name, each in shares.items()},
             None if pieces is None else vocabulary_in(pieces),
             expect(found, "weights", str, optional=True),
+            None if embedding is None else moments_in(embedding),
         )
 
 
@@ -182,6 +211,16 @@ def shares_in(found: Any) -> Shares:
     if len(counts) > MOST_NAMES + 1 or any(count < 0 for count in counts.values()):
         raise ValueError("the counts of labels are none")
     return Shares(expect(found, "of", str), sum(counts.values()), counts)
+
+
+def moments_in(found: Mapping[str, Any]) -> Moments:
+    """Raises ValueError."""
+    mean, covariance = (expect(found, name, list) for name in ("mean", "covariance"))
+    number = len(mean)
+    is_table = len(covariance) == number and all(isinstance(row, list) and len(row) == number for row in covariance)
+    if not 0 < number <= MOST_LINES or not is_table or not all(is_a(x, float) for row in [mean, *covariance] for x in row):
+        raise ValueError("the moments of the embedding are none")
+    return Moments(expect(found, "of", str), expect(found, "rows", int, least=2), mean, covariance)
 
 
 def vocabulary_in(found: Mapping[str, Any]) -> Vocabulary:

@@ -27,10 +27,22 @@ from torch import nn
 from engine.console import counted, kept_notes, note
 from engine.data.collate import Layout
 from engine.errors import UserError
+from engine.findings.input_log import InputLog
+from engine.model.projected import attach
 from engine.serving.batcher import Batcher, FullError, GoneError, Job, LateError, is_of_the_request
 from engine.serving.metrics import CONTENT_TYPE, Metrics
 from engine.serving.pages import Pages
-from engine.serving.requests import Asked, Limits, Refused, parse, read_body
+from engine.serving.requests import (
+    Asked,
+    Limits,
+    Refused,
+    given,
+    kind_of_body,
+    parse,
+    picture_alone,
+    read_body,
+    takes_pictures,
+)
 from engine.task import Task
 
 OPEN = ("/", "/health", "/health/live", "/health/ready")  # without a token: they say nothing of the model but its task
@@ -53,10 +65,13 @@ class Service:
     def __init__(
         self, task: Task[Any], model: nn.Module, layout: Layout, *, name: str, limits: Limits, access: Access = Access(),
         max_batch: int = 32, max_waiting: int = 1024, logs: bool = True, debug: bool = False,
+        profile_log: InputLog | None = None,
     ):  # fmt: skip
         self.task, self.limits, self.access, self.logs, self.debug = task, limits, access, logs, debug
         self.shapes = task.served()
         self.metrics = Metrics()
+        if profile_log is not None:
+            attach(model)
         self.batcher = Batcher(task, model, layout, max_batch=max_batch, max_waiting=max_waiting, watch=self.metrics)
         self.metrics.waiting.set_function(lambda: self.batcher.waiting)
         self.is_draining = False
@@ -64,14 +79,17 @@ class Service:
         answers = [self._first_answer(shape) for shape in self.shapes]
         self.metrics.count_tokens(model)
         self.metrics.expect(task.label_names(model) if any("label" in answer for answer in answers) else ())
-        self.pages = Pages(name, task, self.shapes, answers, limits, has_token=access.token is not None)
+        kept = "" if profile_log is None else "texts" if profile_log.keeps_inputs else "numbers"
+        self.pages = Pages(name, task, self.shapes, answers, limits, has_token=access.token is not None, kept=kept)
+        if profile_log is not None:  # behind the examples, which nobody has asked
+            self.batcher.log = lambda inputs, reads, said: profile_log.add(inputs, reads, lambda: task.observed(inputs, said))
         self.app = self._routes()
         self.paths = {getattr(route, "path", "") for route in self.app.routes}
 
     def _first_answer(self, shape: Mapping[str, Any]) -> dict[str, Any]:
         """Of an example: a model that does not work is told before anybody asks, and the document has an answer to show."""
         with kept_notes():
-            inputs = self.task.inputs_of({name: [value] for name, value in shape.items()})
+            inputs = self.task.inputs_of({name: [given(value)] for name, value in shape.items()})
         job = Job(inputs, time.monotonic() + 600)
         self.batcher.submit(job)
         return job.answer.result()[0]
@@ -199,7 +217,10 @@ class Service:
     async def predict(self, request: Request) -> Response:
         """The predictions of the inputs, in their order; or the text of one while it is written."""
         deadline = request.scope["start"] + self.limits.seconds
-        asked = parse(await read_body(request, self.limits, deadline), self.shapes, self.limits)
+        pictures = takes_pictures(self.shapes)
+        body = await read_body(request, self.limits, deadline, pictures=pictures)
+        is_picture = kind_of_body(request).startswith("image/")
+        asked = picture_alone(body, self.shapes) if is_picture else parse(body, self.shapes, self.limits)
         request.scope["inputs"] = asked.number
         inputs = self._inputs(asked)
         if asked.streams:

@@ -20,8 +20,12 @@ from torch import nn
 
 from engine.console import kept_notes
 from engine.data.collate import Layout
+from engine.data.read import Reads, cuts, kept_reads
 from engine.errors import UserError
 from engine.task import Task
+
+Log = Callable[[Sequence[Any], Reads, Sequence[dict[str, Any]]], None]
+CUT = "cut_to_tokens"  # of a prediction: how many tokens were read of an input that has more
 
 
 class FullError(Exception):
@@ -69,6 +73,7 @@ class Batcher:
     ):
         self.task, self.model, self.layout, self.watch = task, model, layout, watch
         self.max_batch, self.max_waiting = max_batch, max_waiting
+        self.log: Log | None = None  # is shown what was asked and answered, behind the answers
         self.waiting = 0  # inputs in the queue
         self.pace = 0.01  # seconds an input takes, of late
         self._jobs: deque[Job] = deque()
@@ -139,7 +144,7 @@ class Batcher:
     def _answer(self, jobs: list[Job]) -> None:
         """Compute the jobs together; where that fails, each by itself, so that none suffers from another."""
         try:
-            found = self._computed(jobs)
+            predictions, reads = self._computed(jobs)
         except BaseException as error:  # a library in Rust raises what is no Exception
             if len(jobs) == 1:
                 jobs[0].answer.set_exception(error)
@@ -147,13 +152,18 @@ class Batcher:
                 for job in jobs:
                     self._answer([job])
             return
-        for job, its in zip(jobs, found, strict=True):
-            job.answer.set_result(its)
+        ends = [0]
+        for job in jobs:
+            ends.append(ends[-1] + len(job.inputs))
+        for job, (a, b) in zip(jobs, pairwise(ends), strict=True):
+            job.answer.set_result(predictions[a:b])
+        if self.log is not None:
+            self.log([item for job in jobs for item in job.inputs], reads, predictions)
 
-    def _computed(self, jobs: list[Job]) -> list[list[dict[str, Any]]]:
+    def _computed(self, jobs: list[Job]) -> tuple[list[dict[str, Any]], Reads]:
         inputs = [item for job in jobs for item in job.inputs]
         start = time.monotonic()
-        with kept_notes() as notes:
+        with kept_notes() as notes, kept_reads() as reads:
             if (part := jobs[0].part) is not None:
                 predictions = [self.task.stream(self.model, inputs[0], part)]
             else:
@@ -165,10 +175,9 @@ class Batcher:
         if self.watch is not None:
             self.watch.computed(len(inputs), len(jobs), seconds)
             self.watch.noted(notes)
-        ends = [0]
-        for job in jobs:
-            ends.append(ends[-1] + len(job.inputs))
-        return [predictions[a:b] for a, b in pairwise(ends)]
+        for row, length in cuts(reads, len(inputs)).items():
+            predictions[row] = {**predictions[row], CUT: length}
+        return predictions, reads
 
 
 def is_of_the_request(error: BaseException) -> bool:

@@ -12,8 +12,12 @@ from pathlib import Path
 
 from engine.checked import read_bytes
 from engine.commands.flags import ServeConfig, changes_in, with_model
+from engine.commands.monitor import known_profile, refuse_unwatched
+from engine.commands.output import check_output
 from engine.console import note, printable
 from engine.errors import StoppedError, UsageError
+from engine.exporting.opened import RECORD, open_exported
+from engine.findings.input_log import InputLog
 from engine.finished import Find, open_model
 from engine.installed import install
 from engine.settings.fields import user_path
@@ -34,24 +38,48 @@ def serve(config: ServeConfig, texts: Sequence[str], find: Find) -> None:
     from engine.serving.requests import Limits
     from engine.serving.server import bound, made, run
 
-    listener = bound(config.host, config.port)
+    refuse_format(config)
+    listener, log = bound(config.host, config.port), None
     try:
-        task, model, layout = open_model(config.model, find, device=config.device, task=config.task, changes=changes_in(config))
+        log = log_of(config, find)
+        opened = open_exported if config.format == "onnx" else open_model
+        task, model, layout = opened(config.model, find, device=config.device, task=config.task, changes=changes_in(config))
         limits = Limits(config.max_body, config.max_texts, config.max_characters, config.timeout)
         access = Access(token, hosts_of(config))
         name = printable(user_path(config.model).name or config.model)
         service = Service(
             task, model, layout, name=name, limits=limits, access=access, max_batch=config.max_batch,
-            max_waiting=config.queue, logs=not config.quiet, debug=config.debug,
+            max_waiting=config.queue, logs=not config.quiet, debug=config.debug, profile_log=log,
         )  # fmt: skip
         if token is None and not is_loopback(config.host):
             note(f"warning: whoever reaches --host {config.host} may ask: give a token ({TOKEN}, or --token-file FILE)")
         done = run(made(service, seconds=config.timeout, max_connections=config.max_connections), listener)
     finally:
         listener.close()
+        if log is not None:
+            log.close()
     if not done:
         raise StoppedError("stopped at once: what was being answered is not", 130)
     note("ended: all that was accepted is answered")
+
+
+def log_of(config: ServeConfig, find: Find) -> InputLog | None:
+    """The log of ``--profile-log``, open. Raises UsageError for a model whose inputs ``monitor`` could compare with nothing."""
+    if config.profile_log is None:
+        return None
+    check_output("--profile-log", config.profile_log, [".jsonl"], model=config.model)
+    refuse_unwatched(config.model, config.task, find, config.watched)
+    profile = known_profile(config.model, "--profile-log needs a run of this version")
+    return InputLog(
+        user_path(config.profile_log), profile.weights or "", profile.vocabulary, keeps_inputs=config.profile_log_texts
+    )
+
+
+def refuse_format(config: ServeConfig) -> None:
+    """Raises UsageError for a folder that ``export`` has written, where that is not said: it holds no weights."""
+    directory = user_path(config.model)
+    if config.format is None and (directory / RECORD).is_file() and not any(directory.glob("*.safetensors")):
+        raise UsageError(f"{config.model} holds what export has written, and no weights: add --format onnx")
 
 
 def check_packages() -> None:

@@ -83,6 +83,10 @@
   function prediction(found) {
     const box = made("div");
     const rest = { ...found };
+    if (isNumber(rest.cut_to_tokens)) {
+      box.append(made("p", "cut", `The text is longer than the model reads: only ${rest.cut_to_tokens} tokens of it were read.`));
+      delete rest.cut_to_tokens;
+    }
     if ("label" in rest) {
       const label = Array.isArray(rest.label) ? rest.label.join(", ") || "(no label)" : String(rest.label);
       box.append(made("div", "headline", label));
@@ -97,8 +101,21 @@
     return box;
   }
 
-  function asked() {
+  function asBase64(file) {
+    return new Promise((done, fail) => {
+      const reader = new FileReader();
+      reader.onload = () => done(reader.result);
+      reader.onerror = () => fail(new Error("the picture cannot be read"));
+      reader.readAsDataURL(file);
+    });
+  }
+
+  async function asked() {
     const columns = {};
+    for (const field of form.querySelectorAll("input[type=file]")) {
+      if (!field.files.length) throw new Error("choose a picture");
+      columns[field.dataset.column] = await asBase64(field.files[0]);
+    }
     for (const field of form.querySelectorAll("textarea")) {
       const name = field.dataset.column;
       columns[name] = told.lists.includes(name) ? field.value.split("\n").filter((line) => line.trim()) : field.value;
@@ -132,11 +149,11 @@
     const headers = { "Content-Type": "application/json" };
     const token = document.getElementById("token");
     if (token) headers.Authorization = `Bearer ${token.value.trim()}`;
-    const body = told.streams ? { inputs: asked(), stream: true } : { inputs: asked() };
     go.disabled = true;
     state.textContent = "computing …";
     const start = performance.now();
     try {
+      const body = told.streams ? { inputs: await asked(), stream: true } : { inputs: await asked() };
       const answer = await fetch("predict", { method: "POST", headers, body: JSON.stringify(body) });
       if (!answer.ok) throw new Error((await answer.json()).error);
       const found = told.streams ? await streamed(answer) : (await answer.json()).predictions[0];

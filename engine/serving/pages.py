@@ -12,10 +12,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine import VERSION
-from engine.serving.requests import MOST_ENTRIES, Limits
+from engine.serving.batcher import CUT
+from engine.serving.requests import MOST_ENTRIES, Limits, takes_pictures
 from engine.task import Task
 
 FOLDER = Path(__file__).parent
+CUT_IN_WORDS = "only of an input that has more tokens than the model reads: so many of them were read, and the rest was not"
+KEPT = {
+    "": "texts are computed on, and neither kept nor logged",
+    "numbers": "texts are computed on, and not kept; numbers that describe them are: lengths, rarity of words, the answer",
+    "texts": "texts and answers are kept in a log",
+}
 STATUSES = {
     200: "the predictions, in the order of the inputs",
     400: "the body is no JSON, or the request no HTTP",
@@ -32,11 +39,12 @@ STATUSES = {
 
 
 class Pages:
-    """Made once, when the server starts. ``shapes``, ``answers``: examples of inputs and what the model says to them."""
+    """Made once, when the server starts. ``shapes``, ``answers``: examples of inputs and what the model says to them;
+    ``kept``: what a log holds of inputs, "numbers" that describe them or "texts", too; "": there is none."""
 
     def __init__(
         self, name: str, task: Task[Any], shapes: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]],
-        limits: Limits, *, has_token: bool,
+        limits: Limits, *, has_token: bool, kept: str = "",
     ):  # fmt: skip
         streams = type(task).stream is not Task.stream
         self.document = document(name, task, shapes, answers, limits, streams=streams, has_token=has_token)
@@ -47,12 +55,14 @@ class Pages:
             "X-Frame-Options": "DENY",
         }
         example = next(iter(shapes[0].values())) if len(shapes[0]) == 1 else dict(shapes[0])
+        pictures = [column for column, value in shapes[0].items() if isinstance(value, bytes)]
         environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
-        common: dict[str, Any] = {"name": name, "style": style, "has_token": has_token, "version": VERSION}
+        common: dict[str, Any] = {"name": name, "style": style, "has_token": has_token, "version": VERSION, "kept": KEPT[kept]}
         self.page = environment.get_template("page.html").render(
             common, script=script, kind=task.pipeline_tag, shape=shapes[0], cut=task.longest_input, limits=limits,
-            call=json.dumps({"inputs": example}, ensure_ascii=False),
-            told={"streams": streams, "lists": [name for name, value in shapes[0].items() if isinstance(value, list)]},
+            call="" if pictures else json.dumps({"inputs": example}, ensure_ascii=False),
+            told={"streams": streams, "pictures": pictures,
+                  "lists": [name for name, value in shapes[0].items() if isinstance(value, list)]},
         )  # fmt: skip
         self.document_page = environment.get_template("docs.html").render(
             common, document=self.document, pretty=lambda value: json.dumps(value, ensure_ascii=False, indent=2)
@@ -71,7 +81,8 @@ def document(
     """The OpenAPI document. Its schemas are those of the examples."""
     inputs = [schema_of(shape, closed=True) for shape in shapes]
     if len(shapes[0]) == 1:
-        inputs.insert(0, {"type": "string", "maxLength": limits.characters})
+        [only] = shapes[0].values()
+        inputs.insert(0, schema_of(only) if isinstance(only, bytes) else {"type": "string", "maxLength": limits.characters})
     one: dict[str, Any] = {"anyOf": inputs}
     properties: dict[str, Any] = {
         "inputs": {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": limits.texts}]}
@@ -80,10 +91,17 @@ def document(
         what = "of one input: server-sent events, part with a piece of the text each, then end with the prediction, or error"
         properties["stream"] = {"type": "boolean", "default": False, "description": what}
     request = {"type": "object", "required": ["inputs"], "additionalProperties": False, "properties": properties}
-    found = {"type": "array", "items": {"anyOf": [schema_of(answer) for answer in answers]}}
+    schemas = [schema_of(answer) for answer in answers]
+    if task.longest_input is not None:
+        for schema in schemas:
+            schema["properties"] |= {CUT: {"type": "integer", "description": CUT_IN_WORDS}}
+    found = {"type": "array", "items": {"anyOf": schemas}}
     response = {"type": "object", "required": ["predictions"], "properties": {"predictions": found}}
     error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-    examples = {f"{number}": {"value": {"inputs": shape}} for number, shape in enumerate(shapes, start=1)}
+    shown = [{name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in shape.items()}
+             for shape in shapes]  # fmt: skip
+    examples = {f"{number}": {"value": {"inputs": shape}} for number, shape in enumerate(shown, start=1)}
+    alone = {"image/*": {"schema": {"type": "string", "format": "binary"}}} if takes_pictures(shapes) else {}
     cut = "" if task.longest_input is None else f" The model reads at most {task.longest_input} tokens of an input."
     most = f"A body may have {limits.body} bytes, a request {limits.texts} inputs, an input {limits.characters} characters"
     longest = f"a list in it {MOST_ENTRIES} entries; an answer comes within {limits.seconds:g} seconds, or none.{cut}"
@@ -95,7 +113,7 @@ def document(
     predict = {
         "summary": "Predict one or many inputs",
         "description": f"{most}, {longest}",
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request, "examples": examples}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request, "examples": examples}, **alone}},
         "responses": answered,
     }
     bearer = {"components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}, "security": [{"bearer": []}]}
@@ -128,6 +146,8 @@ def content(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def schema_of(value: Any, *, closed: bool = False) -> dict[str, Any]:
     """The JSON schema of values such as this one. ``closed``: objects have these names and no other, lists an entry."""
+    if isinstance(value, bytes):
+        return {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}
     if isinstance(value, bool | str | None):
         return {"type": {bool: "boolean", str: "string"}.get(type(value), "null")}
     if isinstance(value, int | float):

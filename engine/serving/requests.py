@@ -7,6 +7,7 @@ Next: app.py.
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from engine.checked import each_once, parse_json
 from engine.console import one_line
 from engine.data.form import Columns
 
+JSON = "application/json"
 MOST_ENTRIES = 1024  # of a list within an input: passages, words, messages
 READ_ON = 4  # so many times the largest body is read of one that is too large: who still writes hears no answer
 
@@ -49,11 +51,18 @@ class Asked:
     streams: bool
 
 
-async def read_body(request: Request, limits: Limits, deadline: float) -> bytes:
-    """The body. Raises Refused for one of another type, one that is too large, or too slow; ClientDisconnect."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # a page of somebody else's cannot send that without asking: no forgery across sites
-        raise Refused(415, "the body must be JSON: send the header Content-Type: application/json")
+def kind_of_body(request: Request) -> str:
+    """Its media type."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, limits: Limits, deadline: float, *, pictures: bool = False) -> bytes:
+    """The body, JSON, or where ``pictures`` are taken one of them. Raises Refused for one of another type, one that is too
+    large, or too slow; ClientDisconnect."""
+    kind = kind_of_body(request)  # a page of somebody else's can send none of these without asking: no forgery across sites
+    if kind != JSON and not (pictures and kind.startswith("image/")):
+        more = ", or a picture, with Content-Type: image/jpeg say" if pictures else ""
+        raise Refused(415, f"the body must be JSON: send the header Content-Type: application/json{more}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refused(415, "the body must not be compressed: leave Content-Encoding out")
     too_large = Refused(413, f"the body must be at most {limits.body} bytes", {"Connection": "close"})
@@ -108,12 +117,42 @@ def parse(body: bytes, shapes: Sequence[Mapping[str, Any]], limits: Limits) -> A
     return Asked({name: [row[name] for row in rows] for name in rows[0]}, len(rows), streams)
 
 
+def takes_pictures(shapes: Sequence[Mapping[str, Any]]) -> bool:
+    """Is an input one picture, and nothing else?"""
+    return len(shapes[0]) == 1 and isinstance(next(iter(shapes[0].values())), bytes)
+
+
+def picture_alone(body: bytes, shapes: Sequence[Mapping[str, Any]]) -> Asked:
+    """A body that is the only input. Raises Refused for an empty one."""
+    if not body:
+        raise Refused(422, "the body is empty: send a picture")
+    [name] = shapes[0]
+    return Asked({name: [given(body)]}, 1, streams=False)
+
+
+def given(value: Any) -> Any:
+    """What ``inputs_of`` reads: of bytes what a cell of a data set has that holds a picture."""
+    return {"bytes": value, "path": None} if isinstance(value, bytes) else value
+
+
+def decoded(value: Any) -> bytes | None:
+    """Of base64, which may begin as a data address of a browser does; None: it is none."""
+    if not isinstance(value, str):
+        return None
+    text = value.partition(",")[2] if value.startswith("data:") else value
+    try:
+        return base64.b64decode(text, validate=True) or None
+    except ValueError:
+        return None
+
+
 def row_of(item: Any, number: int, shapes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """An input by column; a text by itself is that of the only column. Raises Refused unless it fits one of the shapes."""
+    """An input by column; a text, or a picture, by itself is that of the only column. Raises Refused unless it fits one of the
+    shapes."""
     if isinstance(item, str) and len(shapes[0]) == 1:
-        return dict.fromkeys(shapes[0], item)
+        item = dict.fromkeys(shapes[0], item)
     if not isinstance(item, dict):
-        alone = "a text, or " if len(shapes[0]) == 1 else ""
+        alone = f"{kind_of(next(iter(shapes[0].values())))}, or " if len(shapes[0]) == 1 else ""
         raise Refused(422, f"input {number} must be {alone}an object with {in_words(shapes)}, found {item!r:.60}")
     alike = [shape for shape in shapes if shape.keys() == item.keys()]
     if not alike:
@@ -124,7 +163,7 @@ def row_of(item: Any, number: int, shapes: Sequence[Mapping[str, Any]]) -> Mappi
         if not any(fits(value, shape[name]) for shape in alike):
             kinds = " or ".join(dict.fromkeys(kind_of(shape[name]) for shape in alike))
             raise Refused(422, f"input {number}: {name} must be {kinds}, found {value!r:.60}")
-    return item
+    return {name: given(decoded(value)) if isinstance(alike[0][name], bytes) else value for name, value in item.items()}
 
 
 def in_words(shapes: Sequence[Mapping[str, Any]]) -> str:
@@ -136,11 +175,13 @@ def kind_of(example: Any) -> str:
     """What such a value is called."""
     if isinstance(example, list):
         return "a list of texts" if isinstance(example[0], str) else f"a list of objects with {' and '.join(example[0])}"
-    return "a text"
+    return "a picture in base64" if isinstance(example, bytes) else "a text"
 
 
 def fits(value: Any, example: Any) -> bool:
-    """Is the value of the kind of the example: a text, a list of such, an object with the same names of such?"""
+    """Is the value of the kind of the example: a text, a picture, a list of such, an object with the same names of such?"""
+    if isinstance(example, bytes):
+        return decoded(value) is not None
     if isinstance(example, list):
         return isinstance(value, list) and bool(value) and all(fits(each, example[0]) for each in value)
     if isinstance(example, dict):
@@ -152,6 +193,8 @@ def check_size(row: Mapping[str, Any], number: int, limits: Limits) -> None:
     """Raises Refused for an input of too many characters, or with a list of too many entries."""
     size = 0
     for name, value in row.items():
+        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):  # a picture: the body's size limits it
+            continue
         entries = value if isinstance(value, list) else [value]
         if len(entries) > MOST_ENTRIES:
             raise Refused(413, f"input {number}: {name} may have at most {MOST_ENTRIES} entries, found {len(entries)}")
@@ -160,4 +203,5 @@ def check_size(row: Mapping[str, Any], number: int, limits: Limits) -> None:
         raise Refused(413, f"input {number} may have at most {limits.characters} characters, found {size}")
 
 
-__all__ = ["Asked", "ClientDisconnect", "Limits", "Refused", "parse", "read_body"]
+__all__ = ["Asked", "ClientDisconnect", "Limits", "Refused", "given", "kind_of_body", "parse", "picture_alone", "read_body",
+           "takes_pictures"]  # fmt: skip

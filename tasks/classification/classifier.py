@@ -17,6 +17,7 @@ from engine.console import note
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns, delimiter_hint
+from engine.data.read import read, read_cut, read_vectors
 from engine.data.sources import Source
 from engine.data.tables import RowName, plain_row
 from engine.data.tokens import TokenDataset, tokenize_now
@@ -146,17 +147,19 @@ class Classifier(Labelled[ClassificationOptions]):
         for chunk in alike(rows.lengths, ends, layout):
             batch = self.collate([rows[i] | {"labels": np.int64(-100)} for i in chunk], layout).to(device)
             with torch.inference_mode():
-                logits = self.forward(model, batch).logits.float().cpu()
-            for i, row in zip(chunk, logits, strict=True):
+                outputs = self.forward(model, batch)
+            read_vectors(chunk, outputs)
+            for i, row in zip(chunk, outputs.logits.float().cpu(), strict=True):
                 predictions[i] = self.prediction(row, self.labels.names)
         yield from predictions
 
     def rows_to_predict(self, texts: Sequence[str], pairs: Sequence[str] | None) -> tuple[Documents | TokenDataset, np.ndarray]:
         """And how many end tokens each has, where they count."""
         if not self.one_text:
-            return self.documents(texts, "the input", plain_row), np.zeros(len(texts), np.int64)
+            found = self.documents(texts, "the input", plain_row)
+            read(found.tokens)
+            return found, np.zeros(len(texts), np.int64)
         tokens = tokenize_now(texts, pairs, self.tokenizer, self.max_length, "the input")
-        if tokens.num_truncated:
-            note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
+        read_cut(tokens, self.max_length)
         none = np.zeros(len(texts), np.int64)
         return TokenDataset(tokens), ends_in(tokens, self.config.eos_token_id) if self.counts_ends else none

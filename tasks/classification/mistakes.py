@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from engine.data.batch import Batch
 from engine.data.form import Columns
 from engine.data.tables import origin_of, place_of, row_name, row_number
 from tasks.classification.calibration import NUM_BINS, Calibration, binned, confidences
+from tasks.classification.suspects import Said
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,11 +52,33 @@ class Judged(Wrong):
         super().__init__(texts)
         self.names, self.calibration, self.data = names, calibration or Calibration(), texts if data is None else data
         self.wrong: list[Any] = []  # (confidence, row, label, prediction)
+        self.said = Said()
         self.bins = torch.zeros(NUM_BINS, 3, dtype=torch.float64)
 
     def believe(self, logits: Tensor, batch: Batch, problem: str) -> None:
         """Add to the curve of reliability; ``logits``: [B, C], scaled."""
         self.bins = self.bins + binned(*confidences(logits, batch.targets["labels"], problem))
+
+    @cached_property
+    def suspected(self) -> dict[int, int] | None:
+        """The place of each row among those whose label may be wrong, the likeliest 1; None: they were not looked for."""
+        return self.said.suspected()
+
+    def marked(self, row: int) -> list[Any]:
+        """The cell of ``suspected``, where there is that column."""
+        return [] if self.suspected is None else [self.suspected.get(row, "")]
+
+    def marks(self) -> list[str]:
+        return [] if self.suspected is None else ["suspected"]
+
+    def suspicion(self) -> list[str]:
+        """A line for the terminal."""
+        if self.suspected is None:
+            return []
+        wrong = {row for _, row, *_ in self.wrong}
+        where = f", {sum(row in wrong for row in self.suspected):,} of them among the wrong rows: column suspected"
+        share = f"{100 * len(self.suspected) / max(1, len(self.texts)):.1f}%"
+        return [f"{len(self.suspected):,} rows ({share}) may have a wrong label (cleanlab){where if self.suspected else ''}"]
 
     def curve(self) -> list[list[float]]:
         """Of reliability: [15, 3]."""
@@ -93,10 +117,11 @@ class Mistakes(Judged):
         """``outputs.logits``: [B, C]."""
         logits = outputs.logits.float()
         self.believe(self.calibration.scaled(logits), batch, "single_label")
-        best = self.calibration.best(logits)
-        scores = self.calibration.scaled(logits).softmax(-1).gather(-1, best[:, None])[:, 0].cpu().numpy()
+        best, p = self.calibration.best(logits), self.calibration.scaled(logits).softmax(-1)
+        scores = p.gather(-1, best[:, None])[:, 0].cpu().numpy()
         predictions = best.cpu().numpy()
         labels = batch.targets["labels"].cpu().numpy()
+        self.said.add(batch, p, labels)
         np.add.at(self.counts, (labels, predictions), 1)
         for i in np.flatnonzero(labels != predictions):
             self.wrong.append((float(scores[i]), batch.keys[i][1], int(labels[i]), int(predictions[i])))
@@ -105,8 +130,8 @@ class Mistakes(Judged):
         """Header and rows, the most confident mistake first."""
         found: list[list[Any]] = []
         for score, row, label, prediction in sorted(self.wrong, key=lambda wrong: (-wrong[0], wrong[1])):
-            found.append([*self.cells(row), self.names[label], self.names[prediction], round(score, 4)])
-        return self.header("label", "prediction", "confidence"), found
+            found.append([*self.cells(row), self.names[label], self.names[prediction], round(score, 4), *self.marked(row)])
+        return self.header("label", "prediction", "confidence", *self.marks()), found
 
     def table(self) -> str:
         """All classes against all, or with many of them the pairs that are confused most."""
@@ -114,11 +139,12 @@ class Mistakes(Judged):
         if len(names) <= MAX_CLASSES:
             rows = [["label / prediction", *names], *([name, *row] for name, row in zip(names, self.counts, strict=True))]
             width = max(map(len, names)) + 2
-            return "\n".join(f"{row[0]:<20}" + "".join(f"{cell:>{max(width, 8)}}" for cell in row[1:]) for row in rows)
+            lines = [f"{row[0]:<20}" + "".join(f"{cell:>{max(width, 8)}}" for cell in row[1:]) for row in rows]
+            return "\n".join([*lines, *self.suspicion()])
         off = self.counts * ~np.eye(len(names), dtype=bool)
         pairs = [np.unravel_index(i, off.shape) for i in np.argsort(-off, axis=None, kind="stable")[:MAX_PAIRS]]
         lines = [f"{off[i, j]:>6}  {names[i]} taken for {names[j]}" for i, j in pairs if off[i, j]]
-        return "\n".join([f"most often confused, of {len(names)} classes:", *lines])
+        return "\n".join([f"most often confused, of {len(names)} classes:", *lines, *self.suspicion()])
 
 
 class WrongLabels(Judged):
@@ -130,6 +156,7 @@ class WrongLabels(Judged):
         p, predictions = (t.cpu().numpy() for t in (self.calibration.scaled(logits).sigmoid(), self.calibration.chosen(logits)))
         self.believe(self.calibration.scaled(logits), batch, "multi_label")
         labels = batch.targets["labels"].cpu().numpy() > 0
+        self.said.add(batch, self.calibration.scaled(logits).sigmoid(), labels)
         for i in np.flatnonzero((labels != predictions).any(1)):
             off = labels[i] != predictions[i]
             sure = float(np.where(predictions[i], p[i], 1 - p[i])[off].max())
@@ -138,8 +165,9 @@ class WrongLabels(Judged):
     def rows(self) -> tuple[list[str], list[list[Any]]]:
         found: list[list[Any]] = []
         for score, row, *both in sorted(self.wrong, key=lambda wrong: (-wrong[0], wrong[1])):
-            found.append([*self.cells(row), *("|".join(np.asarray(self.names)[which]) for which in both), round(score, 4)])
-        return self.header("label", "prediction", "confidence"), found
+            names = ["|".join(np.asarray(self.names)[which]) for which in both]
+            found.append([*self.cells(row), *names, round(score, 4), *self.marked(row)])
+        return self.header("label", "prediction", "confidence", *self.marks()), found
 
     def table(self) -> str:
         """How often each label is missing, and how often it is given where it is none."""
@@ -148,7 +176,7 @@ class WrongLabels(Judged):
         worst = sorted(counts, key=lambda row: -(row[1] + row[2]))[:MAX_LABELS]
         more = [f"... and {len(self.names) - len(worst)} more labels"] if len(worst) < len(self.names) else []
         lines = [f"{shown(name, 20):<20}{missing:>10}{many:>10}" for name, missing, many in worst]
-        return "\n".join([f"{'label':<20}{'missing':>10}{'too many':>10}", *lines, *more])
+        return "\n".join([f"{'label':<20}{'missing':>10}{'too many':>10}", *lines, *more, *self.suspicion()])
 
 
 class WrongValues(Wrong):

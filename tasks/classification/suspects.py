@@ -6,6 +6,7 @@ that the model was not trained on. Those of its training rows are in-sample: it 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,12 @@ from engine.task import held_out
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import Tensor
+
+    from engine.data.batch import Batch
 
 LEAST_ROWS = 20
+MOST_CELLS = 50_000_000  # probabilities that are kept: 200 MB
 
 
 def issues(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -37,6 +42,42 @@ def issues(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
         lists = [np.flatnonzero(row).tolist() for row in labels]
         return np.asarray(find_issues_of_several(lists, probabilities, return_indices_ranked_by="self_confidence"))
     return np.asarray(find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1))
+
+
+class Said:
+    """The probabilities of evaluated rows and their labels, gathered batch by batch, for ``issues``."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[list[int], np.ndarray, np.ndarray]] | None = []  # rows, [B, C], [B] or [B, C]; None: too many
+        self.cells = 0
+
+    def add(self, batch: Batch, p: Tensor, labels: np.ndarray) -> None:
+        self.cells += p.numel()
+        if self.cells > MOST_CELLS:
+            self.found = None
+        if self.found is not None:
+            self.found.append(([row for _, row in batch.keys], p.cpu().numpy(), labels))
+
+    def suspected(self) -> dict[int, int] | None:
+        """The place of each row that ``issues`` finds, from 1; None without cleanlab, or where there is nothing to tell."""
+        if self.found is None:
+            note(
+                f"labels that may be wrong were not looked for: more than {MOST_CELLS:,} probabilities; inspect --model does it"
+            )
+            return None
+        if not self.found or (number := sum(len(rows) for rows, *_ in self.found)) < LEAST_ROWS:
+            return None
+        rows, p, labels = (np.concatenate(each) for each in zip(*self.found, strict=True))
+        order = np.argsort(rows, kind="stable")
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of classes that are too rare to be looked at
+                found = issues(p[order].astype(np.float64), labels[order])
+        except UsageError:  # it is not installed: inspect says how, and here it is one thing more
+            return None
+        except ValueError as error:
+            note(f"labels that may be wrong were not looked for in these {number} rows: {error}")
+            return None
+        return {int(rows[order][each]): place for place, each in enumerate(found, start=1)}
 
 
 def suspected(

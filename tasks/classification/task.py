@@ -10,7 +10,7 @@ What is the same whatever carries the labels stands in labelled.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,11 @@ import numpy as np
 from engine.data.sources import Source
 from engine.data.tables import names_of_rows
 from engine.data.tokens import TokenDataset, cells_of
-from engine.task import Examples
+from engine.task import Examples, Observed
 from tasks.classification.classifier import Classifier
 from tasks.classification.ends import refuse_ends
 from tasks.classification.overlap import warn_of_overlap
-from tasks.classification.watch import Watched
+from tasks.classification.watch import Watched, observed
 from tasks.options import ClassificationOptions
 from tasks.text import checked_texts
 
@@ -80,6 +80,10 @@ class Classification(Classifier):
         texts, rows = self._sets[split]
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         return Watched(self.problem, self.known(self.labels).names, texts, rows, unknown, has_labels=self.has_labels)
+
+    def observed(self, inputs: Sequence[Any], predictions: Sequence[Mapping[str, Any]]) -> Observed:
+        names, unknown = self.known(self.labels).names, getattr(self.tokenizer, "unk_token_id", None)
+        return observed(self.problem, names, self.calibration.temperature, inputs, predictions, unknown)
 
     def tokenized(self, table: Dataset, split: str, targets: np.ndarray) -> Examples:
         """Token ids beside the labels; says how many texts were cut or blank."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.data.batch import Batch
 from engine.data.tokens import TokenDataset
-from engine.task import Answers, Texts
+from engine.task import Answers, Observed, Texts
 from tasks.classification.windows import Documents
 
 if TYPE_CHECKING:
@@ -90,3 +90,22 @@ class Watched:
         found = self.data[row]
         windows = found["windows"] if isinstance(self.data, Documents) else [found]
         return np.concatenate([np.asarray(window["input_ids"]) for window in windows])
+
+
+def observed(
+    problem: str, names: Sequence[str], temperature: float, inputs: Sequence[Any], predictions: Sequence[Mapping[str, Any]],
+    unknown: int | None,
+) -> Observed:  # fmt: skip
+    """What was asked, and what the logits alone answered to it, from what ``predict`` says: its temperature is taken back."""
+    characters = [len(item) if isinstance(item, str) else sum(map(len, item)) for item in inputs]
+    if problem == "regression":
+        return Observed(characters, (), "predicted value", [float(each["value"]) for each in predictions], unknown)
+    p = np.array([[each["probabilities"][name] for name in names] for each in predictions], dtype=np.float64)  # [n, C]
+    if problem == "multi_label":
+        yes, no = p**temperature, (1 - p) ** temperature
+        p = yes / (yes + no)
+        labels = ["|".join(np.asarray(names)[row > 0.5]) or NO_LABEL for row in p]
+    else:
+        p = p**temperature / (p**temperature).sum(1, keepdims=True)
+        labels = [names[int(best)] for best in p.argmax(1)]
+    return Observed(characters, labels, "confidence", p.max(1).tolist(), unknown)

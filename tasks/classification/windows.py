@@ -52,6 +52,12 @@ class Documents(torch.utils.data.Dataset[Row]):
         return np.add.reduceat(self.windows.lengths, self.first[:-1])
 
     @property
+    def tokens(self) -> Tokens:
+        """Of each text those of all its windows."""
+        found = self.windows.tokens
+        return Tokens(found.ids, found.offsets[self.first], None, 0)
+
+    @property
     def num_cut(self) -> int:
         """Texts of more than one window."""
         return int((np.diff(self.first) > 1).sum())

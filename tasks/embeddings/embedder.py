@@ -13,11 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel
 from transformers.utils import cached_file
 
-from engine.console import note, progress_bar
+from engine.console import progress_bar
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout, arrange
 from engine.data.form import Columns
 from engine.data.plan import eval_batches
+from engine.data.read import read_cut
 from engine.data.sources import Source
 from engine.data.tokens import TokenDataset, tokenize_now
 from engine.errors import DataError, ModelError
@@ -104,8 +105,7 @@ class Embedder(TextTask[EmbeddingsOptions]):
         ``kinds``: names of prompts for such texts (QUERY, DOCUMENT), of which the first that the model has stands before each.
         """
         tokens = tokenize_now(self.pooling.prepared(texts, kinds), None, self.tokenizer, self.max_length, "the input")
-        if tokens.num_truncated:
-            note(f"{tokens.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
+        read_cut(tokens, self.max_length)
         rows = TokenDataset(tokens, {})
         chunks = [
             np.array([row for _, row in keys])

@@ -108,4 +108,5 @@ def scored_tokens(items: Sequence[Any], tokenizer: Any, max_length: int) -> Toke
         raise DataError(f"the input: the model's chat template does not take it ({error})") from error
     cut = [np.asarray(ids[:max_length], dtype=np.int32) for ids in found]
     tokens = side(cut, cut, tokenizer).tokens
-    return dataclasses.replace(tokens, num_truncated=sum(len(ids) > max_length for ids in found))
+    is_cut = np.array([len(ids) > max_length for ids in found])
+    return dataclasses.replace(tokens, num_truncated=int(is_cut.sum()), cut=is_cut)

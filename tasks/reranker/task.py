@@ -138,9 +138,10 @@ class Reranker(Scorer[RerankerOptions]):
         if not (items := list(inputs)):
             return
         found = [asked(item, number) for number, item in enumerate(items, start=1)]
-        queries, given = zip(*((query, each) for query, passages in found for each in passages), strict=True)
+        rows = [(query, each, number) for number, (query, passages) in enumerate(found) for each in passages]
+        queries, given, of = zip(*rows, strict=True)
         tokens = tokenize_now(queries, given, self.tokenizer, self.max_length, "the input")
-        yield from in_order(items, found, activation(model.config)(self.numbers(model, tokens, layout)))
+        yield from in_order(items, found, activation(model.config)(self.numbers(model, tokens, layout, of)))
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         return described(prediction)

@@ -16,6 +16,7 @@ from engine.console import note, shown
 from engine.data.batch import Batch
 from engine.data.collate import PADDED, Layout
 from engine.data.form import Columns
+from engine.data.read import read_cut
 from engine.data.tokens import tokenize_now
 from engine.errors import ModelError, UsageError
 from engine.model.capabilities import ends_of, positions_of
@@ -172,10 +173,9 @@ class Writer(LanguageModel[Seq2SeqOptions]):
         """The token ids that the encoder reads; says how many texts are cut."""
         if not texts:
             return []
-        read = tokenize_now(self.prefixed(texts), None, self.tokenizer, self.max_length, "the input")
-        if read.num_truncated:
-            note(f"the input: {read.num_truncated} of {len(texts)} texts cut to {self.max_length} tokens")
-        return [ids.tolist() for ids in np.split(read.ids, read.offsets[1:-1])]
+        tokens = tokenize_now(self.prefixed(texts), None, self.tokenizer, self.max_length, "the input")
+        read_cut(tokens, self.max_length)
+        return [ids.tolist() for ids in np.split(tokens.ids, tokens.offsets[1:-1])]
 
     def follows(self, prompt: Sequence[int], row: Sequence[int]) -> str:
         """The text of a row, which is all that is written: the prompt is read elsewhere."""

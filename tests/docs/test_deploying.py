@@ -36,6 +36,7 @@ def test_every_flag_named_is_one():
     known = {field.name for kind in (ServeFlags, attribute(COMMANDS["predict"][0])) for field in dataclasses.fields(kind)}
     others = {
         "build_arg",
+        "data_binary",
         "init",
         "rm",
         "gpus",
@@ -46,7 +47,7 @@ def test_every_flag_named_is_one():
         "lora",
         "enable_lora",
         "lora_modules",
-    }  # of docker, vLLM, and of training
+    }  # of docker, curl, vLLM, and of training
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", PAGE)}
     assert named <= known | others, named - known - others
 
@@ -66,3 +67,14 @@ def test_the_container_holds_what_it_copies_and_starts_the_command():
     config, rest = parse(flags, "run.py serve", [ServeFlags], {}, rest="texts")
     assert (config.host, config.port, rest) == ("0.0.0.0", 8000, ["/model"]) and "EXPOSE 8000" in DOCKERFILE
     assert "USER serve" in DOCKERFILE
+
+
+def test_other_servers_stand_in_the_table_if_they_took_turns():
+    found = json.loads((ROOT / "bench/results/serve-cpu.json").read_text())
+    turns = found["turns"] | {"FastAPI": found["turns"]["serve"], "LitServe": found["turns"]["serve"]}
+    table = measure.table(found | {"turns": turns})
+    assert (
+        "The five take turns" in table
+        and "\n| FastAPI | " in table
+        and table.rstrip().splitlines()[-1].startswith("| LitServe | ")
+    )

@@ -319,3 +319,119 @@ def test_tags_and_vectors(tmp_path):
         assert run.main(call(tmp_path / task, tmp_path / f"{task}-onnx")) == 0
         assert json.loads((tmp_path / f"{task}-onnx/export.json").read_text())["checked"]["largest"] < CLOSE
     assert (tmp_path / "embeddings-onnx/1_Pooling/config.json").exists()
+
+
+# ------------------------------------------------------------------------------------------------- serve --format onnx
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, project):
+    """The project's classifier as ONNX."""
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    assert run.main(call(project / "run", folder)) == 0
+    return folder
+
+
+def test_what_is_exported_is_served_with_the_models_answers(project, exported, capsys):
+    from starlette.testclient import TestClient
+
+    from engine.exporting.opened import open_exported
+    from engine.finished import open_model
+    from engine.serving.app import Service
+    from engine.serving.requests import Limits
+    from tasks import find
+    from tests.toys.served import LIMITS
+
+    texts = ["w0 w7 w9", "w3 w1 w44 w50 w6", "w2", " ".join(["w9"] * 200)]
+    task, model, layout = open_model(str(project / "run"), find, device="cpu")
+    expected = list(task.predict(model, texts, layout))
+    task, model, layout = open_exported(str(exported), find)
+    service = Service(task, model, layout, name="onnx", limits=Limits(**LIMITS), logs=False)
+    with TestClient(service, base_url="http://localhost") as client:
+        found = client.post("/predict", json={"inputs": texts}).json()["predictions"]
+        assert "plainloop_tokens_total 0.0" not in client.get("/metrics").text
+        assert 'plainloop_labels_total{label="a"}' in client.get("/metrics").text
+    service.batcher.close()
+    for one, other in zip(found, expected, strict=True):
+        assert one["label"] == other["label"] and one["probabilities"] == pytest.approx(other["probabilities"], abs=CLOSE)
+    assert found[3]["cut_to_tokens"] == task.max_length
+
+
+def test_other_tasks_of_export_are_served_too(project, tmp_path):
+    """Tags, of which the graph gives those of all tokens; and vectors, which the task pools."""
+    pytest.importorskip("onnxruntime")
+    from engine.exporting.opened import open_exported
+    from engine.finished import open_model
+    from tasks import find
+    from tests.toys.served_models import MODELS, close
+
+    for kind, rows in (
+        ("ner", '{"tokens": ["w1", "w2"], "tags": ["O", "B-person"]}\n'),
+        ("embeddings", '{"anchor": "w1 w2", "positive": "w2 w3"}\n'),
+    ):
+        folder = MODELS[kind](tmp_path / kind)
+        file = tmp_path / f"{kind}.jsonl"
+        file.write_text(rows * 24)
+        assert (
+            run.main(["export", str(folder), "--task", kind, "--file", str(file), "--output", str(tmp_path / f"{kind}-onnx")])
+            == 0
+        )
+        given = open_model(str(folder), find, task=kind, device="cpu"), open_exported(str(tmp_path / f"{kind}-onnx"), find)
+        for shape in given[0][0].served():
+            found, expected = (
+                list(task.predict(model, task.inputs_of({name: [value] * 2 for name, value in shape.items()}), layout))
+                for task, model, layout in given
+            )
+            assert len(found) == 2 and json.loads(json.dumps(found)).__class__ is list
+            assert [*map(str, map(sorted, found))] == [*map(str, map(sorted, expected))]
+            numbers = [np.array([value for each in some for value in flattened(each)]) for some in (found, expected)]
+            assert np.allclose(*numbers, atol=CLOSE) and close(found[0], found[1])
+
+
+def flattened(value: Any) -> list[float]:
+    if isinstance(value, dict | list | tuple):
+        return [number for each in (value.values() if isinstance(value, dict) else value) for number in flattened(each)]
+    return [float(value)] if isinstance(value, float) else []
+
+
+def test_the_temperature_and_the_columns_go_along(project, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from engine.exporting.opened import open_exported
+    from engine.finished import open_model
+    from tasks import find
+
+    shutil.copytree(project / "run", tmp_path / "run")
+    assert run.main(["evaluate", str(tmp_path / "run"), "--calibrate"]) == 0
+    assert run.main(call(tmp_path / "run", tmp_path / "out")) == 0
+    one, other = open_model(str(tmp_path / "run"), find, device="cpu"), open_exported(str(tmp_path / "out"), find)
+    assert other[0].calibration == one[0].calibration and other[0].calibration.temperature != 1
+    both = [next(task.predict(model, ["w1 w3"], layout))["probabilities"] for task, model, layout in (one, other)]
+    assert both[0] == pytest.approx(both[1], abs=CLOSE)
+
+
+def test_what_cannot_be_served_as_onnx_is_one_line(project, exported, tmp_path, capsys):
+    def changed(name: str, **change: Any) -> Path:
+        folder = shutil.copytree(exported, tmp_path / name)
+        record = json.loads((folder / "export.json").read_text())
+        record |= change
+        (folder / "export.json").write_text(json.dumps({key: value for key, value in record.items() if value is not ...}))
+        return folder
+
+    torn = shutil.copytree(exported, tmp_path / "torn")
+    (torn / "model.onnx").write_bytes(b"no graph")
+    for model, more, code, words in (
+        (project / "run", ["--format", "onnx"], 2, "is for a folder that export has written"),
+        (exported, [], 2, "holds what export has written, and no weights: add --format onnx"),
+        (exported, ["--format", "onnx", "--device", "cuda"], 2, "computes on the processor"),
+        (exported, ["--format", "onnx", "--task", "mlm"], 4, "wants something else"),
+        (exported, ["--format", "onnx", "--profile-log", str(tmp_path / "log.jsonl")], 2, "is no run"),
+        (changed("old", settings=...), ["--format", "onnx"], 4, "settings is missing): export the model again"),
+        (changed("torch", format="torch"), ["--format", "onnx"], 2, "holds model.pt2"),
+        (changed("inputs", inputs=["pixel_values"]), ["--format", "onnx"], 4, "inputs or outputs are none"),
+        (changed("side", padding="both"), ["--format", "onnx"], 4, "padding or format cannot be"),
+        (changed("own", task="mine.py:Mine"), ["--format", "onnx"], 4, "names a task in a file of Python"),
+        (torn, ["--format", "onnx"], 4, "model.onnx cannot be read by onnxruntime"),
+    ):
+        found, line = fails(["serve", str(model), "--port", "0", *more], capsys)
+        assert found == code and words in line, line

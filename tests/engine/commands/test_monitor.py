@@ -50,10 +50,10 @@ def test_the_same_kind_of_rows_is_no_drift(watched, tmp_path, capsys):
     assert run.main(monitor(directory, folder / "new.csv", "--output", str(tmp_path / "out"), "--fail-on-drift")) == 0
     said = capsys.readouterr().out
     assert "250 rows of new.csv, compared with the profile of" in said
-    rule = "p below 0.001 after Holm's correction over 7 features, and an effect of at least 0.1"
+    rule = "p below 0.001 after Holm's correction over 8 features, and an effect of at least 0.1"
     assert f"no drift: no feature has {rule}" in said
     record = json.loads((tmp_path / "out/monitor.json").read_text())
-    assert record["drift"] is False and record["rows"] == 250 and record["rule"] == rule and len(record["features"]) == 7
+    assert record["drift"] is False and record["rows"] == 250 and record["rule"] == rule and len(record["features"]) == 8
     assert record["figures"]["before"]["accuracy"] == pytest.approx(read_run(directory).metrics["eval_accuracy"])
     assert 0.6 < record["figures"]["now"]["accuracy"] < 1
     page = parsed((tmp_path / "out/report.html").read_text())
@@ -233,8 +233,134 @@ def test_other_problems(tmp_path, capsys, problem):
     said = capsys.readouterr().out
     if problem == "multi_label":
         assert {"a", "a|b", "b|c"} <= {*found.shares["label"].counts} and found.shares["predicted label"].rows == 60
-        assert "  label " in said and "  predicted label " in said and "over 7 features" in said
+        assert "  label " in said and "  predicted label " in said and "over 8 features" in said
     else:
         assert found.shares == {} and found.numbers["value"].rows == found.numbers["predicted value"].rows == 60
-        assert "  value " in said and "  predicted value " in said and "over 6 features" in said
+        assert "  value " in said and "  predicted value " in said and "over 7 features" in said
     assert "no drift" in said
+
+
+def test_training_leaves_where_the_evaluation_rows_stand(watched):
+    """Mean and covariance of those of the model that was kept, computed again by hand."""
+    from engine.data.collate import PADDED, arrange
+    from engine.finished import open_model
+    from engine.model.projected import random_lines
+    from tasks import find
+
+    directory = watched[1]
+    found = profile.read(directory, read_run(directory).files).embedding
+    task, model, _ = open_model(str(directory), find, device="cpu")
+    rows = []
+    with torch.inference_mode():
+        for text, _ in knowing.noisy(250, 1):
+            inputs = arrange([{"input_ids": np.array(task.tokenizer(text)["input_ids"])}], PADDED, task.tokenizer)[0]
+            rows.append((model.base_model(**inputs).last_hidden_state[0].mean(0) @ random_lines(32)).numpy())
+    assert found.rows == 250 and found.of == "evaluation rows" and len(found.mean) == 16
+    assert found.mean == pytest.approx(np.mean(rows, 0), abs=1e-4)
+    assert np.allclose(found.covariance, np.cov(np.array(rows), rowvar=False), atol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------- what a server logs
+
+
+def logged(directory, path, texts, **more):
+    """The log of a server that has been asked these texts, some at a time."""
+    from engine.findings.input_log import InputLog
+    from tests.toys.served import served
+
+    known = profile.read(directory, read_run(directory).files)
+    log = InputLog(path, known.weights, known.vocabulary)
+    with served(directory, profile_log=log, **more) as (client, service):
+        for start in range(0, len(texts), 9):
+            assert client.post("/predict", json={"inputs": texts[start : start + 9]}).status_code == 200
+        service.batcher.close()
+    log.close()
+    return path
+
+
+def test_the_log_of_a_server_says_what_the_file_would(watched, tmp_path, capsys):
+    """The same features, to the last digit that is shown; and no text stands in it."""
+    folder, directory = watched
+    texts = [text for text, _ in knowing.noisy(250, 7)]
+    log = logged(directory, tmp_path / "inputs.jsonl", texts)
+    assert len(log.read_text().splitlines()) == 251 and "w1 " not in log.read_text(), (
+        "without the example of the server's start"
+    )
+    found = []
+    for file, more in ((folder / "new.csv", ("--labels", "none")), (log, ())):
+        out = tmp_path / file.stem
+        assert run.main(monitor(directory, file, "--output", str(out), "--fail-on-drift", *more)) == 0
+        assert "no drift" in capsys.readouterr().out and (out / "report.html").exists()
+        features = {each["name"]: each for each in json.loads((out / "monitor.json").read_text())["features"]}
+        found.append(features)
+    assert found[0].keys() == found[1].keys() == {
+        "tokens", "characters", "unknown tokens", "vocabulary", "confidence", "predicted label", "embedding"
+    }  # fmt: skip
+    for name, expected in found[0].items():
+        assert found[1][name]["rows"] == expected["rows"], name
+        assert found[1][name]["effect"] == pytest.approx(expected["effect"], abs=0.005), name
+
+
+def test_a_drift_of_what_a_server_is_asked_is_found_by_its_log(watched, tmp_path, capsys):
+    directory = watched[1]
+    change = PLANTED["shorter"][0]
+    short = [change(i, *row)[0] for i, row in enumerate(knowing.noisy(250, 7))]
+    log = logged(directory, tmp_path / "june.jsonl", short)
+    code, line = fails(monitor(directory, log, "--fail-on-drift"), capsys)
+    assert code == 8 and "tokens" in line and "characters" in line and "embedding" in line
+    may = logged(directory, tmp_path / "may.jsonl", [text for text, _ in knowing.noisy(250, 8)])
+    code, line = fails(monitor(directory, log, "--reference", str(may), "--fail-on-drift"), capsys)
+    assert code == 8 and "tokens" in line
+    assert run.main(monitor(directory, may, "--reference", str(may), "--fail-on-drift")) == 0
+    assert "250 rows of may.jsonl, compared with may.jsonl" in capsys.readouterr().out
+
+
+def test_the_temperature_of_the_answers_is_taken_back(watched, tmp_path, capsys):
+    """The profile is of the logits alone, and so is the log."""
+    directory = watched[1]
+    calibrated = shutil.copytree(directory, tmp_path / "calibrated")
+    config = json.loads((calibrated / "config.json").read_text())
+    (calibrated / "config.json").write_text(json.dumps(config | {"calibration": {"temperature": 4.0}}))
+    log = logged(calibrated, tmp_path / "inputs.jsonl", [text for text, _ in knowing.noisy(250, 7)])
+    assert run.main(monitor(directory, log, "--fail-on-drift")) == 0
+    plain = logged(directory, tmp_path / "plain.jsonl", [text for text, _ in knowing.noisy(250, 7)])
+    both = [sorted(json.loads(line)["confidence"] for line in each.read_text().splitlines()[1:]) for each in (log, plain)]
+    assert both[0] == pytest.approx(both[1], abs=1e-4)
+
+
+def test_what_of_a_log_is_refused(watched, tmp_path, capsys):
+    folder, directory = watched
+    log = logged(directory, tmp_path / "inputs.jsonl", ["w1 w2", "w0"])
+    content = log.read_text()
+    other = tmp_path / "other.jsonl"
+    other.write_text(content.replace(json.loads(content.splitlines()[0])["weights"], "0" * 32))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(f"{content}oh\n")
+    for file, more, code, words in (
+        (log, ["--reference", str(folder / "new.csv")], 2, "a log of serve --profile-log holds no rows"),
+        (folder / "new.csv", ["--reference", str(log)], 2, "a log of serve --profile-log holds no rows"),
+        (log, ["--text-column", "text"], 2, "--text-column is for a file of rows"),
+        (other, [], 3, "by a server of another model"),
+        (broken, [], 3, "line 4: this is not what serve --profile-log writes"),
+    ):
+        found, line = fails(monitor(directory, file, *more), capsys)
+        assert found == code and words in line, line
+
+
+def test_what_serve_refuses_to_log(watched, tmp_path, capsys):
+    folder, directory = watched
+    older = shutil.copytree(directory, tmp_path / "older")
+    (older / profile.NAME).unlink()
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"text": "mine"}\n')
+    for model, more, words in (
+        (older, ["--profile-log", str(tmp_path / "a.jsonl")], "--profile-log needs a run of this version"),
+        (folder / "model", ["--profile-log", str(tmp_path / "a.jsonl")], "is no run"),
+        (directory, ["--profile-log", str(tmp_path / "a.csv")], "must end in .jsonl"),
+        (directory, ["--profile-log", str(directory / "metrics.jsonl")], "is a file of the model or run"),
+        (directory, ["--profile-log", str(mine)], "is there, and not such a log"),
+        (directory, ["--profile-log-texts"], "give that, too"),
+    ):
+        code, line = fails(["serve", str(model), "--port", "0", "--device", "cpu", *more], capsys)
+        assert code == 2 and words in line, line
+    assert mine.read_text() == '{"text": "mine"}\n' and not (tmp_path / "a.jsonl").exists()

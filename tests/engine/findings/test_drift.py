@@ -210,3 +210,102 @@ def test_of_another_models_answers_it_is_none(tmp_path):
     assert profile.read(tmp_path, files | {"config.json": "c" * 64}) is not None, "a calibrated one"
     assert profile.read(tmp_path, files | {"model.safetensors": "c" * 64}) is None
     assert drift.rule(0.001, 0.1, 7) == "p below 0.001 after Holm's correction over 7 features, and an effect of at least 0.1"
+
+
+# ------------------------------------------------------------------------------------------------------- vectors
+
+
+def vectors(number, seed, size=64):
+    """As a model's are: a few directions are a hundred times as wide as others, and tails are heavy."""
+    mixing = np.random.default_rng(0).normal(size=(size, size)) * np.geomspace(100, 0.1, size)[:, None]
+    return np.random.default_rng(seed).standard_t(5, size=(number, size)) @ mixing + 3.0
+
+
+def projections(values):
+    return values @ np.random.RandomState(20).standard_normal((values.shape[1], 16)) / values.shape[1] ** 0.5
+
+
+def differ(one, other):
+    return drift.vectors_differ(*(profile.Moments.from_values("x", projections(each)) for each in (one, other)))
+
+
+def test_the_test_of_means_is_the_f_test_of_a_regression():
+    """Hotelling's two-sample T-squared is that of the groups on the vectors; with one line it is Student's t-test."""
+    from scipy.stats import f, ttest_ind
+
+    one, other = projections(vectors(120, 1)), projections(vectors(80, 2)) + 0.3
+    found = drift.vectors_differ(*(profile.Moments.from_values("x", each) for each in (one, other)))
+    both, group = np.vstack([one, other]), np.repeat([0.0, 1.0], [120, 80])
+    design = np.column_stack([np.ones(200), both])
+    residuals = group - design @ np.linalg.lstsq(design, group, rcond=None)[0]
+    r2 = 1 - (residuals**2).sum() / ((group - group.mean()) ** 2).sum()
+    assert found.p == pytest.approx(f.sf((r2 / 16) / ((1 - r2) / 183), 16, 183), rel=1e-6)
+    line = [profile.Moments("x", len(each), [each[:, 0].mean()], [[each[:, 0].var(ddof=1)]]) for each in (one, other)]
+    assert drift.vectors_differ(*line).p == pytest.approx(ttest_ind(one[:, 0], other[:, 0]).pvalue, rel=1e-9)
+
+
+def test_halves_of_the_same_vectors_do_not_differ():
+    """100 random halves: none is called, p is below 0.05 as rarely as it may be, and the effect is that of chance."""
+    rows = vectors(400, 3)
+    found = []
+    for seed in range(100):
+        order = np.random.default_rng(seed).permutation(400)
+        found.append(differ(rows[order[:200]], rows[order[200:]]))
+    assert not any(each.p < ALPHA and each.effect >= LEAST for each in found)
+    assert sum(each.p < 0.05 for each in found) <= 5 + 3 * (100 * 0.05 * 0.95) ** 0.5
+    assert np.mean([each.effect for each in found]) < 0.1, "without the correction the mean were twice that"
+    assert sum(each.effect == 0 for each in found) > 25
+
+
+def test_another_mean_of_vectors_is_found_and_its_size_is_known():
+    """Of normal data with the same covariance the effect is the distance of the distribution functions on the best line."""
+    from statistics import NormalDist
+
+    one, other = (projections(np.random.default_rng(seed).normal(size=(4000, 16))) for seed in (1, 2))
+    shift = np.linalg.cholesky(np.cov(one, rowvar=False))[:, 0] * 0.5  # half a deviation, in the metric of the data
+    found = drift.vectors_differ(*(profile.Moments.from_values("x", each) for each in (one, other + shift)))
+    assert found.p < 1e-50 and found.effect == pytest.approx(2 * NormalDist().cdf(0.25) - 1, abs=0.02)
+    subtle = vectors(500, 2)
+    subtle[:, :4] += 0.5 * subtle[:, :4].std(0)
+    assert differ(vectors(500, 1), subtle).p < 1e-6
+    part = compare(
+        Profile(embedding=profile.Moments.from_values("x", projections(vectors(500, 1)))),
+        Profile(embedding=profile.Moments.from_values("y", projections(subtle))), ALPHA, LEAST,
+    )  # fmt: skip
+    assert [(each.name, each.is_drift) for each in part] == [("embedding", True)]
+
+
+def test_vectors_that_cannot_be_compared_are_not():
+    few, many = (profile.Moments.from_values("x", projections(vectors(number, 1))) for number in (31, 32))
+    other = profile.Moments("x", 100, [0.0], [[1.0]])
+    assert drift.vectors_differ(few, many) is None and drift.vectors_differ(many, many).p == 1.0
+    assert drift.vectors_differ(many, other) is None
+    flat = profile.Moments("x", 100, [0.0, 0.0], [[0.0, 0.0], [0.0, 0.0]])
+    assert drift.vectors_differ(flat, flat) is None
+    assert (
+        profile.Moments.from_values("x", np.full((5, 2), np.nan)) is None
+        and profile.Moments.from_values("x", np.ones((1, 2))) is None
+    )
+
+
+def test_one_line_that_never_changes_does_no_harm():
+    values = projections(vectors(200, 1))
+    values[:, 3] = values[:, 2]
+    both = profile.Moments.from_values("x", values[:100]), profile.Moments.from_values("x", values[100:])
+    assert 0 < drift.vectors_differ(*both).p <= 1
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    [{"of": "x", "rows": 1, "mean": [1.0], "covariance": [[1.0]]}, {"of": "x", "rows": 9, "mean": [], "covariance": []},
+     {"of": "x", "rows": 9, "mean": [1.0], "covariance": [[1.0, 2.0]]}, {"of": "x", "rows": 9, "mean": ["a"], "covariance": [[1.0]]}],
+)  # fmt: skip
+def test_a_strangers_embedding_is_refused(tmp_path, embedding):
+    good = gather.made(
+        Rows(texts(20, 1)), [answers(20, 1)._replace(projected=projections(vectors(20, 1)))], ["x", "x"], most=20
+    )
+    profile.write(tmp_path, good)
+    assert profile.read(tmp_path, None) == good and good.embedding.rows == 20
+    (tmp_path / profile.NAME).write_text(json.dumps(good.to_json() | {"embedding": embedding}))
+    with pytest.raises(DataError, match="is not what training writes"):
+        profile.read(tmp_path, None)

@@ -5,60 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-from transformers import BertConfig, BertForQuestionAnswering, BertForTokenClassification
 
 import run
 from bench.toys import tiny
-from tests.toys import answers, language, preferring, ranking, writing
-from tests.toys.cli import fails
+from tests.toys import writing
 from tests.toys.served import served
+from tests.toys.served_models import MODELS, close
 
-TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100}
-
-
-def with_tokenizer(folder, model, tokenizer):
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def tagger():
-    torch.manual_seed(0)
-    names = dict(enumerate(("O", "B-person", "I-person", "B-place")))
-    return BertForTokenClassification(
-        BertConfig(**TINY, max_position_embeddings=64, id2label=names, label2id={n: i for i, n in names.items()})
-    )
-
-
-def answering():
-    torch.manual_seed(0)
-    return BertForQuestionAnswering(answers.model().config)
-
-
-MODELS = {  # task: how its model gets into a folder
-    "classification": tiny.save_model,
-    "ner": lambda folder: tiny.save_model(folder, tagger()),
-    "qa": lambda folder: with_tokenizer(folder, answering(), answers.tokenizer()),
-    "reranker": lambda folder: with_tokenizer(folder, ranking.model(), answers.tokenizer()),
-    "reward": lambda folder: with_tokenizer(folder, preferring.model("reward"), preferring.tokenizer()),
-    "embeddings": tiny.save_model,
-    "mlm": lambda folder: tiny.save_model(folder, language.masked_bert()),
-    "clm": preferring.save_model,
-    "sft": preferring.save_model,
-    "dpo": preferring.save_model,
-    "seq2seq": writing.save_model,
-}
 WRITE = {"clm": "text", "sft": "text", "dpo": "text", "seq2seq": "generated"}
-
-
-def close(found, expected):
-    """Equal, numbers to 1e-5."""
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(close(found[name], expected[name]) for name in expected)
-    if isinstance(expected, list | tuple):
-        return len(found) == len(expected) and all(map(close, found, expected))
-    return found == pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else found == expected
 
 
 @pytest.mark.parametrize("task", MODELS)
@@ -163,15 +117,6 @@ def test_two_texts_are_two_columns_of_their_own_names(tmp_path):
         for wrong in ("w1", {"premise": "w1"}, ["w1", "w2"], {"text": "w1", "claim": "w2"}):
             answer = client.post("/predict", json={"inputs": wrong})
             assert answer.status_code == 422 and "premise and claim" in answer.json()["error"]
-
-
-def test_pictures_are_not_served_and_no_file_of_this_machine_is_opened_for_a_client(tmp_path, capsys):
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
-
-    ViTForImageClassification(ViTConfig(**TINY | {"vocab_size": None}, image_size=8, patch_size=4)).save_pretrained(tmp_path)
-    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
-    code, line = fails(["serve", str(tmp_path), "--task", "image-classification", "--device", "cpu", "--port", "0"], capsys)
-    assert code == 2 and line == "error: serve takes texts, and this model takes pictures: predict --input FILE does"
 
 
 def test_a_model_that_does_not_work_is_told_before_anybody_asks(tmp_path, capsys, monkeypatch):

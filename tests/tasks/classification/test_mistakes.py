@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix
 
 import run
 import tasks
+from bench.toys import tiny
 from engine.data.batch import Batch
 from engine.finished import open_model
 from tasks.classification.mistakes import MAX_PAIRS, Mistakes
@@ -47,7 +48,8 @@ def test_the_wrong_rows_are_those_that_predict_gets_wrong(project, tmp_path, cap
     table = out[out.index("label / prediction") :].splitlines()
     assert table[0].split()[-3:] == ["a", "b", "c"]
     assert [[int(cell) for cell in line.split()[1:]] for line in table[1:4]] == expected.tolist()
-    assert table[4] == f"{len(wrong)} wrong rows written to {tmp_path / 'errors.csv'}, the surest first"
+    assert "may have a wrong label (cleanlab)" in table[4]
+    assert table[5] == f"{len(wrong)} wrong rows written to {tmp_path / 'errors.csv'}, the surest first"
 
 
 def test_mistakes_in_the_run_are_in_its_report(project, tmp_path, capsys):
@@ -73,7 +75,11 @@ def test_many_classes_are_shown_as_pairs():
     batch = Batch(inputs={}, targets={"labels": torch.tensor(labels)}, keys=[(0, i) for i in range(100)], **counts)
     mistakes.update(type("Outputs", (), {"logits": torch.eye(30)[torch.tensor(predicted)]}), batch)
     lines = mistakes.table().splitlines()
-    assert len(lines) == 1 + MAX_PAIRS and lines[1].split() == ["9", *["class", "4", "taken", "for", "class", "5"]]
+    assert (
+        len(lines) == 1 + MAX_PAIRS + 1
+        and "cleanlab" in lines[-1]
+        and lines[1].split() == ["9", *["class", "4", "taken", "for", "class", "5"]]
+    )
     assert len(mistakes.rows()[1]) == (labels != predicted).sum()
 
 
@@ -102,7 +108,7 @@ def test_rows_with_wrong_labels_are_those_that_predict_gets_wrong(project, tmp_p
     labels = [["a", "a|b", "", "b|c"][i % 4] for i in range(24)]
     truth, found, said = trained(project, tmp_path, "multi_label", labels)
     wrong = {text for text, label in truth.items() if set(filter(None, label.split("|"))) != set(said[text]["label"])}
-    assert wrong and [*found[0]] == ["row", "text", "label", "prediction", "confidence"]
+    assert wrong and [*found[0]] == ["row", "text", "label", "prediction", "confidence", "suspected"]
     assert {row["text"] for row in found} == wrong and len(found) == len(wrong)
     for row in found:
         p, its = said[row["text"]]["probabilities"], truth[row["text"]].split("|")
@@ -160,3 +166,76 @@ def test_texts_are_in_the_page_only_if_asked_for_ten_at_most_and_escaped(project
     assert len(surest) > 10 and page.count(" secret</td>") == 10 and "<img" not in page
     assert all((f"alert({text.split('alert(')[1].split(')')[0]})&gt; w" in page) == (i < 10) for i, text in enumerate(surest))
     assert "they hold texts of the data, which others may not be meant to see" in page
+
+
+# ------------------------------------------------------------------------------------- labels that may be wrong
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label"])
+def test_labels_that_may_be_wrong_are_those_that_cleanlab_finds(tmp_path, capsys, problem):
+    """Called directly on what predict says: the same rows in the same order; those that are wrong stand in errors.csv."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.multilabel_classification.filter import find_label_issues as of_several
+
+    from tests.toys import knowing
+
+    truth = knowing.noisy(300, 5, share=0.3)
+    if problem == "multi_label":
+        truth = [(text, "|".join(sorted({label, "b"})) if i % 3 else label) for i, (text, label) in enumerate(truth)]
+    knowing.write(tmp_path / "held.csv", truth)
+    made = knowing.model(6.0)
+    if problem == "multi_label":
+        made.config.problem_type = "multi_label_classification"
+    tests_folder = tmp_path / "model"
+    tiny.save_model(tests_folder, made)
+    file = tmp_path / "errors.csv"
+    given = ["evaluate", str(tests_folder), "--task", "classification", "--file", str(tmp_path / "held.csv"), "--device", "cpu"]
+    assert run.main([*given, "--precision", "fp32", "--eval-batch-size", "7", "--errors", str(file)]) == 0
+    said = capsys.readouterr().out
+    task, model, layout = open_model(str(tests_folder), tasks.find, device="cpu", task="classification")
+    answers = list(task.predict(model, [text for text, _ in truth], layout))
+    p = np.array([[each["probabilities"][name] for name in "abc"] for each in answers])
+    if problem == "multi_label":
+        expected = of_several(
+            [["abc".index(name) for name in label.split("|")] for _, label in truth],
+            p,
+            return_indices_ranked_by="self_confidence",
+        )
+    else:
+        labels = np.array(["abc".index(label) for _, label in truth])
+        expected = find_label_issues(labels, p, return_indices_ranked_by="self_confidence")
+    assert len(expected) > 5
+    rows = rows_of(file)
+    marked = {int(row["row"]) - 1: int(row["suspected"]) for row in rows if row["suspected"]}
+    wrong = {int(row["row"]) - 1 for row in rows}
+    places = {int(row): place for place, row in enumerate(expected, start=1)}
+    assert marked == {row: place for row, place in places.items() if row in wrong} and marked
+    share = f"{100 * len(expected) / 300:.1f}%"
+    assert (
+        f"{len(expected)} rows ({share}) may have a wrong label (cleanlab), {len(marked)} of them among the wrong rows" in said
+    )
+
+
+def test_without_cleanlab_or_with_few_rows_there_is_no_such_column(project, tmp_path, capsys, monkeypatch):
+    import sys
+
+    few = tmp_path / "few.csv"
+    few.write_text("".join((project / "eval.csv").read_text().splitlines(keepends=True)[:19]))
+    arguments = ["evaluate", str(project / "run"), "--device", "cpu", "--errors"]
+    assert run.main([*arguments, str(tmp_path / "few-errors.csv"), "--file", str(few)]) == 0
+    assert "suspected" not in (tmp_path / "few-errors.csv").read_text()
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    assert run.main([*arguments, str(tmp_path / "errors.csv")]) == 0
+    assert "suspected" not in (tmp_path / "errors.csv").read_text() and "may have a wrong label" not in capsys.readouterr().out
+
+
+def test_too_many_probabilities_are_not_kept(monkeypatch, capsys):
+    from tasks.classification import suspects
+
+    monkeypatch.setattr(suspects, "MOST_CELLS", 100)
+    said = suspects.Said()
+    for start in range(0, 60, 20):
+        batch = Batch({}, {}, 20, 20, 0, 0, 0, 0, keys=[(0, start + i) for i in range(20)])
+        said.add(batch, torch.full((20, 3), 1 / 3), np.zeros(20, dtype=np.int64))
+    assert said.found is None and said.suspected() is None
+    assert "were not looked for: more than 100 probabilities" in capsys.readouterr().err

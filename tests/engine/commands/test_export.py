@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+from transformers import AutoTokenizer, FNetConfig, FNetForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
 import run
 from bench.toys import tiny
+from engine.errors import ModelError
 from engine.exporting import compare, program
+from tests.toys.architectures import ENCODER
 from tests.toys.cli import command, fails
 
 CLOSE = 1e-4
@@ -92,6 +95,75 @@ def test_int8_that_loses_more_than_is_allowed_is_refused_with_its_numbers(projec
     assert run.main(call(project / "run", tmp_path / "out", "--int8", "--max-loss", "0.9")) == 0
 
 
+def test_too_few_rows_to_tell_are_said(project, tmp_path, capsys, fake):
+    """Where the loss is allowed, and the loss with two standard errors is not."""
+    fake.int8 = -50.0
+    code, line = fails(call(project / "run", tmp_path / "out", "--int8", "--max-loss", "0"), capsys)
+    lost, error = (float(each) for each in re.search(r"worse by ([\d.]+) ± ([\d.]+)", line).groups())
+    assert code == 4 and error > 0
+    for limit, is_said in ((lost + error, True), (lost + 2.1 * error, False)):
+        assert run.main(call(project / "run", tmp_path / f"{limit}", "--int8", "--max-loss", str(limit))) == 0
+        assert ("the rows are too few to say that this is below --max-loss" in capsys.readouterr().err) == is_said
+
+
+def test_int8_that_gives_no_numbers_is_refused_whatever_it_may_lose(project, tmp_path, capsys, fake):
+    fake.int8 = math.nan
+    code, line = fails(call(project / "run", tmp_path / "out", "--int8", "--max-loss", "1"), capsys)
+    assert code == 4 and "what was exported is not the model: a probability differs by nan" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_checked_nothing_is_written(project, tmp_path, capsys, fake):
+    given = command(project, "--output-dir", str(tmp_path / "alone"))
+    at = given.index("--eval-file")
+    assert run.main(given[:at] + given[at + 2 :]) == 0
+    code, line = fails(call(tmp_path / "alone", tmp_path / "out"), capsys)
+    assert code == 3 and "has no evaluation data, on which what is exported is checked: give --file" in line
+    assert not (tmp_path / "out").exists()
+    assert run.main(call(tmp_path / "alone", tmp_path / "out", "--file", str(project / "eval.csv"))) == 0
+
+
+def test_a_model_that_padding_changes_is_refused(project, tmp_path, capsys, fake):
+    """A Fourier transform over all tokens: beside a longer text the exported one would say something else."""
+    tiny.save_model(tmp_path / "model", FNetForSequenceClassification(FNetConfig(**ENCODER)))
+    given = command(project, "--output-dir", str(tmp_path / "run"), "--max-steps", "1")
+    given[given.index("--model") + 1] = str(tmp_path / "model")
+    assert run.main(given) == 0
+    code, line = fails(call(tmp_path / "run", tmp_path / "out"), capsys)
+    assert code == 4 and "padding changes what FNetForSequenceClassification computes" in line and line.endswith("not exported")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [(RuntimeError("no such operator\nand many lines"), 4, "BertForSequenceClassification cannot be exported as onnx: RuntimeError: no such operator ("),
+     (OSError(28, "No space left on device"), 6, "cannot be written: No space left on device; nothing is left there")],
+)  # fmt: skip
+def test_what_the_exporter_raises_is_one_line_and_nothing_is_left(project, tmp_path, capsys, monkeypatch, error, code, words):
+    def fails_with(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.onnx, "export", fails_with)
+    found, line = fails(call(project / "run", tmp_path / "out"), capsys)
+    assert found == code and words in line and list(tmp_path.iterdir()) == []
+
+
+def test_inputs_that_an_exported_model_has_none_of_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="the model reads pixel_values, and what is exported reads input_ids"):
+        program.write("onnx", tiny.bert(), dict.fromkeys(("input_ids", "pixel_values"), torch.ones(2, 4)), ["logits"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_without_a_matrix_product_has_nothing_to_quantise(tmp_path):
+    from onnx import TensorProto, helper, save
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "ab"]
+    graph = helper.make_graph([helper.make_node("Neg", ["a"], ["b"])], "g", values[:1], values[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match="--int8: onnxruntime found no matrix product"):
+        program.quantise(tmp_path, program.Called(["a"], ["b"]))
+
+
 def test_the_loss_and_its_error_are_those_of_the_rows(project, monkeypatch):
     """Of an accuracy the jackknife over single rows is the standard error of a mean of differences, of each row."""
     from engine.finished import open_model
@@ -126,6 +198,40 @@ def test_the_loss_and_its_error_are_those_of_the_rows(project, monkeypatch):
     assert (found.before, found.after) == pytest.approx(
         (np.mean([a for a, _ in right]), np.mean([b for _, b in right])), abs=1e-6
     )
+
+
+def test_the_metric_is_the_runs_or_the_first_of_its_task():
+    def task(best, *names):
+        return SimpleNamespace(best_metric=best, metrics=lambda split: SimpleNamespace(names=names))
+
+    assert compare.chosen_metric(task("loss", "accuracy", "f1"), "eval", "f1") == "f1"
+    assert compare.chosen_metric(task("f1", "accuracy", "f1"), "eval", None) == "f1"
+    assert compare.chosen_metric(task("loss", "accuracy", "f1"), "eval", None) == "accuracy"
+    assert compare.chosen_metric(task("loss", "accuracy", "f1"), "eval", "test/f1") == "f1"
+    assert compare.chosen_metric(task("loss"), "eval", "loss") == "loss"
+
+
+def test_worse_is_what_the_metric_calls_so(project, monkeypatch):
+    """A loss that rises is worse, an accuracy that falls is; of one batch there is no standard error."""
+    from engine.finished import open_model
+    from engine.model.layout import padded
+    from engine.task import held_out
+    from tasks import find
+
+    task, model, layout = open_model(str(project / "run"), find, device="cpu")
+    plain, examples = padded(model, task.level), held_out(task.examples())["eval"]
+
+    class Other(program.Called):
+        def run(self, inputs: Any) -> Any:
+            return [torch.zeros(len(inputs[0]), 3)]
+
+    other = Other(["input_ids", "attention_mask"], ["logits"])
+    found = compare.compare(task, model, layout, other, plain, examples, "eval", "loss")
+    assert found.after == pytest.approx(math.log(3)) and found.lost == found.after - found.before != 0
+    first = compare.compare(task, model, layout, other, plain, examples, "eval", "accuracy")
+    assert first.lost == first.before - first.after and first.standard_error is not None
+    monkeypatch.setattr(compare, "batches_of", lambda number: [list(range(number))])
+    assert compare.compare(task, model, layout, other, plain, examples, "eval", "accuracy").standard_error is None
 
 
 def test_groups_hold_every_row_once():

@@ -118,19 +118,20 @@ def judge(config: ExportConfig, found: Difference) -> None:
     error = "" if found.standard_error is None else f" ± {found.standard_error:.4f}"
     say(f"checked on {found.num_rows:,} rows: probabilities differ by at most {found.largest:.2g} ({printable(found.where)})")
     say(f"{found.metric}: {figure_text(found.before)}, exported {figure_text(found.after)}: worse by {found.lost:.4f}{error}")
+    if math.isnan(found.largest) or (found.largest > CLOSE and not config.int8):
+        raise ModelError(
+            f"what was exported is not the model: a probability differs by {found.largest:.2g} in {found.where}, and "
+            f"{CLOSE} is the limit; nothing is written"
+        )
     if not config.int8:
-        if not found.largest <= CLOSE:
-            raise ModelError(
-                f"what was exported is not the model: a probability differs by {found.largest:.2g} in {found.where}, and "
-                f"{CLOSE} is the limit; nothing is written"
-            )
-    elif not found.lost <= config.max_loss or math.isnan(found.largest):
+        return
+    if not found.lost <= config.max_loss:  # NaN is not
         raise ModelError(
             f"--int8 makes {found.metric} worse by {found.lost:.4f}{error} ({figure_text(found.before)} to "
             f"{figure_text(found.after)} on {found.num_rows} rows), above --max-loss {config.max_loss}; nothing is written. "
             "Leave out --int8, or allow more"
         )
-    elif found.standard_error is not None and found.lost + 2 * found.standard_error > config.max_loss:
+    if found.standard_error is not None and found.lost + 2 * found.standard_error > config.max_loss:
         note(f"the rows are too few to say that this is below --max-loss {config.max_loss}: with two standard errors it is not")
 
 

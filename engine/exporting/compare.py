@@ -115,16 +115,23 @@ def batches_of(number: int) -> list[list[int]]:
 
 def rows_per_second(task: Task[Any], runs: Sequence[tuple[Any, Layout]], examples: Examples) -> list[float]:
     """Of each model with its layout, in the best of some rounds that they take by turns."""
+    return [max(found) for found in rounds(task, runs, examples, ROUNDS)]
+
+
+def rounds(
+    task: Task[Any], runs: Sequence[tuple[Any, Layout]], examples: Examples, number: int, timed: int = TIMED
+) -> list[list[float]]:
+    """Rows a second of each model in each of so many rounds, in which all compute the same ``timed`` batches by turns."""
     order = sorted(range(len(examples)), key=lambda row: -int(examples.lengths[row]))
     cut = [order[start : start + ROWS] for start in range(0, len(order), ROWS)]
-    some = cut[:: max(1, len(cut) // TIMED)][:TIMED]
+    some = cut[:: max(1, len(cut) // timed)][:timed]
     made = [[task.collate([examples[row] for row in rows], layout) for rows in some] for _, layout in runs]
-    best = [math.inf] * len(runs)
+    taken: list[list[float]] = [[] for _ in runs]
     with torch.inference_mode():
-        for _ in range(ROUNDS + 1):  # the first warms up
+        for _ in range(number + 1):  # the first warms up
             for at, ((model, _), batches) in enumerate(zip(runs, made, strict=True)):
-                best[at] = min(best[at], seconds(task, model, batches))
-    return [sum(map(len, some)) / each for each in best]
+                taken[at].append(seconds(task, model, batches))
+    return [[sum(map(len, some)) / each for each in found[1:]] for found in taken]
 
 
 def seconds(task: Task[Any], model: Any, batches: Sequence[Batch]) -> float:

@@ -22,6 +22,8 @@ from transformers import Trainer, TrainingArguments
 import run
 from bench import scaling
 from bench.quality import seeds
+from bench.quality.planted import report
+from bench.reliability import predicting
 from bench.toys import tiny
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
@@ -209,8 +211,17 @@ def test_the_errors_of_real_reviews_are_those_of_the_results():
     page = (root / "docs/errors.md").read_text(encoding="utf-8")
     for lines in (found["calibrate"] + found["threshold"], found["inspect"]["lines"]):
         assert "```\n" + "\n".join(lines) + "\n```" in page
-    figures, planted = found["figures"], found["flipped"]
+    figures = found["figures"]
     assert ", ".join(f"{name} {figures[name]:.3f}" for name in ("accuracy", "loss", "ece", "brier")) in page
-    assert f"{planted['flipped']} had their labels flipped; `inspect --model` suspects {planted['suspected']}" in page
-    assert f"with {planted['recall']:.2f} of the flipped ones among them (precision {planted['precision']:.2f}" in page
+    assert report(found["planted"]) in page
     assert sum(row["found"] == "worse" for row in found["found"]) == 1 and f"Of {found['num_slices']:,} parts" in page
+
+
+def test_the_predicting_page_is_that_of_the_results():
+    root = Path(__file__).parent.parent.parent
+    found = json.loads((root / "bench/results/predict-cpu.json").read_text())
+    assert predicting.report(found) in (root / "docs/predicting.md").read_text(encoding="utf-8")
+    assert predicting.is_clean(found, 200)
+    assert max(row["rows"] for row in found["memory"]) >= 1_000_000
+    [large] = found["large"]
+    assert large["rows"] >= 1_000_000 and large["kills"] >= 20

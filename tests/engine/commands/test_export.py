@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+from transformers import AutoTokenizer, FNetConfig, FNetForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
 import run
 from bench.toys import tiny
+from engine.commands import export as command_module
+from engine.commands.flags import ExportConfig
+from engine.data.tables import called
+from engine.errors import ModelError
 from engine.exporting import compare, program
+from tests.toys.architectures import ENCODER
 from tests.toys.cli import command, fails
 
 CLOSE = 1e-4
@@ -57,6 +64,7 @@ def test_a_folder_with_all_that_is_used(project, tmp_path, capsys, fake):
     assert names == {"model.onnx", "config.json", "export.json", "tokenizer.json", "tokenizer_config.json"}
     record = json.loads((tmp_path / "out/export.json").read_text())
     assert record["checked"]["num_rows"] == 30 and record["checked"]["lost"] == 0 and record["padding"] == "right"
+    assert "where" not in record["checked"] and str(project) not in (tmp_path / "out/export.json").read_text()
     assert str(tmp_path) not in (tmp_path / "out/export.json").read_text() + (tmp_path / "out/config.json").read_text()
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("w1").input_ids == tiny.tokenizer()("w1").input_ids
 
@@ -90,6 +98,81 @@ def test_int8_that_loses_more_than_is_allowed_is_refused_with_its_numbers(projec
     assert f"({before:.4f} to {after:.4f} on 30 rows), above --max-loss 0.001; nothing is written" in line
     assert list(tmp_path.iterdir()) == []
     assert run.main(call(project / "run", tmp_path / "out", "--int8", "--max-loss", "0.9")) == 0
+
+
+def test_too_few_rows_to_tell_are_said(project, tmp_path, capsys, fake):
+    """Where the loss is allowed, and the loss with two standard errors is not."""
+    fake.int8 = -50.0
+    code, line = fails(call(project / "run", tmp_path / "out", "--int8", "--max-loss", "0"), capsys)
+    lost, error = (float(each) for each in re.search(r"worse by ([\d.]+) ± ([\d.]+)", line).groups())
+    assert code == 4 and error > 0
+    for limit, is_said in ((lost + error, True), (lost + 2.1 * error, False)):
+        assert run.main(call(project / "run", tmp_path / f"{limit}", "--int8", "--max-loss", str(limit))) == 0
+        assert ("the rows are too few to say that this is below --max-loss" in capsys.readouterr().err) == is_said
+
+
+def test_int8_that_gives_no_numbers_is_refused_whatever_it_may_lose(project, tmp_path, capsys, fake):
+    fake.int8 = math.nan
+    code, line = fails(call(project / "run", tmp_path / "out", "--int8", "--max-loss", "1"), capsys)
+    assert code == 4 and "what was exported is not the model: a probability differs by nan" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_checked_nothing_is_written(project, tmp_path, capsys, fake):
+    given = command(project, "--output-dir", str(tmp_path / "alone"))
+    at = given.index("--eval-file")
+    assert run.main(given[:at] + given[at + 2 :]) == 0
+    code, line = fails(call(tmp_path / "alone", tmp_path / "out"), capsys)
+    assert code == 3 and "has no evaluation data, on which what is exported is checked: give --file" in line
+    assert not (tmp_path / "out").exists()
+    assert run.main(call(tmp_path / "alone", tmp_path / "out", "--file", str(project / "eval.csv"))) == 0
+
+
+def test_a_model_that_padding_changes_is_refused(project, tmp_path, capsys, fake):
+    """A Fourier transform over all tokens: beside a longer text the exported one would say something else."""
+    tiny.save_model(tmp_path / "model", FNetForSequenceClassification(FNetConfig(**ENCODER)))
+    given = command(project, "--output-dir", str(tmp_path / "run"), "--max-steps", "1")
+    given[given.index("--model") + 1] = str(tmp_path / "model")
+    assert run.main(given) == 0
+    code, line = fails(call(tmp_path / "run", tmp_path / "out"), capsys)
+    assert code == 4 and "padding changes what FNetForSequenceClassification computes" in line and line.endswith("not exported")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [(RuntimeError("no such operator\nand many lines"), 4, "BertForSequenceClassification cannot be exported as onnx: RuntimeError: no such operator ("),
+     (OSError(28, "No space left on device"), 6, "cannot be written: No space left on device; nothing is left there")],
+)  # fmt: skip
+def test_what_the_exporter_raises_is_one_line_and_nothing_is_left(project, tmp_path, capsys, monkeypatch, error, code, words):
+    def fails_with(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.onnx, "export", fails_with)
+    found, line = fails(call(project / "run", tmp_path / "out"), capsys)
+    assert found == code and words in line and list(tmp_path.iterdir()) == []
+
+
+def test_inputs_that_an_exported_model_has_none_of_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="the model reads pixel_values, and what is exported reads input_ids"):
+        program.write("onnx", tiny.bert(), dict.fromkeys(("input_ids", "pixel_values"), torch.ones(2, 4)), ["logits"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """model.onnx that negates."""
+    from onnx import TensorProto, helper, save
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "ab"]
+    graph = helper.make_graph([helper.make_node("Neg", ["a"], ["b"])], "g", values[:1], values[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_a_graph_without_a_matrix_product_has_nothing_to_quantise(graph, tmp_path):
+    with pytest.raises(ModelError, match="--int8: onnxruntime found no matrix product"):
+        program.quantise(tmp_path, program.Called(["a"], ["b"]))
 
 
 def test_the_loss_and_its_error_are_those_of_the_rows(project, monkeypatch):
@@ -126,6 +209,83 @@ def test_the_loss_and_its_error_are_those_of_the_rows(project, monkeypatch):
     assert (found.before, found.after) == pytest.approx(
         (np.mean([a for a, _ in right]), np.mean([b for _, b in right])), abs=1e-6
     )
+
+
+def test_the_metric_is_the_runs_or_the_first_of_its_task():
+    def task(best, *names):
+        return SimpleNamespace(best_metric=best, metrics=lambda split: SimpleNamespace(names=names))
+
+    assert compare.chosen_metric(task("loss", "accuracy", "f1"), "eval", "f1") == "f1"
+    assert compare.chosen_metric(task("f1", "accuracy", "f1"), "eval", None) == "f1"
+    assert compare.chosen_metric(task("loss", "accuracy", "f1"), "eval", None) == "accuracy"
+    assert compare.chosen_metric(task("loss", "accuracy", "f1"), "eval", "test/f1") == "f1"
+    assert compare.chosen_metric(task("loss"), "eval", "loss") == "loss"
+
+
+def test_worse_is_what_the_metric_calls_so(project, monkeypatch):
+    """A loss that rises is worse, an accuracy that falls is; of one batch there is no standard error."""
+    from engine.finished import open_model
+    from engine.model.layout import padded
+    from engine.task import held_out
+    from tasks import find
+
+    task, model, layout = open_model(str(project / "run"), find, device="cpu")
+    plain, examples = padded(model, task.level), held_out(task.examples())["eval"]
+
+    class Other(program.Called):
+        def run(self, inputs: Any) -> Any:
+            return [torch.zeros(len(inputs[0]), 3)]
+
+    other = Other(["input_ids", "attention_mask"], ["logits"])
+    found = compare.compare(task, model, layout, other, plain, examples, "eval", "loss")
+    assert found.after == pytest.approx(math.log(3)) and found.lost == found.after - found.before != 0
+    first = compare.compare(task, model, layout, other, plain, examples, "eval", "accuracy")
+    worse = compare.compare(task, model, layout, other, plain, examples, "eval", "brier")
+    assert worse.lost == worse.after - worse.before != 0 and compare.Sums(task, "eval", 1).figure("loss") == 0
+    assert [len(found) for found in compare.rounds(task, [(model, layout), (other, plain)], examples, 2)] == [2, 2]
+    assert first.lost == first.before - first.after and first.standard_error is not None
+    monkeypatch.setattr(compare, "batches_of", lambda number: [list(range(number))])
+    asked, figure = [], compare.Sums.figure
+    monkeypatch.setattr(
+        compare.Sums, "figure", lambda sums, name, left_out=-1: asked.append(left_out) or figure(sums, name, left_out)
+    )
+    whole = compare.compare(task, model, layout, other, plain, examples, "eval", "accuracy")
+    assert {*asked} == {-1}, "without the only group there are no rows"
+    with torch.inference_mode():
+        alone = [task.forward(model, task.collate([examples[row]], plain)).logits.softmax(-1) for row in range(30)]
+    farthest = int(np.argmax([float((each - 1 / 3).abs().max()) for each in alone]))
+    assert whole.standard_error is None and farthest > 0 and whole.where == called(examples, [farthest])
+
+
+def test_a_loss_that_is_no_number_is_refused_and_not_written():
+    """Of a metric that is not defined on these rows; and one batch has no standard error to speak of."""
+    config = ExportConfig(output="x", int8=True, max_loss=1.0)
+    known = compare.Difference(30, 0.1, "row 1", "mcc", 0.5, 0.5, 0.0, None)
+    command_module.judge(config, known)
+    unknown = dataclasses.replace(known, after=math.nan, lost=math.nan)
+    with pytest.raises(ModelError, match="--int8 makes mcc worse by nan"):
+        command_module.judge(config, unknown)
+    record = command_module.record_of(config, program.Called(["a"], ["b"]), unknown, [1.0, 2.0], left=False)
+    assert record["checked"]["lost"] is None and record["checked"]["before"] == 0.5 and json.dumps(record, allow_nan=False)
+
+
+def test_the_runs_metric_is_that_of_its_settings(project, tmp_path):
+    assert run.main(command(project, "--best-metric", "f1", "--max-steps", "1", "--output-dir", str(tmp_path / "run"))) == 0
+    assert command_module.metric_of(ExportConfig(model=str(tmp_path / "run"), output="x")) == "f1"
+    assert command_module.metric_of(ExportConfig(model=str(project / "model"), output="x")) is None
+
+
+def test_fewer_rows_and_a_model_without_a_run(project, tmp_path, capsys, fake):
+    assert run.main(call(project / "run", tmp_path / "few", "--max-eval-examples", "7")) == 0
+    assert "checked on 7 rows" in capsys.readouterr().out
+    rows = (project / "eval.csv").read_text().replace(",a", ",0").replace(",b", ",1").replace(",c", ",2")
+    (tmp_path / "ids.csv").write_text(rows)
+    more = ["--task", "classification", "--file", str(tmp_path / "ids.csv")]
+    assert run.main(call(project / "model", tmp_path / "plain", *more)) == 0
+
+
+def test_a_graph_is_computed_by_as_many_threads_as_the_model(graph):
+    assert program.OnnxCalled(graph, ["a"], ["b"]).session.get_session_options().intra_op_num_threads == torch.get_num_threads()
 
 
 def test_groups_hold_every_row_once():
@@ -256,6 +416,22 @@ def test_real_int8_is_written_and_one_that_loses_more_is_refused(tmp_path, capsy
     assert code == 4 and "--int8 makes accuracy worse by 0." in line and "above --max-loss 0.01; nothing is written" in line
     assert not (tmp_path / "lost").exists() and not list(tmp_path.glob(".tmp*"))
     assert run.main(call(tmp_path / "odd", tmp_path / "lost", "--int8", "--max-loss", "1")) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--int8", "--max-loss", "1")])
+def test_weights_of_a_large_model_lie_beside_its_graph(project, tmp_path, monkeypatch, more):
+    """As one file of this form holds 2 GB at most; the folder may be moved, and holds nothing that is not used."""
+    import onnx
+    import onnxruntime
+
+    monkeypatch.setattr(program, "MOST_BYTES", 0)
+    assert run.main(call(project / "run", tmp_path / "out", *more)) == 0
+    folder = (tmp_path / "out").rename(tmp_path / "moved")
+    onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    weights = onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer
+    used = {entry.value for each in weights for entry in each.external_data if entry.key == "location"}
+    assert {path.name for path in folder.iterdir() if "onnx" in path.name} == {"model.onnx"} | used and (used or more)
 
 
 @pytest.mark.slow

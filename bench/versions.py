@@ -5,8 +5,8 @@
     python -m bench versions --only oldest -- tests/engine -k loss  what stands behind -- goes to pytest
 
 The newest are taken from the registry whatever pyproject.toml says, for that is what is to be found out. An environment that is
-there already is used again. The result is written as JSON, and as a table beside it (.md), after each combination; what an earlier
-call with the same tests on the same machine found of other combinations stays in both.
+there already is used again. The result is written as JSON, and as a table beside it (.md), after each combination; what an
+earlier call with the same tests on the same machine found of other combinations stays in both.
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ def tried(name: str, python: str, folder: Path, tests: Sequence[str]) -> dict[st
             said = [line for line in done.stderr.splitlines() if line.strip() and "notice" not in line]
             return row | {"error": said[-1].replace("|", " ") if said else f"exit code {done.returncode}"}
     asked = subprocess.run([suite[0], "-c", ASK], cwd=ROOT, capture_output=True, text=True, check=True)
-    row |= {"python": version_of(suite[0]), "versions": json.loads(asked.stdout), "install_seconds": time.perf_counter() - began}
+    row |= {
+        "python": version_of(suite[0]),
+        "versions": json.loads(asked.stdout),
+        "install_seconds": time.perf_counter() - began,
+    }
     began = time.perf_counter()
     code = subprocess.run(suite, cwd=ROOT, check=False).returncode
     row |= {"seconds": time.perf_counter() - began, "exit_code": code}

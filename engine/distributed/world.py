@@ -48,8 +48,8 @@ class World:
         self.is_main = rank == 0
         self._vote: tuple[Tensor, Any] | None = None
         if size > 1:
-            self._host = dist.new_group(backend="gloo", timeout=timedelta(seconds=START_SECONDS))
-            self._votes = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+            self._host: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=START_SECONDS))
+            self._votes: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
 
     # ------------------------------------------------------------------------------------------------ within a step
 

@@ -321,7 +321,7 @@ LESSONS = [
     ),
     Lesson(
         "nan", "a loss that is NaN is replaced in the log, while the weights become NaN",
-        ("engine/optimizer.py", "self.diverged = torch.maximum("),
+        ("engine/optimizer.py", "self.diverged = self.diverged |"),
         ("transformers/trainer.py", "self._tr_loss += self._tr_loss / (1 +"), nan,
     ),
 ]  # fmt: skip

@@ -185,7 +185,7 @@ def repeated_rows(folder: str) -> Finding:
 LESSONS = [
     Lesson(
         "ranks", "several processes: DDP takes the mean of their gradients, whatever each has divided its own by",
-        ("engine/loop.py", "[num_items] = world.sum("),
+        ("engine/loop.py", "num_items = world.sum("),
         ("transformers/trainer.py", "loss_scale = self.accelerator.num_processes"), ranks,
     ),
     Lesson(

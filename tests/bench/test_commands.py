@@ -14,7 +14,13 @@ from bench.__main__ import COMMANDS, chosen, listing, main
 from bench.flags import make_parser, one_of
 
 ROOT = Path(__file__).parent.parent.parent
-SUBPROCESSES = {"bench.__main__", "bench.contest.worker", "bench.serving.one_by_one"}  # the door itself, and what others start
+SUBPROCESSES = {
+    "bench.__main__",
+    "bench.contest.worker",
+    "bench.serving.fastapi_app",
+    "bench.serving.litserve_app",
+    "bench.serving.one_by_one",
+}  # the door itself, and what others start
 BENCH = {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text() for path in ROOT.glob("bench/**/*.py")}
 
 

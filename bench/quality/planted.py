@@ -322,7 +322,10 @@ def report(found: dict[str, Any]) -> str:
     nothing = drifts["as they are"]["drifts"]
 
     def p_of(name: str) -> str:
-        return "`monitor`, p: " + ", ".join(f"{each} {drifts[name]['p'][each]:.0e}" for each in sorted(EXPECTED[name]))
+        found = {each: drifts[name]["p"][each] for each in sorted(EXPECTED[name])}
+        return "`monitor`, p: " + ", ".join(
+            f"{each} {p:.0e}" if p > 1e-99 else f"{each} below 1e-99" for each, p in found.items()
+        )
 
     rows = {
         f"{flips['flipped']} of {flips['rows']:,} labels flipped": (

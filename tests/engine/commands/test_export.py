@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -17,6 +18,9 @@ from transformers import AutoTokenizer, FNetConfig, FNetForSequenceClassificatio
 
 import run
 from bench.toys import tiny
+from engine.commands import export as command_module
+from engine.commands.flags import ExportConfig
+from engine.data.tables import called
 from engine.errors import ModelError
 from engine.exporting import compare, program
 from tests.toys.architectures import ENCODER
@@ -60,6 +64,7 @@ def test_a_folder_with_all_that_is_used(project, tmp_path, capsys, fake):
     assert names == {"model.onnx", "config.json", "export.json", "tokenizer.json", "tokenizer_config.json"}
     record = json.loads((tmp_path / "out/export.json").read_text())
     assert record["checked"]["num_rows"] == 30 and record["checked"]["lost"] == 0 and record["padding"] == "right"
+    assert "where" not in record["checked"] and str(project) not in (tmp_path / "out/export.json").read_text()
     assert str(tmp_path) not in (tmp_path / "out/export.json").read_text() + (tmp_path / "out/config.json").read_text()
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("w1").input_ids == tiny.tokenizer()("w1").input_ids
 
@@ -154,12 +159,18 @@ def test_inputs_that_an_exported_model_has_none_of_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_without_a_matrix_product_has_nothing_to_quantise(tmp_path):
+@pytest.fixture
+def graph(tmp_path):
+    """model.onnx that negates."""
     from onnx import TensorProto, helper, save
 
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "ab"]
     graph = helper.make_graph([helper.make_node("Neg", ["a"], ["b"])], "g", values[:1], values[1:])
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_a_graph_without_a_matrix_product_has_nothing_to_quantise(graph, tmp_path):
     with pytest.raises(ModelError, match="--int8: onnxruntime found no matrix product"):
         program.quantise(tmp_path, program.Called(["a"], ["b"]))
 
@@ -229,9 +240,52 @@ def test_worse_is_what_the_metric_calls_so(project, monkeypatch):
     found = compare.compare(task, model, layout, other, plain, examples, "eval", "loss")
     assert found.after == pytest.approx(math.log(3)) and found.lost == found.after - found.before != 0
     first = compare.compare(task, model, layout, other, plain, examples, "eval", "accuracy")
+    worse = compare.compare(task, model, layout, other, plain, examples, "eval", "brier")
+    assert worse.lost == worse.after - worse.before != 0 and compare.Sums(task, "eval", 1).figure("loss") == 0
+    assert [len(found) for found in compare.rounds(task, [(model, layout), (other, plain)], examples, 2)] == [2, 2]
     assert first.lost == first.before - first.after and first.standard_error is not None
     monkeypatch.setattr(compare, "batches_of", lambda number: [list(range(number))])
-    assert compare.compare(task, model, layout, other, plain, examples, "eval", "accuracy").standard_error is None
+    asked, figure = [], compare.Sums.figure
+    monkeypatch.setattr(
+        compare.Sums, "figure", lambda sums, name, left_out=-1: asked.append(left_out) or figure(sums, name, left_out)
+    )
+    whole = compare.compare(task, model, layout, other, plain, examples, "eval", "accuracy")
+    assert {*asked} == {-1}, "without the only group there are no rows"
+    with torch.inference_mode():
+        alone = [task.forward(model, task.collate([examples[row]], plain)).logits.softmax(-1) for row in range(30)]
+    farthest = int(np.argmax([float((each - 1 / 3).abs().max()) for each in alone]))
+    assert whole.standard_error is None and farthest > 0 and whole.where == called(examples, [farthest])
+
+
+def test_a_loss_that_is_no_number_is_refused_and_not_written():
+    """Of a metric that is not defined on these rows; and one batch has no standard error to speak of."""
+    config = ExportConfig(output="x", int8=True, max_loss=1.0)
+    known = compare.Difference(30, 0.1, "row 1", "mcc", 0.5, 0.5, 0.0, None)
+    command_module.judge(config, known)
+    unknown = dataclasses.replace(known, after=math.nan, lost=math.nan)
+    with pytest.raises(ModelError, match="--int8 makes mcc worse by nan"):
+        command_module.judge(config, unknown)
+    record = command_module.record_of(config, program.Called(["a"], ["b"]), unknown, [1.0, 2.0], left=False)
+    assert record["checked"]["lost"] is None and record["checked"]["before"] == 0.5 and json.dumps(record, allow_nan=False)
+
+
+def test_the_runs_metric_is_that_of_its_settings(project, tmp_path):
+    assert run.main(command(project, "--best-metric", "f1", "--max-steps", "1", "--output-dir", str(tmp_path / "run"))) == 0
+    assert command_module.metric_of(ExportConfig(model=str(tmp_path / "run"), output="x")) == "f1"
+    assert command_module.metric_of(ExportConfig(model=str(project / "model"), output="x")) is None
+
+
+def test_fewer_rows_and_a_model_without_a_run(project, tmp_path, capsys, fake):
+    assert run.main(call(project / "run", tmp_path / "few", "--max-eval-examples", "7")) == 0
+    assert "checked on 7 rows" in capsys.readouterr().out
+    rows = (project / "eval.csv").read_text().replace(",a", ",0").replace(",b", ",1").replace(",c", ",2")
+    (tmp_path / "ids.csv").write_text(rows)
+    more = ["--task", "classification", "--file", str(tmp_path / "ids.csv")]
+    assert run.main(call(project / "model", tmp_path / "plain", *more)) == 0
+
+
+def test_a_graph_is_computed_by_as_many_threads_as_the_model(graph):
+    assert program.OnnxCalled(graph, ["a"], ["b"]).session.get_session_options().intra_op_num_threads == torch.get_num_threads()
 
 
 def test_groups_hold_every_row_once():
@@ -362,6 +416,22 @@ def test_real_int8_is_written_and_one_that_loses_more_is_refused(tmp_path, capsy
     assert code == 4 and "--int8 makes accuracy worse by 0." in line and "above --max-loss 0.01; nothing is written" in line
     assert not (tmp_path / "lost").exists() and not list(tmp_path.glob(".tmp*"))
     assert run.main(call(tmp_path / "odd", tmp_path / "lost", "--int8", "--max-loss", "1")) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--int8", "--max-loss", "1")])
+def test_weights_of_a_large_model_lie_beside_its_graph(project, tmp_path, monkeypatch, more):
+    """As one file of this form holds 2 GB at most; the folder may be moved, and holds nothing that is not used."""
+    import onnx
+    import onnxruntime
+
+    monkeypatch.setattr(program, "MOST_BYTES", 0)
+    assert run.main(call(project / "run", tmp_path / "out", *more)) == 0
+    folder = (tmp_path / "out").rename(tmp_path / "moved")
+    onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    weights = onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer
+    used = {entry.value for each in weights for entry in each.external_data if entry.key == "location"}
+    assert {path.name for path in folder.iterdir() if "onnx" in path.name} == {"model.onnx"} | used and (used or more)
 
 
 @pytest.mark.slow

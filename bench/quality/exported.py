@@ -35,13 +35,14 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser("export", __doc__)
     parser.add_argument("--rows", type=int, default=400, help="held-out reviews")
     parser.add_argument("--rounds", type=int, default=7, help="of the timing")
+    parser.add_argument("--batches", type=int, default=20, help="of 32 reviews, in each round")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--output", type=Path, default=RESULTS / "export-cpu.json")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         rows = [row for kind in options.models for row in measured(Path(name), kind, options)]
     document = {"train": f"python run.py {TRAIN}", "each": dict(MODELS.values()),
-                "held_out": options.rows, "rounds": options.rounds, "rows": rows}  # fmt: skip
+                "held_out": options.rows, "rounds": options.rounds, "batches": options.batches, "rows": rows}  # fmt: skip
     keep(options.output, document)
     print(table(document))
     return 0 if is_as_it_must(document) else 1
@@ -89,13 +90,13 @@ def measured(folder: Path, kind: str, options: Any) -> list[dict[str, Any]]:
     for form, (format, *more) in FORMS.items():
         typed("export", str(directory), "--format", format, *more, "--output", str(folders[form]))
     records = {form: json.loads((path / "export.json").read_text()) for form, path in folders.items()}
-    found = speeds(directory, [(path, records[form]) for form, path in folders.items()], options.rounds)
+    found = speeds(directory, [(path, records[form]) for form, path in folders.items()], options)
     size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-    own = {"accuracy": records["ONNX"]["checked"]["before"], "mb": size / 1e6}
+    own = {"accuracy": records["ONNX"]["checked"]["before"], "rows": records["ONNX"]["checked"]["num_rows"], "mb": size / 1e6}
     rows: list[dict[str, Any]] = [{"model": name, "form": "the model itself", **own}]
     for form, path in folders.items():
         checked = records[form]["checked"]
-        rows.append({"model": name, "form": form, "accuracy": checked["after"],
+        rows.append({"model": name, "form": form, "accuracy": checked["after"], "rows": checked["num_rows"],
                      **{key: checked[key] for key in ("largest", "lost", "standard_error")},
                      "mb": sum(each.stat().st_size for each in path.glob("model.*")) / 1e6})  # fmt: skip
     for row, each in zip(rows, found, strict=True):
@@ -106,7 +107,7 @@ def measured(folder: Path, kind: str, options: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def speeds(directory: Path, exported: Sequence[tuple[Path, dict[str, Any]]], number: int) -> list[list[float]]:
+def speeds(directory: Path, exported: Sequence[tuple[Path, dict[str, Any]]], options: Any) -> list[list[float]]:
     """Rows a second in each round: of the model as it predicts, and of each exported one."""
     from engine.exporting.compare import rounds
     from engine.exporting.program import FILES, OnnxCalled, TorchCalled
@@ -123,14 +124,14 @@ def speeds(directory: Path, exported: Sequence[tuple[Path, dict[str, Any]]], num
     for path, record in exported:
         kind = OnnxCalled if record["format"] == "onnx" else TorchCalled
         runs.append((kind(path / FILES[record["format"]], record["inputs"], record["outputs"]), plain))
-    return rounds(task, runs, examples, number)
+    return rounds(task, runs, examples, options.rounds, options.batches)
 
 
 def table(document: dict[str, Any]) -> str:
     """For the terminal and for docs/exporting.md."""
     lines = [
-        "| model | form | largest difference of a probability | accuracy | worse by | rows/s | times the model | MB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | form | probabilities differ by | accuracy | worse by | on rows | rows/s | times the model | MB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in document["rows"]:
         speed = f"{statistics.median(row['rows_per_second']):,.0f}"
@@ -138,6 +139,6 @@ def table(document: dict[str, Any]) -> str:
         if "largest" in row:
             differs, lost = f"{row['largest']:.1e}", f"{row['lost']:.4f} ± {row['standard_error']:.4f}"
             ratio = f"{row['times_the_model']:.2f} ({row['from']:.2f} to {row['to']:.2f})"
-        cells = (row["model"], row["form"], differs, f"{row['accuracy']:.4f}", lost, speed, ratio, f"{row['mb']:.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        figures = (f"{row['accuracy']:.4f}", lost, str(row["rows"]), speed, ratio, f"{row['mb']:.1f}")
+        lines.append(f"| {' | '.join((row['model'], row['form'], differs, *figures))} |")
     return "\n".join(lines)

@@ -118,11 +118,13 @@ def rows_per_second(task: Task[Any], runs: Sequence[tuple[Any, Layout]], example
     return [max(found) for found in rounds(task, runs, examples, ROUNDS)]
 
 
-def rounds(task: Task[Any], runs: Sequence[tuple[Any, Layout]], examples: Examples, number: int) -> list[list[float]]:
-    """Rows a second of each model in each of so many rounds, in which all compute the same batches one after the other."""
+def rounds(
+    task: Task[Any], runs: Sequence[tuple[Any, Layout]], examples: Examples, number: int, timed: int = TIMED
+) -> list[list[float]]:
+    """Rows a second of each model in each of so many rounds, in which all compute the same ``timed`` batches by turns."""
     order = sorted(range(len(examples)), key=lambda row: -int(examples.lengths[row]))
     cut = [order[start : start + ROWS] for start in range(0, len(order), ROWS)]
-    some = cut[:: max(1, len(cut) // TIMED)][:TIMED]
+    some = cut[:: max(1, len(cut) // timed)][:timed]
     made = [[task.collate([examples[row] for row in rows], layout) for rows in some] for _, layout in runs]
     taken: list[list[float]] = [[] for _ in runs]
     with torch.inference_mode():

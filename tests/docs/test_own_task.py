@@ -48,7 +48,7 @@ def test_the_example_runs_end_to_end(tmp_path, monkeypatch, capsys):
 
     train, predict = (shlex.split(line)[2:] for line in commands.strip().splitlines())
     assert run.main([*train, "--model", "model", "--epochs", "2", "--device", "cpu", "--learning-rate", "1e-3"]) == 0
-    capsys.readouterr()
+    assert "warning" not in "".join(capsys.readouterr())
     assert run.main(predict) == 0
     line = capsys.readouterr().out
     assert line.startswith(("like (", "dislike (")) and line.endswith("Great tacos, slow service.\n")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from bench.toys import tiny
 from engine.data.read import Reads, cuts, kept_reads, read_cut
 from engine.data.tokens import Tokens, tokenize_now
+from engine.serving.batcher import Job
 from tests.toys import writing
-from tests.toys.served import served, until
+from tests.toys.served import served
 from tests.toys.served_models import MODELS
 
 LONG = " ".join(f"w{i % 40}" for i in range(100))
@@ -28,30 +30,29 @@ def test_each_input_is_told_of_its_own(project):
 
 
 def test_requests_that_are_computed_together_hear_of_their_own_alone(project):
-    with served(project / "run") as (client, service):
-        gate, predict, seen = threading.Event(), service.task.predict, []
+    with served(project / "run") as (_, service):
+        began, gate, predict, seen = threading.Event(), threading.Event(), service.task.predict, []
 
         def waits(model, inputs, layout):
-            gate.wait(10)
             seen.append(len(inputs))
+            began.set()
+            assert gate.wait(30)
             return predict(model, inputs, layout)
 
         service.task.predict = waits
-        answers = {}
-        threads = [threading.Thread(target=lambda name=name, text=text: answers.update(
-            {name: client.post("/predict", json={"inputs": text}).json()["predictions"]}))
-            for name, text in (("first", "w0"), ("short", ["w1", "w2"]), ("long", ["w3", LONG]))]  # fmt: skip
-        threads[0].start()
-        until(lambda: service.batcher.waiting == 0 and service.batcher._jobs == type(service.batcher._jobs)())
-        for thread in threads[1:]:
-            thread.start()
-        until(lambda: service.batcher.waiting >= 4 or (not gate.is_set() and service.batcher.waiting + 1 >= 4))
+        jobs = [
+            Job(service.task.inputs_of({"text": texts}), time.monotonic() + 60)
+            for texts in (["w0"], ["w1", "w2"], ["w3", LONG])
+        ]
+        service.batcher.submit(jobs[0])
+        assert began.wait(30)
+        for job in jobs[1:]:
+            service.batcher.submit(job)
         gate.set()
-        for thread in threads:
-            thread.join()
-    assert seen[-1] == 4, "together"
-    assert [each.get("cut_to_tokens") for each in answers["short"]] == [None, None]
-    assert [each.get("cut_to_tokens") for each in answers["long"]] == [None, service.task.max_length]
+        _, short, long = (job.answer.result(30) for job in jobs)
+    assert seen == [1, 4], "the last two together"
+    assert [each.get("cut_to_tokens") for each in short] == [None, None]
+    assert [each.get("cut_to_tokens") for each in long] == [None, service.task.max_length]
 
 
 @pytest.mark.parametrize("task", ["embeddings", "reward", "seq2seq"])

@@ -445,7 +445,7 @@ def test_what_is_too_long_is_cut_and_counted(project, tmp_path, capsys):
     assert "train data: 1 of 7 texts cut to 64 tokens" in said
     assert "train data: 1 of 7 targets cut to 12 tokens (--max-target-length)" in said
     assert run.main(["predict", "--model", str(tmp_path / "r"), "--device", "cpu", " ".join("abcd" * 30), "a b"]) == 0
-    assert "the input: 1 of 2 texts cut to 64 tokens" in capsys.readouterr().err
+    assert "1 of 2 texts cut to 64 tokens" in capsys.readouterr().err
 
 
 def test_lengths_are_those_of_the_model(tmp_path):

@@ -1,8 +1,8 @@
 """The server: uvicorn, told to answer in JSON what is no HTTP, not to wait for ever for a head, and to end well.
 
-LitServe was looked at, and not measured: it stands on FastAPI and computes in processes of its own, to which each input is
-handed over; a queue with an end and Retry-After, the seconds of a head, and one line of JSON for each mistake would be ours
-to write all the same. Next: command.py.
+LitServe was measured beside it (docs/deploying.md): it stands on FastAPI and computes in a process of its own, to which each
+input is handed over, and answers more requests a second for it; a queue with an end and Retry-After, the seconds of a head, and
+one line of JSON for each mistake would be ours to write all the same. Next: command.py.
 """
 
 from __future__ import annotations

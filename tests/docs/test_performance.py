@@ -242,7 +242,7 @@ def of_bf16() -> list[str]:
         f"reach {min(peaks['bf16']):.0f} to {max(peaks['bf16']):.0f} GFLOP/s in bf16 there and {min(peaks['fp32']):.0f} to "
         f"{max(peaks['fp32']):.0f} in float32",
         f"with its bf16 flag Trainer does {flag / theirs:.1f} times the work, so that {ours / flag:.1f} remain",
-        overhead(BF16, "20261127-202710-overhead", "{median:.2f} [{min:.2f} - {max:.2f}]", ("Plainloop", "Plainloop"),
+        overhead(BF16, "20261127-230707-overhead", "{median:.2f} [{min:.2f} - {max:.2f}]", ("Plainloop", "Plainloop"),
                  ("plain loop", "a plain loop"), ("Trainer", "Trainer")),
         f"Plainloop does {together:.1f} times the useful work of Trainer, by the medians {medians:.1f}",
         f"steps {steps[0]['step']} to {steps[-1]['step']}, {1000 * wall / len(steps):.0f} ms each",

@@ -19,8 +19,8 @@ from engine.task import Task
 FOLDER = Path(__file__).parent
 CUT_IN_WORDS = "only of an input that has more tokens than the model reads: so many of them were read, and the rest was not"
 KEPT = {
-    "": "texts are computed on, and neither kept nor logged",
-    "numbers": "texts are computed on, and not kept; numbers that describe them are: lengths, rarity of words, the answer",
+    "": "what you send is computed on, and neither kept nor logged",
+    "numbers": "what you send is computed on, and not kept; numbers that describe it are: lengths, rarity of words, the answer",
     "texts": "texts and answers are kept in a log",
 }
 STATUSES = {

@@ -22,7 +22,7 @@ BETWEEN_STEPS = ("evaluation", "saving", "profiling")  # between steps
 
 
 class Phase:
-    """Times what happens inside; a class, since a generator takes twice as long, eight times a step."""
+    """Times what happens inside, in seconds; a class, since a generator takes 1.5 times as long, eight times a step."""
 
     def __init__(self, clock: Clock, name: str):
         self.clock, self.name, self.watched = clock, name, clock.watch(name)

@@ -28,8 +28,8 @@ def set_seed(seed: int, rank: int = 0) -> None:
 def get_generators(device: torch.device) -> dict[str, Tensor]:
     """The state of torch's generators, from which a forward pass draws; nothing waits for the device.
 
-    For a step that may be tried again. Python's and numpy's are left out, whose states take longer to read than the rest of a
-    small model's bookkeeping: what a model of one's own draws from them goes on where it was.
+    For a step that may be tried again. Python's and numpy's are left out: to read them takes 30 microseconds, torch's less than
+    one. What a model of one's own draws from them goes on where it was.
     """
     states = {"torch": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})

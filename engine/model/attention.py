@@ -42,19 +42,21 @@ def _on_cpu(
     if k.shape[1] != q.shape[1]:  # grouped queries
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
     bounds = offsets.tolist()
-    if dropout or by_products(q.dtype, longest):
-        bias = _bias(longest, causal, window, q.dtype)
+    trains = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
+    if dropout or by_products(q.dtype, longest, trains=trains):
+        bias = _bias(whole(longest, q.dtype), causal, window, q.dtype)
         return _PackedAttention.apply(q, k, v, bounds, bias, dropout, scale)  # type: ignore[no-any-return,no-untyped-call]
     return _by_segment(q, k, v, bounds, scale, causal, window)
 
 
-def by_products(dtype: torch.dtype, longest: int) -> bool:
-    """Is attention without dropout faster as matrix products, too, than as SDPA's kernel?
+def by_products(dtype: torch.dtype, longest: int, *, trains: bool) -> bool:
+    """Is attention without dropout faster as matrix products, too, than as SDPA's kernel? (docs/performance.md)
 
-    In bf16, where the processor has no matrix unit (AMX; not measured with one): docs/performance.md. Segments of more than
-    1,024 tokens are left to SDPA, which keeps no probabilities.
+    In bf16 it is, but for a forward pass alone (not ``trains``) on a processor with a matrix unit (AMX). Segments of more
+    than 1,024 tokens are left to SDPA, which keeps no probabilities.
     """
-    return dtype == torch.bfloat16 and longest <= LONGEST_BY_PRODUCTS and not torch.cpu.get_capabilities().get("amx_bf16")
+    fits = dtype == torch.bfloat16 and longest <= LONGEST_BY_PRODUCTS
+    return fits and (trains or not torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def _flash(
@@ -94,7 +96,7 @@ def _by_segment(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float
 
 
 class _PackedAttention(torch.autograd.Function):
-    """q, k, v: [T, H, D]; saves the probabilities and the bits of their dropout, H * sum(n^2) elements each.
+    """q, k, v: [T, H, D]; saves them by segment, the probabilities and what dropout keeps, H * sum(n^2) elements each.
 
     For dropout, which SDPA has on the slow path only, and without dropout where products are the faster way. With P =
     softmax(s q k'), M the kept elements and c = 1 / (1 - p): out = c (P M) v. So dv = c (P M)' g, dP = c M (g v'), and
@@ -107,60 +109,98 @@ class _PackedAttention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bounds: list[int], bias: Tensor | None, dropout: float, scale: float
     ) -> Tensor:
         segments = _Segments(q, bounds, num_scratch=2)
+        q, k, v = (segments.apart(t) for t in (q, k, v))
+        out = torch.empty_like(q)
         saved = (q.new_empty(segments.num_pairs),) if any(ctx.needs_input_grad) or dropout else ()
         if dropout:
             saved = (*saved, random_bits(segments.num_pairs))
-        out = torch.empty(q.shape, dtype=q.dtype)
         for n, (qs, ks, vs, os), pairs, (a, b) in segments(q, k, v, out, pairs=saved):
-            _product(qs, ks.mT, scale, a, None if bias is None else bias[:n, :n])
+            _product(qs, ks.mT, scale, a, None if bias is None else bias[: a.shape[1], : a.shape[1]])
+            if n < a.shape[1]:  # keys that fill the segment up; the queries that do may see any, and nobody reads their answers
+                a[:, :n, n:].fill_(-torch.inf)
             p = torch._softmax(a, -1, False, out=pairs[0] if pairs else b)
             if dropout:
-                p = drop(p, keep(pairs[1], dropout, b), dropout, out=a)
+                p = drop(p, keep(pairs[1], dropout, p.dtype), dropout, out=a, scratch=b)
             _product(p, vs, 1 / (1 - dropout), os)
         ctx.save_for_backward(q, k, v, *saved)
         ctx.bounds, ctx.dropout, ctx.scale = bounds, dropout, scale
-        return out
+        return segments.together(out)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, *saved = ctx.saved_tensors
         c = 1 / (1 - ctx.dropout)
-        dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype) for _ in range(3))
-        segments = _Segments(q, ctx.bounds, num_scratch=3)
-        for _, (qs, ks, vs, gs, dqs, dks, dvs), (p, *bits), (dp, a, b) in segments(q, k, v, gradient, dq, dk, dv, pairs=saved):
-            mask = keep(bits[0], ctx.dropout, b) if bits else None
-            _product((p if mask is None else drop(p, mask, ctx.dropout, out=a)).mT, gs, c, dvs)
+        segments = _Segments(gradient, ctx.bounds, num_scratch=3)
+        g = segments.apart(gradient)
+        dq, dk, dv = (torch.empty_like(q) for _ in range(3))
+        for _, (qs, ks, vs, gs, dqs, dks, dvs), (p, *kept), (dp, a, b) in segments(q, k, v, g, dq, dk, dv, pairs=saved):
+            _product((drop(p, kept[0], ctx.dropout, out=a, scratch=b) if kept else p).mT, gs, c, dvs)
             _product(gs, vs.mT, 1.0, dp)
-            if mask is not None:
-                drop(dp, mask, ctx.dropout, out=dp)
+            if kept:
+                drop(dp, kept[0], ctx.dropout, out=dp, scratch=b)
             torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=a)
             _product(a, ks, c * ctx.scale, dqs)
             _product(a.mT, qs, c * ctx.scale, dks)
-        return dq, dk, dv, None, None, None, None
+        return *(segments.together(t) for t in (dq, dk, dv)), None, None, None, None
 
 
 class _Segments:
-    """Walks over the segments of packed tensors."""
+    """Walks over the segments of packed tensors [T, H, D].
 
-    def __init__(self, q: Tensor, bounds: list[int], num_scratch: int):
-        self.bounds, self.heads = list(pairwise(bounds)), q.shape[1]
-        self.num_pairs = self.heads * sum((stop - start) ** 2 for start, stop in self.bounds)
-        longest = max((stop - start for start, stop in self.bounds), default=0)
-        self.scratch = q.new_empty(num_scratch, self.heads * longest**2)
+    Meanwhile each segment lies by itself and by head, as [H, m, D] (``apart``; ``together`` undoes it), so that the operands of
+    its products are contiguous: a product of anything else copies it first, or goes head by head, which takes up to twice
+    as long. In half precision m is its number of tokens n filled up with zeros (``whole``).
+    """
+
+    def __init__(self, t: Tensor, bounds: list[int], num_scratch: int):
+        self.heads, self.width = t.shape[1:]
+        self.places, begin, self.num_pairs, longest = [], 0, 0, 0
+        for start, stop in pairwise(bounds):
+            if n := stop - start:
+                m = whole(n, t.dtype)
+                self.places.append((start, n, begin, m))
+                begin, self.num_pairs, longest = begin + m, self.num_pairs + self.heads * m * m, max(longest, m)
+        self.num_tokens, self.num_filled = bounds[-1], begin
+        self.scratch = t.new_empty(num_scratch, self.heads * longest**2)
+
+    def apart(self, t: Tensor) -> Tensor:
+        out = torch.empty(self.num_filled, self.heads, self.width, dtype=t.dtype)
+        for start, n, begin, m in self.places:
+            segment = self.by_head(out, begin, m)
+            segment[:, :n].copy_(t[start : start + n].transpose(0, 1))
+            if m > n:
+                segment[:, n:].zero_()
+        return out
+
+    def together(self, t: Tensor) -> Tensor:
+        out = torch.empty(self.num_tokens, self.heads, self.width, dtype=t.dtype)
+        for start, n, begin, m in self.places:
+            out[start : start + n].transpose(0, 1).copy_(self.by_head(t, begin, m)[:, :n])
+        return out
+
+    def by_head(self, t: Tensor, begin: int, m: int) -> Tensor:
+        return t[begin : begin + m].view(self.heads, m, self.width)
 
     def __call__(self, *rows: Tensor, pairs: Sequence[Tensor]) -> Iterator[tuple[int, Any, Any, Any]]:
-        """For each segment of n tokens: n, ``rows`` as [H, n, D], ``pairs`` and the scratch memory as [H, n, n]."""
+        """For each segment of n tokens: n, ``rows``, which lie apart, as [H, m, D], ``pairs`` and the scratch as [H, m, m]."""
         at = 0
-        for start, stop in self.bounds:
-            n, size = stop - start, self.heads * (stop - start) ** 2
-            shape = (self.heads, n, n)
+        for _, n, begin, m in self.places:
+            size, shape = self.heads * m * m, (self.heads, m, m)
             yield (
                 n,
-                [t[start:stop].transpose(0, 1) for t in rows],
+                [self.by_head(t, begin, m) for t in rows],
                 [t[at : at + size].view(shape) for t in pairs],
                 [t[:size].view(shape) for t in self.scratch],
             )
             at += size
+
+
+def whole(n: int, dtype: torch.dtype) -> int:
+    """The length that a segment of n tokens has in products: in half precision a multiple of 32.
+
+    There softmax takes up to 1.9 times as long for other lengths, and oneDNN compiles each shape that it has not seen of late.
+    """
+    return -(-n // 32) * 32 if dtype.itemsize == 2 else n
 
 
 def _product(a: Tensor, b: Tensor, factor: float, out: Tensor, bias: Tensor | None = None) -> None:

@@ -3,7 +3,7 @@
 ``nn.Dropout`` there spends nearly all of its time drawing one random float an element, on one thread. Here an element
 costs 16 random bits, four to a 64-bit draw of numpy's SFC64, and the comparison is one vectorised kernel. The probability
 is rounded to 1/65536 (0.1 becomes 0.10001). A stream starts from torch's generator, so the seed, and a checkpoint's RNG
-state, decide the masks.
+state, decide the masks. What is saved for the backward pass takes two bytes an element: ``keep``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from engine.errors import UsageError
 
 HALF = 1 << 15
 STREAM_WORDS = 8192  # starting a stream costs as much as drawing so many words from torch
+PIECE_WORDS = 1 << 16  # drawn at a time, half a megabyte: an array of all of them would be large, new and slow to touch
 
 
 def random_bits(num_elements: int) -> Tensor:
     """[num_elements] int16, uniform, from torch's CPU generator, or from a stream that it starts where that is faster."""
-    num_words = -(-num_elements // 4)
-    if num_words < STREAM_WORDS:
-        words = torch.empty(num_words, dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty(-(-num_elements // 4), dtype=torch.int64)
+    if len(words) < STREAM_WORDS:
+        words.random_(-(2**63), None)
     else:
-        words = torch.from_numpy(np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_())).random_raw(num_words))
+        stream = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
+        for piece in words.split(PIECE_WORDS):
+            piece.numpy()[:] = stream.random_raw(len(piece)).view(np.int64)
     return words.view(torch.int16)[:num_elements]
 
 
@@ -35,42 +38,42 @@ def lowest_kept(p: float) -> int:
     return min(round(p * 2 * HALF), 2 * HALF - 1) - HALF
 
 
-def keep(bits: Tensor, p: float, out: Tensor) -> Tensor:
-    """What ``drop`` takes, written into ``out``, which has the bits' shape and the data's type.
+def keep(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+    """What ``drop`` takes for data of this type, in the memory of the int16 ``bits``, which are lost.
 
-    For two-byte types 1 or 0 as integers, else the bits as numbers: what one vectorised kernel can then use.
+    For two-byte types 1 where an element is kept and 0 elsewhere, so that the backward pass compares nothing; else the bits.
     """
-    if out.element_size() == 2:
-        torch.ge(bits, lowest_kept(p), out=out.view(torch.int16))
-        return out
-    return out.copy_(bits)
+    return bits.ge_(lowest_kept(p)) if dtype.itemsize == 2 else bits
 
 
-def drop(x: Tensor, kept: Tensor, p: float, *, out: Tensor | None = None) -> Tensor:
-    """``x`` where an element is kept, else 0; not rescaled. One vectorised kernel: a boolean mask takes four times it."""
+def drop(x: Tensor, kept: Tensor, p: float, *, out: Tensor | None = None, scratch: Tensor | None = None) -> Tensor:
+    """``x`` where an element is kept, else 0; not rescaled. One vectorised kernel: a boolean mask takes four times it.
+
+    ``scratch``: memory of x's shape and type for what wider types need, the bits as numbers.
+    """
     if out is None:
         out = torch.empty_like(x)
     if x.element_size() == 2:  # the bits of the number, times 1 or 0: half the memory, and no conversion to float32 and back
-        torch.mul(x.view(torch.int16), kept.view(torch.int16), out=out.view(torch.int16))
+        torch.mul(x.view(torch.int16), kept, out=out.view(torch.int16))
     else:
-        torch.ops.aten.threshold_backward.grad_input(x, kept, lowest_kept(p) - 0.5, grad_input=out)
+        numbers = (torch.empty_like(x) if scratch is None else scratch).copy_(kept)
+        torch.ops.aten.threshold_backward.grad_input(x, numbers, lowest_kept(p) - 0.5, grad_input=out)
     return out
 
 
 class _Dropout(torch.autograd.Function):
-    """x: any shape. Saves the bits, two bytes an element."""
+    """x: any shape. Saves what ``keep`` gives, two bytes an element."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        bits = random_bits(x.numel()).view(x.shape)
-        ctx.save_for_backward(bits)
+        kept = keep(random_bits(x.numel()).view(x.shape), p, x.dtype)
+        ctx.save_for_backward(kept)
         ctx.p = p
-        return drop(x, keep(bits, p, torch.empty_like(x)), p).mul_(1 / (1 - p))
+        return drop(x, kept, p).mul_(1 / (1 - p))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (bits,) = ctx.saved_tensors
-        kept = keep(bits, ctx.p, torch.empty_like(gradient))
+        (kept,) = ctx.saved_tensors
         return drop(gradient, kept, ctx.p).mul_(1 / (1 - ctx.p)), None
 
 

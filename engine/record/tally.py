@@ -73,6 +73,6 @@ class Tally:
 
 def waste_text(tally: Tally) -> str:
     """The share of padding, and what the other way of batching would have."""
-    if tally.executed_tokens == tally.num_tokens < tally.padded_tokens:
-        return f"0% padding (padded: {tally.waste_if_padded:.0%})"
+    if tally.executed_tokens < tally.padded_tokens:
+        return f"{tally.padding_waste:.0%} padding (padded: {tally.waste_if_padded:.0%})"
     return f"{tally.padding_waste:.0%} padding" + (" (packed: 0%)" if tally.padding_waste else "")

@@ -16,7 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import run
 from bench.toys import tiny
 from engine import checks, explain
+from engine.build import few_lengths
 from engine.config import TrainConfig
+from engine.data.collate import Layout
 from engine.fit import fit
 
 SETTINGS = {"batch_size": 4, "accumulation_steps": 2, "epochs": 2, "learning_rate": 1e-3, "warmup_ratio": 0.2, "device": "cpu"}
@@ -64,6 +66,33 @@ def test_steps_batches_rates_waste_and_flops_are_those_of_the_run(tmp_path, caps
     whole = [line for line in lines_of(tmp_path / "b", batching=batching, log_steps=1000) if line["kind"] == "train"]
     assert len(whole) == 1
     assert f"{batching} {whole[0]['padding_waste']:.2%}" in padding and padding.endswith(f"here {batching}")
+
+
+def test_packed_batches_of_a_rounded_length_cost_what_is_said(tmp_path, capsys):
+    """In bf16 on a CPU their tokens are filled up to a multiple of 1/32 of a batch: 46 rows of 14 tokens are about 640."""
+    changes = {"batch_size": 45, "accumulation_steps": 1, "precision": "bf16", "batching": "packed"}
+    [padding] = explained(tmp_path, capsys, **changes)["padding"]
+    [line] = [line for line in lines_of(tmp_path, log_steps=1000, **changes) if line["kind"] == "train"]
+    assert 0 < line["padding_waste"] < 1 / 16 and f"packed {line['padding_waste']:.2%}" in padding
+    said = capsys.readouterr().out
+    assert f"{line['padding_waste']:.0%} padding (padded: {line['waste_if_padded']:.0%})" in said, "padded has more, and that is said"
+
+
+@pytest.mark.parametrize(("mean", "batch_size", "tokens", "expected"), [
+    (10, 1, None, 1), (10, 16, None, 4), (63, 16, None, 16), (270, 16, None, 64), (270, 512, None, 64), (10, 16, 1024, 32),
+])  # fmt: skip
+def test_rounded_lengths(mean, batch_size, tokens, expected):
+    config = TrainConfig(batch_size=batch_size, tokens_per_batch=tokens)
+    assert few_lengths(Layout("packed"), config, np.full(100, mean)).round_to == expected
+
+
+@pytest.mark.parametrize(("precision", "batching", "is_rounded"), [
+    ("bf16", "packed", True), ("fp32", "packed", False), ("bf16", "padded", False),
+])  # fmt: skip
+def test_what_has_rounded_lengths(precision, batching, is_rounded):
+    config = TrainConfig(batch_size=45, precision=precision, batching=batching, device="cpu")
+    setup = explain.build(make_task(), tiny.token_rows(45), config, tiny.bert())
+    assert (setup.layout.round_to > 1) == is_rounded
 
 
 def test_the_flops_are_torchs():

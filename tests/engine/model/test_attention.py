@@ -49,10 +49,12 @@ def both(out, expected, leaves):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [-1, 0, 3])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("by_products", [False, True])
-def test_equal_to_dense_attention_with_a_mask(causal, window, kv_heads, by_products, monkeypatch):
+@pytest.mark.parametrize("way", ["SDPA", "products", "products, filled up"])
+def test_equal_to_dense_attention_with_a_mask(causal, window, kv_heads, way, monkeypatch):
     """Output and gradients, in float64: only the order of sums differs."""
-    monkeypatch.setattr(attention, "by_products", lambda dtype, longest: by_products)
+    monkeypatch.setattr(attention, "by_products", lambda *_, **__: way != "SDPA")
+    if way == "products, filled up":  # as in half precision; of the segments 17 tokens get seven more, and eight none
+        monkeypatch.setattr(attention, "whole", lambda n, dtype: -(-n // 8) * 8)
     leaves = inputs(heads=4, kv_heads=kv_heads)
     options = {"dropout": 0.0, "scale": 0.3, "causal": causal, "window": window}
     out = attend(*leaves, OFFSETS, 17, **options)
@@ -63,23 +65,29 @@ def test_equal_to_dense_attention_with_a_mask(causal, window, kv_heads, by_produ
         torch.testing.assert_close(attend(*leaves, OFFSETS, 17, **options), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(("has_amx", "dtype", "longest", "expected"), [
-    (False, torch.bfloat16, 1024, True), (False, torch.bfloat16, 1025, False), (False, torch.float32, 16, False),
-    (True, torch.bfloat16, 16, False),
+@pytest.mark.parametrize(("has_amx", "dtype", "longest", "trains", "expected"), [
+    (False, torch.bfloat16, 1024, False, True), (False, torch.bfloat16, 1024, True, True), (False, torch.bfloat16, 1025, False, False),
+    (False, torch.float32, 16, True, False), (True, torch.bfloat16, 16, False, False), (True, torch.bfloat16, 16, True, True),
+    (True, torch.bfloat16, 1025, True, False),
 ])  # fmt: skip
-def test_products_take_the_place_of_sdpa_in_bf16_without_a_matrix_unit(has_amx, dtype, longest, expected, monkeypatch):
+def test_products_take_the_place_of_sdpa_in_bf16(has_amx, dtype, longest, trains, expected, monkeypatch):
+    """A matrix unit makes SDPA the faster one in a forward pass alone."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": has_amx})
-    assert attention.by_products(dtype, longest) == expected
     q, k, v = torch.randn(3, 7, 2, 8, dtype=dtype)
     calls = []
     monkeypatch.setattr(attention, "_by_segment", lambda *a: calls.append("sdpa"))
-    attend(q, k, v, torch.tensor([0, 7], dtype=torch.int32), longest, dropout=0.0, scale=0.3, causal=False, window=-1)
+    options = {"dropout": 0.0, "scale": 0.3, "causal": False, "window": -1}
+    attend(q.requires_grad_(trains), k, v, torch.tensor([0, 7], dtype=torch.int32), longest, **options)
     assert (calls == []) == expected
+    if trains:
+        with torch.no_grad():
+            attend(q, k, v, torch.tensor([0, 7], dtype=torch.int32), longest, **options)
+        assert (calls == []) == attention.by_products(dtype, longest, trains=False), "without gradients nothing trains"
 
 
 def test_products_without_a_gradient_keep_no_probabilities(monkeypatch):
     """An evaluation of long rows has room for one segment's only."""
-    monkeypatch.setattr(attention, "by_products", lambda dtype, longest: True)
+    monkeypatch.setattr(attention, "by_products", lambda *_, **__: True)
     sizes = []
     new_empty = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size: sizes.append(size) or new_empty(self, *size))
@@ -91,6 +99,24 @@ def test_products_without_a_gradient_keep_no_probabilities(monkeypatch):
     assert (3 * sum(n * n for n in LENGTHS),) in sizes[1:]
 
 
+@pytest.mark.parametrize(("n", "dtype", "expected"), [
+    (1, torch.bfloat16, 32), (32, torch.bfloat16, 32), (33, torch.float16, 64), (33, torch.float32, 33),
+])  # fmt: skip
+def test_segments_are_filled_up_in_half_precision(n, dtype, expected):
+    assert attention.whole(n, dtype) == expected
+
+
+def test_empty_segments_are_nothing():
+    """A packed batch of a rounded length ends with some."""
+    leaves = inputs(dtype=torch.float32)
+    options = {"dropout": 0.2, "scale": 0.3, "causal": False, "window": -1}
+    torch.manual_seed(0)
+    expected = attend(*leaves, OFFSETS, 17, **options)
+    torch.manual_seed(0)
+    assert torch.equal(attend(*leaves, torch.tensor([0, 5, 5, 6, 23, 31, 31]), 17, **options), expected)
+    assert attend(*leaves, torch.tensor([0, 5, 5, 6, 23, 31, 31]), 17, **(options | {"dropout": 0.0})).shape == expected.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_equals_the_formula_with_the_same_bits(dtype):
     """The mask is rebuilt from the same seed; so output and gradients can be compared, with dropout on."""
@@ -98,14 +124,14 @@ def test_dropout_equals_the_formula_with_the_same_bits(dtype):
     torch.manual_seed(7)
     out = attend(*leaves, OFFSETS, 17, dropout=0.2, scale=0.3, causal=False, window=-1)
     torch.manual_seed(7)
-    bits = random_bits(3 * sum(n * n for n in LENGTHS))
+    bits = random_bits(3 * sum(attention.whole(n, dtype) ** 2 for n in LENGTHS))
     kept = torch.zeros(3, 31, 31)
     at = 0
     for start, stop in pairwise(OFFSETS.tolist()):
-        n = stop - start
-        block = bits[at : at + 3 * n * n].view(3, n, n)
+        n, m = stop - start, attention.whole(stop - start, dtype)
+        block = bits[at : at + 3 * m * m].view(3, m, m)[:, :n, :n]
         kept[:, start:stop, start:stop] = (block >= round(0.2 * 65536) - 32768).float()
-        at += 3 * n * n
+        at += 3 * m * m
     expected = reference(*[t.double() for t in leaves], 0.3, allowed(False, -1), kept, 1 / 0.8)
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.1}
     for ours, theirs in both(out, expected, leaves):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -86,6 +87,14 @@ def test_any_number_of_bits(count):
     assert random_bits(count).shape == (count,) and random_bits(count).dtype == torch.int16
 
 
+def test_bits_drawn_in_pieces_are_those_of_one_stream():
+    torch.manual_seed(6)
+    found = random_bits(4 * 200_001).view(torch.int64)
+    torch.manual_seed(6)
+    stream = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
+    assert found.numpy().view(np.uint64).tolist() == stream.random_raw(200_001).tolist()
+
+
 def test_bits_are_uniform_over_all_their_values():
     torch.manual_seed(5)
     counts = torch.bincount(random_bits(1 << 22).long() + 32768, minlength=65536).double()
@@ -97,7 +106,7 @@ def test_bits_are_uniform_over_all_their_values():
 def test_values_that_are_nought_or_not_finite_stay_what_they_are(dtype):
     x = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, -1.0], dtype=dtype)
     for bits, expected in ((32767, x), (-32768, torch.zeros_like(x))):
-        kept = keep(torch.full((6,), bits, dtype=torch.int16), 0.5, torch.empty_like(x))
+        kept = keep(torch.full((6,), bits, dtype=torch.int16), 0.5, dtype)
         out = drop(x, kept, 0.5)
         torch.testing.assert_close(out, expected, equal_nan=True)
         assert torch.equal(out.signbit(), expected.signbit())
@@ -109,7 +118,7 @@ def test_of_all_bits_as_many_are_kept_as_the_probability_says(dtype, p, num_kept
     """Each of the 65,536 values once: the same are kept in all types, and the boundary is not rounded away."""
     bits = torch.arange(-32768, 32768, dtype=torch.int16)
     x = torch.ones(65536, dtype=dtype)
-    out = drop(x, keep(bits, p, torch.empty_like(x)), p)
+    out = drop(x, keep(bits, p, dtype), p)
     assert int(out.sum(dtype=torch.float64)) == num_kept and out[-num_kept:].all(), "the highest ones"
 
 

@@ -43,8 +43,9 @@ def checked_profile(found: dict[str, Any]) -> dict[str, Any]:
             expect(row, name, float)
     expect_each("held_gb", expect(found | {"held_gb": found.get("held_gb", {})}, "held_gb", dict), float)
     boxes(found)
+    over_time(found)
     if not all(isinstance(line, str) for line in expect(found | {"advice": found.get("advice", [])}, "advice", list)):
-        raise ValueError("its advice is not of texts")  # an older profile has none of the three
+        raise ValueError("its advice is not of texts")  # an older profile has none of the four
     return found
 
 
@@ -65,7 +66,31 @@ def profiled(profile: Mapping[str, Any]) -> list[Chart]:
         charts.append(
             chart("Memory by what holds it", f"GiB {where}, after each phase", held_over_time(steps, held), stacked=True)
         )
-    return charts
+    return charts + over_time(profile)
+
+
+def over_time(profile: Mapping[str, Any]) -> list[Chart]:
+    """The memory of one step, stacked: what is held all the time, gradients, and what is beside them.
+
+    Raises ValueError for what ``--profile`` does not write.
+    """
+    found = profile.get("memory_over_time")
+    if found is None:
+        return []
+    found = expect(profile, "memory_over_time", dict)
+    step, phases = expect(found, "step", int), expect(found, "phases", dict)
+    expect_each("phases", phases, float)
+    is_told = found.get("gradients_gb") is not None
+    ms, above = (expect(found, name, list) for name in ("ms", "above_gb"))
+    gradients = expect(found, "gradients_gb", list) if is_told else [0.0] * len(ms)
+    if not len(ms) == len(above) == len(gradients) or not all(type(each) in (int, float) for each in (*ms, *above, *gradients)):
+        raise ValueError("its memory over time is not one number for each time")
+    held = {name: [[at, gb] for at in ms] for name, gb in profile.get("held_gb", {}).items() if name != "gradients"}
+    rest = [[at, max(all_of_it - gradient, 0.0)] for at, all_of_it, gradient in zip(ms, above, gradients, strict=True)]
+    told = {"gradients": [[at, gb] for at, gb in zip(ms, gradients, strict=True)]} if is_told else {}
+    begins = ", ".join(f"{cut(name)} from {at:.1f}" for name, at in islice(phases.items(), MOST_CHARTS))
+    series = held | told | {REST if is_told else f"gradients, {REST}": rest}
+    return [chart(f"Memory over the time of step {step}", f"GiB; {begins} ms", series, stacked=True, x="ms")]
 
 
 def held_over_time(steps: Sequence[Mapping[str, Any]], held: Mapping[str, float]) -> dict[str, list[list[float]]]:

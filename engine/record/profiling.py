@@ -2,9 +2,10 @@
 
 After three steps to get warm, N steps run under torch.profiler. What comes of it stands in ``profile/`` of the run:
 ``trace.json`` for chrome://tracing or ui.perfetto.dev, and ``profile.json``, from which the report draws the phases of each
-step, the memory after each phase and what holds it, the time of each module (modules.py), and the operations that took
-longest. The loop knows nothing of this: the clock's phases are where it looks from. Inside the window the host waits for the
-device after each step, and nowhere else. Next: advice.py, what follows from it.
+step, the memory after each phase and what holds it, the memory over the time of one step (memory_curve.py), the time of
+each module (modules.py), and the operations that took longest. The loop knows nothing of this: the clock's phases are where
+it looks from. Inside the window the host waits for the device after each step, and nowhere else. Next: advice.py, what
+follows from it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from engine.console import note
 from engine.memory.usage import memory_gb
 from engine.record import modules
 from engine.record.advice import advice, kinds
+from engine.record.memory_curve import curve, noting_gradients
 from engine.record.run import Run
 
 WARM_UP = 3  # steps before the window; in the last of them the profiler gets ready
@@ -61,8 +63,9 @@ class Window:
         self.run, self.clock, self.directory, self.num_steps = run, run.state.clock, run.directory / FOLDER, num_steps
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it tells of its stages on stderr else
         device = [ProfilerActivity.CUDA] if run.state.device.type == "cuda" else []
-        self.profiler = profile(activities=[ProfilerActivity.CPU, *device], acc_events=True)
+        self.profiler = profile(activities=[ProfilerActivity.CPU, *device], profile_memory=True, acc_events=True)
         self.model, self.spans = model, ExitStack()
+        self.gradients: list[tuple[int, int]] = []  # as they came
         self.step, self.is_over = 0, False  # steps of this process
         self.steps: list[dict[str, Any]] = []
         self.memory: dict[str, float] = {}  # after each phase of this step
@@ -96,6 +99,7 @@ class Window:
     def start(self) -> None:
         if self.model is not None:
             self.spans.enter_context(modules.spans_of(self.model))
+            self.spans.enter_context(noting_gradients(self.run.state.parameters, self.gradients))
         self.profiler.start_trace()
 
     def held_gb(self) -> dict[str, float]:
@@ -152,6 +156,7 @@ class Window:
             "operations": hottest(averages, len(self.steps), wall, on_device=on_device),
             "modules": modules.with_parts(own, self.model, len(self.steps), wall) if self.model is not None else [],
             "held_gb": self.held_gb(),
+            "memory_over_time": curve(events, self.gradients, self.steps[0]["step"], on_device=on_device),
             "busy": busy(self.kernels(), wall) if on_device else None,
             "kinds": kinds(averages, wall, on_device=on_device),
         }

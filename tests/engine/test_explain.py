@@ -75,7 +75,9 @@ def test_packed_batches_of_a_rounded_length_cost_what_is_said(tmp_path, capsys):
     [line] = [line for line in lines_of(tmp_path, log_steps=1000, **changes) if line["kind"] == "train"]
     assert 0 < line["padding_waste"] < 1 / 16 and f"packed {line['padding_waste']:.2%}" in padding
     said = capsys.readouterr().out
-    assert f"{line['padding_waste']:.0%} padding (padded: {line['waste_if_padded']:.0%})" in said, "padded has more, and that is said"
+    assert f"{line['padding_waste']:.0%} padding (padded: {line['waste_if_padded']:.0%})" in said, (
+        "padded has more, and that is said"
+    )
 
 
 @pytest.mark.parametrize(("mean", "batch_size", "tokens", "expected"), [

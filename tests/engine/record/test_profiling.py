@@ -73,7 +73,7 @@ def test_the_window(tmp_path, capsys):
     assert found["advice"] and all(f"  advice: {line}" in out for line in found["advice"])
     page = render([record_in(tmp_path / "run", read_run(tmp_path / "run"), "run")])
     assert 'title="bert.encoder.layer.1.attention: forward ' in page and "What the profile suggests" in page
-    assert "Memory by what holds it" in page
+    assert "Memory by what holds it" in page and "Memory over the time of step " in page
     times = [row["milliseconds"] for row in found["operations"]]
     assert len(times) == 10 and times == sorted(times, reverse=True)
 

@@ -30,6 +30,12 @@ def test_the_quick_start_is_two_lines():
     assert lines[1] == set_up + "offline,dev]' && .venv/bin/python -m pytest -n logical"
 
 
+def test_the_site_begins_with_the_first_line():
+    """README.md is no page of the site."""
+    first = README.split("```bash\n")[1].split("\n")[0]
+    assert f"```bash\n{first}\n```" in (ROOT / "docs/README.md").read_text(encoding="utf-8")
+
+
 def test_ci_runs_the_second_line():
     """The line .ci/run looks for is there, once."""
     pattern = re.search(r"-E '([^']+)' README.md", (ROOT / ".ci/run").read_text())

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 OUTSIDE = re.compile(r"(!?)\[([^\]]*)\]\(\.\./([^)#\s]+)(?:#[^)]*)?\)")
 INSIDE = re.compile(r"\[([\w-]+\.md)\]\(\1((?:#[^)]*)?)\)")  # a page that is called by its file
-CODE = re.compile(r"<code>([^<]*--[a-z][^<]*)</code>")
+CODE = re.compile(r"<code>([^<]*(?<![\w-])--?[a-z][^<]*)</code>")
 OPTION = re.compile(r"<[^>]*>|(?<![\w-])--?[a-z][a-z0-9-]*")  # a tag, or an option
 BLOCK = re.compile(r'<div class="language-(console|bash|text) highlight">(.*?)</div>', re.DOTALL)
 LONGEST_LINE = 160  # of an output whose columns are kept: longer lines are messages, and wrapped
@@ -44,7 +44,8 @@ CSS = """
 """
 FIRST_FOUND = {"troubleshooting.md": 2}  # pages that the search names before others
 OF_PYTHON = {
-    "A run": ["engine.fit.fit", "engine.artifacts.result.Result", "engine.config.TrainConfig", "engine.console.quiet_libraries"],
+    "A run": ["engine.fit.fit", "engine.artifacts.result.Result", "engine.config.TrainConfig",
+              "engine.console.quiet_libraries"],
     "Data": ["engine.data.sources.Source", "engine.data.sources.SourceConfig", "engine.data.batch.Batch"],
     "A task of your own": ["engine.task.Task", "engine.task.Examples", "engine.task.Metrics", "engine.data.collate.Layout",
                            "tasks.find"],

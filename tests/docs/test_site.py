@@ -58,6 +58,10 @@ def test_it_builds_strictly_and_says_what_there_is(tmp_path):
     assert "<code>fp32</code>" in flags and "default: <code>16</code>" in flags and ">Optimizer and learning rates" in flags
     assert all(f'id="{place.replace(":", ".")}"' in api for place in plainloop._PLACES.values() if place != "engine:VERSION")
     assert all(f'id="engine.errors.{kind.__name__}"' in api for kind in kinds_below(UserError))
+    hidden = (ROOT / "docs/what-trainer-hides.md").read_text(encoding="utf-8")
+    begins = re.findall(r"^## .*\n+(\d+)\. ", hidden, flags=re.MULTILINE)  # numbers that xray names
+    shown = re.findall(r"<ol(?: start=\"(\d+)\")?>", (tmp_path / "what-trainer-hides.html").read_text(encoding="utf-8"))
+    assert [number or "1" for number in shown] == begins and len(begins) > 5
     assert "mlm" in (tmp_path / "search/search_index.json").read_text(encoding="utf-8")
 
 

@@ -299,13 +299,13 @@ def test_a_class_that_is_not_installed_has_defaults_that_are_said_to_be_unknown(
 def test_the_page_shows_what_the_command_prints(tmp_path, monkeypatch):
     """docs/xray.md: the script that stands there, and the output below it."""
     page = (ROOT / "docs/xray.md").read_text(encoding="utf-8")
-    script, output = re.search(r"```python\n(.*?)```.*?```\n(.*?)```", page, flags=re.DOTALL).groups()
+    script, output = re.search(r"```python\n(.*?)```.*?```bash.*?```\n+```\n(.*?)```", page, flags=re.DOTALL).groups()
     monkeypatch.chdir(tmp_path)
     Path("train.py").write_text(script)
     config = BertConfig()  # that of bert-base-uncased
     config.architectures = ["BertForMaskedLM"]
     config.save_pretrained("bert-base-uncased")
-    typed = re.search(r"^    python run.py (xray train.py --model .*)$", page, flags=re.MULTILINE)[1]
+    typed = re.search(r"^python run.py (xray train.py --model .*)$", page, flags=re.MULTILINE)[1]
     done = call(typed.split())
     assert done.code == 0 and done.out == output, done.err
 

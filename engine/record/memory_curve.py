@@ -80,9 +80,7 @@ def curve(
         "step": first_step + number,
         "ms": [(at - start) / 1000 for at, _ in inside],
         "above_gb": [above / 2**30 for _, above in inside],
-        "gradients_gb": [min(size, max(above, 0)) / 2**30 for size, (_, above) in zip(held, inside, strict=True)]
-        if noted
-        else None,
+        "gradients_gb": held if noted else None,
         "phases": phases,
     }
 

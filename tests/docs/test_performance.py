@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,17 @@ def quality() -> list[str]:
     return found
 
 
+def advised() -> list[str]:
+    """Each line of advice, and the rate of the run that takes it as a multiple of the other's."""
+    rows = read("advice-cpu.json")["rows"]
+    return [
+        f"| {label} | `{rows[name]['before']}` | `{rows[name]['taken']}` | {statistics.median(times):.2f} [{times[0]:.2f} - {times[-1]:.2f}] |"
+        for name, label in (("padding", "tokens are padding"), ("random numbers", "dropout's random numbers"),
+                            ("update", "clipping and optimizer"), ("data", "a step waits for its batch; every core trains"))
+        for times in (rows[name]["times"],)
+    ]  # fmt: skip
+
+
 def on_h100() -> list[str]:
     run_id, found = "20261126-145855-S-bf16", []
     base = useful(row(H100, run_id, "Trainer"))
@@ -201,6 +213,7 @@ def lines() -> list[str]:
         *attention(ATTENTION),
         *attention(ATTENTION_AMX),
         *quality(),
+        *advised(),
         *on_h100(),
     ]
 

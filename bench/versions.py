@@ -117,12 +117,8 @@ def outcome(report: Path) -> dict[str, Any]:
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """Markdown: a row for each combination, and below it what failed."""
-    lines = [
-        f"`python -m pytest {' '.join(document['tests'])}`".replace(" `", "`"), "",
-        f"| | python | {' | '.join(SHOWN)} | passed | skipped | failed | minutes |",
-        "|" + "---|" * (len(SHOWN) + 6),
-    ]  # fmt: skip
+    """Markdown: a column for each combination, so that a phone shows it, and below it what failed."""
+    columns = [["", "python", *SHOWN, "passed", "skipped", "failed", "minutes"]]
     for row in document["rows"]:
         versions = [row.get("versions", {}).get(package, "") for package in SHOWN]
         counts = (
@@ -130,10 +126,13 @@ def table(document: Mapping[str, Any]) -> str:
             if "error" in row
             else [f"{row['passed']:,}", f"{row['skipped']:,}", f"{len(row['failed']):,}", f"{row['seconds'] / 60:.1f}"]
         )
-        lines.append(f"| {' | '.join([row['name'], row['python'], *versions, *counts])} |")
+        columns.append([row["name"], row["python"], *versions, *counts])
+    lines = [f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True)]
+    lines.insert(1, "|" + "---|" * len(columns))
     for row in document["rows"]:
         lines += ["", *(f"- {row['name']}: `{name}`" for name in row["failed"])] if row.get("failed") else []
-    return "\n".join(lines) + "\n"
+    command = f"`python -m pytest {' '.join(document['tests'])}`".replace(" `", "`")
+    return "\n".join([command, "", *lines]) + "\n"
 
 
 def main(argv: list[str]) -> int:

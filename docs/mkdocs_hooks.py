@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,18 +19,33 @@ sys.path.insert(0, str(ROOT))
 
 OUTSIDE = re.compile(r"(!?)\[([^\]]*)\]\(\.\./([^)#\s]+)(?:#[^)]*)?\)")
 INSIDE = re.compile(r"\[([\w-]+\.md)\]\(\1((?:#[^)]*)?)\)")  # a page that is called by its file
-FLAG = re.compile(r"<code>(--[a-z][a-z-]*)</code>")
-WRAPPED = re.compile(r'<div class="language-(console|bash) highlight">')  # long lines: messages and commands
+CODE = re.compile(r"<code>([^<]*(?<![\w-])--?[a-z][^<]*)</code>")
+OPTION = re.compile(r"<[^>]*>|(?<![\w-])--?[a-z][a-z0-9-]*")  # a tag, or an option
+BLOCK = re.compile(r'<div class="language-(console|bash|text) highlight">(.*?)</div>', re.DOTALL)
+LONGEST_LINE = 160  # of an output whose columns are kept: longer lines are messages, and wrapped
 CSS = """
 .md-typeset h1 { color: var(--md-default-fg-color); }
-code.flag { white-space: nowrap; }
 .language-console .go { color: var(--md-code-fg-color); }
 .wrapped code { white-space: pre-wrap; overflow-wrap: anywhere; }
+.wrapped code > span[id] { display: block; padding-left: 2em; text-indent: -2em; }
+.wrapped code[data-md-copying] > span[id] { display: contents; }
+.wrapped .c1 { display: inline-block; text-indent: 0; }
+.md-typeset .option { white-space: nowrap; }
+.md-typeset .headerlink { position: absolute; }
+.md-typeset table:not([class]) code { word-break: normal; }
+@media screen and (max-width: 44.98em) {
+  .md-typeset table:not([class]) :is(th, td) { min-width: 0; padding: 0.6em 0.8em; }
+}
+@media screen and (min-width: 100em) {
+  .md-grid { max-width: 80rem; }
+  .md-content__inner > :is(p, ul, ol) { max-width: 44rem; }
+}
 [data-md-color-scheme="slate"] .md-typeset img { background: white; }
 """
 FIRST_FOUND = {"troubleshooting.md": 2}  # pages that the search names before others
 OF_PYTHON = {
-    "A run": ["engine.fit.fit", "engine.artifacts.result.Result", "engine.config.TrainConfig"],
+    "A run": ["engine.fit.fit", "engine.artifacts.result.Result", "engine.config.TrainConfig",
+              "engine.console.quiet_libraries"],
     "Data": ["engine.data.sources.Source", "engine.data.sources.SourceConfig", "engine.data.batch.Batch"],
     "A task of your own": ["engine.task.Task", "engine.task.Examples", "engine.task.Metrics", "engine.data.collate.Layout",
                            "tasks.find"],
@@ -62,8 +78,21 @@ def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """A flag in the text stays in one line, and a long message or command takes several."""
-    return WRAPPED.sub(r'<div class="language-\1 highlight wrapped">', FLAG.sub(r'<code class="flag">\1</code>', html))
+    """An option stays in one line, and a long message or command takes several."""
+    html = CODE.sub(lambda code: f"<code>{whole_options(code[1])}</code>", html)
+    return BLOCK.sub(block, html)
+
+
+def whole_options(html: str) -> str:
+    return OPTION.sub(lambda found: found[0] if found[0][0] == "<" else f'<span class="option">{found[0]}</span>', html)
+
+
+def block(found: re.Match[str]) -> str:
+    """Commands and messages, with lines that are wrapped; an output keeps its columns, and has a bar to move them by."""
+    language, code = found.groups()
+    if language == "text" and max(map(len, unescape(re.sub(r"<[^>]*>", "", code)).split("\n"))) <= LONGEST_LINE:
+        return found[0]
+    return f'<div class="language-{language} highlight wrapped">{whole_options(code)}</div>'
 
 
 def title_of(name: str) -> str:
@@ -137,7 +166,10 @@ def python_api() -> str:
     import plainloop
 
     names = ", ".join(plainloop.__all__)
-    begin = f"[From Python](from-python.md) has a complete program. From one place: `from plainloop import {names}`."
+    begin = (
+        f"[From Python](from-python.md) has a complete program. From one place: `from plainloop import {names}`. The fields of "
+        "`TrainConfig` and `SourceConfig` are the [flags](flags.md) of every training, with underscores."
+    )
     parts = [f"# The Python API\n\n{begin}\n"]
     for title, names in OF_PYTHON.items():
         parts += [f"## {title}\n", *(f"::: {name}\n    options:\n      heading_level: 3\n" for name in names)]

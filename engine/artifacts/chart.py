@@ -11,6 +11,7 @@ from typing import Any
 from engine.notebook import shown_text
 
 Chart = dict[str, Any]  # title, unit, x, series: [{name, points: [[x, y], ...]}], and stacked or bars; names: of x 0, 1, 2 ...
+# parts: [[name, x where it begins], ...], of the x axis
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7a00", "#7f7f7f")  # Okabe and Ito's, as there
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 380, 210, 52, 10, 8, 36  # of svg(), in pixels
 MOST_DOTS = 20  # of a curve whose points are marked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from engine.checked import expect, expect_each, parse_object, read_bytes
 from engine.errors import DataError
 
 MOST_BOXES, LEAST_WIDTH, NUM_COLOURS = 2000, 0.15, 8  # modules of a profile; percent of the page's width
+MOST_PARTS = 1000  # phases of a step: three and more for each micro-batch
 REST = "activations and all else"
 
 
@@ -78,8 +80,9 @@ def over_time(profile: Mapping[str, Any]) -> list[Chart]:
     if found is None:
         return []
     found = expect(profile, "memory_over_time", dict)
-    step, phases = expect(found, "step", int), expect(found, "phases", dict)
-    expect_each("phases", phases, float)
+    step, phases = expect(found, "step", int), expect(found, "phases", list)
+    if not all(isinstance(each, list) and list(map(type, each)) in ([str, float], [str, int]) for each in phases):
+        raise ValueError("its phases are not a name and a time each")
     is_told = found.get("gradients_gb") is not None
     ms, above = (expect(found, name, list) for name in ("ms", "above_gb"))
     gradients = expect(found, "gradients_gb", list) if is_told else [0.0] * len(ms)
@@ -88,13 +91,15 @@ def over_time(profile: Mapping[str, Any]) -> list[Chart]:
     held = {name: [[at, gb] for at in ms] for name, gb in profile.get("held_gb", {}).items() if name != "gradients"}
     rest = [[at, max(all_of_it - gradient, 0.0)] for at, all_of_it, gradient in zip(ms, above, gradients, strict=True)]
     told = {"gradients": [[at, gb] for at, gb in zip(ms, gradients, strict=True)]} if is_told else {}
-    begins = ", ".join(f"{cut(name)} from {at:.1f}" for name, at in islice(phases.items(), MOST_CHARTS))
     series = held | told | {REST if is_told else f"gradients, {REST}": rest}
-    return [chart(f"Memory over the time of step {step}", f"GiB; {begins} ms", series, stacked=True, x="ms")]
+    how = {"x": "ms", "stacked": True, "fractions": True}
+    parts = [[cut(name), at] for name, at in phases[:MOST_PARTS] if math.isfinite(at)]
+    return [chart(f"Memory over the time of step {step}", "GiB allocated by torch", series, parts=parts, **how)]
 
 
 def held_over_time(steps: Sequence[Mapping[str, Any]], held: Mapping[str, float]) -> dict[str, list[list[float]]]:
-    """Stacked series over the phases of all profiled steps: weights, gradients, optimizer state, and what is beside them."""
+    """Stacked series over the phases of all profiled steps: weights, optimizer state, gradients, and what is beside them."""
+    held = dict(sorted(held.items(), key=lambda each: each[0] == "gradients"))  # above what stays, as in over_time()
     series: dict[str, list[list[float]]] = {name: [] for name in (*held, REST)}
     for step in steps:
         phases = list(islice(step["memory_gb"], MOST_CHARTS))

@@ -46,7 +46,7 @@ def curve(
 ) -> dict[str, Any] | None:
     """Of the step that needed most: its number, and at most 400 points of time in milliseconds since its beginning, with the
     GiB above the window's beginning (``above_gb``) and those of them that are gradients (``gradients_gb``; None where none was
-    noted); ``phases``: their names and when the first of each began. None where the profiler saw no memory.
+    noted); ``phases``: [name, milliseconds at its beginning] of each, in order. None where the profiler saw no memory.
 
     ``events``: the profiler's. ``on_device``: memory of the device in place of the host's.
     """
@@ -71,10 +71,11 @@ def curve(
     start, end = begins[number], begins[number + 1] if number + 1 < len(begins) else points[-1][0] + 1
     before = [above for at, above in points if at < start]
     inside = thinned([(start, before[-1] if before else 0), *((at, above) for at, above in points if start <= at < end)])
-    phases: dict[str, float] = {}
-    for event in sorted(events, key=lambda event: event.time_range.start):
-        if start <= event.time_range.start < end and event.name in PHASES:
-            phases.setdefault(event.name, (event.time_range.start - start) / 1000)
+    phases = [
+        [event.name, (event.time_range.start - start) / 1000]
+        for event in sorted(events, key=lambda event: event.time_range.start)
+        if start <= event.time_range.start < end and event.name in PHASES
+    ]
     held = [min(latest(there, at), max(above, 0)) / 2**30 for at, above in inside]
     return {
         "step": first_step + number,

@@ -277,3 +277,17 @@ def test_the_course_names_lessons_and_exercises_that_exist():
         "every lesson has its place"
     )
     assert set(re.findall(r"lesson ([a-z0-9-]+) --exercise", page)) == set(JUDGES)
+
+
+def test_the_minutes_of_the_course_add_up():
+    """The plan's rule: 15 for each lesson held in class, 10 at the end, and the rest for exercises and measurements."""
+    page = (ROOT / "docs/course.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.partition("\n|---")[2].splitlines()[1:8]]
+    *sessions, together = rows
+    said = re.findall(r"; (\d+) minutes\. At home .*?, (\d+) minutes\.$", page, flags=re.MULTILINE)
+    assert said == [(row[3], row[5]) for row in sessions]
+    for row in sessions:
+        lessons = row[1].count(",") + 1
+        assert int(row[3]) - 15 * lessons - 10 in (20, 25, 40, 55), row
+    assert [int(together[i]) for i in (3, 5)] == [sum(int(row[i]) for row in sessions) for i in (3, 5)]
+    assert int(together[1]) == sum(row[1].count(",") + 1 for row in sessions)

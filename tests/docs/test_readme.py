@@ -10,6 +10,9 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
+
+from bench.lessons.command import all_lessons
 from bench.quality import tutorials
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
@@ -25,6 +28,12 @@ def test_the_quick_start_is_two_lines():
     set_up = "python3 -m venv --without-pip .venv && python3 -m pip --python .venv install -c constraints.txt '.["
     assert lines[0].startswith(set_up + "offline]' && .venv/bin/python run.py --task yelp ")
     assert lines[1] == set_up + "offline,dev]' && .venv/bin/python -m pytest -n logical"
+
+
+def test_the_site_begins_with_the_first_line():
+    """README.md is no page of the site."""
+    first = README.split("```bash\n")[1].split("\n")[0]
+    assert f"```bash\n{first}\n```" in (ROOT / "docs/README.md").read_text(encoding="utf-8")
 
 
 def test_ci_runs_the_second_line():
@@ -43,6 +52,25 @@ def test_the_step_is_quoted_as_it_stands():
     )
     said = re.search(r"is (\d+) lines", README)
     assert said is not None and int(said[1]) == len((ROOT / "engine/loop.py").read_text().splitlines())
+
+
+def test_what_is_counted_is_counted_right():
+    said = re.search(r"The second lists (\d+) experiments", README)
+    assert said is not None and int(said[1]) == len(all_lessons())
+    said = re.search(r"has all (\d+) things", README)
+    things = re.findall(r"^(\d+)\. \*\*", (ROOT / "docs/what-trainer-hides.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert said is not None and int(said[1]) == len(things) == int(things[-1])
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_every_link_leads_to_a_file_and_a_heading(name):
+    """Pages of docs/ are checked by mkdocs; these are not among them."""
+    for path, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", (ROOT / name).read_text(encoding="utf-8")):
+        target = ROOT / (path or name)
+        assert target.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], (path, anchor)
 
 
 def test_the_tutorials_are_as_they_were_measured():

@@ -377,18 +377,31 @@ addEventListener("load", () => {
 </script></body>"""
 
 
+POINT = """<script>
+addEventListener("load", () => {
+  const svg = document.querySelector("svg[aria-label^='Memory over']"), box = svg.getBoundingClientRect();
+  svg.dispatchEvent(new PointerEvent("pointermove", {bubbles: true, clientX: box.right - 1, clientY: box.top + 9}));
+  document.body.dataset.hover = svg.parentElement.querySelector(".value").textContent;
+});
+</script></body>"""
+
+
+def in_browser(page: Path, profile: Path, width: int) -> subprocess.CompletedProcess[str]:
+    """What stands in the page once it is drawn, and what it has said. Needs Debian's chromium."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert browser, "no chromium here: apt-get install chromium"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--log-level=0",
+               f"--user-data-dir={profile}", f"--window-size={width},900", "--dump-dom", page.as_uri()]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_a_real_browser(run, tmp_path, width):
-    """Needs Debian's chromium (apt-get install chromium). Drawn, hover and zoom work, no error, no request."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert browser, "no chromium here: apt-get install chromium"
+    """Drawn, hover and zoom work, no error, no request."""
     page = tmp_path / "page.html"
     page.write_text(render([evil_record(run)]).replace("</body>", PROBE))
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--log-level=0",
-               f"--user-data-dir={tmp_path / 'profile'}",
-               f"--window-size={width},900", "--dump-dom", page.as_uri()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = in_browser(page, tmp_path / "profile", width)
     assert "CONSOLE" not in done.stderr, done.stderr
     [body] = [attributes for tag, attributes in parsed(done.stdout) if tag == "body"]
     assert body["data-hover"].startswith("step ") and "training" in body["data-hover"]
@@ -397,6 +410,25 @@ def test_in_a_real_browser(run, tmp_path, width):
     assert svgs == len(charts_of(page.read_text())) > 8
     assert "alert(1)" in html.unescape(done.stdout) and done.stdout.count("<script") == 2
     assert body["data-requests"] == "0"
+
+
+@pytest.mark.browser
+def test_phases_are_named_above_the_memory_of_a_step(run, tmp_path):
+    """Where there is room; the others are named when pointed at. A time that stands twice is not stacked upon itself."""
+    memory = {"step": 4, "ms": [0.0, 100.0, 100.0, 300.0, 400.0], "above_gb": [0.0, 2.0, 2.0, 1.0, 0.0], "gradients_gb": [0.0] * 5,
+              "phases": [["data", 0.0], ["forward", 1.0], ["backward", 150.0], ["clip", 398.0], ["optimizer", 399.0]]}  # fmt: skip
+    step = {"step": 4, "phases": {"forward": 0.1}, "memory_gb": {"forward": 2.0}}
+    profile = {"device": "cpu", "steps": [step], "operations": [], "memory_over_time": memory}
+    page = tmp_path / "page.html"
+    record = Record("toy", read_run(run), read_log(run / "metrics.jsonl"), profile)
+    page.write_text(render([record]).replace("</body>", POINT))
+    done = in_browser(page, tmp_path / "profile", 390)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    [drawn] = re.findall(r'<svg [^>]*aria-label="Memory over the time of step 4".*?</svg>', done.stdout, flags=re.DOTALL)
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    assert [word for word in words if word.isalpha()] == ["ms", "forward", "backward"], words
+    assert max(float(word) for word in words if re.fullmatch(r"[\d.]+", word) and float(word) < 50) == 2, words
+    assert 'data-hover="ms 400 (optimizer): gradients 0, activations and all else 0"' in done.stdout
 
 
 def test_the_settings_that_are_not_the_defaults_come_first():

@@ -28,15 +28,15 @@ def test_gradients_are_there_after_the_backward_pass_and_gone_after_the_update(t
     found = profile_of(tmp_path / "run", batch_size=8 // accumulation, accumulation_steps=accumulation)
     memory, whole = found["memory_over_time"], found["held_gb"]["gradients"]
     assert memory["step"] in (4, 5, 6) and memory["ms"] == sorted(memory["ms"])
-    assert next(iter(memory["phases"])) == "data" and list(memory["phases"].values()) == sorted(memory["phases"].values())
+    names, begins = zip(*memory["phases"], strict=True)
+    assert names[0] == "data" and list(begins) == sorted(begins) and names.count("backward") == accumulation
+    first = dict(reversed(memory["phases"]))
     at = dict(zip(memory["ms"], memory["gradients_gb"], strict=True))
-    clipping, updating = memory["phases"]["clip"], memory["phases"]["optimizer"]
-    assert max(gb for ms, gb in at.items() if ms < memory["phases"]["backward"]) == 0.0
+    clipping, updating = first["clip"], first["optimizer"]
+    assert max(gb for ms, gb in at.items() if ms < first["backward"]) == 0.0
     assert [gb for ms, gb in at.items() if clipping <= ms < updating][-1] == pytest.approx(whole, rel=1e-6)
     assert memory["gradients_gb"][-1] < whole / 100, "zero_grad"
-    activations = max(
-        all_ for ms, all_ in zip(memory["ms"], memory["above_gb"], strict=True) if ms < memory["phases"]["backward"]
-    )
+    activations = max(all_ for ms, all_ in zip(memory["ms"], memory["above_gb"], strict=True) if ms < first["backward"])
     assert activations > 0 and abs(memory["above_gb"][-1] - memory["above_gb"][0]) < 0.1 * max(memory["above_gb"])
 
 
@@ -64,7 +64,7 @@ def test_by_hand():
     found = curve(events, [(0, gb)], 7, on_device=False)
     assert found == {
         "step": 8, "ms": [0.0, 0.02, 0.05, 0.06, 0.085], "above_gb": [0.0, 2.0, 3.0, 1.0, 0.0],
-        "gradients_gb": [0.0, 0.0, 0.0, 1.0, 0.0], "phases": {"data": 0.0, "forward": 0.01, "backward": 0.04, "optimizer": 0.07},
+        "gradients_gb": [0.0, 0.0, 0.0, 1.0, 0.0], "phases": [["data", 0.0], ["forward", 0.01], ["backward", 0.04], ["optimizer", 0.07]],
     }  # fmt: skip
     assert curve(events, [], 7, on_device=False)["gradients_gb"] is None, "a step of one's own has no hooks"
     assert curve(events, [(0, gb)], 7, on_device=True) is None, "nothing was allocated on the device"
@@ -84,10 +84,10 @@ def test_no_peak_is_lost(number):
 
 
 def test_the_chart():
-    memory = {"step": 8, "ms": [0.0, 1.5], "above_gb": [0.0, 3.0], "gradients_gb": [0.0, 1.0], "phases": {"forward": 0.2}}
+    memory = {"step": 8, "ms": [0.0, 1.5], "above_gb": [0.0, 3.0], "gradients_gb": [0.0, 1.0], "phases": [["forward", 0.2]]}
     held = {"weights": 0.5, "gradients": 1.0, "optimizer": 1.0}
     [chart] = over_time({"memory_over_time": memory, "held_gb": held})
-    assert chart["title"] == "Memory over the time of step 8" and chart["unit"] == "GiB; forward from 0.2 ms"
+    assert chart["title"] == "Memory over the time of step 8" and chart["parts"] == [["forward", 0.2]]
     assert chart["x"] == "ms" and chart["stacked"]
     assert {series["name"]: series["points"][1] for series in chart["series"]} == {
         "weights": [1.5, 0.5], "optimizer": [1.5, 1.0], "gradients": [1.5, 1.0], "activations and all else": [1.5, 2.0],
@@ -98,11 +98,11 @@ def test_the_chart():
 
 
 @pytest.mark.parametrize("change", [
-    {"ms": [0.0]}, {"ms": "0 1"}, {"above_gb": [0.0, "1"]}, {"gradients_gb": [0.0, None]}, {"step": "8"}, {"phases": {"forward": "x"}},
-    {"phases": 3}, {"gradients_gb": [0.0, True]},
+    {"ms": [0.0]}, {"ms": "0 1"}, {"above_gb": [0.0, "1"]}, {"gradients_gb": [0.0, None]}, {"step": "8"}, {"phases": [["forward", "x"]]},
+    {"phases": 3}, {"phases": [["forward"]]}, {"phases": [[2, 0.2]]}, {"phases": {"forward": 0.2}}, {"gradients_gb": [0.0, True]},
 ])  # fmt: skip
 def test_what_the_profile_does_not_write_is_refused(change):
-    memory = {"step": 8, "ms": [0.0, 1.5], "above_gb": [0.0, 3.0], "gradients_gb": [0.0, 1.0], "phases": {"forward": 0.2}}
+    memory = {"step": 8, "ms": [0.0, 1.5], "above_gb": [0.0, 3.0], "gradients_gb": [0.0, 1.0], "phases": [["forward", 0.2]]}
     assert over_time({"memory_over_time": memory}) and math.isfinite(memory["ms"][1])
     with pytest.raises(ValueError, match=r"."):
         over_time({"memory_over_time": memory | change})

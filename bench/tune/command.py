@@ -71,13 +71,14 @@ def tune(config: TuneConfig, argv: Sequence[str], find: Callable[..., Any]) -> N
         _, kept = apart(shared, set(variant.flags), bare={"compile"})
         return measure([*kept, *variant.arguments()], task, find, variant.threads, num_steps)
 
+    from engine.distributed.device import usable_cores
+
     began = time.monotonic()
     first = measured(AS_GIVEN, LEAST_STEPS)  # it fills the caches, too
     first = first if first.failed else measured(AS_GIVEN, LEAST_STEPS)
     if first.failed:
         raise UsageError(f"with these flags there is nothing to measure: {first.failed}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    machine = Machine(**first.facts, cores=cores)
+    machine = Machine(**first.facts, cores=usable_cores())
     wanted = variants(training, given_names(argv), machine, try_compile=config.try_compile)
     tried = rounds(measured, wanted, first, config.budget_s - (time.monotonic() - began))
     best = conclude(measured, tried)

@@ -97,14 +97,15 @@ def processor() -> Iterator[tuple[str, str]]:
     """Model, cores, what it can compute in, and what torch makes of that."""
     import torch
 
+    from engine.distributed.device import usable_cores
+
     text = read("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, flags=re.MULTILINE)
     found = set(flags[1].split()) if flags else set()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield (
         "processor",
-        f"{model[1] if model else platform.processor() or platform.machine()}, {usable} of {os.cpu_count()} cores",
+        f"{model[1] if model else platform.processor() or platform.machine()}, {usable_cores()} of {os.cpu_count()} cores",
     )
     yield "features", ", ".join(name for name in FEATURES if name in found) or "unknown"
     yield "torch on it", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"

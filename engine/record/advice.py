@@ -37,10 +37,12 @@ def advice(profile: Mapping[str, Any], padding: float) -> list[str]:
     wall = sum(step["seconds"] for step in steps)
     spent = {name: sum(step["phases"].get(name, 0.0) for step in steps) / wall for name in PHASES}
     update, busy = spent["clip"] + spent["optimizer"], profile["busy"]
+    waits = f"a step waits for its batch {spent['data']:.0%} of the time"
+    beside = profile["device"] != "cpu" or profile["spare_cores"] > 0
     found = {
-        f"a step waits for its batch {spent['data']:.0%} of the time: --workers 2 prepares batches beside the training": (
-            spent["data"] >= WAITING
-        ),
+        f"{waits}: --workers 2 prepares batches beside the training"
+        if beside
+        else f"{waits}; --workers would slow it down here, where every core trains": spent["data"] >= WAITING,
         f"{padding:.0%} of the computed tokens are padding: --batching packed computes none; where a model cannot be packed, "
         "--batching bucketed computes less": padding >= PADDING,
         f"drawing dropout's random numbers takes {shares['random']:.0%}: packed batches draw fewer bits, and faster": (

@@ -20,12 +20,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from engine import atomic
 from engine.clock import BETWEEN_STEPS, PHASES
 from engine.console import note
+from engine.distributed.device import usable_cores
 from engine.memory.usage import memory_gb
 from engine.record import modules
 from engine.record.advice import advice, kinds
@@ -159,6 +161,7 @@ class Window:
             "memory_over_time": curve(events, self.gradients, self.steps[0]["step"], on_device=on_device),
             "busy": busy(self.kernels(), wall) if on_device else None,
             "kinds": kinds(averages, wall, on_device=on_device),
+            "spare_cores": usable_cores() - torch.get_num_threads(),
         }
         found["advice"] = self.advised(found)
         self.directory.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ def read(name: str) -> Any:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
-CPU, BF16, H100, H200 = (
+CPU, BF16, AMX, H100, H200 = (
     read(name)
     for name in (
         "bench-cpu.json",
         "bench-bf16.json",
+        "bench-amx.json",
         "gpu-h100/bench-nvidia-h100-80gb-hbm3.json",
         "gpu-h200/contest-defaults.json",
     )
 )
 PROFILE, ATTENTION = read("profile-bf16.json"), read("attention-cpu.json")
+PROFILE_AMX, ATTENTION_AMX = read("profile-amx.json"), read("attention-amx.json")
 
 
 def row(rows: list[dict[str, Any]], run_id: str, system: str) -> dict[str, Any]:
@@ -97,6 +100,19 @@ OF_BF16 = [  # label, run, system, run of the Trainer that it is compared with
     ("Trainer, grouped by length, fused AdamW", "20261127-213649-B", "Trainer"),
 ]  # fmt: skip
 
+OF_AMX = [
+    ("**defaults**: Plainloop", "20261128-013418-D", "Plainloop"), ("Trainer, dynamic padding", "20261128-013418-D", "Trainer"),
+    ('Trainer, `padding="max_length"`', "20261128-013418-D", "Trainer, max_length"),
+    ("Trainer with its bf16 flag", "20261128-013418-D", "Trainer, its bf16 flag"),
+    ("**the same batches**: Plainloop", "20261128-011800-S-bf16", "Plainloop"),
+    ("Plainloop, `--batching padded`", "20261128-011800-S-bf16", "Plainloop, padded"), ("Trainer", "20261128-011800-S-bf16", "Trainer"),
+    ("**the same batches**: Plainloop", "20261128-011800-S-fp32", "Plainloop"),
+    ("Plainloop, `--batching padded`", "20261128-011800-S-fp32", "Plainloop, padded"), ("Trainer", "20261128-011800-S-fp32", "Trainer"),
+    ("**each at its best**: Plainloop", "20261128-014618-B", "Plainloop"),
+    ("plain loop, buckets, fused AdamW", "20261128-014618-B", "plain loop"),
+    ("Trainer, grouped by length, fused AdamW", "20261128-014618-B", "Trainer"),
+]  # fmt: skip
+
 
 def beside_others() -> list[str]:
     found = []
@@ -114,16 +130,16 @@ def beside_others() -> list[str]:
     return found
 
 
-def on_bf16() -> list[str]:
+def on_bf16(rows: list[dict[str, Any]], table: list[tuple[str, str, str]]) -> list[str]:
     found = []
-    for label, run_id, system in OF_BF16:
-        each, base = row(BF16, run_id, system), useful(row(BF16, run_id, "Trainer"))
+    for label, run_id, system in table:
+        each, base = row(rows, run_id, system), useful(row(rows, run_id, "Trainer"))
         share, precision = each["rate"]["frac_gemm_peak"], each["flags"]["precision"]
         found.append(f"| {label} | {precision} | {speed(each)} | {share:.0%} | {useful(each) / base:.1f} |")
     return found
 
 
-def attention() -> list[str]:
+def attention(measured: dict[str, Any]) -> list[str]:
     """torch's SDPA as a multiple of the products: forward of an evaluation, and both passes."""
     found = []
     for dtype, short in (("bfloat16", "bf16"), ("float32", "fp32")):
@@ -132,7 +148,7 @@ def attention() -> list[str]:
             for training, causal in ((False, False), (True, False), (True, True)):
                 [each] = [
                     r
-                    for r in ATTENTION["rows"]
+                    for r in measured["rows"]
                     if (r["dtype"], r["width"], r["training"], r["causal"]) == (dtype, width, training, causal)
                 ]
                 cells.append(f"{each['ratio']:.2f} [{each['ratio_min']:.2f} - {each['ratio_max']:.2f}]")
@@ -162,6 +178,17 @@ def quality() -> list[str]:
     return found
 
 
+def advised() -> list[str]:
+    """Each line of advice, and the rate of the run that takes it as a multiple of the other's."""
+    rows = read("advice-cpu.json")["rows"]
+    return [
+        f"| {label} | `{rows[name]['before']}` | `{rows[name]['taken']}` | {statistics.median(times):.2f} [{times[0]:.2f} - {times[-1]:.2f}] |"
+        for name, label in (("padding", "tokens are padding"), ("random numbers", "dropout's random numbers"),
+                            ("update", "clipping and optimizer"), ("data", "a step waits for its batch; every core trains"))
+        for times in (rows[name]["times"],)
+    ]  # fmt: skip
+
+
 def on_h100() -> list[str]:
     run_id, found = "20261126-145855-S-bf16", []
     base = useful(row(H100, run_id, "Trainer"))
@@ -180,10 +207,13 @@ def lines() -> list[str]:
     return [
         *levers(CPU, "20261121-090220-levers", LEVERS),
         *beside_others(),
-        *on_bf16(),
+        *on_bf16(BF16, OF_BF16),
+        *on_bf16(AMX, OF_AMX),
         *bf16,
-        *attention(),
+        *attention(ATTENTION),
+        *attention(ATTENTION_AMX),
         *quality(),
+        *advised(),
         *on_h100(),
     ]
 
@@ -221,6 +251,46 @@ def of_cpu() -> list[str]:
     ]  # fmt: skip
 
 
+def shares(profile: dict[str, Any]) -> dict[str, float]:
+    """Where a step of BERT goes, each part as a share of the wall clock; ``ms`` of a step."""
+    steps, own = profile["steps"], {each["name"]: each["share"] for each in profile["operations"]}
+    kinds: dict[str, float] = {}
+    for each in profile["modules"]:
+        kinds[each["kind"]] = kinds.get(each["kind"], 0.0) + each["share"]
+    inside = sum(each["share"] for each in profile["modules"] if re.search(r"self\.(query|key|value)$", each["name"]))
+    attends, linear = kinds["BertSelfAttention"] - inside, own["aten::mm"] + own["aten::addmm"]
+    wall = sum(step["seconds"] for step in steps)
+    updates = kinds["LayerNorm"] + sum(step["phases"][name] for step in steps for name in ("clip", "optimizer")) / wall
+    dropout, gelu = kinds["FastDropout"], kinds["GELUActivation"]
+    return {
+        "ms": 1000 * wall / len(steps), "linear": linear, "attention": attends, "dropout": dropout, "gelu": gelu,
+        "products": own["aten::baddbmm"], "softmax": own["aten::_softmax"] + own.get("aten::_softmax_backward_data", 0.0),
+        "bits": own["_PackedAttention"], "updates": updates, "rest": 1 - linear - attends - dropout - gelu - updates,
+    }  # fmt: skip
+
+
+def of_amx() -> list[str]:
+    peaks = {name: [1000 * each["env"]["gemm_tflops"][name] for each in AMX] for name in ("bf16", "fp32")}
+    ours, theirs, flag = (
+        useful(row(AMX, "20261128-013418-D", name)) for name in ("Plainloop", "Trainer", "Trainer, its bf16 flag")
+    )
+    at_best = [row(AMX, "20261128-014618-B", name) for name in ("Plainloop", "Trainer")]
+    together, medians = (at_best[0]["rate"][name] / at_best[1]["rate"][name] for name in ("tflops", "tflops_median"))
+    parts = shares(PROFILE_AMX)
+    return [
+        f"reach {min(peaks['bf16']):,.0f} to {max(peaks['bf16']):,.0f} GFLOP/s in bf16 here and {min(peaks['fp32']):.0f} to "
+        f"{max(peaks['fp32']):.0f} in float32",
+        f"with its bf16 flag Trainer does {flag / theirs:.1f} times the work here, so that {ours / flag:.1f} remain",
+        f"it is {together:.1f} times the useful work of Trainer over all windows together, {medians:.1f} by their medians",
+        overhead(AMX, "20261128-014831-overhead", "{median:.2f} [{min:.2f} - {max:.2f}]", ("Plainloop", "Plainloop"),
+                 ("plain loop", "a plain loop"), ("Trainer", "Trainer")),
+        f"A step takes {parts['ms']:.0f} ms there: linear layers {parts['linear']:.0%}, attention {parts['attention']:.0%} (its "
+        f"products {100 * parts['products']:.0f}, softmax {100 * parts['softmax']:.0f}, random bits and new memory "
+        f"{100 * parts['bits']:.0f}), dropout elsewhere {parts['dropout']:.0%}, GELU {parts['gelu']:.0%}, norms, optimizer and "
+        f"clipping {parts['updates']:.0%}, the rest {parts['rest']:.0%}.",
+    ]  # fmt: skip
+
+
 def of_bf16() -> list[str]:
     peaks = {name: [1000 * each["env"]["gemm_tflops"][name] for each in BF16 if name in each["env"]["gemm_tflops"]]
              for name in ("bf16", "fp32")}  # fmt: skip
@@ -229,15 +299,7 @@ def of_bf16() -> list[str]:
     )
     at_best = [row(BF16, "20261127-213649-B", name) for name in ("Plainloop", "Trainer")]
     together, medians = (at_best[0]["rate"][name] / at_best[1]["rate"][name] for name in ("tflops", "tflops_median"))
-    steps, own = PROFILE["steps"], {each["name"]: each["share"] for each in PROFILE["operations"]}
-    kinds: dict[str, float] = {}
-    for each in PROFILE["modules"]:
-        kinds[each["kind"]] = kinds.get(each["kind"], 0.0) + each["share"]
-    inside = sum(each["share"] for each in PROFILE["modules"] if re.search(r"self\.(query|key|value)$", each["name"]))
-    attends, linear = kinds["BertSelfAttention"] - inside, own["aten::mm"] + own["aten::addmm"]
-    wall = sum(step["seconds"] for step in steps)
-    updates = kinds["LayerNorm"] + sum(step["phases"][name] for step in steps for name in ("clip", "optimizer")) / wall
-    rest = 1 - linear - attends - kinds["FastDropout"] - kinds["GELUActivation"] - updates
+    steps, parts = PROFILE["steps"], shares(PROFILE)
     return [
         f"reach {min(peaks['bf16']):.0f} to {max(peaks['bf16']):.0f} GFLOP/s in bf16 there and {min(peaks['fp32']):.0f} to "
         f"{max(peaks['fp32']):.0f} in float32",
@@ -245,12 +307,12 @@ def of_bf16() -> list[str]:
         overhead(BF16, "20261127-230707-overhead", "{median:.2f} [{min:.2f} - {max:.2f}]", ("Plainloop", "Plainloop"),
                  ("plain loop", "a plain loop"), ("Trainer", "Trainer")),
         f"Plainloop does {together:.1f} times the useful work of Trainer, by the medians {medians:.1f}",
-        f"steps {steps[0]['step']} to {steps[-1]['step']}, {1000 * wall / len(steps):.0f} ms each",
-        f"linear layers {linear:.0%}, at the best rate",
-        f"attention {attends:.0%}, of which its products are {100 * own['aten::baddbmm']:.0f} and",
-        f"dropout elsewhere {kinds['FastDropout']:.0%}, GELU {kinds['GELUActivation']:.0%}",
-        f"norms, optimizer and clipping {updates:.0%}, the rest {rest:.0%}.",
-        f"random bits, {own['_PackedAttention']:.0%} in these early steps",
+        f"steps {steps[0]['step']} to {steps[-1]['step']}, {parts['ms']:.0f} ms each",
+        f"linear layers {parts['linear']:.0%}, at the best rate",
+        f"attention {parts['attention']:.0%}, of which its products are {100 * parts['products']:.0f} and",
+        f"dropout elsewhere {parts['dropout']:.0%}, GELU {parts['gelu']:.0%}",
+        f"norms, optimizer and clipping {parts['updates']:.0%}, the rest {parts['rest']:.0%}.",
+        f"random bits, {parts['bits']:.0%} in these early steps",
     ]  # fmt: skip
 
 
@@ -304,7 +366,7 @@ def test_every_row_of_a_table_is_that_of_the_results():
         assert f"{line}\n" in PAGE, line
 
 
-@pytest.mark.parametrize("told", [of_cpu, of_bf16, of_gpus])
+@pytest.mark.parametrize("told", [of_cpu, of_bf16, of_amx, of_gpus])
 def test_every_figure_in_the_text_is_that_of_the_results(told):
     for words in told():
         assert words in FLAT, words
@@ -313,7 +375,7 @@ def test_every_figure_in_the_text_is_that_of_the_results(told):
 def test_the_other_figures_are_known_to_have_no_file():
     """A new one needs a file and a line above, or a place in the list."""
     left = FLAT
-    for words in (*(" ".join(line.split()) for line in lines()), *of_cpu(), *of_bf16(), *of_gpus(), *UNHELD):
+    for words in (*(" ".join(line.split()) for line in lines()), *of_cpu(), *of_bf16(), *of_amx(), *of_gpus(), *UNHELD):
         assert words in left or words in FLAT, words
         left = left.replace(words, " ")
     left = re.sub(r"(torch|transformers|Python) \d+(\.\d+)+\S*", " ", left)

@@ -10,15 +10,18 @@ from engine.clock import PHASES
 from engine.record.advice import advice, kinds
 
 
-def profile(device="cpu", busy=None, random=0.0, products=0.8, **phases):
+def profile(device="cpu", busy=None, random=0.0, products=0.8, spare=1, **phases):
     steps = [{"step": i, "seconds": 2.0, "phases": dict.fromkeys(PHASES, 0.0) | phases} for i in range(3)]
-    return {"device": device, "steps": steps, "kinds": {"products": products, "random": random}, "busy": busy}
+    return {"device": device, "steps": steps, "kinds": {"products": products, "random": random}, "busy": busy,
+            "spare_cores": spare}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("found", "padding", "wanted"),
     [
         (profile(data=0.2), 0.0, "a step waits for its batch 10% of the time: --workers 2"),
+        (profile(data=0.2, spare=0, device="cuda"), 0.0, "a step waits for its batch 10% of the time: --workers 2"),
+        (profile(data=0.2, spare=0), 0.0, "a step waits for its batch 10% of the time; --workers would slow it down here"),
         (profile(data=0.19), 0.0, None),
         (profile(), 0.2, "20% of the computed tokens are padding: --batching packed"),
         (profile(), 0.19, None),

@@ -7,7 +7,6 @@ shards -> compile -> DDP -> optimizer and schedule -> a rehearsal, with DDP -> s
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -54,6 +53,7 @@ from engine.seed import set_seed
 from engine.state import TrainState
 from engine.task import Examples, Task, held_out
 
+ROUND_TO_ON_CPU = 64  # in bf16: oneDNN compiles each product of a shape that it has not seen of late
 # Lengths of packed rows are rounded up to a multiple of the one, so that the other is about their number.
 ROUND_TO, NUM_SHAPES = 256, 32
 GRAPH_TOKENS = 32_768  # in larger micro-batches kernels take longer than their launches
@@ -109,7 +109,7 @@ def build(
     if graphs:
         layout = few_shapes(layout, task, model, config)
     elif device.type == "cpu" and precision == "bf16" and layout.kind == "packed":
-        layout = few_lengths(layout, config, examples.lengths)
+        layout = dataclasses.replace(layout, round_to=ROUND_TO_ON_CPU)
     replica = model
     if not config.shard:
         replica = replicate(model, world, find_unused_parameters=config.find_unused_parameters)
@@ -207,15 +207,6 @@ def few_shapes(layout: Layout, task: Task[Any], model: nn.Module, config: TrainC
     most = config.tokens_per_batch or config.batch_size * longest
     round_to = -(-most // (NUM_SHAPES * ROUND_TO)) * ROUND_TO
     return dataclasses.replace(layout, max_length=longest, round_to=round_to)
-
-
-def few_lengths(layout: Layout, config: TrainConfig, lengths: Any) -> Layout:
-    """Rounded lengths in bf16 on a CPU, where oneDNN compiles each product of a shape that it has not seen of late.
-
-    To a multiple of at most 1/32 of a batch, and of at most 64 tokens, so that about 1% more is computed.
-    """
-    num_tokens = config.tokens_per_batch or float(np.mean(lengths)) * config.batch_size
-    return dataclasses.replace(layout, round_to=2 ** int(math.log2(min(max(num_tokens / 32, 1), 64))))
 
 
 def nested(outer: Callable[..., Any], inner: Callable[..., Any]) -> Callable[..., Any]:

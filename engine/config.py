@@ -91,8 +91,8 @@ class TrainConfig:
     )
     batching: Literal["auto", "packed", "bucketed", "padded", "max_length"] = setting(
         "auto",
-        "packed: rows end to end, no padding; padded: each batch to its longest row; bucketed: padded, but rows of like "
-        "length meet (changes which examples share a step); max_length: every batch to --max-length, as the tutorials "
+        "packed: rows end to end, next to no padding; padded: each batch to its longest row; bucketed: padded, but rows of "
+        "like length meet (changes which examples share a step); max_length: every batch to --max-length, as the tutorials "
         "do; auto: packed where that is the same as padded, which is checked, else padded",
         in_card=True,
     )

@@ -182,7 +182,7 @@ def prepared_output() -> Iterator[None]:
     """Around a command. Characters that the terminal's encoding has not are escaped; a closed stream is /dev/null.
 
     Else the first file that is opened would get its number, and what the libraries print would stand in it. In the end what
-    stdout does not take is let go: Python would complain about it.
+    stdout does not take is let go: Python would complain about it. Before torch is imported, which reads its level then.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -193,6 +193,9 @@ def prepared_output() -> Iterator[None]:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the end
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # its C++ warns of memory that it does not know while --profile counts it
     try:
         yield
     finally:

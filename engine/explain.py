@@ -26,6 +26,7 @@ from engine.build import Setup, build
 from engine.checks import memory_needed
 from engine.config import TrainConfig
 from engine.console import counted, note, say
+from engine.data.collate import PADDED, Layout
 from engine.data.plan import Plan
 from engine.distributed.device import describe_device
 from engine.distributed.world import World
@@ -79,7 +80,7 @@ def explain(
     setup = build(task, examples["train"], config, copy.deepcopy(model), world)
     plan, lengths = setup.data.plan, examples["train"].lengths
     kind, max_length = "bucketed" if plan.bucketed else setup.layout.kind, task.max_length or 0
-    totals = totals_of(plan, kind, max_length, setup.layout.round_to)
+    totals = totals_of(plan, kind, max_length, setup.layout)
     ranks = f"{setup.world.size} ranks on " if setup.world.size > 1 else ""
     show("device", f"{ranks}{describe_device(setup.world.device)}, {setup.precision}", describe_device)
     show("optimizer", describe_optimizer(dataclasses.asdict(config)), describe_optimizer)
@@ -101,7 +102,7 @@ def explain(
     show("rate", f"{curve(rates)}  first {rates[0]:.3g}, highest {max(rates):.3g}, last {rates[-1]:.3g}", make_schedule)
     counts = histogram(lengths)["counts"]
     show("lengths", f"{curve(counts)}  {lengths.min()} to {lengths.max()} tokens, {lengths.mean():.1f} on average", histogram)
-    wastes = ", ".join(f"{name} {waste:.2%}" for name, waste in padding_wastes(plan, task, setup.layout.round_to).items())
+    wastes = ", ".join(f"{name} {waste:.2%}" for name, waste in padding_wastes(plan, task, setup.layout).items())
     show("padding", f"{wastes}; here {kind}", padding_wastes)
     sizes, each = memory_needed(setup, config), " on each rank" if ranks else ""
     parts = " + ".join(f"{name} {size / 2**20:,.1f}" for name, size in sizes.items())
@@ -139,8 +140,8 @@ def rows_of(plan: Plan) -> Iterator[np.ndarray]:
         yield from plan.batches(epoch)[: until * plan.accumulation_steps]
 
 
-def totals_of(plan: Plan, kind: str, max_length: int, round_to: int = 1) -> Totals:
-    """Counts of the run when its batches are laid out as ``kind``; packed ones are filled up to a multiple of ``round_to``."""
+def totals_of(plan: Plan, kind: str, max_length: int, layout: Layout = PADDED) -> Totals:
+    """Counts of the run when its batches are laid out as ``kind``; packed ones are filled up as in the run's ``layout``."""
     assert plan.lengths is not None
     rows = tokens = executed = squares = num = 0
     for micro_batch in rows_of(plan):
@@ -152,21 +153,21 @@ def totals_of(plan: Plan, kind: str, max_length: int, round_to: int = 1) -> Tota
             squares + int((lengths**2).sum()),
             num + 1,
         )
-        executed += -(-int(lengths.sum()) // round_to) * round_to if kind == "packed" else len(lengths) * width
+        executed += layout.filled(int(lengths.sum())) if kind == "packed" else len(lengths) * width
     return Totals(rows, tokens, executed, squares, num)
 
 
-def padding_wastes(plan: Plan, task: Task[Any], round_to: int = 1) -> dict[str, float]:
+def padding_wastes(plan: Plan, task: Task[Any], layout: Layout = PADDED) -> dict[str, float]:
     """Share of padding under each ``--batching``, of the batches that it would make.
 
     Where a row is several texts, each of which is padded, their lengths together do not tell: only packed is known, nearly 0.
-    ``round_to``: of the run's layout.
+    ``layout``: the run's.
     """
     max_length = task.max_length or 0
     kinds = ["packed", "bucketed", "padded"] + (["max_length"] if max_length else []) if task.one_text else ["packed"]
     found = {}
     for kind in kinds:
-        totals = totals_of(replace(plan, bucketed=kind == "bucketed", packed=kind == "packed"), kind, max_length, round_to)
+        totals = totals_of(replace(plan, bucketed=kind == "bucketed", packed=kind == "packed"), kind, max_length, layout)
         found[kind] = 1 - totals.num_tokens / totals.executed_tokens
     return found
 
@@ -273,7 +274,7 @@ def announce(
     if not task.additive and world.size > 1:
         say("           each rank compares its own rows with each other: that is another loss than one rank's")
     first = dataclasses.replace(plan, epochs=1, max_steps=None)
-    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, task, setup.layout.round_to).items())
+    wastes = ", ".join(f"{name} {waste:.0%}" for name, waste in padding_wastes(first, task, setup.layout).items())
     other = "; rows of like length meet, so steps hold other examples than in random order" if plan.bucketed else ""
     if world.size > 1:
         need = memory_needed(setup, config)

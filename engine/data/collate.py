@@ -1,4 +1,4 @@
-"""From rows of different length to tensors: padded to rectangles, or packed end to end without padding."""
+"""From rows of different length to tensors: padded to rectangles, or packed end to end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Layout:
     """How rows lie in a batch.
 
     ``padded``: one below the other, to the longest; ``max_length``: to ``max_length``, always; ``packed``: end to end in
-    one row, positions restarting at ``position_start``. ``round_to``: a packed row is filled up to a multiple of it by
+    one row, positions restarting at ``position_start``. ``round_to``: a packed row is filled up to a multiple (``filled``) by
     segments that nobody reads, so that few shapes occur. ``sides``: those on which padding leaves the model's answer as it is
     (engine/model/padding_check.py); the tokenizer's own side counts if it is one of them, or if there is none: then
     ``padding_matters``, and a text's answer is that of its rows of equal length alone. ``shortest``: the least tokens that the
@@ -31,6 +31,14 @@ class Layout:
     round_to: int = 1
     sides: tuple[str, ...] = ("right", "left")
     shortest: int = 1
+
+    def filled(self, number: int) -> int:
+        """So many tokens, or targets, filled up to a multiple of ``round_to``.
+
+        Where lengths may be of any number, the multiple is at most 1/32 of them; a recorded step (``max_length``) has few.
+        """
+        step = self.round_to if self.max_length else min(self.round_to, 1 << max((number // 32).bit_length() - 1, 0))
+        return -(-number // step) * step
 
     def pads_left(self, tokenizer: Any) -> bool:
         side = tokenizer.padding_side
@@ -74,7 +82,7 @@ def per_token(values: Sequence[np.ndarray], layout: Layout, fill: int, *, left: 
     """One int64 tensor from a value per token of each row: [B, T], or [1, T] if packed. For targets, ``fill`` is -100."""
     lengths = [len(row) for row in values]
     if layout.kind == "packed":
-        packed = np.full((1, -(-sum(lengths) // layout.round_to) * layout.round_to), fill, dtype=np.int64)
+        packed = np.full((1, layout.filled(sum(lengths))), fill, dtype=np.int64)
         packed[0, : sum(lengths)] = np.concatenate(values)
         return torch.from_numpy(packed)
     width = layout.max_length if layout.kind == "max_length" else max(*lengths, layout.shortest)
@@ -99,7 +107,7 @@ def _tail(num_tokens: int, longest: int, round_to: int) -> np.ndarray:
 
 def _packed_inputs(lengths: np.ndarray, layout: Layout) -> dict[str, Any]:
     longest = layout.max_length or int(lengths.max())
-    tail = -int(lengths.sum()) % layout.round_to
+    tail = layout.filled(int(lengths.sum())) - int(lengths.sum())
     segments = np.concatenate([lengths, _tail(tail, longest, layout.round_to)])
     offsets = np.concatenate([[0], np.cumsum(segments)]).astype(np.int64)
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], segments.astype(np.int64))

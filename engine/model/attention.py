@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.model.dropout import drop, keep, random_bits
+from engine.model.dropout import drop, keep, numbers, random_bits
 
 LONGEST_BY_PRODUCTS = 1024  # tokens: two such segments of 12 heads are 50 MB of probabilities, in each layer
 
@@ -53,7 +53,8 @@ def by_products(dtype: torch.dtype, longest: int, *, trains: bool) -> bool:
     """Is attention without dropout faster as matrix products, too, than as SDPA's kernel? (docs/performance.md)
 
     In bf16 it is, but for a forward pass alone (not ``trains``) on a processor with a matrix unit (AMX). Segments of more
-    than 1,024 tokens are left to SDPA, which keeps no probabilities.
+    than 1,024 tokens are left to SDPA, which keeps no probabilities. A checkpoint that runs its forward pass without gradients
+    (``use_reentrant=True``, which is not ours) so computes it the one way, and again the other: equal to bf16's roundings.
     """
     fits = dtype == torch.bfloat16 and longest <= LONGEST_BY_PRODUCTS
     return fits and (trains or not torch.cpu.get_capabilities().get("amx_bf16"))
@@ -96,7 +97,8 @@ def _by_segment(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float
 
 
 class _PackedAttention(torch.autograd.Function):
-    """q, k, v: [T, H, D]; saves them by segment, the probabilities and what dropout keeps, H * sum(n^2) elements each.
+    """q, k: [T, H, D], v: [T, H, D of its own]; saves them, and the probabilities and what dropout keeps, H * sum(m^2)
+    elements each, where m is a segment's length in products (``whole``).
 
     For dropout, which SDPA has on the slow path only, and without dropout where products are the faster way. With P =
     softmax(s q k'), M the kept elements and c = 1 / (1 - p): out = c (P M) v. So dv = c (P M)' g, dP = c M (g v'), and
@@ -110,7 +112,7 @@ class _PackedAttention(torch.autograd.Function):
     ) -> Tensor:
         segments = _Segments(q, bounds, num_scratch=2)
         q, k, v = (segments.apart(t) for t in (q, k, v))
-        out = torch.empty_like(q)
+        out = torch.empty(v.shape, dtype=v.dtype)
         saved = (q.new_empty(segments.num_pairs),) if any(ctx.needs_input_grad) or dropout else ()
         if dropout:
             saved = (*saved, random_bits(segments.num_pairs))
@@ -120,7 +122,7 @@ class _PackedAttention(torch.autograd.Function):
                 a[:, :n, n:].fill_(-torch.inf)
             p = torch._softmax(a, -1, False, out=pairs[0] if pairs else b)
             if dropout:
-                p = drop(p, keep(pairs[1], dropout, p.dtype), dropout, out=a, scratch=b)
+                p = drop(p, numbers(keep(pairs[1], dropout, p.dtype), b), dropout, out=a)
             _product(p, vs, 1 / (1 - dropout), os)
         ctx.save_for_backward(q, k, v, *saved)
         ctx.bounds, ctx.dropout, ctx.scale = bounds, dropout, scale
@@ -128,16 +130,19 @@ class _PackedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if torch.is_grad_enabled():  # create_graph=True: it would lack the part of the second order
+            raise RuntimeError("attention over packed batches has no second derivative on a CPU: use --batching padded")
         q, k, v, *saved = ctx.saved_tensors
         c = 1 / (1 - ctx.dropout)
-        segments = _Segments(gradient, ctx.bounds, num_scratch=3)
+        segments = _Segments(q, ctx.bounds, num_scratch=3)
         g = segments.apart(gradient)
-        dq, dk, dv = (torch.empty_like(q) for _ in range(3))
+        dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype) for t in (q, k, v))
         for _, (qs, ks, vs, gs, dqs, dks, dvs), (p, *kept), (dp, a, b) in segments(q, k, v, g, dq, dk, dv, pairs=saved):
-            _product((drop(p, kept[0], ctx.dropout, out=a, scratch=b) if kept else p).mT, gs, c, dvs)
+            mask = numbers(kept[0], b) if kept else None
+            _product((p if mask is None else drop(p, mask, ctx.dropout, out=a)).mT, gs, c, dvs)
             _product(gs, vs.mT, 1.0, dp)
-            if kept:
-                drop(dp, kept[0], ctx.dropout, out=dp, scratch=b)
+            if mask is not None:
+                drop(dp, mask, ctx.dropout, out=dp)
             torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=a)
             _product(a, ks, c * ctx.scale, dqs)
             _product(a.mT, qs, c * ctx.scale, dks)
@@ -145,26 +150,28 @@ class _PackedAttention(torch.autograd.Function):
 
 
 class _Segments:
-    """Walks over the segments of packed tensors [T, H, D].
+    """Walks over the segments of packed tensors [T, H, any width].
 
-    Meanwhile each segment lies by itself and by head, as [H, m, D] (``apart``; ``together`` undoes it), so that the operands of
-    its products are contiguous: a product of anything else copies it first, or goes head by head, which takes up to twice
-    as long. In half precision m is its number of tokens n filled up with zeros (``whole``).
+    In half precision each segment lies by itself and by head meanwhile, as [H, m, D] (``apart``; ``together`` undoes it):
+    oneDNN copies the operands of a product that are not contiguous, and m is the number of tokens n filled up with zeros
+    (``whole``). In float32 neither is worth a copy, and a segment is a view.
     """
 
-    def __init__(self, t: Tensor, bounds: list[int], num_scratch: int):
-        self.heads, self.width = t.shape[1:]
+    def __init__(self, q: Tensor, bounds: list[int], num_scratch: int):
+        self.heads, self.lies_apart = q.shape[1], whole(1, q.dtype) > 1
         self.places, begin, self.num_pairs, longest = [], 0, 0, 0
         for start, stop in pairwise(bounds):
             if n := stop - start:
-                m = whole(n, t.dtype)
+                m = whole(n, q.dtype)
                 self.places.append((start, n, begin, m))
                 begin, self.num_pairs, longest = begin + m, self.num_pairs + self.heads * m * m, max(longest, m)
         self.num_tokens, self.num_filled = bounds[-1], begin
-        self.scratch = t.new_empty(num_scratch, self.heads * longest**2)
+        self.scratch = q.new_empty(num_scratch, self.heads * longest**2)
 
     def apart(self, t: Tensor) -> Tensor:
-        out = torch.empty(self.num_filled, self.heads, self.width, dtype=t.dtype)
+        if not self.lies_apart:
+            return t
+        out = torch.empty(self.num_filled, *t.shape[1:], dtype=t.dtype)
         for start, n, begin, m in self.places:
             segment = self.by_head(out, begin, m)
             segment[:, :n].copy_(t[start : start + n].transpose(0, 1))
@@ -173,16 +180,19 @@ class _Segments:
         return out
 
     def together(self, t: Tensor) -> Tensor:
-        out = torch.empty(self.num_tokens, self.heads, self.width, dtype=t.dtype)
+        if not self.lies_apart:
+            return t
+        out = torch.empty(self.num_tokens, *t.shape[1:], dtype=t.dtype)
         for start, n, begin, m in self.places:
             out[start : start + n].transpose(0, 1).copy_(self.by_head(t, begin, m)[:, :n])
         return out
 
     def by_head(self, t: Tensor, begin: int, m: int) -> Tensor:
-        return t[begin : begin + m].view(self.heads, m, self.width)
+        segment = t[begin : begin + m]
+        return segment.view(self.heads, m, t.shape[2]) if self.lies_apart else segment.transpose(0, 1)
 
     def __call__(self, *rows: Tensor, pairs: Sequence[Tensor]) -> Iterator[tuple[int, Any, Any, Any]]:
-        """For each segment of n tokens: n, ``rows``, which lie apart, as [H, m, D], ``pairs`` and the scratch as [H, m, m]."""
+        """For each segment of n tokens: n, ``rows``, which are apart, as [H, m, D], ``pairs`` and the scratch as [H, m, m]."""
         at = 0
         for _, n, begin, m in self.places:
             size, shape = self.heads * m * m, (self.heads, m, m)
@@ -196,11 +206,11 @@ class _Segments:
 
 
 def whole(n: int, dtype: torch.dtype) -> int:
-    """The length that a segment of n tokens has in products: in half precision a multiple of 32.
+    """The length that a segment of n tokens has in products: in half precision a multiple of 16.
 
     There softmax takes up to 1.9 times as long for other lengths, and oneDNN compiles each shape that it has not seen of late.
     """
-    return -(-n // 32) * 32 if dtype.itemsize == 2 else n
+    return -(-n // 16) * 16 if dtype.itemsize == 2 else n
 
 
 def _product(a: Tensor, b: Tensor, factor: float, out: Tensor, bias: Tensor | None = None) -> None:

@@ -39,25 +39,29 @@ def lowest_kept(p: float) -> int:
 
 
 def keep(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    """What ``drop`` takes for data of this type, in the memory of the int16 ``bits``, which are lost.
+    """What is saved for data of this type, in the memory of the int16 ``bits``, which are lost.
 
     For two-byte types 1 where an element is kept and 0 elsewhere, so that the backward pass compares nothing; else the bits.
     """
     return bits.ge_(lowest_kept(p)) if dtype.itemsize == 2 else bits
 
 
-def drop(x: Tensor, kept: Tensor, p: float, *, out: Tensor | None = None, scratch: Tensor | None = None) -> Tensor:
+def numbers(kept: Tensor, scratch: Tensor) -> Tensor:
+    """What ``drop`` compares: for types wider than two bytes the bits as numbers, in ``scratch``, which is like the data."""
+    return kept if scratch.element_size() == 2 else scratch.copy_(kept)
+
+
+def drop(x: Tensor, kept: Tensor, p: float, *, out: Tensor | None = None) -> Tensor:
     """``x`` where an element is kept, else 0; not rescaled. One vectorised kernel: a boolean mask takes four times it.
 
-    ``scratch``: memory of x's shape and type for what wider types need, the bits as numbers.
+    ``kept``: as ``numbers`` gives it.
     """
     if out is None:
         out = torch.empty_like(x)
     if x.element_size() == 2:  # the bits of the number, times 1 or 0: half the memory, and no conversion to float32 and back
         torch.mul(x.view(torch.int16), kept, out=out.view(torch.int16))
     else:
-        numbers = (torch.empty_like(x) if scratch is None else scratch).copy_(kept)
-        torch.ops.aten.threshold_backward.grad_input(x, numbers, lowest_kept(p) - 0.5, grad_input=out)
+        torch.ops.aten.threshold_backward.grad_input(x, kept, lowest_kept(p) - 0.5, grad_input=out)
     return out
 
 
@@ -69,12 +73,12 @@ class _Dropout(torch.autograd.Function):
         kept = keep(random_bits(x.numel()).view(x.shape), p, x.dtype)
         ctx.save_for_backward(kept)
         ctx.p = p
-        return drop(x, kept, p).mul_(1 / (1 - p))
+        return drop(x, numbers(kept, torch.empty_like(x)), p).mul_(1 / (1 - p))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (kept,) = ctx.saved_tensors
-        return drop(gradient, kept, ctx.p).mul_(1 / (1 - ctx.p)), None
+        return drop(gradient, numbers(kept, torch.empty_like(gradient)), ctx.p).mul_(1 / (1 - ctx.p)), None
 
 
 class FastDropout(nn.Dropout):

@@ -86,6 +86,12 @@ def curve(
     }
 
 
+def with_buckets(found: dict[str, Any], gradients_gb: float) -> dict[str, Any]:
+    """The same where gradients are views of buckets that were there before, as DistributedDataParallel's are."""
+    all_of_it = [gb + gradients_gb for gb in found["above_gb"]]
+    return found | {"above_gb": all_of_it, "gradients_gb": [gradients_gb] * len(all_of_it)}
+
+
 def gradients(
     arrivals: Sequence[float], releases: Sequence[float], noted: Sequence[tuple[int, int]]
 ) -> list[tuple[float, int]]:

@@ -31,7 +31,7 @@ from engine.distributed.device import usable_cores
 from engine.memory.usage import memory_gb
 from engine.record import modules
 from engine.record.advice import advice, kinds
-from engine.record.memory_curve import curve, noting_gradients
+from engine.record.memory_curve import curve, noting_gradients, with_buckets
 from engine.record.run import Run
 
 WARM_UP = 3  # steps before the window; in the last of them the profiler gets ready
@@ -68,6 +68,7 @@ class Window:
         self.profiler = profile(activities=[ProfilerActivity.CPU, *device], profile_memory=True, acc_events=True)
         self.model, self.spans = model, ExitStack()
         self.gradients: list[tuple[int, int]] = []  # as they came
+        self.in_buckets = False  # of DDP, which are there from the start
         self.step, self.is_over = 0, False  # steps of this process
         self.steps: list[dict[str, Any]] = []
         self.memory: dict[str, float] = {}  # after each phase of this step
@@ -101,7 +102,9 @@ class Window:
     def start(self) -> None:
         if self.model is not None:
             self.spans.enter_context(modules.spans_of(self.model))
-            self.spans.enter_context(noting_gradients(self.run.state.parameters, self.gradients))
+            self.in_buckets = self.run.state.replica is not self.run.state.model
+            if not self.in_buckets:
+                self.spans.enter_context(noting_gradients(self.run.state.parameters, self.gradients))
         self.profiler.start_trace()
 
     def held_gb(self) -> dict[str, float]:
@@ -158,7 +161,7 @@ class Window:
             "operations": hottest(averages, len(self.steps), wall, on_device=on_device),
             "modules": modules.with_parts(own, self.model, len(self.steps), wall) if self.model is not None else [],
             "held_gb": self.held_gb(),
-            "memory_over_time": curve(events, self.gradients, self.steps[0]["step"], on_device=on_device),
+            "memory_over_time": self.memory_over_time(events, on_device=on_device),
             "busy": busy(self.kernels(), wall) if on_device else None,
             "kinds": kinds(averages, wall, on_device=on_device),
             "spare_cores": usable_cores() - torch.get_num_threads(),
@@ -171,6 +174,10 @@ class Window:
         atomic.write(self.directory / "profile.json", json.dumps(found, indent=1) + "\n")
         self.run.say(text_of(found))
         self.run.say(f"  {self.directory / 'trace.json'}: open it in ui.perfetto.dev, or chrome://tracing")
+
+    def memory_over_time(self, events: Sequence[Any], *, on_device: bool) -> dict[str, Any] | None:
+        found = curve(events, self.gradients, self.steps[0]["step"], on_device=on_device)
+        return with_buckets(found, self.held_gb()["gradients"]) if found and self.in_buckets else found
 
     def advised(self, found: dict[str, Any]) -> list[str]:
         return advice(found, self.run.total.padding_waste)

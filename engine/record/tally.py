@@ -73,6 +73,7 @@ class Tally:
 
 def waste_text(tally: Tally) -> str:
     """The share of padding, and what the other way of batching would have."""
-    if tally.executed_tokens < tally.padded_tokens:
+    is_little = tally.padding_waste <= 1 / 32  # as packed batches have: Layout.filled
+    if is_little and tally.executed_tokens < tally.padded_tokens:
         return f"{tally.padding_waste:.0%} padding (padded: {tally.waste_if_padded:.0%})"
-    return f"{tally.padding_waste:.0%} padding" + (" (packed: 0%)" if tally.padding_waste else "")
+    return f"{tally.padding_waste:.0%} padding" + ("" if is_little else " (packed: 0%)")

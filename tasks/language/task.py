@@ -48,7 +48,7 @@ class LanguageModel(TextTask[O]):
         left = layout.pads_left(self.tokenizer)
         labels = per_token([self.labels_of(row) for row in rows], layout, -100, left=left).flatten()
         index = (labels != -100).nonzero()[:, 0]
-        tail = (0, -len(index) % layout.round_to)  # few shapes where that matters: -100 is not an item
+        tail = (0, layout.filled(len(index)) - len(index))  # few shapes where that matters: -100 is not an item
         inputs["target_index"] = F.pad(index, tail)
         return Batch(inputs=inputs, targets={"labels": F.pad(labels[index], tail, value=-100)}, num_items=len(index), **counts)
 

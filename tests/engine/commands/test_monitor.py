@@ -160,7 +160,19 @@ def test_training_leaves_a_profile_of_training_rows_and_of_answers_to_others(pro
 def test_it_is_of_the_model_that_was_kept(project, tmp_path, monkeypatch):
     """Of the best evaluation, not of the last; and where an earlier process has done it, it is done again, to the same profile."""
     given = command(
-        project, "--eval-steps", "1", "--batch-size", "20", "--learning-rate", "3", "--best-metric", "loss", "--seed", "3"
+        project,
+        "--eval-steps",
+        "1",
+        "--batch-size",
+        "20",
+        "--learning-rate",
+        "3",
+        "--best-metric",
+        "loss",
+        "--seed",
+        "3",
+        "--precision",
+        "fp32",
     )
     assert run.main([*given, "--output-dir", str(tmp_path / "a")]) == 0
     kept = read_run(tmp_path / "a").kept

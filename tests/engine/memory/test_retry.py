@@ -40,7 +40,7 @@ def runs_out(model: nn.Module, max_examples: int, where: str) -> list[int]:
     failed: list[int] = []
 
     def rows(kwargs) -> int:
-        return len(kwargs["cu_seq_lens_q"]) - 1 if "cu_seq_lens_q" in kwargs else len(kwargs["input_ids"])
+        return int((kwargs["cu_seq_lens_q"].diff() > 0).sum()) if "cu_seq_lens_q" in kwargs else len(kwargs["input_ids"])
 
     def forward(module, args, kwargs):
         nonlocal too_many

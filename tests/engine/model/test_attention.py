@@ -65,6 +65,37 @@ def test_equal_to_dense_attention_with_a_mask(causal, window, kv_heads, way, mon
         torch.testing.assert_close(attend(*leaves, OFFSETS, 17, **options), expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("trained", ["q", "k", "v"])
+@pytest.mark.parametrize(("causal", "window"), [(False, -1), (True, -1), (True, 3), (False, 3)])
+def test_products_have_the_gradient_of_each_input_alone_in_every_type(dtype, trained, causal, window, monkeypatch):
+    """Against float64; values narrower than queries, as DeepSeek's are."""
+    monkeypatch.setattr(attention, "by_products", lambda *_, **__: True)
+    q, k, _ = (t.detach() for t in inputs(heads=4, kv_heads=2, dtype=dtype))
+    v = torch.randn(31, 2, 5, generator=torch.Generator().manual_seed(2)).to(dtype)
+    leaves = {"q": q, "k": k, "v": v}
+    leaf = leaves[trained].requires_grad_()
+    out = attend(*leaves.values(), OFFSETS, 17, dropout=0.0, scale=0.3, causal=causal, window=window)
+    exact = {name: t.detach().double() for name, t in leaves.items()}
+    exact[trained].requires_grad_()
+    expected = reference(*exact.values(), 0.3, allowed(causal, window))
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours = torch.autograd.grad((out.double() * weights).sum(), leaf)[0]
+    theirs = torch.autograd.grad((expected * weights).sum(), exact[trained])[0]
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.06, torch.float16: 0.008}[dtype]
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(ours.double(), theirs, rtol=tolerance, atol=tolerance * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_second_derivative_is_refused(dtype):
+    """It would lack a part without a word."""
+    q, k, v = (t.detach().to(dtype).requires_grad_() for t in inputs())
+    out = attend(q, k, v, OFFSETS, 17, dropout=0.1, scale=0.3, causal=False, window=-1)
+    with pytest.raises(RuntimeError, match="has no second derivative on a CPU: use --batching padded"):
+        torch.autograd.grad(out.sum(), q, create_graph=True)
+
+
 @pytest.mark.parametrize(("has_amx", "dtype", "longest", "trains", "expected"), [
     (False, torch.bfloat16, 1024, False, True), (False, torch.bfloat16, 1024, True, True), (False, torch.bfloat16, 1025, False, False),
     (False, torch.float32, 16, True, False), (True, torch.bfloat16, 16, False, False), (True, torch.bfloat16, 16, True, True),
@@ -100,7 +131,7 @@ def test_products_without_a_gradient_keep_no_probabilities(monkeypatch):
 
 
 @pytest.mark.parametrize(("n", "dtype", "expected"), [
-    (1, torch.bfloat16, 32), (32, torch.bfloat16, 32), (33, torch.float16, 64), (33, torch.float32, 33),
+    (1, torch.bfloat16, 16), (16, torch.bfloat16, 16), (33, torch.float16, 48), (33, torch.float32, 33),
 ])  # fmt: skip
 def test_segments_are_filled_up_in_half_precision(n, dtype, expected):
     assert attention.whole(n, dtype) == expected
@@ -113,8 +144,13 @@ def test_empty_segments_are_nothing():
     torch.manual_seed(0)
     expected = attend(*leaves, OFFSETS, 17, **options)
     torch.manual_seed(0)
-    assert torch.equal(attend(*leaves, torch.tensor([0, 5, 5, 6, 23, 31, 31]), 17, **options), expected)
-    assert attend(*leaves, torch.tensor([0, 5, 5, 6, 23, 31, 31]), 17, **(options | {"dropout": 0.0})).shape == expected.shape
+    empty = torch.tensor([0, 5, 5, 6, 23, 31, 31])
+    found = attend(*leaves, empty, 17, **options)
+    assert torch.equal(found, expected)
+    for one, other in zip(*(torch.autograd.grad(out.square().sum(), leaves) for out in (found, expected)), strict=True):
+        assert torch.equal(one, other)
+    plain = [attend(*leaves, offsets, 17, **(options | {"dropout": 0.0})) for offsets in (OFFSETS, empty)]
+    assert torch.equal(*plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

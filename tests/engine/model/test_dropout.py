@@ -14,7 +14,7 @@ from bench.toys import tiny
 from engine.build import build
 from engine.config import TrainConfig
 from engine.errors import UsageError
-from engine.model.dropout import FastDropout, drop, keep, random_bits, set_head_dropout, use_fast_dropout
+from engine.model.dropout import FastDropout, drop, keep, numbers, random_bits, set_head_dropout, use_fast_dropout
 
 
 def dropped(p: float, shape: tuple[int, ...] = (1000, 1000), dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -106,7 +106,7 @@ def test_bits_are_uniform_over_all_their_values():
 def test_values_that_are_nought_or_not_finite_stay_what_they_are(dtype):
     x = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, -1.0], dtype=dtype)
     for bits, expected in ((32767, x), (-32768, torch.zeros_like(x))):
-        kept = keep(torch.full((6,), bits, dtype=torch.int16), 0.5, dtype)
+        kept = numbers(keep(torch.full((6,), bits, dtype=torch.int16), 0.5, dtype), torch.empty_like(x))
         out = drop(x, kept, 0.5)
         torch.testing.assert_close(out, expected, equal_nan=True)
         assert torch.equal(out.signbit(), expected.signbit())
@@ -118,7 +118,7 @@ def test_of_all_bits_as_many_are_kept_as_the_probability_says(dtype, p, num_kept
     """Each of the 65,536 values once: the same are kept in all types, and the boundary is not rounded away."""
     bits = torch.arange(-32768, 32768, dtype=torch.int16)
     x = torch.ones(65536, dtype=dtype)
-    out = drop(x, keep(bits, p, dtype), p)
+    out = drop(x, numbers(keep(bits, p, dtype), torch.empty_like(x)), p)
     assert int(out.sum(dtype=torch.float64)) == num_kept and out[-num_kept:].all(), "the highest ones"
 
 

@@ -13,7 +13,7 @@ from bench.toys import tiny
 from engine.artifacts.profiled import over_time
 from engine.config import TrainConfig
 from engine.fit import fit
-from engine.record.memory_curve import MOST_POINTS, SPAN, curve, gradients, thinned
+from engine.record.memory_curve import MOST_POINTS, SPAN, curve, gradients, thinned, with_buckets
 
 
 def profile_of(folder, **changes) -> dict:
@@ -69,6 +69,12 @@ def test_by_hand():
     assert curve(events, [], 7, on_device=False)["gradients_gb"] is None, "a step of one's own has no hooks"
     assert curve(events, [(0, gb)], 7, on_device=True) is None, "nothing was allocated on the device"
     assert curve([], [], 7, on_device=False) is None
+
+
+def test_gradients_in_buckets_are_there_all_the_time():
+    found = {"step": 4, "ms": [0.0, 1.0], "above_gb": [0.0, 0.5], "gradients_gb": None, "phases": []}
+    expected = found | {"above_gb": [0.25, 0.75], "gradients_gb": [0.25, 0.25]}
+    assert with_buckets(found, 0.25) == expected
 
 
 def test_a_gradient_counts_once_until_it_is_freed():

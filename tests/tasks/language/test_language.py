@@ -113,7 +113,7 @@ def test_few_shapes_where_they_are_wanted():
     task, rows, model = make_task("clm"), make_rows("clm", 5), gpt2().eval()
     target_logits.enable(model, "token")
     some = [rows[i] for i in range(5)]
-    plain, rounded = task.collate(some, Layout()), task.collate(some, Layout(round_to=64))
+    plain, rounded = task.collate(some, Layout()), task.collate(some, Layout(max_length=64, round_to=64))
     assert len(rounded.inputs["target_index"]) % 64 == 0 != len(plain.inputs["target_index"]) % 64
     assert rounded.num_items == plain.num_items == len(plain.inputs["target_index"])
     losses, figures = [], []

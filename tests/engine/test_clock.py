@@ -33,7 +33,7 @@ def share_in_phases(folder, monkeypatch) -> float:
         shares.append(sum(state.clock.read().values()) / (time.process_time() - began))
 
     monkeypatch.setattr(fit, "train", timed)
-    task = tiny.TokenTask(train=tiny.token_rows(640), evaluation=tiny.token_rows(21, seed=5))
+    task = tiny.TokenTask(train=tiny.token_rows(640), evaluation=tiny.token_rows(200, seed=5))
     config = TrainConfig(output_dir=str(folder / "run"), batch_size=32, epochs=2, log_steps=3, device="cpu")
     fit.fit(task, config, tiny.bert())
     return shares[0]

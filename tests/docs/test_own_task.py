@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -58,6 +59,7 @@ def test_the_example_runs_end_to_end(tmp_path, monkeypatch, capsys):
     Path("elsewhere").mkdir()
     os.rename("my_task.py", "elsewhere/my_task.py")  # the run's settings, --votes-column among them, hold all the same
     assert run.main([*evaluate, "--task", "elsewhere/my_task.py:Likes"]) == 0
+    assert re.search(r"^ +dislike .*\n +like ", capsys.readouterr().out, flags=re.MULTILINE), "classes by name"
 
     model, tokenizer = (kind.from_pretrained("runs/likes") for kind in (AutoModelForSequenceClassification, AutoTokenizer))
     texts, likes, votes = zip(*rows["eval"], strict=True)

@@ -212,6 +212,7 @@ def test_they_work_together(tmp_path):
         ["--task", "focal.py:Focal", *common, *files, "--output-dir", "focal"],
         ["--task", "word-tags", *common, *tags, "--output-dir", "tags"],
         ["predict", "--model", "tags", "w0 w9", "w1"],
+        ["evaluate", "--model", "tags"],
     )
     lines = [json.loads(line) for line in (folder / "all/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
@@ -228,6 +229,7 @@ def test_they_work_together(tmp_path):
     focal = json.loads((folder / "focal/metrics.jsonl").read_text().splitlines()[0])["loss"]
     assert 0 < focal < 0.75 * steps[0]["loss"], "at equal odds of three classes (1 - 1/3)^2 = 0.44 of the plain one"
     assert "w0/KEY w9/O" in said["predict"] and "w1/KEY" in said["predict"]
+    assert re.search(r"^ +KEY .*\n +O ", said["evaluate"], flags=re.MULTILINE), "classes by name"
 
 
 def test_a_schedule_added_in_the_one_file_is_listed_without_torch(tmp_path):

@@ -285,7 +285,7 @@ def test_time_for_an_evaluation_is_kept_too(tmp_path, monkeypatch):
     task = tiny.TokenTask(train=tiny.token_rows(8), evaluation=tiny.token_rows(4))
     settings = {"batch_size": 4, "epochs": 2, "device": "cpu", "max_minutes": 9.0, "output_dir": str(tmp_path / "run")}
     fit(task, TrainConfig(**settings), tiny.bert())
-    assert len(asked) == 4 and max(asked[:2]) < 0.3 <= min(asked[2:])
+    assert len(asked) == 4 and asked[2] - asked[1] >= 0.3, "the room for steps only grows, however slow the machine is"
 
 
 def test_handlers_are_put_back_and_other_threads_are_left_alone():

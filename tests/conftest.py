@@ -15,6 +15,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("tests.toys")  # so that what a rank ended with is said
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def _on_cpu(
     bounds = offsets.tolist()
     trains = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
     if dropout or by_products(q.dtype, longest, trains=trains):
-        bias = _bias(whole(longest, q.dtype), causal, window, q.dtype)
+        bias = _bias(length_in_products(longest, q.dtype), causal, window, q.dtype)
         return _PackedAttention.apply(q, k, v, bounds, bias, dropout, scale)  # type: ignore[no-any-return,no-untyped-call]
     return _by_segment(q, k, v, bounds, scale, causal, window)
 
@@ -98,7 +98,7 @@ def _by_segment(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float
 
 class _PackedAttention(torch.autograd.Function):
     """q, k: [T, H, D], v: [T, H, D of its own]; saves them, and the probabilities and what dropout keeps, H * sum(m^2)
-    elements each, where m is a segment's length in products (``whole``).
+    elements each, where m is a segment's length in products (``length_in_products``).
 
     For dropout, which SDPA has on the slow path only, and without dropout where products are the faster way. With P =
     softmax(s q k'), M the kept elements and c = 1 / (1 - p): out = c (P M) v. So dv = c (P M)' g, dP = c M (g v'), and
@@ -154,15 +154,15 @@ class _Segments:
 
     In half precision each segment lies by itself and by head meanwhile, as [H, m, D] (``apart``; ``together`` undoes it):
     oneDNN copies the operands of a product that are not contiguous, and m is the number of tokens n filled up with zeros
-    (``whole``). In float32 neither is worth a copy, and a segment is a view.
+    (``length_in_products``). In float32 neither is worth a copy, and a segment is a view.
     """
 
     def __init__(self, q: Tensor, bounds: list[int], num_scratch: int):
-        self.heads, self.lies_apart = q.shape[1], whole(1, q.dtype) > 1
+        self.heads, self.lies_apart = q.shape[1], length_in_products(1, q.dtype) > 1
         self.places, begin, self.num_pairs, longest = [], 0, 0, 0
         for start, stop in pairwise(bounds):
             if n := stop - start:
-                m = whole(n, q.dtype)
+                m = length_in_products(n, q.dtype)
                 self.places.append((start, n, begin, m))
                 begin, self.num_pairs, longest = begin + m, self.num_pairs + self.heads * m * m, max(longest, m)
         self.num_tokens, self.num_filled = bounds[-1], begin
@@ -205,7 +205,7 @@ class _Segments:
             at += size
 
 
-def whole(n: int, dtype: torch.dtype) -> int:
+def length_in_products(n: int, dtype: torch.dtype) -> int:
     """The length that a segment of n tokens has in products: in half precision a multiple of 16.
 
     There softmax takes up to 1.9 times as long for other lengths, and oneDNN compiles each shape that it has not seen of late.

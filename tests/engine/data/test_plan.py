@@ -252,7 +252,7 @@ def test_planning_reads_no_row_and_resuming_reads_only_the_tail(batching):
 
 
 def position(step: int, *, end: bool = False, last: bool = False) -> Position:
-    return Position(step, 0, step, 1, 0.5, end, last)
+    return Position(step, 0, 1, 0.5, end, last)
 
 
 def test_due_every_so_many_steps_or_at_the_epochs_end_and_always_at_the_last():

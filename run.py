@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from engine.commands.flags import refuse_missing as refuse_missing_files
+from engine.commands.flags import refuse_missing_files
 from engine.config import TrainConfig
 from engine.console import complain, prepared_output, quiet_libraries
 from engine.data.sources import Source, SourceConfig, refuse_missing
 from engine.errors import explain
-from engine.settings.parser import flag_value, parse, parse_command, show_help
+from engine.settings.parser import parse, parse_command, show_help, task_named
 from tasks import COMMANDS, TASKS, attribute, command, find, flags_of
 
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def train(argv: Sequence[str]) -> None:
-    if (name := flag_value(argv, "task")) is None:
+    if (name := task_named(argv)) is None:
         return show_help(argv, [TrainConfig, SourceConfig], TASKS, COMMANDS)
     flags, defaults = flags_of(name)
     config, source, options = parse(argv, f"run.py --task {name}", [TrainConfig, SourceConfig, flags], defaults)

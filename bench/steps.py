@@ -16,7 +16,7 @@ from bench.flags import make_parser
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
 from engine.data.sources import Source, SourceConfig
-from engine.settings.parser import flag_value, parse
+from engine.settings.parser import parse, task_named
 from tasks import find
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     if options.steps < 1 or options.warmup < 1:
         parser.error("--steps and --warmup must be at least 1")
-    name = flag_value(rest, "task")
+    name = task_named(rest)
     if name is None:
         parser.error("--task is needed, as in run.py")
     from bench.window import Counting  # now, for torch takes seconds

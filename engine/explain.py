@@ -147,12 +147,10 @@ def totals_of(plan: Plan, kind: str, max_length: int, layout: Layout = PADDED) -
     for micro_batch in rows_of(plan):
         lengths = plan.lengths[micro_batch].astype(np.int64)
         width = max_length if kind == "max_length" else int(lengths.max())
-        rows, tokens, squares, num = (
-            rows + len(lengths),
-            tokens + int(lengths.sum()),
-            squares + int((lengths**2).sum()),
-            num + 1,
-        )
+        rows += len(lengths)
+        tokens += int(lengths.sum())
+        squares += int((lengths**2).sum())
+        num += 1
         executed += layout.filled(int(lengths.sum())) if kind == "packed" else len(lengths) * width
     return Totals(rows, tokens, executed, squares, num)
 

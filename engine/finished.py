@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from torch import nn
 
-from engine.artifacts.directory import is_finished, read_run
+from engine.artifacts.directory import run_in
 from engine.data.collate import Layout
 from engine.data.sources import Source, SourceConfig
 from engine.distributed.device import choose_device
@@ -56,9 +56,10 @@ def open_model(
     run.json: they say what the user allows. Raises UsageError, ModelError.
     """
     directory = user_path(name)
-    if (directory / "run.json").exists() and not is_finished(directory):
+    run = run_in(directory)
+    if run is not None and run.status != "finished":
         raise UsageError(f"{directory} holds an unfinished run: finish it with --resume")
-    settings = dict(read_run(directory).settings) if (directory / "run.json").exists() else {}
+    settings = dict(run.settings) if run is not None else {}
     bases = (base,) if isinstance(base, str) else tuple(base or ())
     trained = settings.get("task")
     named = task or (ours(directory, trained) if not bases else trained if trained in bases else bases[0])
@@ -116,6 +117,15 @@ def fits(value: Any, kind: Any) -> bool:
     if kinds := get_args(kind):
         return any(fits(value, each) for each in kinds)
     return isinstance(value, kind) or (kind is float and isinstance(value, int))
+
+
+def task_of(directory: Path, asked: str | None) -> str | None:
+    """The name of a model's task: the one ``asked`` for, else that in its run.json; None: neither says.
+
+    Raises UsageError, ModelError.
+    """
+    run = run_in(directory)
+    return asked or ours(directory, None if run is None else run.settings.get("task"))
 
 
 def ours(directory: Path, task: Any) -> str | None:

@@ -137,9 +137,8 @@ def attribute(name: str) -> Any:
     return getattr(importlib.import_module(module), found)
 
 
-EXTRAS = frozenset(
-    {"captioning", "image-classification", "ner", "seq2seq"}
-)  # tasks that stand on packages of their own: pip install '.[NAME]'
+# Tasks that stand on packages of their own: pip install '.[NAME]'
+EXTRAS = frozenset({"captioning", "image-classification", "ner", "seq2seq"})
 
 
 def find(name: str | None) -> type[Any]:

@@ -32,7 +32,6 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {  # other defaults of the engine's and
     "clm": {"learning_rate": 5e-5},
     "ner": {"learning_rate": 5e-5},
     "qa": {"learning_rate": 3e-5},
-    "reranker": {"learning_rate": 2e-5},
     "reward": {"learning_rate": 1e-4},  # as TRL's
     "dpo": {"learning_rate": 1e-6},
     "seq2seq": {"learning_rate": 1e-4, "max_eval_examples": 500},

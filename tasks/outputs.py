@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,9 +14,14 @@ from engine.errors import ModelError
 def trained_names(config: Any, head: str) -> tuple[str, ...] | None:
     """The names of a trained head's outputs, in order; None without such a head, or without names of its own."""
     names = config.id2label
-    if not str((config.architectures or [""])[0]).endswith(head) or all(re.fullmatch(r"LABEL_\d+", n) for n in names.values()):
+    if not str((config.architectures or [""])[0]).endswith(head) or are_unnamed(names.values()):
         return None
     return tuple(names[i] for i in range(len(names)))
+
+
+def are_unnamed(names: Iterable[str]) -> bool:
+    """Are these the names that transformers gives to outputs without names?"""
+    return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
 
 
 def names_of_outputs(model: nn.Module, what: str) -> tuple[str, ...]:

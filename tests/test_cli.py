@@ -32,16 +32,22 @@ def processor_seconds(arguments: list[str], code: int, limit: float) -> tuple[fl
     times = [float("inf")]
     while len(times) < 7 and min(times) >= limit:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        result = subprocess.run([sys.executable, "run.py", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        result = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert result.returncode == code
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return min(times), result
 
 
-def test_help_answers_within_two_seconds():
-    seconds, result = processor_seconds(["--help"], 0, limit=2)
-    assert seconds < 2, seconds
+@pytest.fixture(scope="module")
+def seconds_of_torch():
+    """What importing torch costs on this machine: the measure of a start without it."""
+    return min(processor_seconds(["-c", "import torch"], 0, limit=float("inf"))[0] for _ in range(2))
+
+
+def test_help_answers_before_torch_would_be_imported(seconds_of_torch):
+    seconds, result = processor_seconds(["run.py", "--help"], 0, limit=seconds_of_torch)
+    assert seconds < seconds_of_torch
     for word in ("yelp", "imdb", "classification", "--accumulation-steps", "--train-file", "predict", "(default: 2e-05)"):
         assert word in result.stdout
     assert "--batch_size" not in result.stdout, "one spelling of each flag"
@@ -60,9 +66,9 @@ def test_help_of_a_task_and_of_the_commands(capsys):
         assert all(word in shown for word in words), shown
 
 
-def test_a_bad_flag_is_found_within_eight_seconds():
-    seconds, result = processor_seconds(["--task", "yelp", "--lerning-rate", "1"], 2, limit=8)
-    assert seconds < 8, seconds
+def test_a_bad_flag_is_found_as_fast(seconds_of_torch):
+    seconds, result = processor_seconds(["run.py", "--task", "yelp", "--lerning-rate", "1"], 2, limit=seconds_of_torch)
+    assert seconds < seconds_of_torch
     assert result.stderr == "error: unknown argument '--lerning-rate' (did you mean --learning-rate?)\n"
 
 

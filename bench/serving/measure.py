@@ -228,7 +228,9 @@ def table(found: dict[str, Any]) -> str:
 
     def row(name: str) -> str:
         cells = (rounds[name][figure] for figure in ("requests_per_second", "p50_ms", "p99_ms"))
-        shown = f"a {name}" if name == PIPELINE else name if name in OTHERS else f"`{name}`"
+        shown = f"a {name}" if name == PIPELINE else f"`{name}`"
+        if name in OTHERS:
+            shown = f"{name} {found['others'][OTHERS[name][0]]}"
         return f"| {shown} | {' | '.join(map(str, cells))} |"
 
     return (

@@ -25,7 +25,7 @@ from engine.console import counted, note, say, shown
 from engine.data.sources import SourceConfig
 from engine.errors import UsageError
 from engine.installed import program
-from engine.settings.parser import apart, flag_value, given_names, parse
+from engine.settings.parser import apart, given_names, parse, task_named
 
 NUM_ROUNDS = 3
 LEAST_STEPS, MOST_STEPS = 3, 200  # of a window
@@ -58,7 +58,7 @@ class Tried:
 
 def tune(config: TuneConfig, argv: Sequence[str], find: Callable[..., Any]) -> None:
     """The command. ``argv``: a training's flags. Raises UsageError, and what the flags as they are given are refused for."""
-    if (task := flag_value(argv, "task")) is None:
+    if (task := task_named(argv)) is None:
         raise UsageError(f"--task says what to train: {program()} tune --task imdb")
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UsageError("tune measures one process: without torchrun")

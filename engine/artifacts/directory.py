@@ -221,7 +221,8 @@ def holds_unfinished(directory: Path) -> bool:
 
 
 def is_finished(directory: Path) -> bool:
-    return (directory / "run.json").exists() and read_run(directory).status == "finished"
+    run = run_in(directory)
+    return run is not None and run.status == "finished"
 
 
 def finished_before(directory: Path, config: TrainConfig, document: RunDocument) -> dict[str, Any] | None:
@@ -271,6 +272,11 @@ def read_run(directory: Path) -> RunDocument:
         raise ModelError(f"{path} cannot be read: {error}") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not a run's ({error}): choose another directory, or --overwrite the run there") from error
+
+
+def run_in(directory: Path) -> RunDocument | None:
+    """run.json, or None where there is none. Raises what ``read_run`` does."""
+    return read_run(directory) if (directory / "run.json").exists() else None
 
 
 def write_run(directory: Path, document: RunDocument) -> None:

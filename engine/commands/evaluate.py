@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from engine.artifacts.directory import read_run
+from engine.artifacts.directory import run_in
 from engine.artifacts.report import MISTAKES, TAKEN
 from engine.commands.findings import adjustment_of, check_adjustment, keep_findings, keep_learned, known_before, learning
 from engine.commands.flags import EvaluateConfig, changes_in, with_model
@@ -168,8 +168,7 @@ def precision_for(config: EvaluateConfig, device: torch.device) -> Precision:
 
 def precision_of(model: str, asked: str, device: torch.device) -> Precision:
     """``auto``: that of the run, so that its figures come out again; this device's own where it does not compute in it."""
-    directory = user_path(model)
-    if asked == "auto" and (directory / "run.json").exists():
-        with suppress(UsageError):
-            return choose_precision(read_run(directory).precision or "auto", device)
+    with suppress(UsageError):
+        if asked == "auto" and (run := run_in(user_path(model))) is not None:
+            return choose_precision(run.precision or "auto", device)
     return choose_precision(asked, device)

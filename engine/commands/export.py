@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from engine import VERSION, atomic
-from engine.artifacts.directory import read_run
+from engine.artifacts.directory import run_in
 from engine.commands.flags import ExportConfig, with_model
 from engine.console import note, printable, say
 from engine.data.places import sets_of
@@ -24,7 +24,7 @@ from engine.errors import DataError, ModelError, ResourceError, UsageError
 from engine.exporting.compare import Difference, chosen_metric, compare, rows_per_second
 from engine.exporting.opened import RECORD, settings_of
 from engine.exporting.program import FILES, Called, quantise, require_packages, write
-from engine.finished import Find, open_model, ours
+from engine.finished import Find, open_model, task_of
 from engine.model.layout import padded
 from engine.record.figures import figure_text
 from engine.settings.fields import user_path
@@ -73,11 +73,8 @@ def export(config: ExportConfig, texts: Sequence[str], find: Find) -> None:
             speeds = rows_per_second(task, [(model, layout), (program, plain)], examples)
             task.save_exported(stock, folder)
             record = record_of(config, program, found, speeds, left=plain.pads_left(getattr(task, "tokenizer", None)))
-            record |= {
-                "shortest": plain.shortest,
-                "task": named and Path(named).name,
-                "settings": settings_of(task),
-            }  # for serve --format onnx
+            # For serve --format onnx.
+            record |= {"shortest": plain.shortest, "task": named and Path(named).name, "settings": settings_of(task)}
             atomic.write(folder / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise ResourceError(f"--output {output} cannot be written: {error.strerror or error}; nothing is left there") from error
@@ -88,9 +85,7 @@ def export(config: ExportConfig, texts: Sequence[str], find: Find) -> None:
 
 def refuse_others(config: ExportConfig, find: Find) -> str | None:
     """The name of the task. Raises UsageError for a model of one that exports none, before it is read."""
-    directory = user_path(config.model)
-    trained = read_run(directory).settings.get("task") if (directory / "run.json").exists() else None
-    named = config.task or ours(directory, trained)
+    named = task_of(user_path(config.model), config.task)
     if not find(named).exported:
         raise UsageError(
             f"--task {named}: models of this task are not exported; those of {', '.join(config.tasks)} are, and those of tasks "
@@ -101,8 +96,8 @@ def refuse_others(config: ExportConfig, find: Find) -> str | None:
 
 def metric_of(config: ExportConfig) -> str | None:
     """The metric by which the run's best model was chosen, if it says."""
-    directory = user_path(config.model)
-    named = read_run(directory).settings.get("best_metric") if (directory / "run.json").exists() else None
+    run = run_in(user_path(config.model))
+    named = None if run is None else run.settings.get("best_metric")
     return named if isinstance(named, str) else None
 
 

@@ -55,7 +55,7 @@ def keep_learned(config: EvaluateConfig, learned: Learned) -> None:
     say_lines("\n" + "\n".join(learned.lines))
     directory = user_path(config.model)
     change(directory, learned.stored)
-    if is_run(directory):
+    if is_finished(directory):
         set_section(directory, CALIBRATION, learned.card)
     say(f"kept in {directory / 'config.json'}: predict and evaluate use it, the library's own pipeline does not")
 
@@ -74,7 +74,7 @@ def keep_findings(
     stays; errors of other confidences do not."""
     directory = user_path(config.model)
     is_own = config.errors is not None and Path(config.errors).resolve() == (directory / MISTAKES).resolve()
-    if not is_run(directory) or not (is_own or learned):
+    if not is_finished(directory) or not (is_own or learned):
         return
     kept = (learned.curves if learned else {}) or before.learned
     try:
@@ -95,7 +95,3 @@ def curves_of(reviews: Mapping[str, Review]) -> dict[str, list[list[float]]]:
 def about_of(config: EvaluateConfig) -> str:
     """Which rows were evaluated: of files the last names, since the report may be shown to others."""
     return ", ".join(file.name for file in named_files(config.file)) if config.file else "the run's evaluation data"
-
-
-def is_run(directory: Path) -> bool:
-    return (directory / "run.json").exists() and is_finished(directory)

@@ -342,7 +342,7 @@ def with_model(config: C, texts: Sequence[str], example: str) -> tuple[C, Sequen
     return replace(config, model=name), texts[1:]  # type: ignore[arg-type]
 
 
-def refuse_missing(config: Any, texts: Sequence[str]) -> None:
+def refuse_missing_files(config: Any, texts: Sequence[str]) -> None:
     """Raises ModelError, DataError for a model's folder or a file that a command is to read, and that is not there.
 
     Before the command is imported, and torch with it, which takes seconds. ``texts``: of which the first may be the model.

@@ -18,7 +18,7 @@ from engine.commands.output import Table, is_flat, writing
 from engine.commands.partial import Partial, Progress, begun
 from engine.commands.windows import Survey, Window, windows_of
 from engine.commands.workers import Processes
-from engine.console import note, notes_heard_by, printable, progress_bar, say, shown
+from engine.console import note, notes_heard_by, printable, progress_bar, say, say_lines, shown
 from engine.data.form import Columns
 from engine.data.model_files import digest, digests, folder_of, joined
 from engine.data.places import parts_of
@@ -140,7 +140,7 @@ def predict_whole(config: PredictConfig, path: Path | None, work: Work, windows:
     with one_thread() if config.num_processes else nullcontext():
         _, text = work((window, None))
     if path is None:
-        return say_all(text)
+        return say_lines(text)
     with writing("--output", path) as stream:
         stream.write(text)
     say(f"{len(window)} predictions written to {printable(str(path))}")
@@ -159,11 +159,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def say_all(text: str) -> None:
-    for line in text.split("\n"):
-        say(line)
-
-
 def predict_windows(
     config: PredictConfig, work: Work, windows: Windows, partial: Partial | None, left: Progress | None
 ) -> None:
@@ -171,7 +166,7 @@ def predict_windows(
     total = windows.found.num_rows
     if partial is None:
         for _, (_, text) in predicted(config, work, windows, Progress({}, total)):
-            say_all(text)
+            say_lines(text)
         return
     start = begun(partial, left, Progress(depends_on(config), total), config.resume)
     with partial.writing(start) as writer:

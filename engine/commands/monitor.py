@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import VERSION
-from engine.artifacts.directory import read_run
+from engine.artifacts.directory import run_in
 from engine.commands.evaluate import precision_of
 from engine.commands.flags import MonitorConfig, changes_in, with_model
 from engine.commands.output import writing
@@ -29,7 +29,7 @@ from engine.findings.gather import made
 from engine.findings.input_log import head_of, read_log
 from engine.findings.profile import COUNTED, SAMPLE, Profile, Vocabulary
 from engine.findings.profile import read as read_profile
-from engine.finished import Find, open_model, ours
+from engine.finished import Find, open_model, task_of
 from engine.loader import batches, eval_loader
 from engine.model.projected import projected
 from engine.precision import make_autocast
@@ -142,9 +142,7 @@ def is_log(path: Path) -> bool:
 
 def refuse_unwatched(model: str, task: str | None, find: Find, tasks: Sequence[str]) -> None:
     """Raises UsageError for a model of a task that is not watched, before it is read. ``tasks``: those that are, by name."""
-    directory = user_path(model)
-    trained = read_run(directory).settings.get("task") if (directory / "run.json").exists() else None
-    named = task or ours(directory, trained)
+    named = task_of(user_path(model), task)
     if not find(named).watched:
         raise UsageError(
             f"--task {named}: data of this task are not watched; those of {', '.join(tasks)} are, and those of tasks of "
@@ -155,9 +153,10 @@ def refuse_unwatched(model: str, task: str | None, find: Find, tasks: Sequence[s
 def known_profile(model: str, way: str = REFERENCE) -> Profile:
     """That which training has left. Raises UsageError without one, with another ``way``."""
     directory = user_path(model)
-    if not (directory / "run.json").exists():
+    run = run_in(directory)
+    if run is None:
         raise UsageError(f"{model} is no run, and so has no profile of its data: {way}")
-    found = read_profile(directory, read_run(directory).files)
+    found = read_profile(directory, run.files)
     if found is None:
         raise UsageError(
             f"{model} has no profile of its data, as an older version, or another program, has made its model: {way}"
@@ -220,10 +219,8 @@ def figures_of(found: Evaluation) -> dict[str, float | None]:
 
 def figures_of_run(config: MonitorConfig) -> dict[str, Any]:
     """Those of its evaluation data, of several sets of the first; {}: there are none."""
-    directory = user_path(config.model)
-    if not (directory / "run.json").exists():
-        return {}
-    sets = by_set(figures_in_metrics(read_run(directory).metrics or {}))
+    run = run_in(user_path(config.model))
+    sets = by_set(figures_in_metrics((run and run.metrics) or {}))
     return next(iter(sets.values()), {})
 
 

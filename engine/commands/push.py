@@ -141,7 +141,7 @@ def contents_of(directory: Path, with_metrics: bool) -> tuple[dict[str, Path | b
 
     Raises UsageError without a finished run.
     """
-    if not (directory / "run.json").exists() or not is_finished(directory):
+    if not is_finished(directory):
         raise UsageError(f"{directory} holds no finished run: train one first, or finish it with --resume")
     refused = []
     if lora.is_adapter(directory) and Path(lora.base_of(directory)).is_absolute():

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.directory import read_run
+from engine.artifacts.directory import run_in
 from engine.artifacts.report import Record, comparison, record_in, render
 from engine.commands.flags import CompareConfig, ReportConfig
 from engine.commands.output import check_output, writing
@@ -53,9 +53,10 @@ def compare(config: CompareConfig, texts: Sequence[str], find: Callable[..., Any
 
 def record_of(directory: Path) -> Record:
     """Raises UsageError when there is no run."""
-    if not (directory / "run.json").exists():
+    run = run_in(directory)
+    if run is None:
         raise UsageError(f"{directory} holds no run (there is no run.json)")
-    return record_in(directory, read_run(directory), str(directory))
+    return record_in(directory, run, str(directory))
 
 
 def write(path: Path, records: Sequence[Record]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.data.form import Columns, Nested
+from engine.data.form import Columns, Nested, choose
 from engine.errors import DataError
 
 MOST_CHARACTERS = 4_000_000  # of a window, the row included that goes beyond
@@ -111,16 +111,10 @@ def survey(
         whole = window if number == 0 else None
         names, number = [*window.rows.keys()], number + len(window)
     if lacking := [column for column in wanted if column in missing and column not in names]:
-        refuse_missing(name, names, lacking)
+        choose(name, names, lacking)  # which raises
     if repeated := ids.repeated(names):
         refuse_repeated(lambda: windows_of(pieces(), SURVEY_ROWS, names, first), id_column, repeated, name)
     return Survey(names, number, first or {}, whole)
-
-
-def refuse_missing(name: str, names: Sequence[str], lacking: Sequence[str]) -> None:
-    from engine.data.form import choose
-
-    choose(name, names, lacking)
 
 
 class Ids:

@@ -28,12 +28,11 @@ class Batch:
     """One micro-batch of B rows.
 
     ``inputs`` is passed to the model as keyword arguments (``[B, T]`` tensors, or ``[1, T]`` with all rows end to end; see
-    collate.py); ``targets`` is what the task's
-    loss compares with: labels are not passed to the model, so no loss is computed out of sight. ``num_items`` is what
-    the loss is a sum over: examples, or target tokens. ``num_tokens`` counts real
-    tokens, ``executed_tokens`` those the model works on (with padding), ``longest`` is what each example takes of a
-    padded batch, ``sum_squares`` the sum over the rows of length squared: what attention costs. ``weight`` is 0.0 for a
-    filler: a rank without rows of a micro-batch takes part in it with a row that counts for nothing.
+    collate.py); ``targets`` is what the task's loss compares with: labels are not passed to the model, so no loss is computed
+    out of sight. ``num_items`` is what the loss is a sum over: examples, or target tokens. ``num_tokens`` counts real tokens,
+    ``executed_tokens`` those the model works on (with padding), ``longest`` is what each example takes of a padded batch,
+    ``sum_squares`` the sum over the rows of length squared: what attention costs. ``weight`` is 0.0 for a filler: a rank
+    without rows of a micro-batch takes part in it with a row that counts for nothing.
     """
 
     inputs: dict[str, Tensor | int]

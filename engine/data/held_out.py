@@ -27,7 +27,7 @@ def hold_out(table: Dataset, strata: Sequence[Any] | None, fraction: float, conf
     if config.group_column and config.group_column in table.column_names:
         held = whole_groups(table, config.group_column, fraction, generator)
     else:
-        held = rows_of_each(range(len(table)) if strata is None else strata, fraction, generator, is_one=strata is None)
+        held = rows_of_each(by_stratum(len(table), strata), fraction, generator)
     is_held = np.zeros(len(table), dtype=bool)
     is_held[held] = True
     parts = {"train": chosen(table, np.flatnonzero(~is_held)), UNNAMED: chosen(table, np.flatnonzero(is_held))}
@@ -63,13 +63,18 @@ def parted(tables: Mapping[str, Dataset], strata: Strata, config: SourceConfig) 
     return {split: found.get(split, table) for split, table in tables.items()}
 
 
-def rows_of_each(strata: Sequence[Any], fraction: float, generator: np.random.Generator, *, is_one: bool) -> list[int]:
-    """Rows to hold out, of each stratum the same share; ``is_one``: all rows are of one stratum."""
-    groups: dict[str, list[int]] = {}
-    for row in range(len(strata)):
-        groups.setdefault("" if is_one else str(strata[row]), []).append(row)
+def by_stratum(number: int, strata: Sequence[Any] | None) -> list[list[int]]:
+    """The rows of each stratum; None: all of so many are of one."""
+    found: dict[str, list[int]] = {}
+    for row in range(number):
+        found.setdefault("" if strata is None else str(strata[row]), []).append(row)
+    return [rows for _, rows in sorted(found.items())]
+
+
+def rows_of_each(strata: Sequence[list[int]], fraction: float, generator: np.random.Generator) -> list[int]:
+    """Rows to hold out, of each stratum the same share."""
     held: list[int] = []
-    for _, rows in sorted(groups.items()):
+    for rows in strata:
         number = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
         held += [rows[i] for i in generator.permutation(len(rows))[:number]]
     return held
@@ -125,17 +130,13 @@ def parts(
     sizes = np.zeros(number, dtype=np.int64)
     if column is not None and column in table.column_names:
         groups = groups_in(table, column)
-        for name in sorted(
-            generator.permutation(sorted(groups)), key=lambda name: -len(groups[name])
-        ):  # stable: large ones first
+        order = generator.permutation(sorted(groups))
+        for name in sorted(order, key=lambda name: -len(groups[name])):  # stable: large ones first
             at = int(sizes.argmin())
             found[groups[name]] = at
             sizes[at] += len(groups[name])
     else:
-        of_stratum: dict[str, list[int]] = {}
-        for row in range(len(table)):
-            of_stratum.setdefault("" if strata is None else str(strata[row]), []).append(row)
-        for _, rows in sorted(of_stratum.items()):
+        for rows in by_stratum(len(table), strata):
             for row in generator.permutation(rows):
                 at = int(sizes.argmin())
                 found[row] = at

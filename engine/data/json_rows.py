@@ -124,9 +124,7 @@ def rows_of(path: Path, document: dict[str, Any], columns: Sequence[str] | None)
     are_columns = all(isinstance(cell, list | dict) and not is_rows(cell) for cell in cells or document.values())
     if columns and len(cells) == len(columns) and not are_columns:
         return [document]
-    lists = {
-        name: value for name, value in document.items() if isinstance(value, list) and value and isinstance(value[0], dict)
-    }
+    lists: dict[str, list[Any]] = {name: value for name, value in document.items() if is_rows(value)}
     if len(lists) > 1 and columns:
         lists = {name: value for name, value in lists.items() if all(way_to(value[0], column) for column in columns)} or lists
     if len(lists) > 1:

@@ -27,7 +27,6 @@ class Position:
 
     step: int
     epoch: int
-    step_in_epoch: int
     num_micro_batches: int
     epochs_done: float
     is_epoch_end: bool
@@ -123,7 +122,6 @@ class Plan:
                 yield Position(
                     step=step,
                     epoch=epoch,
-                    step_in_epoch=index + 1,
                     num_micro_batches=min(self.accumulation_steps, num_batches - index * self.accumulation_steps),
                     epochs_done=epoch + (index + 1) / steps,
                     is_epoch_end=index + 1 == steps,

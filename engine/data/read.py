@@ -68,14 +68,13 @@ def read_cut(tokens: Tokens, max_length: int, of: Sequence[int] | None = None) -
 def cuts(reads: Sequence[Read], number: int) -> dict[int, int]:
     """Of so many inputs those that were cut, from 0, and to how many tokens (of several rows of one the longest).
 
-    {} where it is not known which row is of which input.
+    {} where it is not known which row is of which input, or which were cut.
     """
-    rows = list(range(number)) if all(each.of is None for each in reads) else [*(reads[0].of or ())]
-    if sum(len(each.tokens.lengths) for each in reads) != len(rows):
-        return {}
+    rows = range(number) if all(each.of is None for each in reads) else reads[0].of or ()
     lengths = [length for each in reads for length in each.tokens.lengths.tolist()]
-    is_cut = [cut for each in reads for cut in np.resize(each.tokens.cut if each.tokens.cut is not None else False,
-                                                         len(each.tokens.lengths))]  # fmt: skip
+    is_cut = [cut for each in reads if each.tokens.cut is not None for cut in each.tokens.cut]
+    if not len(rows) == len(lengths) == len(is_cut):
+        return {}
     found: dict[int, int] = {}
     for row, length, cut in zip(rows, lengths, is_cut, strict=True):
         if cut:

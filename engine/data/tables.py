@@ -22,7 +22,7 @@ import numpy as np
 from engine.data.arrow_rows import noted_features, read_arrow
 from engine.data.cache import held_folder
 from engine.data.files import PLAIN, has_types, read_pieces
-from engine.data.form import Columns, Form, follow, way_to
+from engine.data.form import Form, follow, way_to
 from engine.data.remote import by_address, spoken
 from engine.errors import DataError, MissingColumnError
 
@@ -291,18 +291,6 @@ def write_arrow(batches: Iterator[RecordBatch], path: Path) -> None:
         stream.write_batch(first)
         for batch in batches:
             stream.write_batch(batch)
-
-
-def as_dataset(rows: Columns, name: str) -> Dataset:
-    """Columns as a data set. Raises DataError."""
-    from datasets import Dataset
-
-    try:
-        return with_origin(Dataset.from_dict(rows), Origin([name]))
-    except UnicodeEncodeError as error:
-        raise DataError(f"{name}: a text holds half a character ({error.reason})") from error
-    except (ValueError, TypeError, OverflowError) as error:  # ArrowInvalid is a ValueError
-        raise DataError(f"{name}: a column mixes kinds of values ({error})") from error
 
 
 def undecoded(table: Dataset) -> Dataset:

@@ -44,6 +44,13 @@ class Tokens:
     num_truncated: int
     cut: np.ndarray | None = None
 
+    @classmethod
+    def of_rows(cls, ids: Sequence[np.ndarray], types: Sequence[np.ndarray] = (), cut: np.ndarray | None = None) -> Tokens:
+        """From the token ids of each row, [T] int32, and their types, [T] int8, if they have any."""
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+        num_truncated = 0 if cut is None else int(cut.sum())
+        return cls(np.concatenate(ids), offsets, np.concatenate(types) if types else None, num_truncated, cut)
+
     @property
     def lengths(self) -> np.ndarray:
         """Tokens per row: [N]."""
@@ -228,14 +235,10 @@ def encode(
             if 0 in lengths:
                 where = f"{name}, {row_name(start + lengths.index(0))}"
                 raise DataError(f"{where}: there is no token (its text is empty): remove or fill it")
-            types = encoded.get("token_type_ids")
-            cut = which_cut(encoded, lengths, tokenizer, some, given, max_length)
-            yield Tokens(
-                ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]),
-                offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-                types=np.concatenate([np.asarray(row, dtype=np.int8) for row in types]) if types else None,
-                num_truncated=int(cut.sum()),
-                cut=cut,
+            yield Tokens.of_rows(
+                [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]],
+                [np.asarray(row, dtype=np.int8) for row in encoded.get("token_type_ids") or ()],
+                which_cut(encoded, lengths, tokenizer, some, given, max_length),
             )
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from engine import atomic
 from engine.errors import ModelError, UsageError
 from engine.installed import install
+from engine.model.key_value_cache import keep_for_generate
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 MOST_BYTES = 1_500_000_000  # of weights within model.onnx, which can hold 2 GB; larger ones lie beside it
@@ -101,8 +101,9 @@ def write(kind: str, model: nn.Module, inputs: Mapping[str, Tensor], outputs: Se
     flat, given = Flat(model, outputs).eval(), tuple(inputs[name] for name in names)
     dynamic = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in names)
     path = folder / FILES[kind]
+    keep_for_generate(model)  # what a decoder keeps of what it has read is no output of a graph
     try:
-        with silent(), without_cache(model):
+        with silent():
             if kind == "torch":
                 torch.export.save(torch.export.export(flat, given, dynamic_shapes=dynamic, strict=False), path)
                 return TorchCalled(path, names, outputs)
@@ -120,20 +121,6 @@ def write(kind: str, model: nn.Module, inputs: Mapping[str, Tensor], outputs: Se
             f"{type(model).__name__} cannot be exported as {kind}: {type(error).__name__}: {lines[0][:200]} "
             "(--debug shows where)"
         ) from error
-
-
-@contextmanager
-def without_cache(model: nn.Module) -> Iterator[None]:
-    """A model that writes keeps what it has read, which is no output of a graph."""
-    config: Any = model.config
-    before = getattr(config, "use_cache", None)
-    try:
-        if before is not None:
-            config.use_cache = False
-        yield
-    finally:
-        if before is not None:
-            config.use_cache = before
 
 
 def quantise(folder: Path, called: Called) -> Called:

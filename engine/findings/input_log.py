@@ -204,6 +204,3 @@ def checked(line: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(values) > COUNTED or not all(is_a(value, float) for value in values):
         raise ValueError(f"{PROJECTED} are no numbers")
     return line
-
-
-__all__ = ["InputLog", "before", "head_of", "read_log"]

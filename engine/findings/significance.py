@@ -51,7 +51,10 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(min(1.0, 2 * np.exp(logs[number] - logs[k] - logs[number - k] - number * math.log(2)).sum()))
 
 
-def paired_interval(gained: int, lost: int, rows: int, z: float = 1.959964) -> tuple[float, float]:
+Z = 1.959964  # of the normal distribution 95% lie within so many standard deviations
+
+
+def paired_interval(gained: int, lost: int, rows: int) -> tuple[float, float]:
     """The 95% score interval (Tango, 1998) of the difference of two accuracies on the same rows, second minus first.
 
     It holds the differences that a score test does not reject, and says something, too, where no row differs.
@@ -66,7 +69,7 @@ def paired_interval(gained: int, lost: int, rows: int, z: float = 1.959964) -> t
         return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance) if distance else 0.0
 
     middle = (gained - lost) / rows
-    return bound(statistic, middle, -1.0, z), bound(statistic, middle, 1.0, -z)
+    return bound(statistic, middle, -1.0, Z), bound(statistic, middle, 1.0, -Z)
 
 
 def bound(statistic: Callable[[float], float], inside: float, outside: float, z: float) -> float:

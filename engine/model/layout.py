@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers
@@ -47,20 +48,22 @@ def choose_layout(
 
 def padded(model: nn.Module, level: str | None, max_length: int = 0) -> Layout:
     """The padded layout that suits the model; ``max_length``: that all rows are padded to, 0: to the longest."""
-    find = functools.cache(lambda: (padding_check.harmless_sides(model, level), padding_check.shortest_row(model, level)))
 
-    def write(folder: Path) -> None:
-        sides, shortest = find()
-        (folder / "verdict.json").write_text(json.dumps({"model": type(model).__name__, "sides": sides, "shortest": shortest}))
+    def find() -> dict[str, Any]:
+        sides, shortest = padding_check.harmless_sides(model, level), padding_check.shortest_row(model, level)
+        return {"model": type(model).__name__, "sides": sides, "shortest": shortest}
 
     is_known_kind = isinstance(model, transformers.PreTrainedModel)
-    known = entry("padding", padding_check.key(model, level), write) if is_known_kind else None
-    if known is None:
-        sides, shortest = find()
-    else:
-        found = parse_object((known / "verdict.json").read_bytes())
-        sides, shortest = tuple(found["sides"]), found["shortest"]
+    found = verdict("padding", padding_check.key(model, level), find) if is_known_kind else find()
+    sides, shortest = tuple(found["sides"]), found["shortest"]
     return Layout("max_length" if max_length else "padded", max_length, sides=sides, shortest=shortest)
+
+
+def verdict(kind: str, key: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``find`` finds out, from the cache if it is there."""
+    found = functools.cache(find)
+    folder = entry(kind, key, lambda folder: (folder / "verdict.json").write_text(json.dumps(found())))
+    return found() if folder is None else parse_object(read_bytes(folder / "verdict.json"))
 
 
 def with_warning(layout: Layout, model: nn.Module) -> Layout:
@@ -91,12 +94,9 @@ def why_not_packed(model: nn.Module, level: str | None, device: torch.device, pr
         )
     if not isinstance(model, transformers.PreTrainedModel):
         return f"{type(model).__name__} is not a transformers model"
-    compare = functools.cache(lambda: compare_small_copy(model, level))
 
-    def write(folder: Path) -> None:
-        verdict = json.dumps({"model": type(model).__name__, "reason": compare()})
-        (folder / "verdict.json").write_text(verdict)
+    def find() -> dict[str, Any]:
+        return {"model": type(model).__name__, "reason": compare_small_copy(model, level)}
 
-    known = entry("packing", fingerprint(model, level), write)
-    reason = compare() if known is None else parse_object(read_bytes(known / "verdict.json"))["reason"]
+    reason = verdict("packing", fingerprint(model, level), find)["reason"]
     return reason or (check_kernel(model.config, device, precision) if device.type == "cuda" else None)

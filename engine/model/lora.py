@@ -38,9 +38,8 @@ def library() -> Any:
         import peft
     except ImportError as error:
         raise UsageError(f"--lora needs peft: {install('lora')}") from error
-    warnings.filterwarnings(
-        "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
-    )  # between the two libraries
+    # Between the two libraries.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     return peft
 
 

@@ -196,11 +196,8 @@ class Run:
         self.window, self.epoch, self.total = progress.window, progress.epoch, progress.total
         self.best_so_far.best, self.best_so_far.num_worse = progress.best, progress.num_worse
         self.last_evaluation, self.stopwatch.train_seconds = progress.last_evaluation, progress.train_seconds
-        self.writer_states, self.evaluation_due, self.saved_step = (
-            dict(progress.writers),
-            progress.evaluation_due,
-            self.state.step,
-        )
+        self.writer_states, self.evaluation_due = dict(progress.writers), progress.evaluation_due
+        self.saved_step = self.state.step
         self.should_stop = self.best_so_far.is_hopeless  # killed between stopping early and the end
         self._metrics.cut_to(progress.metrics_bytes)
         self._bar.update(self.state.step - self._bar.n)

@@ -172,7 +172,7 @@ class Service:
             return refusal  # type: ignore[no-any-return]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self.access.hosts is not None and host_in(headers.get("host", "")) not in self.access.hosts:
-            return Refused(421, "this server is not called so: --allow-host NAME lets it be")
+            return Refused(421, "this server does not answer to this name: --allow-host NAME adds one")
         if self.access.token is None or scope["path"] in OPEN:
             return None
         kind, _, given = headers.get("authorization", "").partition(" ")

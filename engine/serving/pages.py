@@ -30,7 +30,7 @@ STATUSES = {
     408: "the request came too slowly",
     413: "the body, an input, or their number is too large",
     415: "the body is of another type, or compressed",
-    421: "the server is not called so",
+    421: "the server does not answer to this name",
     422: "the inputs are not of the form that the task takes",
     429: "the queue is full: Retry-After says for how many seconds",
     500: "the model, or the server, fails with this input",

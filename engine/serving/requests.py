@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from engine.checked import each_once, parse_json
 from engine.console import one_line
@@ -201,7 +201,3 @@ def check_size(row: Mapping[str, Any], number: int, limits: Limits) -> None:
         size += sum(len(text) for entry in entries for text in (entry.values() if isinstance(entry, dict) else [entry]))
     if size > limits.characters:
         raise Refused(413, f"input {number} may have at most {limits.characters} characters, found {size}")
-
-
-__all__ = ["Asked", "ClientDisconnect", "Limits", "Refused", "given", "kind_of_body", "parse", "picture_alone", "read_body",
-           "takes_pictures"]  # fmt: skip

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from engine import VERSION
 from engine.checked import TwiceError, each_once, parse_json
@@ -146,19 +146,18 @@ def given_names(argv: Iterable[str]) -> set[str]:
     return {argument.split("=")[0].removeprefix("--").replace("-", "_") for argument in argv if argument.startswith("--")}
 
 
-def flag_value(argv: Sequence[str], name: Literal["task"]) -> str | None:
+def task_named(argv: Sequence[str]) -> str | None:
     """The task, read ahead of all other settings: from the command line, else from the --config file."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument(f"--{name}")
+    parser.add_argument("--task")
     parser.add_argument("--config")
     try:
         found, _ = parser.parse_known_args(argv)
     except (argparse.ArgumentError, SystemExit) as error:
         raise UsageError(str(error).removeprefix("argument ")) from error
-    if getattr(found, name) is None and found.config is not None:
+    if found.task is None and found.config is not None:
         return read_settings(Path(found.config)).task
-    value = getattr(found, name)
-    return value  # type: ignore[no-any-return]
+    return found.task  # type: ignore[no-any-return]
 
 
 def make_parser(program: str, kinds: Sequence[type]) -> ArgumentParser:
@@ -247,13 +246,8 @@ def refuse_duplicates(argv: Iterable[str]) -> None:
         seen.add(flag)
 
 
-def settings_in(path: Path) -> dict[str, Any]:
-    """What a TOML, JSON or YAML file holds, or the settings of a run.json. Raises UsageError with line and column."""
-    return read_settings(path).values
-
-
 def read_settings(path: Path) -> SettingsFile:
-    """The file that ``--config`` names. Raises UsageError with line and column."""
+    """The file that ``--config`` names: TOML, JSON, YAML, or a run.json. Raises UsageError with line and column."""
     kind = kind_of(path)
     if path.exists() and not path.is_file():
         raise UsageError(f"--config {path} cannot be read: it is not a file")

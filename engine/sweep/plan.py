@@ -17,7 +17,7 @@ from engine.data.sources import SourceConfig
 from engine.errors import UsageError
 from engine.installed import program
 from engine.settings.fields import as_json, settings_where, user_path
-from engine.settings.parser import apart, flag_value, given_names, parse
+from engine.settings.parser import apart, given_names, parse, task_named
 from engine.sweep.flags import MOST_SETTINGS, OF_ONE_RUN, SweepConfig, check_grid, check_together, read_grid
 
 LONGEST_NAME = 120  # of a directory
@@ -60,7 +60,7 @@ class Plan:
     def of(cls, config: SweepConfig, argv: Sequence[str], find: Callable[..., Any]) -> Plan:
         """Raises UsageError for what any of the runs would be refused for, as far as its flags say."""
         check_together(config)
-        if (task := flag_value(argv, "task")) is None:
+        if (task := task_named(argv)) is None:
             raise UsageError(f"--task says what to learn: {program()} sweep --task NAME --grid learning_rate=1e-5,3e-5")
         kind = find(task)
         kinds, defaults = [TrainConfig, SourceConfig, kind.Options], kind.defaults

@@ -16,7 +16,7 @@ from engine.config import TrainConfig
 from engine.console import note, say
 from engine.data.sources import Source, SourceConfig
 from engine.errors import UsageError
-from engine.finished import Find, filled, ours
+from engine.finished import Find, filled, task_of
 from engine.fit import fit
 from engine.settings.fields import address_in, settings_where, user_path
 from engine.task import Task
@@ -35,7 +35,7 @@ def update(config: UpdateConfig, texts: Sequence[str], find: Find) -> None:
         raise UsageError("--rollback trains nothing: leave out --train-file and --eval-file")
     directory = user_path(config.model)
     directory = directory if directory.name not in ("", "..") else directory.resolve()
-    if not (directory / "run.json").exists() or not is_finished(directory):
+    if not is_finished(directory):
         raise UsageError(f"{directory} holds no finished run, and update trains one further")
     if directory.is_symlink():
         raise UsageError(f"{directory} is a link, and update exchanges folders: name the folder itself")
@@ -54,7 +54,7 @@ def update(config: UpdateConfig, texts: Sequence[str], find: Find) -> None:
 
 def kind_of(config: UpdateConfig, directory: Path, find: Find) -> type[Task[Any]]:
     """The task of the run. Raises UsageError for one whose models are not updated."""
-    named = config.task or ours(directory, read_run(directory).settings.get("task"))
+    named = task_of(directory, config.task)
     kind = find(named)
     if not kind.watched:
         raise UsageError(

@@ -6,7 +6,6 @@ Next: classifier.py, which puts texts in front of it; image_classification/task.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from tasks.classification.labels import Labels, listed, read_labels
 from tasks.classification.metrics import ClassificationMetrics
 from tasks.classification.mistakes import Mistakes, WrongLabels, WrongValues
 from tasks.classification.summary import summarise
-from tasks.outputs import names_of_outputs, names_told, trained_names, with_names
+from tasks.outputs import are_unnamed, names_of_outputs, names_told, trained_names, with_names
 from tasks.text import TextOptions, TextTask
 
 if TYPE_CHECKING:
@@ -152,8 +151,8 @@ class Labelled(TextTask[L]):
         o, model = self.options, self.source.config.model
         rule = Rule(self.label_columns, o.problem, o.label_separator, o.label_values or "auto")
         if self.labels is not None:
-            no_names = all(re.fullmatch(r"LABEL_\d+", name) for name in self.labels.names)
-            return replace(rule, names=self.labels.names, whose="the model", renames=no_names or not self.source.is_replaced)
+            renames = are_unnamed(self.labels.names) or not self.source.is_replaced
+            return replace(rule, names=self.labels.names, whose="the model", renames=renames)
         if o.label_names:
             names = tuple(name.strip() for name in o.label_names.split(","))
             least = 1 if o.problem == "multi_label" else 2

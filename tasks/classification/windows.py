@@ -103,9 +103,7 @@ def documents(
             ids += [np.asarray(row, dtype=np.int32) for row in found["input_ids"]]
             types += [np.asarray(row, dtype=np.int8) for row in found.get("token_type_ids") or ()]
             counts += np.bincount(found["overflow_to_sample_mapping"], minlength=len(chunk)).tolist()
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    tokens = Tokens(np.concatenate(ids), offsets, np.concatenate(types) if types else None, 0)
-    return TokenDataset(tokens), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return TokenDataset(Tokens.of_rows(ids, types)), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def chunks(texts: Iterable[str]) -> Iterable[list[str]]:

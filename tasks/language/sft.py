@@ -110,10 +110,8 @@ class SFT(Decoder[SFTOptions]):
             note(f"{name}: {left_out} conversations left out: within {self.max_length} tokens there is no answer")
         if not ids:
             raise DataError(f"{name}: no answer lies within {self.max_length} tokens: raise --max-length")
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-        all_tokens = Tokens(np.concatenate(ids), offsets, None, num_cut)
         return TokenDataset(
-            all_tokens, token_columns={"labels": np.concatenate(labels)}, row_name=lambda row: row_name(kept[row])
+            Tokens.of_rows(ids), token_columns={"labels": np.concatenate(labels)}, row_name=lambda row: row_name(kept[row])
         )
 
     def prompt(self, text: str) -> list[int]:

@@ -46,10 +46,8 @@ def encoded(rows: Sequence[Preference], tokenizer: Any, max_length: int, where: 
 
 def side(ids: list[np.ndarray], labels: list[np.ndarray], tokenizer: Any) -> TokenDataset:
     """All better answers, or all worse ones."""
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    all_ids = np.concatenate(ids)
-    types = np.zeros(len(all_ids), np.int8) if "token_type_ids" in tokenizer.model_input_names else None
-    return TokenDataset(Tokens(all_ids, offsets, types, 0), token_columns={"labels": np.concatenate(labels)})
+    types = [np.zeros(len(row), np.int8) for row in ids] if "token_type_ids" in tokenizer.model_input_names else ()
+    return TokenDataset(Tokens.of_rows(ids, types), token_columns={"labels": np.concatenate(labels)})
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -53,8 +53,7 @@ class Windows:
             self.types.append(np.asarray(encoding["token_type_ids"][row], dtype=np.int8))
 
     def tokens(self) -> Tokens:
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in self.ids])]).astype(np.int64)
-        return Tokens(np.concatenate(self.ids), offsets, np.concatenate(self.types) if self.types else None, 0)
+        return Tokens.of_rows(self.ids, self.types)
 
     def spans(self, questions: Sequence[Question], where: str) -> np.ndarray:
         """[windows, 2]: the first and the last token of the answer; [CLS] twice where a window has none, or a part of one.

@@ -10,7 +10,7 @@ sentence-transformers). The saved directory is a CrossEncoder of theirs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from engine.data.tokens import TokenDataset, tokenize_now
 from engine.errors import UsageError
 from engine.task import Examples, Row
 from tasks.inputs import pairs_in
-from tasks.options import DEFAULTS, RerankerOptions
+from tasks.options import RerankerOptions
 from tasks.reranker.metrics import RankingMetrics
 from tasks.reranker.mistakes import RankingMistakes
 from tasks.reranker.predicted import activation, asked, cells, described, in_order, take_activation, typed
@@ -53,7 +53,6 @@ class Reranker(Scorer[RerankerOptions]):
     pipeline_tag = "text-ranking"
     library = "sentence-transformers"
     loading = "from sentence_transformers import CrossEncoder", "CrossEncoder(name)"
-    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS["reranker"]
 
     def __init__(self, options: RerankerOptions, source: Source):
         super().__init__(options, source)

@@ -128,8 +128,7 @@ class Encoded:
         self.sentence.append(sentence)
 
     def tokens(self) -> Tokens:
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in self.ids])]).astype(np.int64)
-        return Tokens(np.concatenate(self.ids), offsets, np.concatenate(self.types) if self.types else None, 0)
+        return Tokens.of_rows(self.ids, self.types)
 
 
 def encode(sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int, where: str) -> Encoded:

@@ -20,6 +20,9 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 def test_the_figures_are_those_measured():
     found = json.loads((ROOT / "bench/results/serve-cpu.json").read_text())
     assert measure.table(found) in PAGE
+    assert f"torch {found['versions']['torch']}, transformers {found['versions']['transformers']}" in PAGE
+    rates = {name: found["turns"][name]["requests_per_second"] for name in ("serve", "LitServe")}
+    assert f"it answers {rates['LitServe'] / rates['serve']:.1f} times as many" in PAGE
     assert found["load"]["failed"] == 0 and found["load"]["largest_difference"] <= 1e-5
     assert found["load"]["memory_mb"]["after"] < found["load"]["memory_mb"]["before"] + 20
 
@@ -73,8 +76,6 @@ def test_other_servers_stand_in_the_table_if_they_took_turns():
     found = json.loads((ROOT / "bench/results/serve-cpu.json").read_text())
     turns = found["turns"] | {"FastAPI": found["turns"]["serve"], "LitServe": found["turns"]["serve"]}
     table = measure.table(found | {"turns": turns})
-    assert (
-        "The five take turns" in table
-        and "\n| FastAPI | " in table
-        and table.rstrip().splitlines()[-1].startswith("| LitServe | ")
-    )
+    versions = found["others"]
+    assert "The five take turns" in table and f"\n| FastAPI {versions['fastapi']} | " in table
+    assert table.rstrip().splitlines()[-1].startswith(f"| LitServe {versions['litserve']} | ")

@@ -12,7 +12,7 @@ import run
 from bench.toys import tiny
 from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
-from engine.settings.parser import flag_value, parse, settings_in
+from engine.settings.parser import parse, read_settings, task_named
 from tasks import flags_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,14 +25,14 @@ def test_there_are_five():
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_each_is_taken_and_says_only_what_is_no_default(path):
-    name = flag_value(["--config", str(path)], "task")
+    name = task_named(["--config", str(path)])
     flags, defaults = flags_of(name)
     kinds = [TrainConfig, SourceConfig, flags]
     filled = parse(["--config", str(path)], "run.py", kinds, defaults)
     plain = parse(["--task", name], "run.py", kinds, defaults)
     merged, before = ({key: value for part in parts for key, value in vars(part).items()} for parts in (filled, plain))
     columns = {"text_column", "label_column"}  # said for whoever reads it
-    for key, value in settings_in(path).items():
+    for key, value in read_settings(path).values.items():
         assert key in ("task", *columns) or merged[key] != before[key], f"{key}: {value} is the default"
     told = re.findall(r"--config \S+.*$", path.read_text(), flags=re.MULTILINE)
     assert told and all(shlex.split(words)[1] == f"examples/{path.name}" for words in told)

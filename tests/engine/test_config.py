@@ -21,7 +21,7 @@ from engine.config import TrainConfig
 from engine.data.sources import SourceConfig
 from engine.errors import UsageError
 from engine.settings.fields import Traits, differences, in_order, setting, settings_where, traits_of, user_path, with_defaults
-from engine.settings.parser import flag_value, make_parser, parse, settings_in
+from engine.settings.parser import make_parser, parse, read_settings, task_named
 from tasks import COMMANDS, TASKS, attribute, find
 from tasks.classification.task import ClassificationOptions
 from tasks.flags import EvaluateFlags, PredictFlags
@@ -373,21 +373,21 @@ def test_a_setting_given_twice_in_a_file_is_refused(config_file, name, content):
 
 def test_the_task_is_read_ahead_from_flag_or_file(config_file):
     path = config_file("task = 'imdb'\nepoch = 3\n")
-    assert flag_value(["--epochs", "3", "--task", "yelp", "--unknown"], "task") == "yelp"
-    assert flag_value(["--config", path], "task") == "imdb"
-    assert flag_value(["--config", path, "--task=yelp"], "task") == "yelp"
-    assert flag_value(["--epochs", "3"], "task") is None
+    assert task_named(["--epochs", "3", "--task", "yelp", "--unknown"]) == "yelp"
+    assert task_named(["--config", path]) == "imdb"
+    assert task_named(["--config", path, "--task=yelp"]) == "yelp"
+    assert task_named(["--epochs", "3"]) is None
 
 
 def test_a_task_without_its_name_is_refused(tmp_path):
     with pytest.raises(UsageError, match="--task: expected one argument"):
-        flag_value(["--task"], "task")
+        task_named(["--task"])
     with pytest.raises(UsageError, match="cannot be read"):
-        flag_value(["--config", str(tmp_path / "none.toml")], "task")
+        task_named(["--config", str(tmp_path / "none.toml")])
 
 
 def test_a_file_is_a_dictionary_of_settings(config_file):
-    assert settings_in(Path(config_file("batch-size = 4\n"))) == {"batch_size": 4}
+    assert read_settings(Path(config_file("batch-size = 4\n"))).values == {"batch_size": 4}
 
 
 # -------------------------------------------------------------------------------------------------------- differences

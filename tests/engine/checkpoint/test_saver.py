@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,10 +168,12 @@ def test_stopping_waits_for_the_write(tmp_path, monkeypatch):
 def test_the_time_limit_leaves_room_for_what_is_under_way(tmp_path, monkeypatch):
     saver = AsyncSaver(tmp_path, 2)
     assert saver.seconds_behind == Saver(tmp_path, 2).seconds_behind == 0
-    monkeypatch.setattr(saving, "commit", lambda *_: threading.Event().wait(0.05))
+    now = [0.0]
+    monkeypatch.setattr(saving, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(saving, "commit", lambda *_: now.__setitem__(0, 3.0))
     saver.save(snapshot())
     saver.wait()
-    assert 0.1 <= saver.seconds_behind < 5
+    assert saver.seconds_behind == 6.0, "one under way, one to come"
 
 
 def test_an_error_that_is_no_users_is_not_swallowed(tmp_path, monkeypatch):

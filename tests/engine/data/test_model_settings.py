@@ -66,7 +66,7 @@ def test_absurd_settings_are_refused_at_once(changes, words, tmp_path, capsys, m
     for arguments in (["predict", "--model", str(tmp_path / "model"), "w0"], training):
         began = time.monotonic()
         code, line = fails(arguments, capsys)
-        assert code == 4 and words in line and time.monotonic() - began < 10
+        assert code == 4 and words in line and time.monotonic() - began < 60, "what they ask for would take hours"
 
 
 def test_settings_of_known_models_pass():

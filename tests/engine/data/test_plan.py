@@ -128,7 +128,6 @@ def test_positions_tell_the_truth_about_their_micro_batches():
         assert [at.is_last for at in positions] == [False] * (len(positions) - 1) + [True]
         for at, after in pairwise(positions):
             assert at.is_epoch_end == (after.epoch != at.epoch)
-            assert after.step_in_epoch == (1 if at.is_epoch_end else at.step_in_epoch + 1)
             assert after.epochs_done > at.epochs_done
         ends = [at.epochs_done for at in positions if at.is_epoch_end]
         assert ends == [float(epoch) for epoch in range(1, len(ends) + 1)]
@@ -253,7 +252,7 @@ def test_planning_reads_no_row_and_resuming_reads_only_the_tail(batching):
 
 
 def position(step: int, *, end: bool = False, last: bool = False) -> Position:
-    return Position(step, 0, step, 1, 0.5, end, last)
+    return Position(step, 0, 1, 0.5, end, last)
 
 
 def test_due_every_so_many_steps_or_at_the_epochs_end_and_always_at_the_last():

@@ -24,6 +24,8 @@ from tests.engine.serving.mistakes import MISTAKES, abuse, status_of
 from tests.toys.cli import fails
 from tests.toys.served import ended, served, server, until
 
+LAST = request({"inputs": "w0"}, headers="Connection: close\r\n")  # behind its answer the server closes the connection
+
 
 @contextmanager
 def listening(folder, *, max_connections=50, **changes):
@@ -43,18 +45,12 @@ def listening(folder, *, max_connections=50, **changes):
             assert not thread.is_alive()
 
 
-def exchanged(port, content, seconds=5.0):
-    """What the server says to these bytes until it closes the connection, or ``seconds`` have passed."""
+def exchanged(port, content):
+    """What the server says to these bytes until it closes the connection. Raises TimeoutError where it does not."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.settimeout(seconds)
+        connection.settimeout(20)
         connection.sendall(content)
-        said = b""
-        try:
-            while part := connection.recv(65536):
-                said += part
-        except TimeoutError:
-            pass
-        return said
+        return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def first_answer(port, content):
@@ -87,22 +83,19 @@ def test_what_is_no_request_is_a_status_and_one_line_of_json(port, name, capsys)
 
 def test_a_head_and_a_body_that_do_not_come_are_408_and_hold_no_connection(port):
     for part in (b"", b"POST /pre", b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"):
-        start = time.monotonic()
         said = exchanged(port, part)
-        assert status_of(said) == 408 and b"did not arrive" in said and time.monotonic() - start < 2
-    start = time.monotonic()
+        assert status_of(said) == 408 and b"did not arrive" in said
     said = exchanged(port, request({"inputs": "w0"})[:-3])
-    assert status_of(said) == 408 and b"the body did not arrive within 0.6 s" in said and time.monotonic() - start < 2.5
+    assert status_of(said) == 408 and b"the body did not arrive within 0.6 s" in said
 
 
 def test_the_head_of_a_second_request_on_a_connection_must_come_too(port):
-    start = time.monotonic()
     said = exchanged(port, request({"inputs": "w0"}) + b"POST /pre")
-    assert said.count(b"HTTP/1.1 200") == 1 and said.count(b"HTTP/1.1 408") == 1 and time.monotonic() - start < 2.5
+    assert said.count(b"HTTP/1.1 200") == 1 and said.count(b"HTTP/1.1 408") == 1
 
 
 def test_two_requests_at_once_on_a_connection_are_both_answered(port):
-    assert exchanged(port, 2 * request({"inputs": "w0"}), 1.0).count(b"HTTP/1.1 200") == 2
+    assert exchanged(port, request({"inputs": "w0"}) + LAST).count(b"HTTP/1.1 200") == 2
 
 
 def test_a_body_that_is_too_large_is_refused_and_the_answer_is_heard(port):
@@ -119,20 +112,18 @@ def test_who_does_not_read_the_answer_does_not_hold_the_connection(project):
         connection = socket.create_connection(("127.0.0.1", port))
         connection.sendall(request({"inputs": "w0"}))
         until(lambda: len(found.server_state.connections) == 1)
-        start = time.monotonic()
         until(lambda: not found.server_state.connections)
-        assert time.monotonic() - start < 5
         connection.close()
 
 
 def test_more_connections_than_asked_for_are_503(project):
     with listening(project / "run", max_connections=3) as (port, _):
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        said = exchanged(port, request({"inputs": "w0"}), 1.0)
+        said = exchanged(port, request({"inputs": "w0"}))
         assert status_of(said) == 503 and json.loads(said.partition(b"\r\n\r\n")[2])["error"]
         for each in held:
             each.close()
-        until(lambda: status_of(exchanged(port, request({"inputs": "w0"}), 0.5)) == 200)
+        until(lambda: status_of(exchanged(port, LAST)) == 200)
 
 
 def test_who_leaves_is_not_waited_for(project):
@@ -220,7 +211,8 @@ def test_a_request_that_is_being_computed_is_answered_after_the_signal(project, 
         connection.sendall(request({"inputs": "w0"}))
         time.sleep(0.3)
         code, said = ended(process)
-        assert connection.recv(1000).startswith(b"HTTP/1.1 200") and code == 0 and " 200, 1" in said
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200") and code == 0
+        assert re.search(r" 200, \d{4,}\.\d ms", said), "it took its second"
         connection.close()
 
 

@@ -296,19 +296,19 @@ def test_a_redirect_is_not_followed(public, status):
 def drips():
     yield b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     for _ in range(200):
-        time.sleep(0.05)
+        time.sleep(0.2)
         yield b"x"
 
 
 def drips_headers():
     yield b"HTTP/1.1 200 OK\r\n"
     for i in range(90):
-        time.sleep(0.05)
+        time.sleep(0.4)
         yield b"X-%d: y\r\n" % i
 
 
 def silent():
-    time.sleep(5)
+    time.sleep(30)
     yield b""
 
 
@@ -320,7 +320,7 @@ def test_time_is_bounded_however_slowly_it_comes(public, answer, monkeypatch):
         try:
             download(server.url, MAX_BYTES, "row 1")
         finally:
-            assert time.perf_counter() - began < 2
+            assert time.perf_counter() - began < 20, "all that the server says takes more than 30 seconds"
 
 
 def test_size_is_bounded_and_what_is_cut_off_is_refused(public):

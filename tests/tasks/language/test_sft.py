@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import run
@@ -17,7 +18,6 @@ from engine.build import build
 from engine.config import TrainConfig
 from engine.data.collate import Layout
 from engine.data.sources import Source, SourceConfig
-from engine.data.tables import as_dataset
 from engine.data.taken import TakenModel
 from engine.errors import DataError, ModelError
 from engine.loop import train_step
@@ -53,7 +53,7 @@ def make_model(tokenizer: Any, **changes: Any) -> Any:
 
 
 def make_task(rows: dict[str, list[Any]], template: str | None = CHAT_TEMPLATE, **options: Any) -> SFT:
-    task = SFT(SFTOptions(**options), Source(SourceConfig(), {"train": as_dataset(rows, "rows")}))
+    task = SFT(SFTOptions(**options), Source(SourceConfig(), {"train": Dataset.from_dict(rows)}))
     task._tokenizer = make_tokenizer(template)
     task._config = make_model(task._tokenizer).config
     return task
@@ -288,7 +288,7 @@ def test_trls_trainer_on_the_same_rows(form, tmp_path):
         gradient_checkpointing=False, save_strategy="no", report_to=[], disable_tqdm=True, loss_type="nll", max_length=128,
         assistant_only_loss=form == "messages", eos_token=END, **settings,
     )  # fmt: skip
-    trainer = trl.SFTTrainer(theirs, arguments, train_dataset=as_dataset(rows, "rows"), processing_class=make_tokenizer())
+    trainer = trl.SFTTrainer(theirs, arguments, train_dataset=Dataset.from_dict(rows), processing_class=make_tokenizer())
     trainer.train()
     log = [line for line in trainer.state.log_history if "grad_norm" in line]
     config = TrainConfig(batch_size=8, epochs=2, device="cpu", precision="fp32", batching="packed", **settings)

@@ -61,7 +61,7 @@ def train_step(state: TrainState, task: Task[Any], micro_batches: list[Batch], c
     num_items = world.sum(sum(batch.num_items for batch in micro_batches))  # (): a mean of means would be wrong
     learning_rate = state.schedule.get_last_lr()[0]
     divisor = num_items.clamp(min=1) / world.size  # the ranks' gradients are averaged
-    loss_sum = state.execute(accumulate, state, task, micro_batches, divisor)
+    loss_sum = state.execute(accumulate, state, task, micro_batches, divisor)  # a call, or cuda_graph.py, memory/retry.py
     grad_norm = update(state, config, num_items)
     state.step += 1
     return StepRecord(loss_sum, num_items, grad_norm, learning_rate)

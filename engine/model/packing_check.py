@@ -80,7 +80,7 @@ def small_copy(model: transformers.PreTrainedModel) -> transformers.PreTrainedMo
             setattr(config, name, 2)
     if kinds:
         config.layer_types = (kinds * 2)[: config.num_hidden_layers]
-    for window in ("sliding_window", "attention_chunk_size", "local_attention"):
+    for window in ("sliding_window", "attention_chunk_size", "local_attention", "index_topk"):
         if getattr(config, window, None):
             setattr(config, window, min(getattr(config, window), COPY_WINDOW))
     if not getattr(config, "rope_parameters", None) and getattr(config, "max_position_embeddings", 0) > COPY_POSITIONS:

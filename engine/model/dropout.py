@@ -66,7 +66,7 @@ def drop(x: Tensor, kept: Tensor, p: float, *, out: Tensor | None = None) -> Ten
 
 
 class _Dropout(torch.autograd.Function):
-    """x: any shape. Saves ``kept``, which ``keep`` gives, two bytes an element. A gradient is dropped alike, and has its own."""
+    """x: any shape. Saves ``kept``, which ``keep`` gives, two bytes an element. Its gradient is the same for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kept: Tensor, p: float) -> Tensor:

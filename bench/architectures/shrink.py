@@ -69,7 +69,9 @@ OWN: dict[str, dict[str, Any]] = {  # what the other fields of an architecture d
     "cohere_compass_text": {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in
                             ("full_attention", "sliding_attention")}},
     "deepseek_v2": {"num_experts_per_tok": 2}, "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8},
-    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma3n_text": {"num_kv_shared_layers": 0}, "lfm2": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
+    "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"], "index_head_dim": 8, "index_n_heads": 2,
+                           "rotary_dim": 8, "index_block_size": 4, "index_topk_blocks": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
 }  # fmt: skip
 NOT_NONE = {"num_key_value_heads": 2, "head_dim": 8}  # of fields that an architecture has, and that it does not fill itself

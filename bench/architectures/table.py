@@ -74,7 +74,7 @@ Why a model is padded:
 - *attention built in*: it computes attention by itself, and not through the interface by which it could be given a kernel that
   keeps rows apart.
 - *an encoder and a decoder*: each row has two lengths, and only one can be laid end to end.
-- *packed attention has no ...*: it hands attention something (a cap, sinks, a bias of positions) that the packed kernel lacks.
+- *packed attention has no ...*: it hands attention something (a cap, sinks, a bias, chosen keys) that the packed kernel lacks.
 - *packed and padded batches differ*: the check has found other logits or gradients.
 - *... is for more than text*: it takes pictures or sound, too.
 - Any other sentence is what the library raises for packed rows.

@@ -18,8 +18,9 @@ class Layout:
     """How rows lie in a batch.
 
     ``padded``: one below the other, to the longest; ``max_length``: to ``max_length``, always; ``packed``: end to end in
-    one row, positions restarting at ``position_start``. ``round_to``: a packed row is filled up to a multiple (``filled``) by
-    segments that nobody reads, so that few shapes occur. ``sides``: those on which padding leaves the model's answer as it is
+    one row, positions restarting at ``position_start``: where that is not 0, the id of padding is one less, and its position,
+    too, wherever it stands; it is not counted. ``round_to``: a packed row is filled up to a multiple (``filled``) by segments
+    that nobody reads, so that few shapes occur. ``sides``: those on which padding leaves the model's answer as it is
     (engine/model/padding_check.py); the tokenizer's own side counts if it is one of them, or if there is none: then
     ``padding_matters``, and a text's answer is that of its rows of equal length alone. ``shortest``: the least tokens that the
     model takes, to which shorter rows are padded in any case.
@@ -68,11 +69,12 @@ def arrange(rows: Rows, layout: Layout, tokenizer: Any) -> tuple[dict[str, Any],
     inputs: dict[str, Any] = {
         name: per_token([row[name] for row in rows], layout, fill[name], left=left) for name in fill if name in rows[0]
     }
-    inputs |= _packed_inputs(lengths, layout) if layout.kind == "packed" else _mask(lengths, inputs["input_ids"].shape[1], left)
+    ids = inputs["input_ids"]
+    inputs |= _packed_inputs(lengths, layout, ids[0].numpy()) if layout.kind == "packed" else _mask(lengths, ids.shape[1], left)
     return inputs, {
         "num_examples": len(rows),
         "num_tokens": sum(each),
-        "executed_tokens": inputs["input_ids"].numel(),
+        "executed_tokens": ids.numel(),
         "sum_squares": sum(n * n for n in each),
         "longest": max(each),
     }
@@ -105,12 +107,14 @@ def _tail(num_tokens: int, longest: int, round_to: int) -> np.ndarray:
     return np.diff(ends, prepend=0)
 
 
-def _packed_inputs(lengths: np.ndarray, layout: Layout) -> dict[str, Any]:
+def _packed_inputs(lengths: np.ndarray, layout: Layout, ids: np.ndarray) -> dict[str, Any]:
     longest = layout.max_length or int(lengths.max())
     tail = layout.filled(int(lengths.sum())) - int(lengths.sum())
     segments = np.concatenate([lengths, _tail(tail, longest, layout.round_to)])
     offsets = np.concatenate([[0], np.cumsum(segments)]).astype(np.int64)
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], segments.astype(np.int64))
+    is_counted = ids != layout.position_start - 1 if layout.position_start else np.ones(len(ids), dtype=bool)
+    counted = np.concatenate([[0], np.cumsum(is_counted)])  # before each token
+    within = np.where(is_counted, counted[:-1] - np.repeat(counted[offsets[:-1]], segments.astype(np.int64)), -1)
     return {
         "position_ids": torch.from_numpy(within + layout.position_start)[None],
         "cu_seq_lens_q": torch.from_numpy(offsets.astype(np.int32)),

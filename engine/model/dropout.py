@@ -66,19 +66,18 @@ def drop(x: Tensor, kept: Tensor, p: float, *, out: Tensor | None = None) -> Ten
 
 
 class _Dropout(torch.autograd.Function):
-    """x: any shape. Saves what ``keep`` gives, two bytes an element."""
+    """x: any shape. Saves ``kept``, which ``keep`` gives, two bytes an element. Its gradient is the same for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        kept = keep(random_bits(x.numel()).view(x.shape), p, x.dtype)
+    def forward(ctx: Any, x: Tensor, kept: Tensor, p: float) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.p = p
         return drop(x, numbers(kept, torch.empty_like(x)), p).mul_(1 / (1 - p))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (kept,) = ctx.saved_tensors
-        return drop(gradient, numbers(kept, torch.empty_like(gradient)), ctx.p).mul_(1 / (1 - ctx.p)), None
+        return _Dropout.apply(gradient, kept, ctx.p), None, None  # type: ignore[no-untyped-call]
 
 
 class FastDropout(nn.Dropout):
@@ -87,7 +86,8 @@ class FastDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not 0 < self.p < 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
-        return _Dropout.apply(x, self.p)  # type: ignore[no-any-return,no-untyped-call]
+        kept = keep(random_bits(x.numel()).view(x.shape), self.p, x.dtype)
+        return _Dropout.apply(x, kept, self.p)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def set_head_dropout(model: nn.Module, p: float) -> None:

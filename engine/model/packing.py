@@ -24,6 +24,7 @@ from engine.model.attention import attend
 from engine.model.dropout import use_fast_dropout
 
 NAME = "plainloop"  # without "flash" in it, which transformers treats specially
+HARMLESS = ("position_ids", "segment_first", "segment_last")  # of a packed batch, too, but not for attention
 
 
 def attention(
@@ -33,13 +34,17 @@ def attention(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """transformers' attention interface: query [1, H, T, D], key and value [1, H or fewer, T, D] -> [1, T, H, D].
 
-    Raises NotImplementedError for what the kernels lack (position biases, soft caps, sinks, cross-attention).
+    Raises NotImplementedError for what the kernels lack (position biases, soft caps, sinks, cross-attention), and for whatever
+    else the model hands over: a mask, or a choice of keys, which may leave short rows as they are and change long ones.
     """
     if cu_seq_lens_q is None:
         kwargs |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
-    if unknown := [name for name in ("position_bias", "softcap", "s_aux") if kwargs.get(name) is not None]:
-        raise NotImplementedError(f"packed attention has no {unknown[0]}")
+    unknown = [name for name, value in kwargs.items() if isinstance(value, Tensor) and name not in HARMLESS]
+    if unknown or kwargs.get("softcap") is not None:
+        raise NotImplementedError(f"packed attention has no {[*unknown, 'softcap'][0]}")
+    if attention_mask is not None and attention_mask.numel() > 1:  # more than the placeholder
+        raise NotImplementedError("packed attention has no mask of the model's own")
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise NotImplementedError("packed attention is self-attention over one row")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", False)
@@ -103,8 +108,8 @@ def _one_vector_per_segment(base: nn.Module, args: Any, kwargs: dict[str, Any], 
         rows = hidden.index_select(0, first)[:, None]
     outputs.last_hidden_state = rows
     pooler = getattr(base, "pooler", None)
-    if isinstance(pooler, nn.Linear):  # ALBERT's is a bare layer
-        outputs.pooler_output = base.pooler_activation(pooler(rows[:, 0]))  # type: ignore[operator]
+    if getattr(base, "pooler_activation", None) is not None:  # ALBERT's pooler is a bare layer, or peft's wrapper of it
+        outputs.pooler_output = base.pooler_activation(pooler(rows[:, 0]))  # type: ignore[operator,misc]
     elif pooler is not None:
         outputs.pooler_output = pooler(rows)
     return outputs

@@ -80,7 +80,7 @@ def small_copy(model: transformers.PreTrainedModel) -> transformers.PreTrainedMo
             setattr(config, name, 2)
     if kinds:
         config.layer_types = (kinds * 2)[: config.num_hidden_layers]
-    for window in ("sliding_window", "attention_chunk_size", "local_attention"):
+    for window in ("sliding_window", "attention_chunk_size", "local_attention", "index_topk"):
         if getattr(config, window, None):
             setattr(config, window, min(getattr(config, window), COPY_WINDOW))
     if not getattr(config, "rope_parameters", None) and getattr(config, "max_position_embeddings", 0) > COPY_POSITIONS:
@@ -104,8 +104,7 @@ def largest_difference(model: transformers.PreTrainedModel, level: str) -> float
     """Between packed and padded, over logits and all gradients; the model is left enabled."""
     config, rows = model.config, some_rows(model.config)
     pad_id = pad if isinstance(pad := getattr(config, "pad_token_id", None), int) else 0
-    if hasattr(model, "score"):
-        rows[1]["input_ids"][-1] = pad_id  # a text that ends with the token that pads
+    rows[1]["input_ids"][-1] = rows[2]["input_ids"][3] = pad_id  # in texts the token that pads, which some models skip
     tokenizer = SimpleNamespace(pad_token_id=pad_id, pad_token_type_id=0, padding_side="right")
     padded, _ = arrange(rows, Layout(), tokenizer)
     real = padded["attention_mask"].bool()

@@ -128,7 +128,8 @@ def pooled(logits: Tensor, text: Tensor, number: int, pooling: Pooling) -> Tenso
     """From the logits of windows, [W, C], to those of texts: [N, C] float32. ``text``: [W], which each window is of."""
     belongs = text == torch.arange(number, device=text.device)[:, None]  # [N, W]
     if pooling == "mean":
-        return belongs.float() @ logits.float() / belongs.sum(1, keepdim=True)
+        with torch.autocast(logits.device.type, enabled=False):  # which would multiply in half precision
+            return belongs.float() @ logits.float() / belongs.sum(1, keepdim=True)
     return logits.float().masked_fill(~belongs[..., None], float("-inf")).amax(1)
 
 

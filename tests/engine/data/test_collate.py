@@ -56,6 +56,23 @@ def test_padding_lies_where_the_tokenizer_wants_it():
     assert inputs["attention_mask"].tolist() == [[0, 1, 1, 1], [0, 0, 0, 1]]
 
 
+@pytest.mark.parametrize("round_to", [1, 16])
+def test_packed_positions_are_those_that_roberta_gives_each_row_alone(round_to):
+    """Its own function is the reference: a real token that has the padding's id is not counted."""
+    from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
+
+    rows = [{"input_ids": np.array(ids)} for ids in ([0, 7, 1, 8, 2], [1, 5], [6], [9, 9, 1, 1])]
+    tokenizer = SimpleNamespace(padding_side="right", pad_token_id=1, pad_token_type_id=0)
+    inputs, _ = arrange(rows, Layout("packed", max_length=5, position_start=2, round_to=round_to), tokenizer)
+    expected = [
+        RobertaEmbeddings.create_position_ids_from_input_ids(torch.from_numpy(row["input_ids"])[None], 1)[0] for row in rows
+    ]
+    assert inputs["position_ids"][0, :12].tolist() == torch.cat(expected).tolist()
+    assert inputs["position_ids"][0, 12:].tolist() == [1] * (inputs["input_ids"].shape[1] - 12)
+    inputs, _ = arrange(rows, Layout("packed", round_to=round_to), tokenizer)
+    assert inputs["position_ids"][0, :12].tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 0, 1, 2, 3], "the others count every token"
+
+
 def test_token_types_are_padded_with_their_own_number():
     rows = [{"input_ids": np.array([7, 8]), "token_type_ids": np.array([0, 1])}]
     rows += [{"input_ids": np.array([5]), "token_type_ids": np.array([0])}]

@@ -64,6 +64,24 @@ def test_the_gradient_drops_the_same_elements(dtype):
     torch.testing.assert_close(x.grad[x.grad != 0].float().mean().item(), 1 / 0.7, rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_gradient_has_a_gradient(dtype):
+    """Of a penalty on gradients, say: that of a product with the same mask, in each type."""
+    torch.manual_seed(3)
+    x, weight = (torch.rand(2, 64) + 0.5).to(dtype)
+    found = []
+    for way in ("ours", "by hand"):
+        leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+        torch.manual_seed(4)
+        dropout = FastDropout(0.5).train()
+        dropped = dropout(leaves[0] * leaves[1]) if way == "ours" else leaves[0] * leaves[1] * dropout(torch.ones_like(x))
+        [gradient] = torch.autograd.grad(dropped.square().sum(), leaves[0], create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), leaves))
+    for ours, by_hand in zip(*found, strict=True):
+        assert ours.any()
+        torch.testing.assert_close(ours, by_hand)
+
+
 def test_the_seed_decides_and_every_call_differs():
     torch.manual_seed(4)
     first, second = dropped(0.5), dropped(0.5)

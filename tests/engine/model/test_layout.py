@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AlbertConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -36,6 +37,7 @@ from transformers import (
     XLNetConfig,
 )
 
+from bench.architectures.shrink import shrunk
 from bench.toys import tiny
 from engine.build import build
 from engine.config import TrainConfig
@@ -132,6 +134,40 @@ def test_what_does_not_fit_is_padded_and_said(name, capsys):
     assert reason in said
     with pytest.raises(UsageError, match=r"--batching packed: .* use padded or bucketed"):
         choose_layout("packed", model, "sequence", None, CPU, "fp32")
+
+
+PICKING = {  # architectures whose attention picks keys out of more than a row of the check has
+    "deepseek_v32": ({"index_topk": 2048}, "packed attention has no indices"),
+    "minimax_m3_vl_text": (
+        {"layer_types": ["full_attention", "minimax_m3_sparse"], "index_head_dim": 8, "index_n_heads": 2, "rotary_dim": 8},
+        "packed attention has no block_indices",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PICKING)
+def test_attention_to_some_keys_is_padded_although_short_rows_have_no_more(name):
+    """Their packed and padded batches differ in long rows only."""
+    own, reason = PICKING[name]
+    kind = CONFIG_MAPPING[name]
+    model = CAUSAL.from_config(kind.from_dict(shrunk(kind().to_dict(), own)))
+    assert reason in compare_small_copy(model, "token")
+
+
+@pytest.mark.parametrize(("given", "what"), [
+    ({"attention_mask": torch.zeros(1, 1, 3, 3)}, "mask of the model's own"), ({"softcap": 30.0}, "softcap"),
+    ({"position_bias": torch.zeros(1, 2, 3, 3)}, "position_bias"), ({"picked": torch.zeros(3)}, "picked"),
+    ({"attention_mask": torch.zeros(1, 1, 1, 1), "softcap": None, "position_ids": torch.arange(3)[None], "deterministic": False}, None),
+])  # fmt: skip
+def test_what_packed_attention_does_not_know_is_refused_and_not_left_out(given, what):
+    q = torch.randn(1, 2, 3, 8)
+    packed = {"cu_seq_lens_q": torch.tensor([0, 3], dtype=torch.int32), "max_length_q": 3}
+    arguments = packed | {"attention_mask": None} | given
+    if what is None:
+        assert packing.attention(nn.Module(), q, q, q, **arguments)[0].shape == (1, 3, 2, 8)
+    else:
+        with pytest.raises(NotImplementedError, match=f"packed attention has no {what}"):
+            packing.attention(nn.Module(), q, q, q, **arguments)
 
 
 def test_a_model_of_ones_own_is_padded(capsys):

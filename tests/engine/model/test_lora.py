@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -50,6 +52,16 @@ def gpt2() -> GPT2ForSequenceClassification:
     )
 
 
+def albert() -> AlbertForSequenceClassification:
+    """Its pooler is a bare layer, which gets an adapter."""
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    no_dropout = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"), 0)
+    return AlbertForSequenceClassification(
+        AlbertConfig(vocab_size=100, max_position_embeddings=32, num_labels=3, **sizes, **no_dropout)
+    )
+
+
 @pytest.fixture(scope="module")
 def runs(project, tmp_path_factory):
     """The same LoRA run, saved as an adapter and merged."""
@@ -64,8 +76,12 @@ def logits(model, folder) -> torch.Tensor:
         return model.eval()(**AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")).logits
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
-@pytest.mark.parametrize("make", [lambda: tiny.bert(dropout=0.0), lambda: tiny.distilbert(dropout=0.0), gpt2])
+MODELS = [lambda: tiny.bert(dropout=0.0), lambda: tiny.distilbert(dropout=0.0), gpt2]
+
+
+@pytest.mark.parametrize(("make", "precision"), [
+    *[(make, "fp32") for make in (*MODELS, albert)], *[pytest.param(make, "bf16", marks=pytest.mark.bf16) for make in MODELS],
+])  # fmt: skip
 def test_packed_batches_are_padded_ones_under_lora(make, precision):
     """Losses and gradient norms of each step, to the precision's rounding: the hooks find the model in peft's wrapper."""
     found = {}

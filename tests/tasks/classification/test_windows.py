@@ -117,6 +117,16 @@ def test_the_pool_by_hand_and_its_gradient(pooling):
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_in_half_precision_the_pool_is_no_coarser_than_the_logits(pooling):
+    """Autocast would multiply the logits of windows in bf16, and round their mean to 8 bits."""
+    logits, text = torch.randn(9, 3).bfloat16(), torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 2])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pooled(logits, text, 3, pooling)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, pooled(logits.float(), text, 3, pooling), rtol=1e-6, atol=1e-6)
+
+
 # ----------------------------------------------------------------------------------------------------------- training
 
 

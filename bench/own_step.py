@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from engine.errors import UsageError
 from engine.settings.own import is_own, object_in_file
 
@@ -150,6 +150,9 @@ def profile(make: Callable[[], Any], folder: Path, num_steps: int, device: Any) 
         def advised(self, found: dict[str, Any]) -> list[str]:
             return []  # it speaks of Plainloop's flags
 
+        def settings(self) -> dict[str, Any]:
+            return {}
+
         def next_step(self) -> None:
             self.end_step()
             run.state.step += 1
@@ -250,13 +253,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "step", metavar="FILE.py:FUNCTION", help="your own code: it returns a callable that makes optimizer steps"
     )
-    parser.add_argument("--steps", type=int, default=3, help="optimizer steps to look at, after three to get warm (default: 3)")
+    parser.add_argument(
+        "--steps", type=at_least(1), default=3, help="optimizer steps to look at, after three to get warm (default: 3)"
+    )
     parser.add_argument("--output", metavar="DIR", help="profile/ and report.html go there (default: runs/step-FUNCTION)")
     parser.add_argument("--beside", metavar="DIR", action="append", default=[], help="another profile to stand beside it")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where your step computes (default: cpu)")
     options = parser.parse_args(list(argv))
-    if options.steps < 1:
-        parser.error("--steps must be at least 1")
     if not is_own(options.step):
         parser.error(f"{options.step!r}: name a file and a function in it, FILE.py:FUNCTION")
     folder = Path(options.output or f"runs/step-{options.step.rpartition(':')[2]}")

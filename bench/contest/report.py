@@ -24,6 +24,7 @@ from bench.contest.label import label
 from bench.contest.validity import reasons
 from bench.contest.workload import Workload, batches_sha, model_class, model_config
 from bench.machine import RESULTS, processor
+from engine.errors import DataError
 from engine.model.flops import FlopCount, count_flops
 
 PACKAGES = ("torch", "transformers", "accelerate", "lightning-fabric", "numpy")
@@ -98,9 +99,11 @@ def make_rows(
     rows = []
     for c in contenders:
         if c not in finished:
+            job = c.job
             rows.append(
-                {"run_id": run_id, "system": c.job.system, "track": c.job.track, "quick": quick, "valid": False,
-                 "flags": c.job.flags, "why": c.error or "it did not finish"}
+                {"run_id": run_id, "system": job.system, "track": job.track, "quick": quick, "model": job.model,
+                 "batch": {"size": job.batch_size, "max_length": job.max_length}, "flags": job.flags, "valid": False,
+                 "why": c.error or "it did not finish"}
             )  # fmt: skip
             continue
         others = [o.done for o in finished if o is not c and o.done and o.done["layout"] != "packed"]
@@ -199,8 +202,13 @@ def replace(path: Path, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file; [] without one."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    """The rows of a results file; [] without one. Raises DataError for what is none."""
+    try:
+        rows: Any = json.loads(path.read_text()) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no results file of the bench: {type(error).__name__}: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "run_id" in row for row in rows):
+        raise DataError(f"{path} is no results file of the bench: that is a list of rows, each with its run_id")
     return rows
 
 

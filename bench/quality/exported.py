@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from bench.machine import RESULTS, keep
 from bench.quality.planted import typed
 from engine.installed import install
@@ -33,9 +33,9 @@ MODELS = {  # what it is called in the table, and how it is trained
 def main(argv: Sequence[str]) -> int:
     """1 where a probability differs by more than the limit."""
     parser = make_parser("export", __doc__)
-    parser.add_argument("--rows", type=int, default=400, help="held-out reviews")
-    parser.add_argument("--rounds", type=int, default=7, help="of the timing")
-    parser.add_argument("--batches", type=int, default=20, help="of 32 reviews, in each round")
+    parser.add_argument("--rows", type=at_least(1), default=400, help="held-out reviews")
+    parser.add_argument("--rounds", type=at_least(1), default=7, help="of the timing")
+    parser.add_argument("--batches", type=at_least(1), default=20, help="of 32 reviews, in each round")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--output", type=Path, default=RESULTS / "export-cpu.json")
     options = parser.parse_args(argv)

@@ -311,6 +311,8 @@ def test_without_fast_dropout_the_layers_are_torchs(monkeypatch):
 def test_operators_have_their_kinds():
     assert kind_of("aten::addmm") == "linear layers"
     assert kind_of("aten::baddbmm") == "attention products"
+    assert kind_of("aten::addmm_") == "attention products", "within aten::baddbmm, row by row"
+    assert kind_of("aten::_addmm_activation") == "linear layers"
     assert kind_of("aten::_foreach_norm") == "optimizer and clipping"
     assert kind_of("_DropoutBackward") == "dropout"
     assert kind_of("aten::native_layer_norm") == "activation and norm"

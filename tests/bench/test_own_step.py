@@ -118,7 +118,7 @@ def test_the_example_of_the_page_stands_side_by_side(tmp_path, monkeypatch, caps
         ("make = lambda: 1", ["step", "my.py:make"], "it returned int, and has to return a callable"),
         ("make = lambda: (lambda: None)", ["step", "my.py:make"], "1000 calls of it made no optimizer step"),
         ("make = lambda: iter(()).__next__", ["step", "my.py:make"], "its data ended after 0 optimizer steps, and 6 are needed"),
-        ("", ["step", "my.py:make", "--steps", "0"], "--steps must be at least 1"),
+        ("", ["step", "my.py:make", "--steps", "0"], "argument --steps: must be a whole number of at least 1, found '0'"),
         ("", ["step", "my.py:make", "--beside", "."], "--beside .: there is no profile/profile.json"),
         ("", ["step", "my.py:make", "--output", "run"], "--output run holds a run or a model: name another directory"),
     ],

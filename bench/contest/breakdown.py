@@ -11,7 +11,7 @@ import torch
 KINDS = {
     "optimizer and clipping": ("adamw", "Optimizer.", "_foreach", "linalg_vector_norm", "clip_grad"),
     "attention products": ("bmm", "aten::addmm_", "_flash_attention", "scaled_dot_product", "_efficient_attention"),
-    "linear layers": ("aten::mm", "aten::addmm", "aten::linear", "aten::matmul", "mkldnn"),
+    "linear layers": ("aten::mm", "aten::addmm", "aten::_addmm", "aten::linear", "aten::matmul", "mkldnn"),
     "softmax": ("softmax",),
     "dropout": ("dropout", "Dropout", "_PackedAttention", "random_", "bernoulli", "threshold_backward", "aten::sub_"),
     "activation and norm": ("gelu", "layer_norm", "tanh", "relu", "silu"),

@@ -41,7 +41,9 @@ def compare_files(old: str, new: str, tolerance: float) -> tuple[str, bool]:
         told = "; ".join(f"{key[0]} ({key[1]}): {why}" for key, why in apart.items())
         raise DataError(f"{old} and {new} have no row of {OURS} that can be compared{': ' * bool(told)}{told}")
     width = max([34, *(len(key[0]) + 2 for key in ratios)])
-    lines = [f"{'contender':<{width}}{'track':<10}{'old':>10}{'new':>10}   {'new / old':<26}{'beside the peers':<26}"]
+    lines = [
+        f"{'contender':<{width}}{'track':<10}{'old, ex/s':>10}{'new, ex/s':>10}   {'new / old':<26}{'beside the peers':<26}"
+    ]
     is_slower = any(map(is_ours, lost))
     for key, (draws, how) in ratios.items():
         peers = [np.log(ratios[k][0]) for k in ratios if is_peer(k, key, before, after)]
@@ -149,21 +151,22 @@ def ratio(old: Row, new: Row) -> tuple[np.ndarray, str]:
         drawn = generator.integers(0, len(steps[0]), (DRAWS, len(steps[0])))
         return steps[0][drawn].sum(1) / steps[1][drawn].sum(1), f"{len(steps[0])} steps, paired"
     rates = [1 / np.asarray(row["time"]["windows_s"]) for row in (old, new)]
-    per_window = [work / len(each) for work, each in zip(work_of(old, new), rates, strict=True)]
+    done, what = work_of(old, new)
+    per_window = [work / len(each) for work, each in zip(done, rates, strict=True)]
     means = [
         (n * each)[generator.integers(0, len(each), (DRAWS, len(each)))].mean(1)
         for n, each in zip(per_window, rates, strict=True)
     ]
-    return means[1] / means[0], f"{len(rates[0])} and {len(rates[1])} windows"
+    return means[1] / means[0], f"{len(rates[0])} and {len(rates[1])} windows, by {what}"
 
 
-def work_of(old: Row, new: Row) -> list[float]:
+def work_of(old: Row, new: Row) -> tuple[list[float], str]:
     """What each has done: FLOPs of the model for real tokens, since other batches hold texts of another length; examples
-    where FLOPs are not known of both."""
+    where FLOPs are not known of both. And which of the two."""
     rates = [row["rate"].get("tflops") for row in (old, new)]
     if all(rates):
-        return [rate * sum(row["time"]["windows_s"]) for rate, row in zip(rates, (old, new), strict=True)]
-    return [row["work"]["examples"] for row in (old, new)]
+        return [rate * sum(row["time"]["windows_s"]) for rate, row in zip(rates, (old, new), strict=True)], "FLOPs"
+    return [row["work"]["examples"] for row in (old, new)], "examples"
 
 
 def interval(draws: np.ndarray) -> str:

@@ -41,8 +41,12 @@ class Setting:
                 setattr(options, name, value)
         self.results = Path(options.results) if options.results else report.results_path(self.device)
         report.load(self.results)  # before anything is measured: rows are added to it
-        self.env = report.environment(self.device, matmul_rates(self.device, options.matmul_sizes))
         self.stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+
+    @cached_property
+    def env(self) -> dict[str, Any]:
+        """Machine, versions, and the rates of products, which are measured when they are first asked for."""
+        return report.environment(self.device, matmul_rates(self.device, self.options.matmul_sizes))
 
     @cached_property
     def workload(self) -> Workload:
@@ -77,12 +81,13 @@ class Setting:
         able = contest.split_missing(jobs)
         if not able:
             return []
+        env = self.env  # before the contenders compute
         run_id = f"{self.stamp}-{able[0].track.replace(' ', '-')}"
         rows: list[dict[str, Any]] = []
 
         def keep(contenders: Sequence[contest.Contender]) -> None:
             """What is known so far, in the file: whatever ends this process, no window is lost."""
-            rows[:] = report.make_rows(contenders, workload, self.env, run_id=run_id, quick=self.options.quick)
+            rows[:] = report.make_rows(contenders, workload, env, run_id=run_id, quick=self.options.quick)
             report.replace(self.results, run_id, rows)
 
         budget = self.options.budget

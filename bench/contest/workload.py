@@ -26,7 +26,7 @@ from engine.data.collate import Layout, arrange
 from engine.data.plan import Plan
 from engine.data.sources import Source
 from engine.data.tokens import TokenDataset, Tokens
-from engine.errors import DataError, UsageError
+from engine.errors import DataError, ModelError, UsageError
 from engine.installed import install
 from engine.seed import set_seed
 from engine.task import NoOptions, Task
@@ -107,6 +107,7 @@ def tokenise(data: str, model: str, max_length: int, num_rows: int, text_column:
     chosen = np.random.default_rng(42).permutation(len(texts))[:num_rows]
     from transformers import AutoTokenizer
 
+    model_config(model, 2)  # refused in one line, if there is none
     tokenizer = AutoTokenizer.from_pretrained(model_path(model))
     encoded = tokenizer([texts[i] for i in chosen], truncation=True, max_length=max_length)["input_ids"]
     return of_rows(encoded, [labels[i] for i in chosen], f"{name}: {len(chosen)} of {len(texts)} texts")
@@ -229,7 +230,7 @@ def model_path(name: str) -> str:
         return name
     path = packaged_minilm()
     if path is None:
-        raise SystemExit(f"the offline extra is needed, or --model: {install('offline', 'bench')}")
+        raise UsageError(f"the offline extra is needed, or --model: {install('offline', 'bench')}")
     return path
 
 
@@ -261,8 +262,13 @@ def model_config(name: str, num_labels: int) -> Any:
         ),
     }  # fmt: skip
     if name.startswith("random:") and name not in sizes:
-        raise SystemExit(f"--model {name}: there are {', '.join(sizes)}")
-    config = sizes[name]() if name in sizes else AutoConfig.from_pretrained(model_path(name))
+        raise UsageError(f"--model {name}: there are {', '.join(sizes)}")
+    try:
+        config = sizes[name]() if name in sizes else AutoConfig.from_pretrained(model_path(name))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"--model {name}: neither a folder with a model, nor one that the Hub gives: {str(error).splitlines()[0]}"
+        ) from error
     config.use_cache = False  # of a decoder: for generating; Trainer turns it off, too
     config.num_labels = num_labels
     config.problem_type = "single_label_classification"

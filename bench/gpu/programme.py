@@ -140,7 +140,7 @@ def launches(options: Namespace) -> int:
 def refuse_unknown(flag: str, names: Sequence[str] | None, known: Collection[str]) -> None:
     """Raises UsageError."""
     if other := [name for name in names or () if name not in known]:
-        raise UsageError(f"{flag} {other[0]!r}: there are {', '.join(known)}")
+        raise UsageError(f"{flag} {other[0]!r}: there are {', '.join(map(repr, known))}")
 
 
 def begin(part: str, options: Namespace) -> tuple[Any, dict[str, Any], Path]:

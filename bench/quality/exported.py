@@ -19,6 +19,7 @@ from typing import Any
 from bench.flags import at_least, make_parser
 from bench.machine import RESULTS, keep
 from bench.quality.planted import typed
+from engine.errors import UsageError
 from engine.installed import install
 
 FORMS = {"ONNX": ("onnx",), "torch.export": ("torch",), "ONNX, int8": ("onnx", "--int8", "--max-loss", "1")}
@@ -56,11 +57,11 @@ def is_as_it_must(document: dict[str, Any]) -> bool:
 
 
 def minilm() -> str:
-    """Raises SystemExit without the package that has the weights."""
+    """Raises UsageError without the package that has the weights."""
     from tasks.offline import packaged_minilm
 
     if (path := packaged_minilm()) is None:
-        raise SystemExit(f"the offline extra is needed: {install('offline', 'export')}")
+        raise UsageError(f"the offline extra is needed: {install('offline', 'export')}")
     return path
 
 

@@ -52,6 +52,7 @@ def test_the_window(tmp_path, capsys):
         assert sum(event.get("name") == phase for event in trace) == 4, "each phase once in each step"
     assert not any(event.get("name") in BETWEEN_STEPS for event in trace)
     assert found["busy"] is None, "that is for devices beside the processor"
+    assert found["run"] == {"batching": "auto", "layout": "packed", "workers": 0, "compile": False, "ranks": 1}
     out = capsys.readouterr().out
     assert "profile    steps 4 to 7: " in out
     for row in found["operations"]:

@@ -232,17 +232,17 @@ def table(rows: Sequence[Mapping[str, Any]], title: str, relative: str = "Traine
     quick = " (quick: not for quoting)" if any(row.get("quick") for row in rows) else ""
     overhead = any("overhead_us" in row for row in rows)
     last = "us/step beyond fwd+bwd" if overhead else "ktok/s"
-    width = max([28, *(len(label(row)) + 2 for row in rows)])
-    lines = [f"{title}{quick}", f"{'system':<{width}}{'examples/s':>24}{'steps/s':>9}{'x ' + relative:>15}{last:>24}  valid"]
+    width, of = max([28, *(len(label(row)) + 2 for row in rows)]), max(15, len(relative) + 5)
+    lines = [f"{title}{quick}", f"{'system':<{width}}{'examples/s':>24}{'steps/s':>9}{'x ' + relative:>{of}}{last:>24}  valid"]
     base = relative_to(rows, relative)
     for row in rows:
         if "rate" not in row:
-            lines.append(f"{label(row):<{width}}{'-':>24}{'-':>9}{'-':>15}{'-':>24}  VOID: {row['why']}")
+            lines.append(f"{label(row):<{width}}{'-':>24}{'-':>9}{'-':>{of}}{'-':>24}  VOID: {row['why']}")
             continue
         rate = row["rate"]
         figures = f"{rate['ex_s']:.2f} [{rate['ex_s_min']:.2f}-{rate['ex_s_max']:.2f}]"
         ratio = f"{useful_rate(row) / base:.2f}" if base and row["valid"] else "-"
         extra = f"{row['overhead_us']['median']:.0f}" if overhead else f"{rate['tok_s'] / 1000:.2f}"
         verdict = "yes" if row["valid"] else f"VOID: {row['why']}"
-        lines.append(f"{label(row):<{width}}{figures:>24}{rate['steps_per_second']:>9.3g}{ratio:>15}{extra:>24}  {verdict}")
+        lines.append(f"{label(row):<{width}}{figures:>24}{rate['steps_per_second']:>9.3g}{ratio:>{of}}{extra:>24}  {verdict}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -40,16 +40,16 @@ FOLDER = "profile"  # of the run
 
 
 @contextmanager
-def profiling(run: Run, num_steps: int | None, model: nn.Module | None, layout: str) -> Iterator[None]:
+def profiling(run: Run, num_steps: int | None, model: nn.Module | None, **facts: str) -> Iterator[None]:
     """Look at ``num_steps`` steps of what runs inside; None: at nothing, and nothing is touched.
 
     ``model``: whose modules are told apart; None where their forward passes are not called one by one, as in a compiled
-    or recorded step. ``layout``: how the batches lie, as Layout has it.
+    or recorded step. ``facts``: the ``layout`` of the batches, as Layout has it, and the ``precision``.
     """
     if num_steps is None:
         yield
         return
-    window = Window(run, num_steps, model, layout)
+    window = Window(run, num_steps, model, facts)
     run.state.clock.watch = window.phase
     try:
         yield
@@ -61,12 +61,12 @@ def profiling(run: Run, num_steps: int | None, model: nn.Module | None, layout: 
 class Window:
     """What ``clock.watch`` is meanwhile: told of every phase, it finds the steps, since each begins with its data."""
 
-    def __init__(self, run: Run, num_steps: int, model: nn.Module | None, layout: str = ""):
+    def __init__(self, run: Run, num_steps: int, model: nn.Module | None, facts: Mapping[str, str]):
         self.run, self.clock, self.directory, self.num_steps = run, run.state.clock, run.directory / FOLDER, num_steps
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it tells of its stages on stderr else
         device = [ProfilerActivity.CUDA] if run.state.device.type == "cuda" else []
         self.profiler = profile(activities=[ProfilerActivity.CPU, *device], profile_memory=True, acc_events=True)
-        self.model, self.layout, self.spans = model, layout, ExitStack()
+        self.model, self.facts, self.spans = model, facts, ExitStack()
         self.gradients: list[tuple[int, int]] = []  # as they came
         self.in_buckets = False  # of DDP, which are there from the start
         self.step, self.is_over = 0, False  # steps of this process
@@ -184,10 +184,10 @@ class Window:
         return advice(found, self.run.total.padding_waste)
 
     def settings(self) -> dict[str, Any]:
-        """What advice depends on, of this run."""
+        """How this run computes: what advice depends on, and what two profiles have to have in common."""
         config = self.run.config
         chosen = {"batching": config.batching, "workers": config.workers, "compile": config.compile}
-        return chosen | {"layout": self.layout, "ranks": self.run.world.size}
+        return chosen | {"ranks": self.run.world.size, "threads": torch.get_num_threads(), **self.facts}
 
     def kernels(self) -> list[tuple[float, float]]:
         """(start, end) in microseconds of what ran on the device: kernels, copies, and not our names for phases."""

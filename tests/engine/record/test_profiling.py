@@ -16,6 +16,7 @@ from engine.clock import BETWEEN_STEPS, PHASES, Clock
 from engine.config import TrainConfig
 from engine.errors import DataError, DivergedError, UsageError
 from engine.fit import fit
+from engine.precision import has_native_bf16
 from engine.record.profiling import WARM_UP, busy, hottest
 
 EAGER = tuple(name for name in PHASES if name != "graph")  # both passes, recorded, on CUDA
@@ -52,7 +53,9 @@ def test_the_window(tmp_path, capsys):
         assert sum(event.get("name") == phase for event in trace) == 4, "each phase once in each step"
     assert not any(event.get("name") in BETWEEN_STEPS for event in trace)
     assert found["busy"] is None, "that is for devices beside the processor"
-    assert found["run"] == {"batching": "auto", "layout": "packed", "workers": 0, "compile": False, "ranks": 1}
+    run = {"batching": "auto", "layout": "packed", "workers": 0, "compile": False, "ranks": 1}
+    precision = "bf16" if has_native_bf16(torch.device("cpu")) else "fp32"
+    assert found["run"] == run | {"threads": torch.get_num_threads(), "precision": precision}
     out = capsys.readouterr().out
     assert "profile    steps 4 to 7: " in out
     for row in found["operations"]:

@@ -12,7 +12,6 @@ is the same. With ``--quick`` all of it runs on a CPU in minutes, to see that it
 
 from __future__ import annotations
 
-import copy
 import json
 import shlex
 import time
@@ -53,6 +52,7 @@ USUAL: dict[str, Any] = {"model": "random:distilbert", "batch_size": 16, "max_le
 QUICK: dict[str, Any] = {"model": "random:tiny", "batch_size": 4, "max_length": 48, "rows": 200, "data": "random",
                          "models": ["random:tiny"], "batch_sizes": [4], "steps": 2, "windows": 1, "warmup": 1,
                          "matmul_sizes": [256]}  # fmt: skip
+QUICK_OF: dict[str, dict[str, Any]] = {"language": {"model": "random:tiny-gpt2"}}
 
 
 def main(argv: list[str]) -> int:
@@ -67,8 +67,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--modes", nargs="+", help="launches: these ways (default: all)")
     parser.set_defaults(model=None)  # each part has its own
     options = parser.parse_args(argv)
-    if options.quick:
-        vars(options).update(QUICK)
+    quick = options.quick
     if options.part == "print":
         _, others = apart(argv, {"tokens", "data"})
         source = ["--tokens", options.tokens] if options.tokens else ["--data", options.data]
@@ -76,8 +75,10 @@ def main(argv: list[str]) -> int:
         print("\n".join(f"python -m bench gpu {name} {given}  # {what}" for name, what in PARTS.items()))
         return 0
     for part in PARTS if options.part == "all" else [options.part]:
-        print(f"# {part}: {PARTS[part]}", flush=True)
-        if code := run(part, copy.copy(options)):
+        print(f"# {part}: {PARTS[part]}{' (--quick: of a tiny model)' * quick}", flush=True)
+        if quick:
+            parser.set_defaults(**QUICK | QUICK_OF.get(part, {}))
+        if code := run(part, parser.parse_args(argv)):
             return code
     return 0
 

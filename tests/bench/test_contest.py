@@ -552,6 +552,17 @@ def test_the_parts_of_a_gpu_session_are_what_their_lines_say(monkeypatch):
         assert (seen["model"], seen["batch_size"]) == ("minilm", 7), "what is given takes the place of the part's own"
 
 
+def test_a_quick_gpu_session_has_tiny_models_and_what_is_given(monkeypatch, capsys):
+    seen = {}
+    monkeypatch.setattr(programme, "run", lambda part, options: seen.update({part: options}) or 0)
+    assert main(["gpu", "all", "--quick", "--steps", "7", "--device", "cpu"]) == 0
+    assert list(seen) == list(programme.PARTS) and {options.steps for options in seen.values()} == {7}
+    assert {part: options.model for part, options in seen.items() if options.model != "random:tiny"} == {
+        "language": "random:tiny-gpt2"
+    }
+    assert capsys.readouterr().out.count("(--quick: of a tiny model)") == len(programme.PARTS)
+
+
 def test_a_wrong_number_ends_the_gpu_session(monkeypatch, tmp_path, capsys):
     checks = {"right": lambda device: {"ok": True}, "wrong": lambda device: {"ok": False}, "broken": lambda device: 1 / 0}
     monkeypatch.setattr("bench.gpu.correctness.CHECKS", checks)

@@ -158,6 +158,7 @@ class Window:
         found: dict[str, Any] = {
             "device": self.clock.device.type,
             "steps": self.steps,
+            "asked": self.num_steps,
             "operations": hottest(averages, len(self.steps), wall, on_device=on_device),
             "modules": modules.with_parts(own, self.model, len(self.steps), wall) if self.model is not None else [],
             "held_gb": self.held_gb(),
@@ -238,7 +239,10 @@ def text_of(found: dict[str, Any]) -> str:
     wall = sum(step["seconds"] for step in steps)
     spent = {phase: sum(step["phases"][phase] for step in steps) for phase in PHASES}
     phases = ", ".join(f"{name} {seconds / wall:.0%}" for name, seconds in spent.items() if seconds / wall >= 0.005)
-    lines = [f"profile    steps {steps[0]['step']} to {steps[-1]['step']}: {1000 * wall / num_steps:.1f} ms each; {phases}"]
+    which = f"steps {steps[0]['step']} to {steps[-1]['step']}" if num_steps > 1 else f"step {steps[0]['step']}"
+    if num_steps < found["asked"]:
+        which += f" ({num_steps} of {found['asked']}: an evaluation, a save or the end of the run came then)"
+    lines = [f"profile    {which}: {1000 * wall / num_steps:.1f} ms{' each' * (num_steps > 1)}; {phases}"]
     if found["busy"]:
         lines.append(
             f"  the device worked {found['busy']['share']:.0%} of the time, with {found['busy']['num_gaps']} gaps, "

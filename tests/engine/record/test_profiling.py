@@ -98,10 +98,15 @@ def test_the_same_bits_and_the_training_time_without_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_evaluation_ends_the_window(tmp_path):
+def test_an_evaluation_ends_the_window(tmp_path, capsys):
     """At the end of the first epoch, step 5: it would be among the hottest operations otherwise."""
     found = make(tmp_path, profile=6, eval_steps=0)
     assert [step["step"] for step in found["steps"]] == [4, 5]
+    said = capsys.readouterr().out
+    assert (
+        "profile    steps 4 to 5 (2 of 6: an evaluation, a save or the end of the run came then): " in said
+        and "ms each" in said
+    )
     late = make(tmp_path, "late", profile=3, eval_steps=3)  # after step 3, when the profiler is ready and has not begun
     assert [step["step"] for step in late["steps"]] == [4, 5, 6]
     assert sum(step["seconds"] for step in late["steps"]) < 2
@@ -142,13 +147,15 @@ def test_half_a_profile_is_refused(tmp_path):
         record_in(tmp_path, {}, "run")
 
 
-def test_it_is_stopped_once(tmp_path, monkeypatch):
+def test_it_is_stopped_once(tmp_path, monkeypatch, capsys):
     """The second time it would wait for the device again."""
     calls = []
     stop = torch.profiler.profile.stop_trace
     monkeypatch.setattr(torch.profiler.profile, "stop_trace", lambda self: (calls.append(1), stop(self))[1])
     make(tmp_path, profile=1)
     assert calls == [1]
+    said = capsys.readouterr().out
+    assert "profile    step 4: " in said and "ms each" not in said, "one step"
 
 
 @pytest.mark.slow

@@ -88,8 +88,7 @@ def explain(
         size = sum(parameter.numel() for parameter in group["params"])
         rate, decay = group["initial_lr"], group["weight_decay"]
         half = {"muon": ", Muon", "adamw": ", AdamW"}.get(group.get("kind", ""), "")
-        parameters = f"{size:,} parameter{'s' * (size != 1)} in {counted(len(group['params']), 'tensor')}"
-        text = f"{parameters}: rate {rate:g}, decay {decay:g}{half}"
+        text = f"{size:,} parameters in {len(group['params'])} tensors: rate {rate:g}, decay {decay:g}{half}"
         show("train", text, make_optimizer)
     if frozen := sum(p.numel() for p in setup.state.model.parameters() if not p.requires_grad):
         show(

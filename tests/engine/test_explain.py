@@ -120,7 +120,7 @@ def test_parameters_and_memory(tmp_path, capsys):
     frozen = sum(p.numel() for name, p in model.named_parameters() if "embeddings" in name)
     assert lines["frozen"] == [f"{frozen:,} parameters"]
     printed = [
-        re.match(r"([\d,]+) parameters in (\d+) tensors?: rate ([\d.]+), decay ([\d.]+)", text) for text in lines["train"]
+        re.match(r"([\d,]+) parameters in (\d+) tensors: rate ([\d.]+), decay ([\d.]+)", text) for text in lines["train"]
     ]
     assert sum(int(m[1].replace(",", "")) for m in printed) == sum(sizes.values())
     assert sum(int(m[2]) for m in printed) == len(sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
@@ -42,6 +43,22 @@ def one_of(known: Collection[str]) -> Callable[[str], str]:
     def check(value: str) -> str:
         if value not in known:
             raise ArgumentTypeError(f"{value!r} is none of {', '.join(known)}")
+        return value
+
+    return check
+
+
+def at_least(least: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """A type for numbers: ``kind``, and not below ``least``; neither NaN nor infinity."""
+
+    def check(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            what = "a whole number" if kind is int else "a number"
+            raise ArgumentTypeError(f"must be {what} of at least {least}, found {text!r}")
         return value
 
     return check

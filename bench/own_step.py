@@ -10,6 +10,7 @@ file is your own code, and is run. docs/profiling.md has an example, and says ho
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
@@ -18,7 +19,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
+from engine.console import shown
 from engine.errors import UsageError
 from engine.settings.own import is_own, object_in_file
 
@@ -44,6 +46,8 @@ class Phases:
         self.open = ExitStack()
         self.name = ""
         self.depth = 0
+        self.precision = ""  # that the model was last called in
+        self.optimizer: Any = None  # the first that was seen: of several, a step ends with this one's
 
     def begin(self, name: str) -> bool:
         """Is it a phase of its own, and not part of the one that is going on?"""
@@ -76,8 +80,9 @@ class Phases:
 
         return wrapped
 
-    def enter_module(self, *_: Any) -> None:
+    def enter_module(self, module: Any, *_: Any) -> None:
         if not self.depth:
+            self.precision = precision_of(module) or self.precision
             self.begin("forward")
         self.depth += 1
 
@@ -87,10 +92,12 @@ class Phases:
     def enter_optimizer(self, *_: Any) -> None:
         self.begin("optimizer")
 
-    def leave_optimizer(self, *_: Any) -> None:
+    def leave_optimizer(self, optimizer: Any, *_: Any) -> None:
         if self.name == "optimizer":
             self.end()
-            self.step_done()
+            self.optimizer = self.optimizer or optimizer
+            if optimizer is self.optimizer:
+                self.step_done()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -116,6 +123,19 @@ class Phases:
             yield
 
 
+def precision_of(module: Any) -> str:
+    """What a call of it computes in: autocast's type, else that of its weights; "" where it has none."""
+    import torch
+
+    first = next(module.parameters(), None)
+    if first is None:
+        return ""
+    kind = first.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else first.dtype
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
 def loading(phases: Phases, next_batch: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The loader's next, with its time as waiting for data."""
 
@@ -128,6 +148,7 @@ def loading(phases: Phases, next_batch: Callable[[Any], Any]) -> Callable[[Any],
 
 def profile(make: Callable[[], Any], folder: Path, num_steps: int, device: Any) -> None:
     """Look at so many steps after three to get warm, and write ``profile/`` and report.html. Raises UsageError."""
+    import torch
     from torch.profiler import record_function
 
     from engine.clock import PHASES, Clock
@@ -150,6 +171,9 @@ def profile(make: Callable[[], Any], folder: Path, num_steps: int, device: Any) 
         def advised(self, found: dict[str, Any]) -> list[str]:
             return []  # it speaks of Plainloop's flags
 
+        def settings(self) -> dict[str, Any]:
+            return {"threads": torch.get_num_threads(), "precision": phases.precision}
+
         def next_step(self) -> None:
             self.end_step()
             run.state.step += 1
@@ -162,7 +186,7 @@ def profile(make: Callable[[], Any], folder: Path, num_steps: int, device: Any) 
         state=SimpleNamespace(clock=clock, step=1, device=device), directory=folder,
         paused=clock.phase, say=lambda text: print(text, flush=True),
     )  # fmt: skip
-    window = OwnWindow(run, num_steps, None)  # type: ignore[arg-type]
+    window = OwnWindow(run, num_steps, None, {})  # type: ignore[arg-type]
     clock.watch = window.phase
     phases = Phases(clock, window.next_step)
     with phases.watching():
@@ -216,7 +240,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def side_by_side(profiles: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Milliseconds a step in each phase, a column for each profile; a phase that none has is left out."""
+    """Milliseconds a step in each phase, a column for each profile; a phase that none has is left out.
+
+    Below it what should be alike: precision and threads, "-" where an older profile does not say.
+    """
     columns = {}
     for name, found in profiles.items():
         steps = found["steps"]
@@ -228,7 +255,14 @@ def side_by_side(profiles: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return [
         ["ms a step", *columns],
         *([row, *(f"{spent.get(row, 0.0):.2f}" for spent in columns.values())] for row in [*rows, "a step"]),
+        *([fact, *(told(found, fact) for found in profiles.values())] for fact in ("precision", "threads")),
     ]
+
+
+def told(found: Mapping[str, Any], fact: str) -> str:
+    """Of how a profile was made; the file may be anybody's."""
+    run = found.get("run")
+    return shown(str(run[fact]), 20) if isinstance(run, dict) and run.get(fact) else "-"
 
 
 def draw(folder: Path, name: str) -> None:
@@ -250,19 +284,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "step", metavar="FILE.py:FUNCTION", help="your own code: it returns a callable that makes optimizer steps"
     )
-    parser.add_argument("--steps", type=int, default=3, help="optimizer steps to look at, after three to get warm (default: 3)")
+    parser.add_argument(
+        "--steps", type=at_least(1), default=3, help="optimizer steps to look at, after three to get warm (default: 3)"
+    )
     parser.add_argument("--output", metavar="DIR", help="profile/ and report.html go there (default: runs/step-FUNCTION)")
     parser.add_argument("--beside", metavar="DIR", action="append", default=[], help="another profile to stand beside it")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where your step computes (default: cpu)")
     options = parser.parse_args(list(argv))
-    if options.steps < 1:
-        parser.error("--steps must be at least 1")
     if not is_own(options.step):
         parser.error(f"{options.step!r}: name a file and a function in it, FILE.py:FUNCTION")
     folder = Path(options.output or f"runs/step-{options.step.rpartition(':')[2]}")
     if any((folder / name).exists() for name in ("run.json", "config.json")):
         raise UsageError(f"--output {folder} holds a run or a model: name another directory")
     beside = {name: read(Path(name)) for name in options.beside}
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as run.py has it: torch warns of memory while it is profiled
     import torch
 
     from bench.lessons.command import as_table

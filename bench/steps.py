@@ -12,25 +12,27 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from engine.config import TrainConfig
 from engine.console import quiet_libraries
 from engine.data.sources import Source, SourceConfig
-from engine.settings.parser import parse, task_named
+from engine.settings.parser import given_names, parse, task_named
 from tasks import find
+
+IGNORED = {"explain", "profile", "resume", "push_to_hub", "max_steps"}  # of a run: nothing would come of them here
 
 
 def main(argv: list[str]) -> int:
     parser = make_parser("steps", __doc__)
     parser.usage = "python -m bench steps [--steps N] [--warmup N] --task TASK [training flags of run.py]"
-    parser.add_argument("--steps", type=int, default=20, help="optimizer steps in the window")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before it")
+    parser.add_argument("--steps", type=at_least(1), default=20, help="optimizer steps in the window")
+    parser.add_argument("--warmup", type=at_least(1), default=3, help="steps before it")
     options, rest = parser.parse_known_args(argv)
-    if options.steps < 1 or options.warmup < 1:
-        parser.error("--steps and --warmup must be at least 1")
     name = task_named(rest)
     if name is None:
         parser.error("--task is needed, as in run.py")
+    if other := sorted(given_names(rest) & IGNORED):
+        parser.error(f"--{other[0].replace('_', '-')} is run.py's: this measures a window of steps, and writes nothing")
     from bench.window import Counting  # now, for torch takes seconds
     from engine import loop
     from engine.build import build

@@ -141,7 +141,8 @@ def train_all(
         )
         called_whole = setup.graphs or config.compile
         looked_at = config.profile if world.is_main else None
-        with run.stop, run.saving(), profiling(run, looked_at, None if called_whole else setup.state.model):
+        model, facts = None if called_whole else setup.state.model, {"layout": setup.layout.kind, "precision": setup.precision}
+        with run.stop, run.saving(), profiling(run, looked_at, model, **facts):
             finish_evaluation(run, setup)
             if not run.should_stop:
                 train(setup.state, task, setup.data, config, world, run)

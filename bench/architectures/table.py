@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from bench.machine import page_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> int:
     parser = make_parser("architectures", __doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="architectures, by their model_type")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="which tasks")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit for each")
+    parser.add_argument("--seconds", type=at_least(0, float), default=SECONDS, help="time limit for each")
     parser.add_argument("--write", action="store_true", help="all of them, into docs/architectures.md")
     options = parser.parse_args(argv)
     if options.write and (options.only or len(options.tasks) < len(TASKS)):

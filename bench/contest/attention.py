@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from bench.machine import RESULTS, keep
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def measure(case: dict[str, Any], rounds: int) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     parser = make_parser("attention", __doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=at_least(1), default=9, help="in each of which both ways take their turn")
     parser.add_argument("--results", type=Path, default=RESULTS / "attention-cpu.json")
     options = parser.parse_args(argv)
     import torch

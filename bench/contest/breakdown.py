@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 # The first kind that names a part of the operator's name has it; so the order matters.
+# aten::addmm_ is what a product of a batch of small matrices comes to on a CPU; linear layers have aten::addmm.
 KINDS = {
     "optimizer and clipping": ("adamw", "Optimizer.", "_foreach", "linalg_vector_norm", "clip_grad"),
-    "attention products": ("bmm", "_flash_attention", "scaled_dot_product", "_efficient_attention"),
-    "linear layers": ("aten::mm", "aten::addmm", "aten::linear", "aten::matmul", "mkldnn"),
+    "attention products": ("bmm", "aten::addmm_", "_flash_attention", "scaled_dot_product", "_efficient_attention"),
+    "linear layers": ("aten::mm", "aten::addmm", "aten::_addmm", "aten::linear", "aten::matmul", "mkldnn"),
     "softmax": ("softmax",),
     "dropout": ("dropout", "Dropout", "_PackedAttention", "random_", "bernoulli", "threshold_backward", "aten::sub_"),
     "activation and norm": ("gelu", "layer_norm", "tanh", "relu", "silu"),

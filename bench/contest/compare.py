@@ -18,7 +18,7 @@ from typing import Any
 from bench.contest import tracks
 from bench.contest.flags import add_compare_flags
 from bench.contest.regression import judge
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from engine.errors import UsageError
 
 OVERHEAD_STEPS = {True: 200, False: 500}
@@ -27,7 +27,9 @@ OVERHEAD_STEPS = {True: 200, False: 500}
 def main(argv: list[str]) -> int:
     parser = make_parser("compare", __doc__)
     parser.add_argument("files", nargs="*", help="two results files, an older and a newer one, to compare")
-    parser.add_argument("--tolerance", type=float, default=0.02, help="of two files: what may be lost (default: 0.02)")
+    parser.add_argument(
+        "--tolerance", type=at_least(0, float), default=0.02, help="of two files: what may be lost (default: 0.02)"
+    )
     add_compare_flags(parser)
     options = parser.parse_args(argv)
     if options.files:
@@ -42,7 +44,7 @@ def compare(options: Namespace) -> list[dict[str, Any]]:
     """All tracks asked for; returns their rows."""
     from bench.contest import pictures
     from bench.contest.language import language_workload
-    from bench.contest.setting import Setting
+    from bench.contest.setting import Setting, refuse_foreign
     from bench.contest.workload import model_config, random_workload
     from engine.precision import has_native_bf16
 
@@ -54,7 +56,7 @@ def compare(options: Namespace) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for track in chosen:
             for precision in precisions if track == "S" else ["fp32"]:
-                base, workload = setting.base(), setting.workload
+                base = setting.base()
                 if track == "overhead":
                     workload = random_workload(400, 8, 8)
                     steps = OVERHEAD_STEPS[options.quick] if options.steps >= 2 else options.steps
@@ -62,7 +64,11 @@ def compare(options: Namespace) -> list[dict[str, Any]]:
                 elif track == "LM":
                     vocabulary = model_config(base.model, 2).vocab_size
                     workload = language_workload(options.rows, base.max_length, vocabulary)
+                    refuse_foreign(workload, base.model, base.max_length)
                     base = dataclasses.replace(base, tokens=setting.store(workload, "language"))
+                else:
+                    workload = setting.workload
+                    base = dataclasses.replace(base, tokens=setting.tokens)
                 jobs = tracks.jobs_of(
                     track, base, setting.device, systems=options.systems, precision=precision, compile=options.compile
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 from bench.contest import tracks
+from bench.flags import at_least
 
 
 def add_workload_flags(parser: ArgumentParser) -> None:
@@ -20,21 +21,23 @@ def add_workload_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", help="an .npz file made by python -m bench tokens: neither texts nor a tokenizer are needed"
     )
-    parser.add_argument("--rows", type=int, default=4000, help="random subset of the texts")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--max-length", type=int)
-    parser.add_argument("--steps", type=int, help="optimizer steps in a window")
-    parser.add_argument("--windows", type=int)
-    parser.add_argument("--warmup", type=int, help="steps before the first window")
+    parser.add_argument("--rows", type=at_least(1), default=4000, help="random subset of the texts (of --tokens: all rows)")
+    parser.add_argument("--batch-size", type=at_least(1))
+    parser.add_argument("--max-length", type=at_least(2), help="in tokens; longer rows are cut")
+    parser.add_argument("--steps", type=at_least(1), help="optimizer steps in a window; track overhead has its own number")
+    parser.add_argument("--windows", type=at_least(1), help="of each contender, in turn")
+    parser.add_argument("--warmup", type=at_least(1), help="steps before the first window")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--allocator", choices=("default", "mallopt"), default="default", help="of all processes alike")
     parser.add_argument("--results", help="JSON file that rows are added to (default: bench/results/bench-DEVICE.json)")
-    parser.add_argument("--budget", type=float, help="seconds after which a contest begins no further window")
+    parser.add_argument("--budget", type=at_least(0, float), help="seconds after which a contest begins no further window")
     parser.add_argument(
-        "--ready-budget", type=float,
+        "--ready-budget", type=at_least(0, float),
         help="seconds for a contender's compilation and warm-up; then it is out (default: half of --budget)",
     )  # fmt: skip
-    parser.add_argument("--matmul-sizes", type=int, nargs="+", default=[2048, 4096], help="of the measured matrix products")
+    parser.add_argument(
+        "--matmul-sizes", type=at_least(1), nargs="+", default=[2048, 4096], help="of the measured matrix products"
+    )
     parser.add_argument("--no-pictures", action="store_true", help="rows and tables only")
     parser.add_argument("--quick", action="store_true", help="within ten minutes on two cores; not for quoting")
 

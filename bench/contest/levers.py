@@ -75,7 +75,7 @@ def run(options: Namespace) -> list[dict[str, Any]]:
 
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         setting = Setting(options, folder)
-        jobs, skipped = levers(setting.base(), setting.device)
+        jobs, skipped = levers(setting.base(setting.tokens), setting.device)
         for name, reason in skipped.items():
             say(f"  {name}: skipped, {reason}")
         title = f"levers of Plainloop, {options.model}, batch {options.batch_size} x {options.max_length}"

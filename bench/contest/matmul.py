@@ -11,7 +11,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def _now(device: torch.device) -> float:
 def main(argv: list[str]) -> int:
     parser = make_parser("matmul", __doc__)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="of the square matrices")
+    parser.add_argument("--sizes", type=at_least(1), nargs="+", default=list(SIZES), help="of the square matrices")
     options = parser.parse_args(argv)
     from engine.distributed.device import choose_device  # now, for torch takes seconds
 

@@ -16,6 +16,7 @@ from bench.contest.contest import say
 from bench.contest.label import label
 from bench.flags import make_parser
 from bench.machine import RESULTS
+from engine.errors import UsageError
 from engine.installed import install
 
 # Okabe and Ito's palette: told apart with every kind of colour vision; line styles tell a second time.
@@ -29,7 +30,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--results", type=Path, nargs="*", help="default: all of bench/results/bench-*.json")
     options = parser.parse_args(argv)
     for path in options.results or sorted(RESULTS.glob("bench-*.json")):
-        for picture in draw(path):
+        if not path.exists():
+            raise UsageError(f"--results {path}: there is no such file")
+        written = draw(path)
+        if not written:
+            say(f"{path}: no picture, for no row of the last run of a track counts")
+        for picture in written:
             print(picture)
     return 0
 

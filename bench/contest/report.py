@@ -24,6 +24,7 @@ from bench.contest.label import label
 from bench.contest.validity import reasons
 from bench.contest.workload import Workload, batches_sha, model_class, model_config
 from bench.machine import RESULTS, processor
+from engine.errors import DataError
 from engine.model.flops import FlopCount, count_flops
 
 PACKAGES = ("torch", "transformers", "accelerate", "lightning-fabric", "numpy")
@@ -98,9 +99,11 @@ def make_rows(
     rows = []
     for c in contenders:
         if c not in finished:
+            job = c.job
             rows.append(
-                {"run_id": run_id, "system": c.job.system, "track": c.job.track, "quick": quick, "valid": False,
-                 "flags": c.job.flags, "why": c.error or "it did not finish"}
+                {"run_id": run_id, "system": job.system, "track": job.track, "quick": quick, "model": job.model,
+                 "batch": {"size": job.batch_size, "max_length": job.max_length}, "flags": job.flags, "valid": False,
+                 "why": c.error or "it did not finish"}
             )  # fmt: skip
             continue
         others = [o.done for o in finished if o is not c and o.done and o.done["layout"] != "packed"]
@@ -199,8 +202,13 @@ def replace(path: Path, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file; [] without one."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    """The rows of a results file; [] without one. Raises DataError for what is none."""
+    try:
+        rows: Any = json.loads(path.read_text()) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no results file of the bench: {type(error).__name__}: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "run_id" in row for row in rows):
+        raise DataError(f"{path} is no results file of the bench: that is a list of rows, each with its run_id")
     return rows
 
 
@@ -224,17 +232,17 @@ def table(rows: Sequence[Mapping[str, Any]], title: str, relative: str = "Traine
     quick = " (quick: not for quoting)" if any(row.get("quick") for row in rows) else ""
     overhead = any("overhead_us" in row for row in rows)
     last = "us/step beyond fwd+bwd" if overhead else "ktok/s"
-    width = max([28, *(len(label(row)) + 2 for row in rows)])
-    lines = [f"{title}{quick}", f"{'system':<{width}}{'examples/s':>24}{'steps/s':>9}{'x ' + relative:>15}{last:>24}  valid"]
+    width, of = max([28, *(len(label(row)) + 2 for row in rows)]), max(15, len(relative) + 5)
+    lines = [f"{title}{quick}", f"{'system':<{width}}{'examples/s':>24}{'steps/s':>9}{'x ' + relative:>{of}}{last:>24}  valid"]
     base = relative_to(rows, relative)
     for row in rows:
         if "rate" not in row:
-            lines.append(f"{label(row):<{width}}{'-':>24}{'-':>9}{'-':>15}{'-':>24}  VOID: {row['why']}")
+            lines.append(f"{label(row):<{width}}{'-':>24}{'-':>9}{'-':>{of}}{'-':>24}  VOID: {row['why']}")
             continue
         rate = row["rate"]
         figures = f"{rate['ex_s']:.2f} [{rate['ex_s_min']:.2f}-{rate['ex_s_max']:.2f}]"
         ratio = f"{useful_rate(row) / base:.2f}" if base and row["valid"] else "-"
         extra = f"{row['overhead_us']['median']:.0f}" if overhead else f"{rate['tok_s'] / 1000:.2f}"
         verdict = "yes" if row["valid"] else f"VOID: {row['why']}"
-        lines.append(f"{label(row):<{width}}{figures:>24}{rate['steps_per_second']:>9.3g}{ratio:>15}{extra:>24}  {verdict}")
+        lines.append(f"{label(row):<{width}}{figures:>24}{rate['steps_per_second']:>9.3g}{ratio:>{of}}{extra:>24}  {verdict}")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 
 from bench.contest import contest, report
 from bench.contest.job import Job
-from bench.contest.workload import Workload, tokenise
+from bench.contest.workload import Workload, model_config, tokenise
 from bench.machine import ROOT
 from engine.distributed.device import choose_device
+from engine.errors import UsageError
 
 QUICK = {"batch_size": 8, "max_length": 128, "steps": 2, "windows": 2, "warmup": 1}
 USUAL = {
@@ -38,22 +40,37 @@ class Setting:
             if getattr(options, name) is None:
                 setattr(options, name, value)
         self.results = Path(options.results) if options.results else report.results_path(self.device)
-        self.workload = make_workload(options)
-        self.tokens = self.store(self.workload, "workload")
-        contest.say(f"workload: {self.workload.name}, {self.workload.lengths.mean():.0f} tokens each")
-        self.env = report.environment(self.device, matmul_rates(self.device, options.matmul_sizes))
+        report.load(self.results)  # before anything is measured: rows are added to it
         self.stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+
+    @cached_property
+    def env(self) -> dict[str, Any]:
+        """Machine, versions, and the rates of products, which are measured when they are first asked for."""
+        return report.environment(self.device, matmul_rates(self.device, self.options.matmul_sizes))
+
+    @cached_property
+    def workload(self) -> Workload:
+        """The texts of the command line; not every track has them. Raises UsageError, DataError."""
+        found = make_workload(self.options)
+        refuse_foreign(found, self.options.model, self.options.max_length)
+        contest.say(f"workload: {found.name}, {found.lengths.mean():.0f} tokens each")
+        return found
+
+    @cached_property
+    def tokens(self) -> str:
+        """The file of the workload."""
+        return self.store(self.workload, "workload")
 
     def store(self, workload: Workload, name: str) -> str:
         path = self.folder / f"{name}.npz"
         workload.save(path)
         return str(path)
 
-    def base(self) -> Job:
-        """The job that all contenders vary."""
+    def base(self, tokens: str = "") -> Job:
+        """The job that all contenders vary, on this file of tokens."""
         o = self.options
         return Job(
-            system="", contender="", track="", tokens=self.tokens, model=o.model, device=str(self.device),
+            system="", contender="", track="", tokens=tokens, model=o.model, device=str(self.device),
             allocator=o.allocator, batch_size=o.batch_size, max_length=o.max_length, steps=o.steps, windows=o.windows,
             warmup=o.warmup, settle=SETTLE.get(self.device.type, 0),
         )  # fmt: skip
@@ -64,12 +81,13 @@ class Setting:
         able = contest.split_missing(jobs)
         if not able:
             return []
+        env = self.env  # before the contenders compute
         run_id = f"{self.stamp}-{able[0].track.replace(' ', '-')}"
         rows: list[dict[str, Any]] = []
 
         def keep(contenders: Sequence[contest.Contender]) -> None:
             """What is known so far, in the file: whatever ends this process, no window is lost."""
-            rows[:] = report.make_rows(contenders, workload, self.env, run_id=run_id, quick=self.options.quick)
+            rows[:] = report.make_rows(contenders, workload, env, run_id=run_id, quick=self.options.quick)
             report.replace(self.results, run_id, rows)
 
         budget = self.options.budget
@@ -83,6 +101,19 @@ def make_workload(options: Namespace) -> Workload:
     data = options.tokens or options.data
     longest = options.max_length
     return tokenise(data, options.model, longest, options.rows, options.text_column, options.label_column)
+
+
+def refuse_foreign(workload: Workload, model: str, max_length: int) -> None:
+    """Raises UsageError for token ids, or rows as long, as the model does not know: each contender would fail with them."""
+    config = model_config(model, workload.num_labels)
+    longest, vocabulary = getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None)
+    if longest is not None and longest < max_length:
+        raise UsageError(f"--model {model} has {longest} positions: give it --max-length {longest}, or less")
+    if vocabulary is not None and vocabulary <= (largest := int(workload.ids.max())):
+        raise UsageError(
+            f"--model {model} has a vocabulary of {vocabulary:,} tokens, and the rows hold token {largest:,}: they were made "
+            "with another model's tokenizer"
+        )
 
 
 def matmul_rates(device: torch.device, sizes: Sequence[int]) -> Mapping[str, float]:

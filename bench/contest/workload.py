@@ -7,6 +7,7 @@ without Hub, tokenizer or ``datasets`` can run the bench from a file.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,6 +26,7 @@ from engine.data.collate import Layout, arrange
 from engine.data.plan import Plan
 from engine.data.sources import Source
 from engine.data.tokens import TokenDataset, Tokens
+from engine.errors import DataError, ModelError, UsageError
 from engine.installed import install
 from engine.seed import set_seed
 from engine.task import NoOptions, Task
@@ -67,8 +69,15 @@ class Workload:
 
     @classmethod
     def load(cls, path: str | Path) -> Workload:
-        with np.load(path) as stored:
-            return cls(stored["ids"], stored["offsets"], stored["labels"], str(stored["name"]))
+        """Raises DataError for what ``save`` has not written."""
+        try:
+            with np.load(path) as stored:
+                found = cls(stored["ids"], stored["offsets"], stored["labels"], str(stored["name"]))
+        except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} is no file of python -m bench tokens: {type(error).__name__}: {error}") from error
+        if not len(found.labels):
+            raise DataError(f"{path} holds no rows")
+        return found
 
 
 def of_rows(rows: Sequence[Any], labels: Any, name: str) -> Workload:
@@ -87,15 +96,18 @@ def random_workload(num_rows: int, shortest: int, longest: int, vocabulary: int 
 
 
 def tokenise(data: str, model: str, max_length: int, num_rows: int, text_column: str, label_column: str) -> Workload:
-    """A random subset of imdb, yelp, a CSV file, or an .npz file, as ids of the model's tokenizer."""
+    """A random subset of imdb, yelp, or a CSV file, as ids of the model's tokenizer; or a file of ids. Raises UserError."""
     if data.endswith(".npz"):
         return Workload.load(data).cut(max_length)
     if data == "random":
-        return random_workload(num_rows, 8, max_length)
+        return random_workload(num_rows, min(8, max_length), max_length)
+    if model.startswith("random:"):
+        raise UsageError(f"--model {model} has no tokenizer for the texts of {data}: give --tokens FILE.npz, or --data random")
     texts, labels, name = read_texts(data, text_column, label_column)
     chosen = np.random.default_rng(42).permutation(len(texts))[:num_rows]
     from transformers import AutoTokenizer
 
+    model_config(model, 2)  # refused in one line, if there is none
     tokenizer = AutoTokenizer.from_pretrained(model_path(model))
     encoded = tokenizer([texts[i] for i in chosen], truncation=True, max_length=max_length)["input_ids"]
     return of_rows(encoded, [labels[i] for i in chosen], f"{name}: {len(chosen)} of {len(texts)} texts")
@@ -218,7 +230,7 @@ def model_path(name: str) -> str:
         return name
     path = packaged_minilm()
     if path is None:
-        raise SystemExit(f"the offline extra is needed, or --model: {install('offline', 'bench')}")
+        raise UsageError(f"the offline extra is needed, or --model: {install('offline', 'bench')}")
     return path
 
 
@@ -250,8 +262,13 @@ def model_config(name: str, num_labels: int) -> Any:
         ),
     }  # fmt: skip
     if name.startswith("random:") and name not in sizes:
-        raise SystemExit(f"--model {name}: there are {', '.join(sizes)}")
-    config = sizes[name]() if name in sizes else AutoConfig.from_pretrained(model_path(name))
+        raise UsageError(f"--model {name}: there are {', '.join(sizes)}")
+    try:
+        config = sizes[name]() if name in sizes else AutoConfig.from_pretrained(model_path(name))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"--model {name}: neither a folder with a model, nor one that the Hub gives: {str(error).splitlines()[0]}"
+        ) from error
     config.use_cache = False  # of a decoder: for generating; Trainer turns it off, too
     config.num_labels = num_labels
     config.problem_type = "single_label_classification"

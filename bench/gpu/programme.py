@@ -12,17 +12,20 @@ is the same. With ``--quick`` all of it runs on a CPU in minutes, to see that it
 
 from __future__ import annotations
 
-import copy
 import json
+import shlex
 import time
 import traceback
 from argparse import Namespace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.contest.flags import add_compare_flags
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from bench.machine import RESULTS, keep
+from engine.errors import UsageError
+from engine.settings.parser import apart
 
 BUDGET_S = 420.0  # of a contest: what is begun then still ends within nine minutes
 PARTS = {
@@ -42,12 +45,14 @@ CONTESTS: dict[str, dict[str, Any]] = {
     "best": {"track": ["B"], "batch_size": 32},
     "bert": {"track": ["S"], "precision": ["bf16"], "model": "random:bert", "batch_size": 32},
     "language": {"track": ["LM"], "model": "random:gpt2", "max_length": 1024},
+    "levers": {"batch_size": 32},
     "overhead": {"track": ["overhead"]},
 }
 USUAL: dict[str, Any] = {"model": "random:distilbert", "batch_size": 16, "max_length": 512, "budget": BUDGET_S}
 QUICK: dict[str, Any] = {"model": "random:tiny", "batch_size": 4, "max_length": 48, "rows": 200, "data": "random",
                          "models": ["random:tiny"], "batch_sizes": [4], "steps": 2, "windows": 1, "warmup": 1,
                          "matmul_sizes": [256]}  # fmt: skip
+QUICK_OF: dict[str, dict[str, Any]] = {"language": {"model": "random:tiny-gpt2"}}
 
 
 def main(argv: list[str]) -> int:
@@ -58,22 +63,22 @@ def main(argv: list[str]) -> int:
     add_compare_flags(parser)
     parser.add_argument("--only", nargs="+", help="correctness: these checks")
     parser.add_argument("--models", nargs="+", default=["random:distilbert", "random:bert"], help="launches")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 128], help="launches")
+    parser.add_argument("--batch-sizes", type=at_least(1), nargs="+", default=[16, 32, 128], help="launches")
     parser.add_argument("--modes", nargs="+", help="launches: these ways (default: all)")
+    parser.set_defaults(model=None)  # each part has its own
     options = parser.parse_args(argv)
-    if options.quick:
-        vars(options).update(QUICK)
+    quick = options.quick
     if options.part == "print":
-        source = f"--tokens {options.tokens}" if options.tokens else f"--data {options.data}"
-        print(
-            "\n".join(
-                f"python -m bench gpu {name} {source} --device {options.device}  # {what}" for name, what in PARTS.items()
-            )
-        )
+        _, others = apart(argv, {"tokens", "data"})
+        source = ["--tokens", options.tokens] if options.tokens else ["--data", options.data]
+        given = shlex.join([*source, *(argument for argument in others if argument != "print")])
+        print("\n".join(f"python -m bench gpu {name} {given}  # {what}" for name, what in PARTS.items()))
         return 0
     for part in PARTS if options.part == "all" else [options.part]:
-        print(f"# {part}: {PARTS[part]}", flush=True)
-        if code := run(part, copy.copy(options)):
+        print(f"# {part}: {PARTS[part]}{' (--quick: of a tiny model)' * quick}", flush=True)
+        if quick:
+            parser.set_defaults(**QUICK | QUICK_OF.get(part, {}))
+        if code := run(part, parser.parse_args(argv)):
             return code
     return 0
 
@@ -88,7 +93,7 @@ def run(part: str, options: Namespace) -> int:
     if options.results:
         options.results = str(Path(options.results) / report.results_path(choose_device(options.device)).name)
     for name, value in (USUAL | CONTESTS.get(part, {})).items():
-        if getattr(options, name) in (None, "minilm"):
+        if getattr(options, name) is None:
             setattr(options, name, value)
     levers.run(options) if part == "levers" else compare.compare(options)
     return 0
@@ -98,6 +103,7 @@ def correctness(options: Namespace) -> int:
     """All checks, one after the other; a failed one does not keep the others from being seen."""
     from bench.gpu.correctness import CHECKS
 
+    refuse_unknown("--only", options.only, CHECKS)
     device, document, path = begin("correctness", options)
     document["checks"] = found = {}
     for name in options.only or CHECKS:
@@ -118,6 +124,7 @@ def launches(options: Namespace) -> int:
     from bench.contest.workload import Workload, random_workload
     from bench.gpu import launches as part
 
+    refuse_unknown("--modes", options.modes, part.MODES)
     device, document, path = begin("launches", options)
     length = options.max_length or USUAL["max_length"]
     workload = Workload.load(options.tokens).cut(length) if options.tokens else random_workload(4000, length // 10, length)
@@ -129,6 +136,12 @@ def launches(options: Namespace) -> int:
         document["rows"].append(row)
         keep(path, document)
     return int(any("error" in row for row in document["rows"]))
+
+
+def refuse_unknown(flag: str, names: Sequence[str] | None, known: Collection[str]) -> None:
+    """Raises UsageError."""
+    if other := [name for name in names or () if name not in known]:
+        raise UsageError(f"{flag} {other[0]!r}: there are {', '.join(map(repr, known))}")
 
 
 def begin(part: str, options: Namespace) -> tuple[Any, dict[str, Any], Path]:

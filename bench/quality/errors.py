@@ -22,6 +22,7 @@ from typing import Any
 from bench.flags import make_parser
 from bench.machine import RESULTS, keep, processor
 from bench.quality.planted import not_shown, planted, read, typed
+from engine.errors import UsageError
 from engine.installed import install
 
 DATA = "--data sample --max-train-examples 4000 --max-eval-examples 2000"
@@ -73,7 +74,7 @@ def small_bert(folder: Path) -> str:
     from tasks.offline import packaged_minilm
 
     if (path := packaged_minilm()) is None:
-        raise SystemExit(f"the offline extra is needed: {install('offline', 'inspect')}")
+        raise UsageError(f"the offline extra is needed: {install('offline', 'inspect')}")
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
     BertModel(BertConfig(**sizes)).save_pretrained(folder)

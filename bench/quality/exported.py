@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from bench.machine import RESULTS, keep
 from bench.quality.planted import typed
+from engine.errors import UsageError
 from engine.installed import install
 
 FORMS = {"ONNX": ("onnx",), "torch.export": ("torch",), "ONNX, int8": ("onnx", "--int8", "--max-loss", "1")}
@@ -33,9 +34,9 @@ MODELS = {  # what it is called in the table, and how it is trained
 def main(argv: Sequence[str]) -> int:
     """1 where a probability differs by more than the limit."""
     parser = make_parser("export", __doc__)
-    parser.add_argument("--rows", type=int, default=400, help="held-out reviews")
-    parser.add_argument("--rounds", type=int, default=7, help="of the timing")
-    parser.add_argument("--batches", type=int, default=20, help="of 32 reviews, in each round")
+    parser.add_argument("--rows", type=at_least(1), default=400, help="held-out reviews")
+    parser.add_argument("--rounds", type=at_least(1), default=7, help="of the timing")
+    parser.add_argument("--batches", type=at_least(1), default=20, help="of 32 reviews, in each round")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--output", type=Path, default=RESULTS / "export-cpu.json")
     options = parser.parse_args(argv)
@@ -56,11 +57,11 @@ def is_as_it_must(document: dict[str, Any]) -> bool:
 
 
 def minilm() -> str:
-    """Raises SystemExit without the package that has the weights."""
+    """Raises UsageError without the package that has the weights."""
     from tasks.offline import packaged_minilm
 
     if (path := packaged_minilm()) is None:
-        raise SystemExit(f"the offline extra is needed: {install('offline', 'export')}")
+        raise UsageError(f"the offline extra is needed: {install('offline', 'export')}")
     return path
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.flags import make_parser, one_of
+from bench.flags import at_least, make_parser, one_of
 from bench.machine import RESULTS, keep
 from bench.reliability import forked
 from bench.reliability.lab import Lab, tiny_lab
@@ -214,9 +214,9 @@ def main(argv: Sequence[str]) -> int:
     """Exit code 0 if every bound held."""
     parser = make_parser("endurance", __doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", type=one_of(PARTS), help=f"{', '.join(PARTS)} (default: all)")
-    parser.add_argument("--steps", type=int, default=10_000, help="of the part steps")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the large files")
-    parser.add_argument("--saves", type=int, default=7, help="that are timed, each way")
+    parser.add_argument("--steps", type=at_least(1), default=10_000, help="of the part steps")
+    parser.add_argument("--rows", type=at_least(1), default=1_000_000, help="of the large files")
+    parser.add_argument("--saves", type=at_least(1), default=7, help="that are timed, each way")
     parser.add_argument(
         "--results", type=Path, default=RESULTS / "endurance-cpu.json", help="default: endurance-cpu.json of bench/results"
     )

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.flags import make_parser, one_of
+from bench.flags import at_least, make_parser, one_of
 from bench.machine import RESULTS, keep
 from bench.reliability import forked
 from bench.reliability.lab import tiny_lab
@@ -34,7 +34,9 @@ def main(argv: Sequence[str]) -> int:
     """Exit code 0 if all was as promised."""
     parser = make_parser("faults", __doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", type=one_of(PARTS), help=f"{', '.join(PARTS)} (default: all)")
-    parser.add_argument("--damages", type=int, default=1000, help="random flips and truncations, of each of damage and cache")
+    parser.add_argument(
+        "--damages", type=at_least(0), default=1000, help="random flips and truncations, of each of damage and cache"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random damage")
     parser.add_argument(
         "--results", type=Path, default=RESULTS / "faults-cpu.json", help="default: faults-cpu.json of bench/results"

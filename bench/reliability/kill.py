@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.flags import make_parser, one_of
+from bench.flags import at_least, make_parser, one_of
 from bench.machine import RESULTS, keep
 from bench.reliability import forked
 from bench.reliability.kill_phases import phase_kills, wrap
@@ -111,10 +111,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "parts", nargs="*", metavar="PART", type=one_of(PARTS), help=f"{', '.join(PARTS)} (default: the first three)"
     )
-    parser.add_argument("--kills", type=int, default=200, help="random kills of the tiny model")
-    parser.add_argument("--optimizer-kills", type=int, default=40, help="random kills of the tiny model with each optimizer")
-    parser.add_argument("--phase-kills", type=int, default=40, help="random kills of the tiny model within each phase")
-    parser.add_argument("--imdb-kills", type=int, default=10, help="random kills of the real model")
+    parser.add_argument("--kills", type=at_least(0), default=200, help="random kills of the tiny model")
+    parser.add_argument(
+        "--optimizer-kills", type=at_least(0), default=40, help="random kills of the tiny model with each optimizer"
+    )
+    parser.add_argument("--phase-kills", type=at_least(0), default=40, help="random kills of the tiny model within each phase")
+    parser.add_argument("--imdb-kills", type=at_least(0), default=10, help="random kills of the real model")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the random kills")
     parser.add_argument("--results", type=Path, help="default: kill-cpu.json, or kill-optimizers-cpu.json, of bench/results")
     options = parser.parse_args(argv)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.flags import make_parser, one_of
+from bench.flags import at_least, make_parser, one_of
 from bench.machine import RESULTS, ROOT, keep
 from bench.reliability import forked
 
@@ -147,11 +147,13 @@ def main(argv: Sequence[str]) -> int:
     """Exit code 0 if every end was equal, and the memory within ``--most-mb``."""
     parser = make_parser("predict", __doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", type=one_of(PARTS), help=f"{', '.join(PARTS)} (default: all)")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the large file")
+    parser.add_argument("--rows", type=at_least(1), default=1_000_000, help="of the large file")
     parser.add_argument("--how", nargs="+", choices=HOW, default=[*HOW], help="the ways in which memory reads the large file")
     parser.add_argument("--most-mb", type=float, default=200, help="that it may take above a file of 1,000 rows")
-    parser.add_argument("--kills", type=int, default=20, help="while rows are predicted; as many again with two processes")
-    parser.add_argument("--kill-rows", type=int, default=40_000, help="of the file that is predicted under kills")
+    parser.add_argument(
+        "--kills", type=at_least(0), default=20, help="while rows are predicted; as many again with two processes"
+    )
+    parser.add_argument("--kill-rows", type=at_least(0), default=40_000, help="of the file that is predicted under kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--results", type=Path, default=RESULTS / "predict-cpu.json")
     options = parser.parse_args(argv)

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from bench.machine import RESULTS, keep
 from bench.reliability.forked import warm_up
 from bench.reliability.lab import differences, tiny_lab
@@ -96,7 +96,7 @@ def measure(folder: Path, kills: int, seed: int, more: list[str]) -> dict[str, A
 
 def main(argv: list[str]) -> int:
     parser = make_parser("ranks", __doc__)
-    parser.add_argument("--kills", type=int, default=20, help="that strike a run under way")
+    parser.add_argument("--kills", type=at_least(0), default=20, help="that strike a run under way")
     parser.add_argument("--seed", type=int, default=0, help="of the victims and the times")
     parser.add_argument("--shard", action="store_true", help="as run.py has it")
     parser.add_argument("--async-save", action="store_true", help="as run.py has it")

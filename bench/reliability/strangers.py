@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from bench.machine import ROOT, keep
 from bench.reliability import watched
 from bench.reliability.mutations import change
@@ -226,7 +226,7 @@ def try_all(numbers: Sequence[int], seed: int, home: Path) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
     """The command; 1 if a case went wrong."""
     parser = make_parser("strangers", __doc__)
-    parser.add_argument("--runs", type=int, default=500, help="cases")
+    parser.add_argument("--runs", type=at_least(0), default=500, help="cases")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
     parser.add_argument("--only", type=int, nargs="*", default=[], help="the numbers of some cases")
     parser.add_argument("--results", type=Path, help="JSON file for what was found (default: none)")

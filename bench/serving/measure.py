@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from bench.flags import make_parser
+from bench.flags import at_least, make_parser
 from bench.machine import RESULTS, ROOT, keep
 from bench.serving.load import Client, request
 from engine.installed import install
@@ -54,10 +54,10 @@ def main(argv: Sequence[str]) -> int:
     """1 where an answer failed, or was another than ``predict``'s."""
     parser = make_parser("serve", __doc__)
     parser.add_argument("--model", help="directory of a classifier, for both parts")
-    parser.add_argument("--requests", type=int, default=10_000, help="that serve gets at first")
-    parser.add_argument("--turn", type=int, default=200, help="requests of a turn of each")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--requests", type=at_least(1), default=10_000, help="that serve gets at first")
+    parser.add_argument("--turn", type=at_least(1), default=200, help="requests of a turn of each")
+    parser.add_argument("--turns", type=at_least(1), default=3)
+    parser.add_argument("--connections", type=at_least(1), default=32)
     parser.add_argument("--output", type=Path, help="JSON file (default: bench/results/serve-cpu.json, of MiniLM)")
     options = parser.parse_args(argv)
     output = options.output or (None if options.model else RESULTS / "serve-cpu.json")

@@ -2,7 +2,8 @@
 
 Counted is what the model must do for real tokens, forward and backward: no padding, no embedding look-ups, nothing
 computed twice, the head of a language model for its targets only. A weight matrix costs 2 FLOPs a weight and token
-forward, and twice that backward; attention costs 4 * width FLOPs a pair of tokens and layer forward, and twice that
+forward, and as much backward for the gradient of the weight, and of what goes in, where there is one: a frozen model below a
+trained head has none. Attention costs 4 * width FLOPs a pair of tokens and layer forward, and twice that
 backward, summed over the squares of the lengths and never the square of their mean. Equal to torch's FlopCounterMode
 (tests/engine/model/test_flops.py). MFU: Chowdhery et al. 2022, PaLM, appendix B.
 """
@@ -60,17 +61,24 @@ def count_flops(model: nn.Module, level: str | None) -> FlopCount | None:
     in_body = {id(m) for name, m in body.named_modules() if not name.startswith("pooler")}
     groups = getattr(config, "num_hidden_groups", layers)  # where layers share weights: so many blocks, used again and again
     token = head = 0.0
+    has_gradient = False  # of what comes in: does it depend on a trained parameter?
+    blocks: dict[str, bool] = {}  # of a list of blocks: has what comes out of it a gradient?
     for name, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, Conv1D)):
-            continue
-        cost = (6.0 if module.weight.requires_grad else 4.0) * module.weight.numel()
-        if id(module) in in_body:
-            token += cost * (layers / groups if re.search(r"\.\d+\.", name) else 1)  # a block's, of a list of blocks
-        elif level == "sequence" or "pooler" not in name:
-            head += cost
+        trained = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+        block = re.search(r"\.\d+\.", name)
+        if isinstance(module, (nn.Linear, Conv1D)):
+            cost = (2.0 + 2.0 * has_gradient + 2.0 * module.weight.requires_grad) * module.weight.numel()
+            if id(module) in in_body:
+                token += cost * (layers / groups if block else 1)
+            elif level == "sequence" or "pooler" not in name:
+                head += cost
+        has_gradient |= any(trained)
+        if block and id(module) in in_body:
+            blocks[name[: block.end()]] = has_gradient
     row, item = (head, 0.0) if level == "sequence" else (0.0, head)
     pairs = layers * getattr(config, "inner_group_num", 1)  # of such a block's own layers each
-    return FlopCount(token, 12.0 * pairs * width, row, causal=_is_causal(model), per_item=item)
+    backward = sum(blocks.values()) / len(blocks) if blocks else float(has_gradient)
+    return FlopCount(token, (4.0 + 8.0 * backward) * pairs * width, row, causal=_is_causal(model), per_item=item)
 
 
 def _has_local_layers(config: Any) -> bool:

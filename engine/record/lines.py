@@ -101,7 +101,7 @@ def epoch_line(at: Position, epoch: Tally) -> dict[str, Any]:
 
 def epoch_text(at: Position, epoch: Tally) -> str:
     """The same, for the reader."""
-    return f"epoch {at.epochs_done:g}: mean loss {epoch.loss:.4f} over {epoch.num_steps} steps"
+    return f"epoch {at.epochs_done:g}: mean loss {epoch.loss:.4f} over {epoch.num_steps} step{'s' * (epoch.num_steps != 1)}"
 
 
 def evaluation_line(at: Position, result: Evaluation) -> dict[str, Any]:

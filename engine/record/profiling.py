@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -40,16 +40,16 @@ FOLDER = "profile"  # of the run
 
 
 @contextmanager
-def profiling(run: Run, num_steps: int | None, model: nn.Module | None) -> Iterator[None]:
+def profiling(run: Run, num_steps: int | None, model: nn.Module | None, **facts: str) -> Iterator[None]:
     """Look at ``num_steps`` steps of what runs inside; None: at nothing, and nothing is touched.
 
     ``model``: whose modules are told apart; None where their forward passes are not called one by one, as in a compiled
-    or recorded step.
+    or recorded step. ``facts``: the ``layout`` of the batches, as Layout has it, and the ``precision``.
     """
     if num_steps is None:
         yield
         return
-    window = Window(run, num_steps, model)
+    window = Window(run, num_steps, model, facts)
     run.state.clock.watch = window.phase
     try:
         yield
@@ -61,12 +61,12 @@ def profiling(run: Run, num_steps: int | None, model: nn.Module | None) -> Itera
 class Window:
     """What ``clock.watch`` is meanwhile: told of every phase, it finds the steps, since each begins with its data."""
 
-    def __init__(self, run: Run, num_steps: int, model: nn.Module | None):
+    def __init__(self, run: Run, num_steps: int, model: nn.Module | None, facts: Mapping[str, str]):
         self.run, self.clock, self.directory, self.num_steps = run, run.state.clock, run.directory / FOLDER, num_steps
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it tells of its stages on stderr else
         device = [ProfilerActivity.CUDA] if run.state.device.type == "cuda" else []
         self.profiler = profile(activities=[ProfilerActivity.CPU, *device], profile_memory=True, acc_events=True)
-        self.model, self.spans = model, ExitStack()
+        self.model, self.facts, self.spans = model, facts, ExitStack()
         self.gradients: list[tuple[int, int]] = []  # as they came
         self.in_buckets = False  # of DDP, which are there from the start
         self.step, self.is_over = 0, False  # steps of this process
@@ -158,6 +158,7 @@ class Window:
         found: dict[str, Any] = {
             "device": self.clock.device.type,
             "steps": self.steps,
+            "asked": self.num_steps,
             "operations": hottest(averages, len(self.steps), wall, on_device=on_device),
             "modules": modules.with_parts(own, self.model, len(self.steps), wall) if self.model is not None else [],
             "held_gb": self.held_gb(),
@@ -165,6 +166,7 @@ class Window:
             "busy": busy(self.kernels(), wall) if on_device else None,
             "kinds": kinds(averages, wall, on_device=on_device),
             "spare_cores": usable_cores() - torch.get_num_threads(),
+            "run": self.settings(),
         }
         found["advice"] = self.advised(found)
         self.directory.mkdir(exist_ok=True)
@@ -181,6 +183,12 @@ class Window:
 
     def advised(self, found: dict[str, Any]) -> list[str]:
         return advice(found, self.run.total.padding_waste)
+
+    def settings(self) -> dict[str, Any]:
+        """How this run computes: what advice depends on, and what two profiles have to have in common."""
+        config = self.run.config
+        chosen = {"batching": config.batching, "workers": config.workers, "compile": config.compile}
+        return chosen | {"ranks": self.run.world.size, "threads": torch.get_num_threads(), **self.facts}
 
     def kernels(self) -> list[tuple[float, float]]:
         """(start, end) in microseconds of what ran on the device: kernels, copies, and not our names for phases."""
@@ -231,7 +239,10 @@ def text_of(found: dict[str, Any]) -> str:
     wall = sum(step["seconds"] for step in steps)
     spent = {phase: sum(step["phases"][phase] for step in steps) for phase in PHASES}
     phases = ", ".join(f"{name} {seconds / wall:.0%}" for name, seconds in spent.items() if seconds / wall >= 0.005)
-    lines = [f"profile    steps {steps[0]['step']} to {steps[-1]['step']}: {1000 * wall / num_steps:.1f} ms each; {phases}"]
+    which = f"steps {steps[0]['step']} to {steps[-1]['step']}" if num_steps > 1 else f"step {steps[0]['step']}"
+    if num_steps < found["asked"]:
+        which += f" ({num_steps} of {found['asked']}: an evaluation, a save or the end of the run came then)"
+    lines = [f"profile    {which}: {1000 * wall / num_steps:.1f} ms{' each' * (num_steps > 1)}; {phases}"]
     if found["busy"]:
         lines.append(
             f"  the device worked {found['busy']['share']:.0%} of the time, with {found['busy']['num_gaps']} gaps, "

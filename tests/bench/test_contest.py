@@ -311,6 +311,8 @@ def test_without_fast_dropout_the_layers_are_torchs(monkeypatch):
 def test_operators_have_their_kinds():
     assert kind_of("aten::addmm") == "linear layers"
     assert kind_of("aten::baddbmm") == "attention products"
+    assert kind_of("aten::addmm_") == "attention products", "within aten::baddbmm, row by row"
+    assert kind_of("aten::_addmm_activation") == "linear layers"
     assert kind_of("aten::_foreach_norm") == "optimizer and clipping"
     assert kind_of("_DropoutBackward") == "dropout"
     assert kind_of("aten::native_layer_norm") == "activation and norm"
@@ -468,6 +470,44 @@ def test_texts_of_a_file_are_tokenised(tmp_path):
     assert sorted(workload.lengths.tolist()) == [3, 4, 4] and sorted(workload.labels.tolist()) == [0, 0, 1]
 
 
+def test_a_file_of_another_kind_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bench.contest.setting.matmul_rates", lambda *_: pytest.fail("measured"))
+    (tmp_path / "other.json").write_text('{"rows": []}')
+    (tmp_path / "other.npz").write_text("no")
+    WORKLOAD.save(tmp_path / "t.npz")
+    np.savez(tmp_path / "half.npz", ids=np.arange(3))
+    tiny = ["--model", "random:tiny", "--max-length", "20"]
+    for argv, words in (
+        (["--results", str(tmp_path / "other.json")], "other.json is no results file of the bench"),
+        (["--tokens", str(tmp_path / "none.npz")], "none.npz is no file of python -m bench tokens: FileNotFoundError"),
+        (["--tokens", str(tmp_path / "other.npz")], "other.npz is no file of python -m bench tokens"),
+        (["--tokens", str(tmp_path / "half.npz")], "half.npz is no file of python -m bench tokens: KeyError"),
+    ):
+        assert main([*argv, *tiny]) == 3
+        assert words in capsys.readouterr().err
+    assert main(["--model", str(tmp_path), "--data", "random"]) == 4
+    assert "neither a folder with a model, nor one that the Hub gives" in capsys.readouterr().err
+    foreign = dataclasses.replace(WORKLOAD, ids=WORKLOAD.ids + 1000)
+    foreign.save(tmp_path / "foreign.npz")
+    assert main(["--tokens", str(tmp_path / "foreign.npz"), *tiny]) == 2
+    assert "has a vocabulary of 128 tokens, and the rows hold token 1,0" in capsys.readouterr().err
+
+
+def test_a_track_on_random_tokens_needs_no_texts(tmp_path, monkeypatch):
+    """As the docstring of compare has it: --track LM --model random:gpt2, whose tokenizer nobody has."""
+    held = []
+    monkeypatch.setattr("bench.contest.setting.matmul_rates", lambda *_: {"fp32": 1.0})
+    monkeypatch.setattr("bench.contest.setting.make_workload", lambda options: pytest.fail("texts were read"))
+    monkeypatch.setattr("bench.contest.setting.Setting.hold", lambda self, jobs, workload, title: held.append(jobs) or [])
+    argv = ["--track", "LM", "overhead", "--model", "random:tiny-gpt2", "--max-length", "40", "--rows", "9", "--no-pictures"]
+    assert main([*argv, "--results", str(tmp_path / "r.json")]) == 0
+    assert [[*{job.track for job in jobs}] for jobs in held] == [["LM"], ["overhead"]]
+
+
+def test_rows_shorter_than_usual_can_be_drawn_at_random():
+    assert tokenise("random", "random:tiny", 4, 5, "", "").lengths.tolist() == [4] * 5
+
+
 def test_tokens_writes_the_file(tmp_path, capsys):
     assert main(["tokens", str(tmp_path / "o.npz"), "--data", "random", "--rows", "5", "--max-length", "9"]) == 0
     assert len(Workload.load(tmp_path / "o.npz").labels) == 5
@@ -493,6 +533,34 @@ def test_the_gpu_session_is_printed_in_parts(argv, capsys):
     assert len(lines) == len(programme.PARTS) and all(
         f"python -m bench gpu {part} --tokens t.npz" in line for part, line in zip(programme.PARTS, lines, strict=True)
     )
+    assert all(("--rows 9" in line) == ("--rows" in argv) for line in lines), "with all flags that were given"
+
+
+def test_the_parts_of_a_gpu_session_are_what_their_lines_say(monkeypatch):
+    monkeypatch.setattr("bench.contest.report.results_path", lambda device: "r.json")
+    seen = {}
+    for module, name in (("compare", "compare"), ("levers", "run")):
+        monkeypatch.setattr(f"bench.contest.{module}.{name}", lambda options: seen.update(vars(options)) or [])
+    for part in programme.CONTESTS:
+        assert main(["gpu", part, "--device", "cpu"]) == 0
+        said = programme.PARTS[part]
+        assert f"batch {seen['batch_size']}" in said or part == "overhead", said
+        assert {"DistilBERT": "random:distilbert", "BERT-base": "random:bert", "GPT-2": "random:gpt2"}.get(
+            next((name for name in ("DistilBERT", "BERT-base", "GPT-2") if name in said), ""), seen["model"]
+        ) == seen["model"]
+        main(["gpu", part, "--device", "cpu", "--model", "minilm", "--batch-size", "7"])
+        assert (seen["model"], seen["batch_size"]) == ("minilm", 7), "what is given takes the place of the part's own"
+
+
+def test_a_quick_gpu_session_has_tiny_models_and_what_is_given(monkeypatch, capsys):
+    seen = {}
+    monkeypatch.setattr(programme, "run", lambda part, options: seen.update({part: options}) or 0)
+    assert main(["gpu", "all", "--quick", "--steps", "7", "--device", "cpu"]) == 0
+    assert list(seen) == list(programme.PARTS) and {options.steps for options in seen.values()} == {7}
+    assert {part: options.model for part, options in seen.items() if options.model != "random:tiny"} == {
+        "language": "random:tiny-gpt2"
+    }
+    assert capsys.readouterr().out.count("(--quick: of a tiny model)") == len(programme.PARTS)
 
 
 def test_a_wrong_number_ends_the_gpu_session(monkeypatch, tmp_path, capsys):

@@ -99,7 +99,9 @@ def test_the_example_of_the_page_stands_side_by_side(tmp_path, monkeypatch, caps
     said = capsys.readouterr().out
     table = said[said.index("  ms a step") :].splitlines()
     assert table[0].split() == ["ms", "a", "step", "my_loop.py:with_trainer", "runs/step-by_hand"]
-    rows = {line.split()[0]: [float(cell) for cell in line.split()[-2:]] for line in table[1:]}
+    threads = str(torch.get_num_threads())
+    assert [line.split() for line in table[-2:]] == [["precision", "fp32", "fp32"], ["threads", threads, threads]]
+    rows = {line.split()[0]: [float(cell) for cell in line.split()[-2:]] for line in table[1:-2]}
     assert {"data", "forward", "backward", "clip", "optimizer", "other"} <= set(rows)
     assert all(min(rows[name]) > 0 for name in ("data", "forward", "backward", "clip", "optimizer"))
     for column in (0, 1):
@@ -118,7 +120,7 @@ def test_the_example_of_the_page_stands_side_by_side(tmp_path, monkeypatch, caps
         ("make = lambda: 1", ["step", "my.py:make"], "it returned int, and has to return a callable"),
         ("make = lambda: (lambda: None)", ["step", "my.py:make"], "1000 calls of it made no optimizer step"),
         ("make = lambda: iter(()).__next__", ["step", "my.py:make"], "its data ended after 0 optimizer steps, and 6 are needed"),
-        ("", ["step", "my.py:make", "--steps", "0"], "--steps must be at least 1"),
+        ("", ["step", "my.py:make", "--steps", "0"], "argument --steps: must be a whole number of at least 1, found '0'"),
         ("", ["step", "my.py:make", "--beside", "."], "--beside .: there is no profile/profile.json"),
         ("", ["step", "my.py:make", "--output", "run"], "--output run holds a run or a model: name another directory"),
     ],
@@ -131,6 +133,30 @@ def test_what_cannot_be_profiled_is_one_line(code, argv, words, tmp_path, monkey
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and err.startswith("error: ") and words in err, err
+
+
+TWO = """
+import torch
+def make():
+    lower, upper = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (lower, upper)]
+    def step():
+        with torch.autocast("cpu", torch.bfloat16):
+            upper(lower(torch.ones(8, 3))).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    return step
+"""
+
+
+def test_of_several_optimizers_the_first_ends_a_step(tmp_path, monkeypatch, capsys):
+    """As Muon for matrices and AdamW for the rest, or the two of a GAN."""
+    monkeypatch.chdir(tmp_path)
+    Path("two.py").write_text(TWO)
+    assert main(["step", "two.py:make", "--steps", "2"]) == 0
+    found = read_profile(tmp_path / "runs/step-make/profile/profile.json")
+    assert [step["step"] for step in found["steps"]] == [4, 5] and found["run"]["precision"] == "bf16"
+    assert "CPUAllocator" not in capsys.readouterr().err
 
 
 def test_a_trainer_that_ends_too_early_says_how_many_steps_it_made(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -71,12 +73,27 @@ def test_padding_costs_nothing_in_the_count_and_causal_counts_half_the_pairs():
     assert FlopCount(10, 2, 3, causal=True)(7, 9 + 16, 2, 2) == 70 + 2 * (6 + 10) + 6
 
 
-def test_frozen_weights_have_no_gradient_to_compute():
-    model = AutoModelForSequenceClassification.from_config(BertConfig(**SIZES))
-    full = count_flops(model, "sequence")
-    for parameter in model.bert.parameters():
-        parameter.requires_grad_(False)
-    assert count_flops(model, "sequence").per_token == pytest.approx(full.per_token * 4 / 6)
+@pytest.mark.parametrize("name", ["bert", "distilbert", "gpt2", "llama"])
+@pytest.mark.parametrize("frozen", ["^(bert|distilbert|transformer|model)\\.", "embed|wte|wpe|\\.0\\."])
+def test_what_is_frozen_below_all_that_is_trained_only_goes_forward(name, frozen):
+    """Neither its weights nor what comes into it has a gradient: torch's counter sees no product of a backward pass there."""
+    config, kind = CASES[name]
+    model = kind.from_config(config, attn_implementation="eager")
+    if name == "gpt2":  # else it is the embedding, which is frozen
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    full = count_flops(model, "token")
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(not re.search(frozen, parameter_name))
+    rows, length = 4, 50
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.randint(5, 300, (rows, length)))[0].float().sum().backward()
+    count = count_flops(model, "sequence" if kind is AutoModelForSequenceClassification else "token")
+    all_pairs = FlopCount(count.per_token, count.per_pair, count.per_row, per_item=count.per_item)
+    of_head_alone = frozen.startswith("^")
+    found = all_pairs(rows * length, rows * length**2, rows, rows * length)
+    close = 1e-4 if of_head_alone else 0.05  # what comes into the first trained layer has no gradient, and is counted
+    assert found == pytest.approx(counter.get_total_flops(), rel=close)
+    assert count.per_pair == pytest.approx(full.per_pair * (1 / 3 if of_head_alone else 7 / 9))
 
 
 def test_no_figure_is_better_than_a_wrong_one():

@@ -17,6 +17,7 @@ from engine.clock import BETWEEN_STEPS, PHASES, Clock
 from engine.config import TrainConfig
 from engine.errors import DataError, DivergedError, UsageError
 from engine.fit import fit
+from engine.precision import has_native_bf16
 from engine.record import profiling, stopwatch
 from engine.record.evaluate import evaluate
 from engine.record.profiling import WARM_UP, busy, hottest
@@ -75,6 +76,9 @@ def test_the_window(tmp_path, capsys):
         assert sum(event.get("name") == phase for event in trace) == 4, "each phase once in each step"
     assert not any(event.get("name") in BETWEEN_STEPS for event in trace)
     assert found["busy"] is None, "that is for devices beside the processor"
+    run = {"batching": "auto", "layout": "packed", "workers": 0, "compile": False, "ranks": 1}
+    precision = "bf16" if has_native_bf16(torch.device("cpu")) else "fp32"
+    assert found["run"] == run | {"threads": torch.get_num_threads(), "precision": precision}
     out = capsys.readouterr().out
     assert "profile    steps 4 to 7: " in out
     for row in found["operations"]:
@@ -119,12 +123,17 @@ def test_the_same_bits_and_the_training_time_without_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_evaluation_ends_the_window(tmp_path, monkeypatch):
+def test_an_evaluation_ends_the_window(tmp_path, monkeypatch, capsys):
     """At the end of the first epoch, step 5: it would be among the hottest operations otherwise. It takes an hour here."""
     passed = with_hours(monkeypatch, profiling)
     monkeypatch.setattr("engine.build.evaluate", an_hour(evaluate, passed))
     found = make(tmp_path, profile=6, eval_steps=0)
     assert [step["step"] for step in found["steps"]] == [4, 5]
+    said = capsys.readouterr().out
+    assert (
+        "profile    steps 4 to 5 (2 of 6: an evaluation, a save or the end of the run came then): " in said
+        and "ms each" in said
+    )
     late = make(tmp_path, "late", profile=3, eval_steps=3)  # after step 3, when the profiler is ready and has not begun
     assert [step["step"] for step in late["steps"]] == [4, 5, 6]
     assert passed and sum(step["seconds"] for step in late["steps"]) < HOUR
@@ -165,13 +174,15 @@ def test_half_a_profile_is_refused(tmp_path):
         record_in(tmp_path, {}, "run")
 
 
-def test_it_is_stopped_once(tmp_path, monkeypatch):
+def test_it_is_stopped_once(tmp_path, monkeypatch, capsys):
     """The second time it would wait for the device again."""
     calls = []
     stop = torch.profiler.profile.stop_trace
     monkeypatch.setattr(torch.profiler.profile, "stop_trace", lambda self: (calls.append(1), stop(self))[1])
     make(tmp_path, profile=1)
     assert calls == [1]
+    said = capsys.readouterr().out
+    assert "profile    step 4: " in said and "ms each" not in said, "one step"
 
 
 @pytest.mark.slow

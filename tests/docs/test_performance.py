@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bench.quality import seeds
+
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "bench/results"
 PAGE = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
@@ -157,24 +159,20 @@ def attention(measured: dict[str, Any]) -> list[str]:
 
 
 def quality() -> list[str]:
-    """Accuracies, and the difference of each test row's answer to that of the padded run of its seed."""
-    rows = {(each["variant"], each["seed"]): each for each in read("quality-imdb.json")["rows"]}
+    """Accuracies over the seeds, and the difference of each test row's answer to that of the padded run of its seed."""
+    rows = read("quality-imdb.json")["rows"]
     found = []
-    for variant in ("padded fp32", "packed fp32", "packed bf16"):
-        of_seeds = [rows[variant, seed] for seed in (42, 43, 44)]
-        cells = [f"{each['accuracy']:.3f}" for each in of_seeds]
-        mean = sum(each["accuracy"] for each in of_seeds) / 3
-        paired = ""
-        if variant != "padded fp32":
-            gaps = [
-                sum(int(rows[variant, seed]["right"][i]) - int(rows["padded fp32", seed]["right"][i]) for seed in (42, 43, 44))
-                / 3
-                for i in range(len(of_seeds[0]["right"]))
-            ]
-            middle = sum(gaps) / len(gaps)
-            error = (sum((gap - middle) ** 2 for gap in gaps) / (len(gaps) - 1) / len(gaps)) ** 0.5
-            paired = f"{middle:.4f} ± {error:.4f}"
-        found.append(f"| {variant} | {' | '.join(cells)} | {mean:.3f} | {paired} |")
+    for variant in seeds.VARIANTS:
+        c = seeds.compared(rows, variant)
+        assert c is not None
+        assert len(c.accuracies) == len(seeds.SEEDS)
+        paired = (
+            "" if variant == seeds.BASE else f"{c.difference:.4f} ± {c.over_seeds:.4f} (over reviews ± {c.over_reviews:.4f})"
+        )
+        low, high = min(c.accuracies), max(c.accuracies)
+        found.append(
+            f"| {variant} | {statistics.mean(c.accuracies):.3f} [{low:.3f} - {high:.3f}] | {paired} |".replace("|  |", "| |")
+        )
     return found
 
 

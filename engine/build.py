@@ -36,7 +36,7 @@ from engine.loop import accumulate
 from engine.memory.retry import OutOfMemoryRetry
 from engine.memory.usage import keep_freed_memory
 from engine.model import key_value_cache, lora, target_logits
-from engine.model.dropout import set_head_dropout
+from engine.model.dropout import set_head_dropout, use_fast_dropout
 from engine.model.flops import count_flops, peak_flops
 from engine.model.layout import choose_layout
 from engine.model.projected import projected
@@ -178,6 +178,8 @@ def prepared(
         enable({"use_reentrant": False})  # two names of one: transformers 5.23 deprecates the second
     if config.lora:
         model = lora.add(model, config, task.source.config.revision)
+        if layout.kind == "packed":
+            use_fast_dropout(model)  # the adapters' own, too
     if config.freeze is not None:
         freeze(model, config.freeze)
     if config.compile and layout.kind == "packed" and device.type == "cpu":

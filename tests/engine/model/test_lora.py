@@ -34,6 +34,7 @@ from engine.errors import UsageError
 from engine.finished import open_model
 from engine.loop import train_step
 from engine.model import lora
+from engine.model.dropout import FastDropout
 from engine.model.flops import count_flops
 from tests.toys.cli import command, fails
 from tests.toys.killed import lines_of
@@ -124,6 +125,15 @@ def test_only_adapter_and_head_are_trained():
     }
     body = [name for name in before if name.startswith("distilbert.")]
     assert body and all(torch.equal(before[name], after[name]) for name in body)
+
+
+def test_the_adapters_dropout_is_the_fast_one_where_batches_are_packed():
+    for batching, kind in (("packed", FastDropout), ("padded", torch.nn.Dropout)):
+        config = TrainConfig(lora=True, lora_dropout=0.1, batching=batching, device="cpu", precision="fp32")
+        task = tiny.TokenTask(train=tiny.token_rows(8))
+        model = build(task, task.examples()["train"], config, tiny.bert()).state.model
+        kinds = {type(module) for name, module in model.named_modules() if "lora_dropout." in name}
+        assert kinds == {kind}, batching
 
 
 def test_a_language_models_head_is_not_new():

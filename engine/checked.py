@@ -51,7 +51,10 @@ def leads_within(path: Path) -> bool:
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The content of a file. Raises OSError, and ValueError for no regular file, or one of more than ``most`` bytes."""
     with open_regular(path) as stream:
-        content = stream.read(most + 1)
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(min(size, most) + 1)  # a buffer of so many bytes is made at once
+        if len(content) > size:  # it grows, or is one of /proc, which have no size
+            content += stream.read(most + 1 - len(content))
     if len(content) > most:
         raise ValueError(f"it is larger than {most >> 20} MiB")
     return content

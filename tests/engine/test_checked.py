@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,22 @@ def test_what_is_too_large_is_not_read(tmp_path):
     assert checked.read_bytes(tmp_path / "it", 5) == b"12345"
     with pytest.raises(ValueError, match="larger than"):
         checked.read_bytes(tmp_path / "it", 4)
+
+
+def test_reading_a_small_file_takes_no_more_memory_than_it_holds(tmp_path):
+    """read(n) makes a buffer of n bytes at once: as large as the largest file that is allowed."""
+    (tmp_path / "small.json").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    try:
+        assert checked.read_bytes(tmp_path / "small.json") == b"x" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20 < checked.MOST_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="files without a size")
+def test_a_file_whose_size_is_not_known_is_read_whole_or_refused():
+    assert Path("/proc/self/status").stat().st_size == 0
+    assert checked.read_bytes(Path("/proc/self/status")).startswith(b"Name:")
+    with pytest.raises(ValueError, match="larger than"):
+        checked.read_bytes(Path("/proc/self/status"), most=10)

@@ -45,9 +45,15 @@ def compare(options: Namespace) -> list[dict[str, Any]]:
     from bench.contest import pictures
     from bench.contest.language import language_workload
     from bench.contest.setting import Setting, refuse_foreign
+    from bench.contest.worker import resolve
     from bench.contest.workload import model_config, random_workload
     from engine.precision import has_native_bf16
+    from engine.settings.own import is_own
 
+    for name in options.contender:  # refused before anything is measured
+        if not is_own(name):
+            raise UsageError(f"--contender {name}: name a file and a function in it, FILE.py:FUNCTION")
+        resolve(name)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         setting = Setting(options, folder)
         chosen = options.track or (["D", "S", "overhead"] if options.quick else list(tracks.USUAL))
@@ -70,8 +76,9 @@ def compare(options: Namespace) -> list[dict[str, Any]]:
                     workload = setting.workload
                     base = dataclasses.replace(base, tokens=setting.tokens)
                 jobs = tracks.jobs_of(
-                    track, base, setting.device, systems=options.systems, precision=precision, compile=options.compile
-                )
+                    track, base, setting.device, systems=options.systems, precision=precision, compile=options.compile,
+                    own=options.contender,
+                )  # fmt: skip
                 what = f"{precision}, " if track == "S" else ""
                 title = (
                     f"track {track} ({what}{tracks.TRACKS[track]}), {base.model}, batch {base.batch_size} x {base.max_length}"

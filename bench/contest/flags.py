@@ -49,4 +49,9 @@ def add_compare_flags(parser: ArgumentParser) -> None:
         "--precision", nargs="+", choices=("fp32", "bf16"), help="of track S (default: fp32, and bf16 if native)"
     )
     parser.add_argument("--systems", nargs="+", choices=tracks.SYSTEMS, default=list(tracks.SYSTEMS))
+    parser.add_argument(
+        "--contender", action="append", default=[], metavar="FILE.py:FUNCTION",
+        help="a loop of your own beside them, train(job, workload, model, gate) as in bench/contest/contenders/plain_loop.py; "
+        "the file is run",
+    )  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compiled rows in track B on a CPU, too")

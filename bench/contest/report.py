@@ -26,6 +26,7 @@ from bench.contest.workload import Workload, batches_sha, model_class, model_con
 from bench.machine import RESULTS, processor
 from engine.errors import DataError
 from engine.model.flops import FlopCount, count_flops
+from engine.settings.own import is_own
 
 PACKAGES = ("torch", "transformers", "accelerate", "lightning-fabric", "numpy")
 PACKAGE_OF = {"Trainer": "transformers", "Accelerate": "accelerate", "Lightning Fabric": "lightning-fabric"}
@@ -106,7 +107,11 @@ def make_rows(
                  "why": c.error or "it did not finish"}
             )  # fmt: skip
             continue
-        others = [o.done for o in finished if o is not c and o.done and o.done["layout"] != "packed"]
+        others = [
+            o.done
+            for o in finished
+            if o is not c and o.done and o.done["layout"] != "packed" and not is_own(o.job.contender)  # by which none is judged
+        ]
         assert c.done is not None
         why = reasons(c.job, c.done, workload.lengths, others)
         rows.append(make_row(c, workload, env, flops, run_id, quick) | {"valid": not why, "why": "; ".join(why)})

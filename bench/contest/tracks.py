@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contest.job import Job
@@ -45,14 +46,19 @@ def jobs_of(
     systems: Sequence[str] = SYSTEMS,
     precision: str = "fp32",
     compile: bool = False,
+    own: Sequence[str] = (),
 ) -> list[Job]:
-    """The contenders of a track, Plainloop first. ``precision`` is that of S; ``compile`` adds compiled rows to B and LM."""
+    """The contenders of a track, Plainloop first. ``precision`` is that of S; ``compile`` adds compiled rows to B and LM.
+
+    ``own``: ``FILE.py:FUNCTION`` each, which get the choices of the plain loop.
+    """
     from engine.precision import has_native_bf16
 
     best = "bf16" if has_native_bf16(device) else "fp32"
     on_cuda = device.type == "cuda"
     all_of = {"D": defaults, "S": same, "B": tuned, "LM": language, "overhead": overhead}[track]
-    found = all_of(precision=precision if track == "S" else best, on_cuda=on_cuda, compile=compile, model=base.model)
+    found = list(all_of(precision=precision if track == "S" else best, on_cuda=on_cuda, compile=compile, model=base.model))
+    as_plain = next(choices for system, _, choices in found if system == "plain_loop")
     common: dict[str, Any] = {
         "track": f"{track} {precision}" if track == "S" else track,
         "device": str(device),
@@ -65,6 +71,9 @@ def jobs_of(
         )
         for system, suffix, choices in found
         if system in systems
+    ] + [
+        dataclasses.replace(base, system=Path(name).name, contender=str(Path(name).resolve()), **common, **as_plain)
+        for name in own
     ]
 
 

@@ -21,8 +21,10 @@ from bench.contest.job import Job
 from bench.contest.timing import Channel, Gate, Watch, cost_clock
 from bench.contest.workload import Features, Workload, batches, build_model, collator
 from engine.distributed.device import choose_device
+from engine.errors import UsageError
 from engine.memory.usage import keep_freed_memory, peak_memory_gb
 from engine.seed import set_seed
+from engine.settings.own import is_own, object_in_file
 
 FLOOR_STEPS = 100
 
@@ -84,10 +86,16 @@ def train(
 
 
 def resolve(name: str) -> Callable[[Job, Workload, nn.Module, Gate], None]:
-    """``module:function``."""
-    module, _, function = name.partition(":")
-    found: Callable[[Job, Workload, nn.Module, Gate], None] = getattr(importlib.import_module(module), function)
-    return found
+    """``module:function``, or the user's own ``FILE.py:FUNCTION``. Raises UsageError for what is no function."""
+    module, _, function = name.rpartition(":")
+    found: Any
+    if is_own(name):
+        found = object_in_file(name, "contender", f"--contender {name}")
+    else:
+        found = getattr(importlib.import_module(module), function)
+    if not callable(found):
+        raise UsageError(f"--contender {name}: the file defines no function of that name")
+    return found  # type: ignore[no-any-return]
 
 
 def claim_stdout() -> Any:

@@ -25,6 +25,7 @@ from bench.contest.validity import reasons
 from bench.contest.worker import resolve, train
 from bench.contest.workload import Workload, batches, random_workload, tokenise
 from bench.gpu import programme
+from engine.errors import UsageError
 
 CPU = torch.device("cpu")
 WORKLOAD = random_workload(30, 4, 20)
@@ -283,6 +284,34 @@ def test_the_tracks_hold_what_they_say(monkeypatch):
     assert all(job.measure_floor for job in tracks.jobs_of("overhead", a_job(), CPU))
 
 
+OWN = """from bench.contest.contenders import plain_loop
+def train(job, workload, model, gate):
+    plain_loop.train(job, workload, model, gate)
+nothing = 1
+"""
+
+
+def test_a_loop_of_ones_own_stands_beside_the_others(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    name = f"{tmp_path}/mine.py:train"
+    for track in tracks.TRACKS:
+        *_, job = tracks.jobs_of(track, a_job(), CPU, precision="bf16", systems=["plainloop"], own=[name])
+        plain, *_ = tracks.jobs_of(track, a_job(), CPU, precision="bf16", systems=["plain_loop"])
+        assert (job.system, job.contender) == ("mine.py:train", name)
+        assert dataclasses.replace(job, system=plain.system, contender=plain.contender) == plain, "the plain loop's choices"
+    done, _ = run_here(a_job(), resolve(name))
+    assert done["timed"]["losses"] == run_here(a_job())[0]["timed"]["losses"]
+
+
+@pytest.mark.parametrize(("named", "words"), [("mine.py:nothing", "no function"), ("mine.py:no", "no function"),
+                                              ("other.py:train", "no file"), ("plain_loop", "FILE.py:FUNCTION")])  # fmt: skip
+def test_what_is_no_loop_of_ones_own_is_refused_before_anything_is_measured(tmp_path, named, words, capsys):
+    (tmp_path / "mine.py").write_text(OWN)
+    with pytest.raises(UsageError, match=words):
+        compare.compare(compare.with_defaults(contender=[f"{tmp_path}/{named}" if "py" in named else named], data="random"))
+    assert not capsys.readouterr().out
+
+
 def test_the_levers_of_a_cpu(monkeypatch):
     monkeypatch.setattr("engine.precision.has_native_bf16", lambda device: False)
     jobs, skipped = levers.levers(a_job(), CPU)
@@ -416,6 +445,24 @@ def test_a_failed_contender_has_a_void_row_with_the_reason():
     [row] = report.make_rows([failed], WORKLOAD, {"device": "cpu", "gemm_tflops": {}}, run_id="r")
     assert not row["valid"] and "boom" in row["why"]
     assert "VOID: no 'ready' from it: boom" in report.table([row], "t")
+
+
+def test_no_row_is_judged_by_a_loop_of_ones_own(baseline):
+    windows = [
+        {"seconds": 1.0, "examples": 12, "step_s": [0.1] * 3, "num_tokens": 100, "executed_tokens": 120, "sum_squares": 1000,
+         "recompiles": 0, "cost_s": 1.0, "floor_s": None}
+    ]  # fmt: skip
+    wrong = dict(baseline) | {"timed": baseline["timed"] | {"init_sha": "another"}}
+
+    def contender(done, name):
+        job = a_job(contender=name)
+        return SimpleNamespace(job=job, done=done, error=None, windows=windows, ready={"warmup_s": 1.0}, said="")
+
+    for name, voided in (("bench.contest.contenders.trainer:train", True), ("/x/mine.py:train", False)):
+        rows = [contender(dict(baseline), a_job().contender), contender(wrong, name)]
+        ours, theirs = report.make_rows(rows, WORKLOAD, {"device": "cpu", "gemm_tflops": {"fp32": 0.1}}, run_id="r")
+        assert ("other starting weights" in ours["why"]) is voided
+        assert "other starting weights" in theirs["why"]
 
 
 def test_the_median_of_the_windows_is_the_rate(baseline):

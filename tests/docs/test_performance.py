@@ -81,49 +81,36 @@ OTHERS = [  # the run; then label, system, and behind what its ratio stands: {} 
                            ("Trainer, grouped by length, fused AdamW", "Trainer", ""), ("plain loop, buckets, fused AdamW", "plain loop", ""),
                            ("Accelerate, the same", "Accelerate", ""), ("Lightning Fabric, the same", "Lightning Fabric", "")]),
 ]  # fmt: skip
-OF_BF16 = [  # label, run, system, run of the Trainer that it is compared with
-    ("**defaults**: Plainloop", "20261127-201459-D", "Plainloop"), ("Trainer, dynamic padding", "20261127-201459-D", "Trainer"),
-    ('Trainer, `padding="max_length"`', "20261127-201459-D", "Trainer, max_length"),
-    ("Trainer with its bf16 flag", "20261127-201459-D", "Trainer, its bf16 flag"),
-    ("**the same batches**: Plainloop", "20261127-185319-S-bf16", "Plainloop"),
-    ("Plainloop, `--batching padded`", "20261127-185319-S-bf16", "Plainloop, padded"), ("Trainer", "20261127-185319-S-bf16", "Trainer"),
-    ("**the same batches**: Plainloop", "20261127-185319-S-fp32", "Plainloop"),
-    ("Plainloop, `--batching padded`", "20261127-185319-S-fp32", "Plainloop, padded"), ("Trainer", "20261127-185319-S-fp32", "Trainer"),
-    ("**each at its best**, the allocator as it comes: Plainloop", "20261127-203445-B", "Plainloop"),
-    ("plain loop, buckets, fused AdamW", "20261127-203445-B", "plain loop"),
-    ("Trainer, grouped by length, fused AdamW", "20261127-203445-B", "Trainer"),
-    ("**defaults**: Plainloop", "20261127-211956-D", "Plainloop"), ("Trainer, dynamic padding", "20261127-211956-D", "Trainer"),
-    ('Trainer, `padding="max_length"`', "20261127-211956-D", "Trainer, max_length"),
-    ("Trainer with its bf16 flag", "20261127-211956-D", "Trainer, its bf16 flag"),
-    ("**the same batches**: Plainloop", "20261127-213849-S-bf16", "Plainloop"), ("Trainer", "20261127-213849-S-bf16", "Trainer"),
-    ("**the same batches**: Plainloop", "20261127-213849-S-fp32", "Plainloop"), ("Trainer", "20261127-213849-S-fp32", "Trainer"),
-    ("**each at its best**: Plainloop", "20261127-213649-B", "Plainloop"),
-    ("plain loop, buckets, fused AdamW", "20261127-213649-B", "plain loop"),
-    ("Trainer, grouped by length, fused AdamW", "20261127-213649-B", "Trainer"),
-]  # fmt: skip
 
+
+def beside_trainer(
+    rows: list[dict[str, Any]], defaults: str, same_bf16: str, same_fp32: str, best: str
+) -> list[tuple[str, str, str]]:
+    """The table of a machine and its texts, from the runs of its tracks: label, run, system. Not every run has every system."""
+    alike = [
+        ("**the same batches**: Plainloop", "Plainloop"),
+        ("Plainloop, `--batching padded`", "Plainloop, padded"),
+        ("Trainer",) * 2,
+    ]
+    of_runs = {
+        defaults: [("**defaults**: Plainloop", "Plainloop"), ("Trainer, dynamic padding", "Trainer"),
+                   ('Trainer, `padding="max_length"`', "Trainer, max_length"), ("Trainer with its bf16 flag", "Trainer, its bf16 flag")],
+        same_bf16: alike, same_fp32: alike,
+        best: [("**each at its best**: Plainloop", "Plainloop"), ("plain loop, buckets, fused AdamW", "plain loop"),
+               ("Trainer, grouped by length, fused AdamW", "Trainer")],
+    }  # fmt: skip
+    known = {(each["run_id"], each["system"]) for each in rows}
+    return [(label, run, system) for run, named in of_runs.items() for label, system in named if (run, system) in known]
+
+
+OF_BF16 = [
+    *beside_trainer(BF16, "20261127-201459-D", "20261127-185319-S-bf16", "20261127-185319-S-fp32", "20261127-203445-B"),
+    *beside_trainer(BF16, "20261127-211956-D", "20261127-213849-S-bf16", "20261127-213849-S-fp32", "20261127-213649-B"),
+]
 OF_AMX = [
-    ("**defaults**: Plainloop", "20261128-051434-D", "Plainloop"), ("Trainer, dynamic padding", "20261128-051434-D", "Trainer"),
-    ('Trainer, `padding="max_length"`', "20261128-051434-D", "Trainer, max_length"),
-    ("Trainer with its bf16 flag", "20261128-051434-D", "Trainer, its bf16 flag"),
-    ("**the same batches**: Plainloop", "20261128-045856-S-bf16", "Plainloop"),
-    ("Plainloop, `--batching padded`", "20261128-045856-S-bf16", "Plainloop, padded"), ("Trainer", "20261128-045856-S-bf16", "Trainer"),
-    ("**the same batches**: Plainloop", "20261128-050559-S-fp32", "Plainloop"),
-    ("Plainloop, `--batching padded`", "20261128-050559-S-fp32", "Plainloop, padded"), ("Trainer", "20261128-050559-S-fp32", "Trainer"),
-    ("**each at its best**: Plainloop", "20261128-052622-B", "Plainloop"),
-    ("plain loop, buckets, fused AdamW", "20261128-052622-B", "plain loop"),
-    ("Trainer, grouped by length, fused AdamW", "20261128-052622-B", "Trainer"),
-    ("**defaults**: Plainloop", "20261128-013418-D", "Plainloop"), ("Trainer, dynamic padding", "20261128-013418-D", "Trainer"),
-    ('Trainer, `padding="max_length"`', "20261128-013418-D", "Trainer, max_length"),
-    ("Trainer with its bf16 flag", "20261128-013418-D", "Trainer, its bf16 flag"),
-    ("**the same batches**: Plainloop", "20261128-011800-S-bf16", "Plainloop"),
-    ("Plainloop, `--batching padded`", "20261128-011800-S-bf16", "Plainloop, padded"), ("Trainer", "20261128-011800-S-bf16", "Trainer"),
-    ("**the same batches**: Plainloop", "20261128-053515-S-fp32", "Plainloop"),
-    ("Plainloop, `--batching padded`", "20261128-053515-S-fp32", "Plainloop, padded"), ("Trainer", "20261128-053515-S-fp32", "Trainer"),
-    ("**each at its best**: Plainloop", "20261128-054034-B", "Plainloop"),
-    ("plain loop, buckets, fused AdamW", "20261128-054034-B", "plain loop"),
-    ("Trainer, grouped by length, fused AdamW", "20261128-054034-B", "Trainer"),
-]  # fmt: skip
+    *beside_trainer(AMX, "20261128-051434-D", "20261128-045856-S-bf16", "20261128-050559-S-fp32", "20261128-052622-B"),
+    *beside_trainer(AMX, "20261128-013418-D", "20261128-011800-S-bf16", "20261128-053515-S-fp32", "20261128-054034-B"),
+]
 
 
 def beside_others() -> list[str]:
